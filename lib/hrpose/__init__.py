@@ -1,0 +1,5 @@
+"""hrpose: bottom-up multi-person pose estimation, driven by YAML.
+
+The layers, each knowing only those before it: words (skeletons, structures, ops), parts (data,
+models, losses, inference, evaluation, engine, visualize), assembly (config, build), programs.
+"""

@@ -1,0 +1,170 @@
+"""What "a person" is: joint names, and all that follows from them.
+
+Joints are named once; flips, limbs and the grouping order refer to the names. No other file
+states a joint count or a left-right pair.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+DEFAULT_SIGMA = 0.05
+"""OKS tolerance of a joint whose data set gives none; COCO's own run from .025 (eye) to .107 (hip)."""
+
+_SIDE = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
+_OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+@dataclass(frozen=True)
+class Skeleton:
+    """The joints of one kind of body."""
+
+    joints: tuple[str, ...]  # in the order of the annotation files
+    sigmas: tuple[float, ...]  # OKS tolerance of each joint
+    grouping_order: tuple[str, ...]  # joints in the order in which people are assembled
+    limbs: tuple[tuple[str, str], ...] = ()  # what a picture connects
+
+    def __post_init__(self) -> None:
+        _refuse_repeats(self.joints)
+        if len(self.sigmas) != len(self.joints):
+            raise ValueError(
+                f"{len(self.sigmas)} sigmas for {len(self.joints)} joints; give one for each joint"
+            )
+        if any(sigma <= 0 for sigma in self.sigmas):
+            raise ValueError(f"sigmas are {self.sigmas}; each must be above 0")
+        if sorted(self.grouping_order) != sorted(self.joints):
+            wrong = sorted(set(self.grouping_order) ^ set(self.joints))
+            raise ValueError(f"the grouping order must name every joint once; see {wrong}")
+        self.flip_order  # noqa: B018  ambiguous names fail here, not in the middle of training
+
+    @cached_property
+    def flip_order(self) -> list[int]:
+        """Index of each joint's left-right twin; a joint on the mid-line is its own."""
+        return [self.joints.index(_twin(name, self.joints)) for name in self.joints]
+
+    @property
+    def grouping_indices(self) -> list[int]:
+        """`grouping_order` as indices of `joints`."""
+        return [self.joints.index(name) for name in self.grouping_order]
+
+    @property
+    def limb_indices(self) -> list[tuple[int, int]]:
+        """`limbs` as indices of `joints`."""
+        return [(self.joints.index(a), self.joints.index(b)) for a, b in self.limbs]
+
+
+def _refuse_repeats(joints: Sequence[str]) -> None:
+    repeated = sorted({name for name in joints if joints.count(name) > 1})
+    if repeated or not joints:
+        raise ValueError(f"joint names must be unique and at least one; repeated: {repeated}")
+
+
+def _twin(name: str, joints: Sequence[str]) -> str:
+    """The joint that `name` becomes in a mirror."""
+    sides = _SIDE.findall(name)
+    if not sides:
+        return name
+    if len(sides) > 1:
+        raise ValueError(f"joint {name!r} names {' and '.join(sides)}: which side is it on?")
+    twin = _SIDE.sub(lambda side: _like(side[0], _OTHER_SIDE[side[0].lower()]), name)
+    if twin not in joints:
+        raise ValueError(
+            f"joint {name!r} looks like one of a pair, but there is no {twin!r}; "
+            f"rename it, or add its twin. Joints: {', '.join(joints)}"
+        )
+    return twin
+
+
+def _like(example: str, word: str) -> str:
+    if example.isupper():
+        return word.upper()
+    return word.capitalize() if example[0].isupper() else word
+
+
+def from_category(
+    category: Mapping[str, Any],
+    sigmas: Sequence[float] = (),
+    grouping_order: Sequence[str] = (),
+) -> Skeleton:
+    """The skeleton that a COCO `categories` entry describes.
+
+    Its limbs count joints from 1; limbs that name a joint out of range are dropped with a warning
+    (CrowdPose's files carry COCO's). Without `sigmas` every joint gets DEFAULT_SIGMA; without
+    `grouping_order` people are assembled in the order of the file.
+    """
+    if not category.get("keypoints"):
+        raise ValueError(f"category {category.get('name')!r} lists no 'keypoints' (joint names)")
+    joints = tuple(category["keypoints"])
+    limbs = [tuple(limb) for limb in category.get("skeleton") or ()]
+    known = [limb for limb in limbs if all(1 <= end <= len(joints) for end in limb)]
+    if len(known) < len(limbs):
+        warnings.warn(
+            f"{len(limbs) - len(known)} of {len(limbs)} limbs name joints beyond {len(joints)} "
+            "and are dropped",
+            stacklevel=2,
+        )
+    return Skeleton(
+        joints=joints,
+        sigmas=tuple(sigmas) or (DEFAULT_SIGMA,) * len(joints),
+        grouping_order=tuple(grouping_order) or joints,
+        limbs=tuple((joints[a - 1], joints[b - 1]) for a, b in known),
+    )
+
+
+def _paired(*names: str) -> tuple[str, ...]:
+    return tuple(f"{side}_{name}" for name in names for side in ("left", "right"))
+
+
+def _published_order(joints: Sequence[str]) -> tuple[str, ...]:
+    """Head, shoulders and hips before arms and legs; cut to `joints`, as the authors' code does."""
+    order = [0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16]
+    return tuple(joints[i] for i in order[: len(joints)])
+
+
+_LIMBS_OF_THE_BODY = (
+    ("left_shoulder", "right_shoulder"),
+    ("left_hip", "right_hip"),
+    *((f"{side}_shoulder", f"{side}_hip") for side in ("left", "right")),
+    *((f"{side}_shoulder", f"{side}_elbow") for side in ("left", "right")),
+    *((f"{side}_elbow", f"{side}_wrist") for side in ("left", "right")),
+    *((f"{side}_hip", f"{side}_knee") for side in ("left", "right")),
+    *((f"{side}_knee", f"{side}_ankle") for side in ("left", "right")),
+)
+
+_COCO_JOINTS = (
+    "nose",
+    *_paired("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+)
+_CROWDPOSE_JOINTS = (
+    *_paired("shoulder", "elbow", "wrist", "hip", "knee", "ankle"),
+    "head",
+    "neck",
+)
+
+# fmt: off
+COCO = Skeleton(
+    joints=_COCO_JOINTS,
+    sigmas=(.026, .025, .025, .035, .035, .079, .079, .072, .072, .062, .062,
+            .107, .107, .087, .087, .089, .089),
+    grouping_order=_published_order(_COCO_JOINTS),
+    limbs=_LIMBS_OF_THE_BODY + (
+        ("nose", "left_eye"), ("nose", "right_eye"),
+        ("left_eye", "left_ear"), ("right_eye", "right_ear"),
+        ("left_ear", "left_shoulder"), ("right_ear", "right_shoulder"),
+    ),
+)
+CROWDPOSE = Skeleton(
+    joints=_CROWDPOSE_JOINTS,
+    sigmas=(.079, .079, .072, .072, .062, .062, .107, .107, .087, .087, .089, .089, .079, .079),
+    # Anatomically odd, but it is what gives the published CrowdPose figures.
+    grouping_order=_published_order(_CROWDPOSE_JOINTS),
+    limbs=_LIMBS_OF_THE_BODY + (
+        ("head", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"),
+    ),
+)
+# fmt: on

@@ -1,0 +1,59 @@
+"""The few objects that travel between the parts of hrpose.
+
+Legend of every shape in this package: B images, N people, K joints, M candidates per joint,
+T tag values, H and W rows and columns of whatever frame the text names.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from torch import Tensor
+else:
+    Tensor = Any
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One annotated image on its way to the network."""
+
+    image: np.ndarray  # (H, W, 3) uint8 RGB
+    joints: np.ndarray  # (N, K, 3) float32: x, y in pixels of `image`, visibility 0 | 1 | 2
+    mask: np.ndarray  # (H, W) bool: True where heatmaps are supervised
+    sizes: np.ndarray  # (N,) float32: longer side of each person's box, in pixels of `image`
+    image_id: int
+    mirrored: bool = False
+
+
+class ScaleOutput(NamedTuple):
+    """What a network says at one resolution. What it does not predict there is None."""
+
+    heatmaps: Tensor  # (B, K, H, W)
+    tags: Tensor | None = None  # (B, K, H, W)
+    scales: Tensor | None = None  # (B, K, H, W)
+    stride: int = 4  # network pixels per cell
+
+
+class Terms(NamedTuple):
+    """A loss taken apart, image by image."""
+
+    loss: dict[str, Tensor]  # name -> (B,), unweighted
+    weights: dict[str, float]  # name -> its factor in the sum that is descended
+    watch: dict[str, Tensor]  # name -> (B,), only looked at
+
+
+class Candidates(NamedTuple):
+    """The peaks of one image, on the host: all that grouping needs, and cheap to send."""
+
+    peaks: np.ndarray  # (K, M, 3 + T): x, y in cells, score, tag
+
+
+class Poses(NamedTuple):
+    """The people found in one image, the best first."""
+
+    joints: np.ndarray  # (N, K, 3) float32: x, y in image pixels, score (0: not found)
+    scores: np.ndarray  # (N,) float32
