@@ -1,0 +1,1 @@
+"""Words about pixels: the maps between frames, images, heatmaps and similarity."""

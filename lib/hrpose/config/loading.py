@@ -1,0 +1,194 @@
+"""YAML -> a frozen config, or an error that says where the mistake is and what was meant."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+from yacs.config import CfgNode
+
+from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
+
+BY_KEY = {option.key: option for option in OPTIONS}
+
+
+class Entry(NamedTuple):
+    """A value somebody wrote, and where."""
+
+    key: str
+    value: Any
+    where: str
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
+    """Read a YAML file over the defaults, then `overrides` over both.
+
+    overrides: ["TRAIN.LR", "1e-3", ...]
+    Returns a frozen yacs node. ValueError: unknown key, wrong type or value, with the place and
+    the cure. FileNotFoundError: no such file, or its BASE.
+    """
+    path = Path(path)
+    values = defaults()
+    for entry in [*read_entries(path), *_override_entries(overrides)]:
+        values[entry.key] = _checked(entry)
+    values["NAME"] = values["NAME"] or _experiment(path)
+    _check_together(values)
+    return _as_node(values)
+
+
+def defaults() -> dict[str, Any]:
+    """key -> default"""
+    return {o.key: () if o.key in EMPTY_BY_DEFAULT else o.default for o in OPTIONS}
+
+
+def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
+    """Everything a YAML file and the files of its BASE say, in order of precedence."""
+    path = path.resolve()
+    if path in below:
+        raise ValueError(f"BASE goes round in a circle: {' -> '.join(map(str, (*below, path)))}")
+    if not path.is_file():
+        raise FileNotFoundError(f"no config at {path}; see configs/")
+    written = list(_flatten(_parse(path), path))
+    bases = [entry for entry in written if entry.key == "BASE"]
+    inherited: list[Entry] = []
+    for name in [name for base in bases for name in _as_list(base.value)]:
+        inherited += read_entries(path.parent / name, (*below, path))
+    return inherited + [entry for entry in written if entry.key != "BASE"]
+
+
+def _parse(path: Path) -> yaml.Node | None:
+    try:
+        return yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not valid YAML: {error}") from None
+
+
+def _flatten(node: yaml.Node | None, path: Path, prefix: str = "") -> Iterator[Entry]:
+    """A YAML tree as entries `A.B.C`; a key that stands twice is an error."""
+    if node is None:
+        return
+    if not isinstance(node, yaml.MappingNode):
+        raise ValueError(f"{_place(node, path)}: wanted `KEY: value`, found {node.value!r}")
+    seen: dict[str, str] = {}
+    for key_node, value_node in node.value:
+        key, where = prefix + key_node.value, _place(key_node, path)
+        if key in seen:
+            raise ValueError(f"{where}: {key} stands twice; it is also at {seen[key]}")
+        seen[key] = where
+        if isinstance(value_node, yaml.MappingNode):
+            yield from _flatten(value_node, path, f"{key}.")
+        else:
+            yield Entry(key, _plain(value_node), where)
+
+
+def _place(node: yaml.Node, path: Path) -> str:
+    return f"{path}:{node.start_mark.line + 1}"
+
+
+def _plain(node: yaml.Node) -> Any:
+    return yaml.SafeLoader("").construct_object(node, deep=True)
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def _override_entries(overrides: Sequence[str]) -> list[Entry]:
+    if len(overrides) % 2:
+        raise ValueError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no value")
+    pairs = zip(overrides[::2], overrides[1::2])
+    return [Entry(key, _override_value(text), "command line") for key, text in pairs]
+
+
+def _override_value(text: str) -> Any:
+    """As YAML would read it; an empty word stays an empty text."""
+    return yaml.safe_load(text) if text.strip() else text
+
+
+def _checked(entry: Entry) -> Any:
+    """The value as its option wants it."""
+    if entry.key not in BY_KEY:
+        near = difflib.get_close_matches(entry.key, BY_KEY, 3, 0.5)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; see config/options.py"
+        raise ValueError(f"{entry.where}: unknown option {entry.key}{hint}")
+    option = BY_KEY[entry.key]
+    value = _coerced(entry.value, option.default)
+    if value is None:
+        raise ValueError(
+            f"{entry.where}: {entry.key} is {entry.value!r}, but must be {_kind(option.default)}. "
+            f"{option.meaning}"
+        )
+    wanted = option.check(value)
+    if wanted:
+        raise ValueError(f"{entry.where}: {entry.key} is {entry.value!r}, but must be {wanted}")
+    return value
+
+
+def _coerced(value: Any, like: Any) -> Any:
+    """`value` in the type of `like`, or None if that would lose or invent something."""
+    if isinstance(like, tuple):
+        entries = [_coerced(entry, like[0]) for entry in _as_list(value)]
+        return None if None in entries else tuple(entries)
+    if isinstance(like, bool) or isinstance(value, bool):
+        return value if type(value) is type(like) else None
+    if isinstance(like, str):
+        return value if isinstance(value, str) else None
+    return _number(value, type(like))
+
+
+def _number(value: Any, kind: type) -> Any:
+    """An int or float from a number, or from text such as 1e-3, which YAML does not take for one."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        return None
+    if kind is int:
+        return int(number) if number.is_integer() else None
+    return None if math.isnan(number) else number
+
+
+def _kind(like: Any) -> str:
+    if isinstance(like, tuple):
+        return f"a list, each {_kind(like[0])}"
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(like)]
+
+
+def _check_together(values: dict[str, Any]) -> None:
+    """What no single option can know."""
+    scales = values["TEST.SCALE_FACTOR"]
+    size = values["TEST.INPUT_SIZE"] or values["DATASET.INPUT_SIZE"]
+    smallest = (int(min(scales) * size) + 63) // 64 * 64
+    for scale in scales:
+        side = int(smallest * scale / min(scales))
+        if side % 32:
+            raise ValueError(
+                f"TEST.SCALE_FACTOR {list(scales)} makes the shorter side {side} px at scale "
+                f"{scale}, which 32 does not divide; use scales such as [0.5, 1, 2]"
+            )
+    weights, resolutions = values["LOSS.HEATMAP"], values["MODEL.NUM_DECONVS"] + 1
+    if len(weights) not in (1, resolutions):
+        raise ValueError(f"LOSS.HEATMAP has {len(weights)} weights for {resolutions} resolutions")
+    if values["DATASET.MIN_SCALE"] > values["DATASET.MAX_SCALE"]:
+        raise ValueError("DATASET.MIN_SCALE is above DATASET.MAX_SCALE")
+
+
+def _experiment(path: Path) -> str:
+    """configs/crowdpose/w32_512.yaml -> crowdpose/w32_512"""
+    parts = path.resolve().with_suffix("").parts
+    return "/".join(parts[parts.index("configs") + 1 :]) if "configs" in parts else parts[-1]
+
+
+def _as_node(values: dict[str, Any]) -> CfgNode:
+    root = CfgNode()
+    for key, value in values.items():
+        *groups, last = key.split(".")
+        node = root
+        for group in groups:
+            node = node.setdefault(group, CfgNode())
+        node[last] = value
+    root.freeze()
+    return root

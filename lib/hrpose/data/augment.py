@@ -1,0 +1,79 @@
+"""Acts on samples: a crop that is turned, zoomed and moved; the mirror.
+
+Each act throws its dice with the `rng` that it is given, and changes nothing in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from hrpose.ops.affine import Affine, about, mirror_joints
+from hrpose.structures import Sample
+
+Augment = Callable[[Sample, np.random.Generator], Sample]
+
+
+class Crop(NamedTuple):
+    """How far a training crop may stray from the middle of the image."""
+
+    size: int = 512  # pixels of the square that the network sees
+    max_rotation: float = 30.0  # degrees, either way
+    min_scale: float = 0.75  # side of the crop, in shorter sides of the image; above 1: zoomed out
+    max_scale: float = 1.5
+    max_translate: float = 40.0  # in 200ths of the crop's side, either way
+
+
+def random_crop(image_size: tuple[int, int], crop: Crop, rng: np.random.Generator) -> Affine:
+    """The map from an image of (width, height) to a random crop.
+
+    Source: the augmentation of HigherHRNet's released training code.
+    """
+    side = min(image_size) * rng.uniform(crop.min_scale, crop.max_scale)
+    reach = round(crop.max_translate * side / 200)
+    shift = rng.integers(-reach, reach + 1, size=2)  # whole image pixels
+    degrees = rng.uniform(-crop.max_rotation, crop.max_rotation)
+    centre = (image_size[0] / 2 + shift[0], image_size[1] / 2 + shift[1])
+    return about(centre, (crop.size, crop.size), crop.size / side, degrees)
+
+
+def move(sample: Sample, by: Affine, size: tuple[int, int]) -> Sample:
+    """Image, joints, mask and sizes through one map. What was outside the image is masked.
+
+    size: (width, height) of the new frame
+    """
+    mask = by.image(sample.mask.astype(np.uint8) * 255, size) > 127
+    return replace(
+        sample,
+        image=by.image(sample.image, size),
+        joints=by.joints(sample.joints).astype(np.float32),
+        mask=mask,
+        sizes=sample.sizes * np.float32(by.scale),
+    )
+
+
+def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
+    """Mirror the image and everything marked on it."""
+    return replace(
+        sample,
+        image=sample.image[:, ::-1],
+        mask=sample.mask[:, ::-1],
+        joints=mirror_joints(sample.joints, sample.image.shape[1], list(flip_order)),
+        mirrored=not sample.mirrored,
+    )
+
+
+def random_affine(sample: Sample, rng: np.random.Generator, crop: Crop) -> Sample:
+    """Cut a random crop out."""
+    height, width = sample.image.shape[:2]
+    return move(sample, random_crop((width, height), crop, rng), (crop.size, crop.size))
+
+
+def random_flip(
+    sample: Sample, rng: np.random.Generator, chance: float, flip_order: Sequence[int]
+) -> Sample:
+    """Mirror by chance."""
+    return flip(sample, flip_order) if rng.random() < chance else sample

@@ -1,0 +1,204 @@
+"""COCO-format annotations and the images they speak of.
+
+CrowdPose, and anybody's own set in COCO format, are read by the same few functions.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from hrpose.ops.image import decode_annotated
+
+
+class Record(NamedTuple):
+    """What the annotations say of one image, in its pixels as stored."""
+
+    image_id: int
+    file_name: str
+    joints: np.ndarray  # (N, K, 3) float32, the people of whom anything is labelled
+    boxes: np.ndarray  # (N, 4) float32 x, y, width, height
+    areas: np.ndarray  # (N,) float32
+    ignore: tuple[Any, ...] = ()  # COCO segmentations where no heatmap is supervised
+
+
+class Images:
+    """Image files in a folder, in a zip archive (`x.zip`), or in a folder within one (`x.zip@y`).
+
+    An archive is opened once in every process: workers that shared a handle would read garbage.
+    """
+
+    def __init__(self, place: str | Path):
+        path, _, inner = str(place).partition("@")
+        self.path = Path(path)
+        self.inner = f"{inner.strip('/')}/" if inner else ""
+        self.zipped = self.path.suffix.lower() == ".zip"
+        if not (self.path.is_file() if self.zipped else self.path.is_dir()):
+            raise FileNotFoundError(f"no images at {self.path}")
+
+    def read(self, file_name: str) -> np.ndarray:
+        """The image (H, W, 3) uint8 RGB, as stored."""
+        return decode_annotated(self.bytes(file_name), self.name(file_name))
+
+    def bytes(self, file_name: str) -> bytes:
+        """The file as it is; FileNotFoundError names it."""
+        if not self.zipped:
+            return (self.path / file_name).read_bytes()
+        try:
+            return _archive(self.path, os.getpid()).read(self.inner + file_name)
+        except KeyError:
+            raise FileNotFoundError(f"no such file: {self.name(file_name)}") from None
+
+    def name(self, file_name: str) -> str:
+        """How a person would find the file."""
+        return f"{self.path}@{self.inner}{file_name}" if self.zipped else f"{self.path / file_name}"
+
+
+@lru_cache(maxsize=8)
+def _archive(path: Path, process: int) -> zipfile.ZipFile:
+    """`process` is not used, but makes every process open its own."""
+    return zipfile.ZipFile(path)
+
+
+def load_annotations(path: Path) -> dict[str, Any]:
+    """A COCO-format file; errors say what is not there and what it should look like."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no annotations at {path}")
+    try:
+        truth = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is not valid JSON ({error}); download or export it again") from None
+    missing = [key for key in ("images", "annotations", "categories") if key not in truth]
+    if missing:
+        raise ValueError(
+            f"{path} is not in COCO format: it lacks {', '.join(missing)} "
+            "(wanted: images, annotations, categories with 'keypoints')"
+        )
+    return truth
+
+
+def person_category(truth: Mapping[str, Any], name: str = "") -> dict[str, Any]:
+    """The category called `name`, or, without a name, the only one that lists joints."""
+    names = [category.get("name", "") for category in truth["categories"]]
+    if name:
+        chosen = [category for category in truth["categories"] if category.get("name") == name]
+    else:
+        chosen = [category for category in truth["categories"] if category.get("keypoints")]
+        chosen = chosen or truth["categories"][:1] * (len(truth["categories"]) == 1)
+    if len(chosen) != 1:
+        raise ValueError(
+            f"{len(chosen)} categories fit; set DATASET.CATEGORY to one of: {', '.join(names)}"
+        )
+    return chosen[0]
+
+
+def records(
+    truth: Mapping[str, Any],
+    joints: int,
+    category_id: int,
+    ignore: str = "segmentation",
+    image_ids: Sequence[int] = (),
+) -> list[Record]:
+    """One record for every image of the file, or only for those of `image_ids`.
+
+    joints: how many each annotation must have   ignore: a key of IGNORE
+    """
+    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for annotation in truth["annotations"]:
+        if annotation.get("category_id", category_id) == category_id:
+            by_image[annotation["image_id"]].append(annotation)
+    wanted = {image["id"]: image for image in truth["images"]}
+    unknown = sorted(set(image_ids) - set(wanted))
+    if unknown:
+        raise ValueError(f"DATASET.IMAGE_IDS names images that the annotations lack: {unknown[:10]}")
+    ids = image_ids or list(wanted)
+    return [_record(wanted[i], by_image[i], joints, IGNORE[ignore]) for i in ids]
+
+
+def _record(image: Mapping[str, Any], people: list[dict], joints: int, ignore: Any) -> Record:
+    labelled = []
+    for person in people:
+        keypoints = _keypoints(person, joints)
+        if (keypoints[:, 2] > 0).any():
+            labelled.append((keypoints, person))
+    return Record(
+        image_id=image["id"],
+        file_name=image["file_name"],
+        joints=_stack([keypoints for keypoints, _ in labelled], (joints, 3)),
+        boxes=_stack([person["bbox"] for _, person in labelled], (4,)),
+        areas=_stack([person.get("area", 0) for _, person in labelled], ()),
+        ignore=tuple(region for person in people for region in ignore(person)),
+    )
+
+
+def _stack(rows: list, shape: tuple[int, ...]) -> np.ndarray:
+    return np.array(rows, np.float32).reshape(len(rows), *shape)
+
+
+def _keypoints(person: Mapping[str, Any], joints: int) -> np.ndarray:
+    """(K, 3); an annotation without keypoints is one of which nothing is labelled."""
+    numbers = np.array(person.get("keypoints") or np.zeros(3 * joints), np.float32)
+    if numbers.size != 3 * joints:
+        raise ValueError(
+            f"annotation {person.get('id')} has {numbers.size} keypoint numbers, not 3 x {joints}; "
+            "DATASET.SKELETON does not fit these annotations"
+        )
+    if not np.isfinite(numbers).all():
+        raise ValueError(f"annotation {person.get('id')} has a keypoint that is not a finite number")
+    return numbers.reshape(joints, 3)
+
+
+def is_ignored(person: Mapping[str, Any]) -> bool:
+    """Whether heatmaps must not be told that nobody is there: a crowd, or a person unlabelled."""
+    return bool(person.get("iscrowd", 0)) or not any(person.get("keypoints", ())[2::3])
+
+
+def _segmentations(person: Mapping[str, Any]) -> list[Any]:
+    """Where the annotation has no segmentation, its box."""
+    if not is_ignored(person):
+        return []
+    return [person["segmentation"]] if person.get("segmentation") else _boxes(person)
+
+
+def _boxes(person: Mapping[str, Any]) -> list[Any]:
+    if not is_ignored(person) or "bbox" not in person:
+        return []
+    x, y, w, h = person["bbox"]
+    return [[[x, y, x + w, y, x + w, y + h, x, y + h]]]
+
+
+IGNORE = {"segmentation": _segmentations, "box": _boxes, "none": lambda person: []}
+"""What of crowds and unlabelled people is left unsupervised."""
+
+
+def supervised(record: Record, size: tuple[int, int], name: str) -> np.ndarray:
+    """Where heatmaps are supervised, (H, W) bool: everywhere but on the record's regions.
+
+    size: (H, W) of the decoded image, not of the annotations (CrowdPose's are swapped in places)
+    """
+    mask = np.ones(size, bool)
+    for region in record.ignore:
+        covered = coco_mask.decode(_run_lengths(region, size))
+        if covered.shape[:2] != size:
+            raise ValueError(
+                f"{name} is {size[1]} x {size[0]}, but a crowd region of it was drawn on "
+                f"{covered.shape[1]} x {covered.shape[0]}; use the annotations of this image"
+            )
+        mask &= ~(covered.reshape(*size, -1) > 0).any(-1)
+    return mask
+
+
+def _run_lengths(region: Any, size: tuple[int, int]) -> Any:
+    """COCO's three forms (polygons, plain and packed run lengths) in the packed one."""
+    if isinstance(region, dict) and not isinstance(region["counts"], list):
+        return region
+    return coco_mask.frPyObjects(region, *size)

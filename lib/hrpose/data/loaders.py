@@ -1,0 +1,94 @@
+"""Samples -> batches, in an order that a seed decides and that can be entered in the middle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import partial
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+
+from hrpose.data.bottomup import BottomUpDataset
+from hrpose.ops.affine import finest_mask
+from hrpose.structures import Sample
+
+
+class ShuffledBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of (epoch, index), shuffled anew in every epoch by (seed, epoch).
+
+    The last batch of an epoch is dropped if it is not full, unless it is the only one.
+    """
+
+    def __init__(self, count: int, batch: int, seed: int):
+        self.count = count
+        self.batch = min(batch, count)
+        self.seed = seed
+        self.epoch = 0
+        self.start = 0  # batches of this epoch that were had before
+
+    def __len__(self) -> int:
+        return self.count // self.batch
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        for i in range(self.start, len(self)):
+            chosen = order[i * self.batch : (i + 1) * self.batch]
+            yield [(self.epoch, int(index)) for index in chosen]
+
+    def enter(self, epoch: int, start: int = 0) -> None:
+        """Choose where the next iteration begins."""
+        self.epoch, self.start = epoch, start
+
+
+def training_loader(
+    dataset: BottomUpDataset, batch: int, stride: int, workers: int, seed: int
+) -> DataLoader:
+    """Batches as `collate` makes them; `stride` is that of the network's finest output.
+
+    `loader.batch_sampler.enter(epoch, start)` chooses what comes next.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=ShuffledBatches(len(dataset), batch, seed),
+        collate_fn=partial(collate, stride=stride),
+        num_workers=workers,
+        worker_init_fn=_one_thread,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+
+
+def collate(samples: Sequence[tuple[int, Sample]], stride: int) -> dict[str, Tensor]:
+    """Samples of S x S pixels as one batch of tensors.
+
+    image (B, 3, S, S) uint8; joints (B, N, K, 3) float32 in network pixels, N people of the
+    fullest image, the others' rows 0; sizes (B, N) float32; mask (B, S / stride, S / stride)
+    uint8; mirrored (B,) bool; index (B,) int64.
+    """
+    parts = [sample for _, sample in samples]
+    masks = [finest_mask(sample.mask, stride, sample.mirrored) for sample in parts]
+    return {
+        "image": torch.from_numpy(np.stack([s.image.transpose(2, 0, 1) for s in parts])),
+        "joints": _padded([sample.joints for sample in parts]),
+        "sizes": _padded([sample.sizes for sample in parts]),
+        "mask": torch.from_numpy(np.stack(masks).astype(np.uint8)),
+        "mirrored": torch.tensor([sample.mirrored for sample in parts]),
+        "index": torch.tensor([index for index, _ in samples]),
+    }
+
+
+def _padded(rows: Sequence[np.ndarray]) -> Tensor:
+    """Arrays (N_i, ...) as one (B, max N, ...), with zeros where there is nobody."""
+    most = max(len(row) for row in rows)
+    padded = np.zeros((len(rows), most, *rows[0].shape[1:]), np.float32)
+    for target, row in zip(padded, rows):
+        target[: len(row)] = row
+    return torch.from_numpy(padded)
+
+
+def _one_thread(worker: int) -> None:
+    """Workers are many already."""
+    cv2.setNumThreads(0)

@@ -1,0 +1,107 @@
+"""An image -> the poses in it, bottom-up: heatmaps and tags first, people afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_scores
+from hrpose.inference.refine import Place, fill_missing
+from hrpose.inference.tta import Maps, View, average_scales, look
+from hrpose.ops.affine import Affine, fit
+from hrpose.ops.heatmaps import cell_centres, find_peaks, quarter_shift
+from hrpose.skeletons import Skeleton
+from hrpose.structures import Candidates, Poses
+
+
+class Sizing(NamedTuple):
+    """At which sizes an image is looked at."""
+
+    input_size: int = 512  # pixels of the shorter side at scale 1
+    scales: tuple[float, ...] = (1.0,)
+    stride: int = 1  # network pixels per cell of the maps that are decoded; published: 1
+
+
+class BottomUpPredictor:
+    """Turns images into poses with a trained network."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        prepare: Callable[[Tensor], Tensor],
+        skeleton: Skeleton,
+        sizing: Sizing,
+        views: Sequence[View],
+        settings: Settings = PUBLISHED,
+    ):
+        """prepare: uint8 images (B, 3, H, W) on the device -> what the network takes"""
+        self.model = model.eval()
+        self.prepare = prepare
+        self.skeleton = skeleton
+        self.sizing = sizing
+        self.views = views
+        self.settings = settings
+
+    @torch.inference_mode()
+    def __call__(self, image: np.ndarray) -> Poses:
+        """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first."""
+        maps, to_maps = self.maps(image)
+        people, scores = decode(maps.heatmaps[0], maps.tags[0], self.skeleton, self.settings)
+        joints = to_maps.inverse().joints(people[..., :3]).astype(np.float32)
+        joints[people[..., 2] <= 0] = 0
+        return Poses(joints, scores)
+
+    @torch.inference_mode()
+    def maps(self, image: np.ndarray) -> tuple[Maps, Affine]:
+        """Heatmaps and tags over all scales and views, and the map from image to their cells."""
+        self.model.eval()
+        scales = self.sizing.scales
+        base, to_network = self._fit(image, 1.0 if len(scales) > 1 else scales[0])
+        size = (base[1] // self.sizing.stride, base[0] // self.sizing.stride)
+        maps = average_scales([self._look(image, scale, size) for scale in scales], scales)
+        return maps, Affine(to_network.matrix / self.sizing.stride)
+
+    def _look(self, image: np.ndarray, scale: float, size: tuple[int, int]) -> Maps:
+        network_size, to_network = self._fit(image, scale)
+        pixels = torch.from_numpy(to_network.image(image, network_size)).permute(2, 0, 1)[None]
+        device = next(self.model.parameters()).device
+        return look(self.model, self.prepare(pixels.to(device)), self.views, size)
+
+    def _fit(self, image: np.ndarray, scale: float) -> tuple[tuple[int, int], Affine]:
+        size = (image.shape[1], image.shape[0])
+        return fit(size, self.sizing.input_size, scale, min(self.sizing.scales))
+
+
+def decode(
+    heatmaps: Tensor, tags: Tensor, skeleton: Skeleton, settings: Settings = PUBLISHED
+) -> tuple[np.ndarray, np.ndarray]:
+    """Heatmaps and tags of one image -> the people in it, best first.
+
+    heatmaps: (K, H, W)   tags: (K, H, W, T)
+    Returns people (N, K, 3 + T): x, y in cells of these maps (the middle of cell 0 is 0.5), score,
+    tags, a joint not found being all 0; and scores (N,), each the mean over all joints before the
+    missing ones are filled in.
+    """
+    heatmaps, tags = torch.as_tensor(heatmaps), torch.as_tensor(tags)
+    place: Place = quarter_shift if settings.adjust else lambda maps, joint, cells: cell_centres(cells)
+    candidates = find_candidates(heatmaps, tags, place, settings)
+    people = group_by_tag(candidates.peaks, skeleton.grouping_indices, settings)
+    scores = pose_scores(people)
+    if settings.refine and len(people):
+        whole = torch.from_numpy(people).to(heatmaps)
+        people = fill_missing(whole, heatmaps, tags, place).cpu().numpy()
+    return people, scores
+
+
+def find_candidates(
+    heatmaps: Tensor, tags: Tensor, place: Place, settings: Settings = PUBLISHED
+) -> Candidates:
+    """The highest peaks of every joint, each where it lies between the cells."""
+    peaks = find_peaks(heatmaps, tags, settings.max_people, settings.nms_kernel)
+    joint = torch.arange(len(peaks), device=peaks.device)[:, None].expand(peaks.shape[:2])
+    xy = place(heatmaps, joint, peaks[..., :2])
+    return Candidates(torch.cat([xy, peaks[..., 2:]], -1).cpu().numpy())

@@ -1,0 +1,66 @@
+"""Associative embedding: tags of one person alike, tags of different people apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+CLOSENESS: dict[str, Callable[[Tensor], Tensor]] = {
+    "exp": lambda difference: torch.exp(-(difference**2)),
+    "max": lambda difference: (1 - difference.abs()).clamp(min=0),
+}
+"""How close two people's mean tags are: 1 if equal, towards 0 as they part."""
+
+
+def tag_loss(tags: Tensor, cells: Tensor, kind: str = "exp") -> tuple[Tensor, Tensor]:
+    """Pull the tags of one person together, push the mean tags of different people apart.
+
+    pull: mean over people of the mean squared distance of a person's tags to their mean.
+    push: half the mean closeness over all ordered pairs of two people.
+    Both are 0 without people; push is 0 for one. No person or image is looped over and nothing
+    is copied to the host.
+
+    tags: (B, K * H * W), one tag per joint and cell
+    cells: (B, N, K) int64, flat cell of joint k of person n, -1 where it is not labelled
+    Returns (pull, push), each (B,), in float32 or better.
+    Source: Newell et al. 2017 (Associative Embedding), section 3.2; Cheng et al. 2020, section 3.6.
+    """
+    tags = tags.float() if tags.itemsize < 4 else tags
+    mean, spread, person = _people(tags, cells)
+    people = person.sum(-1)  # (B,)
+    pull = (spread * person).sum(-1) / people.clamp(min=1)
+
+    pair = _pairs(person)
+    closeness = CLOSENESS[kind](mean[:, :, None] - mean[:, None, :]) * pair
+    push = 0.5 * closeness.sum((1, 2)) / (people * (people - 1)).clamp(min=1)
+    return pull, push
+
+
+def tag_gap(tags: Tensor, cells: Tensor) -> Tensor:
+    """Mean distance between the mean tags of two people, (B,); 0 where there are not two.
+
+    Worth watching: grouping needs it well above TEST.TAG_THRESHOLD.
+    """
+    mean, _, person = _people(tags.detach().float(), cells)
+    pair = _pairs(person)
+    distance = (mean[:, :, None] - mean[:, None, :]).abs() * pair
+    return distance.sum((1, 2)) / pair.sum((1, 2)).clamp(min=1)
+
+
+def _people(tags: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean tag, mean squared distance to it, and whether anything is labelled: (B, N) each."""
+    seen = cells >= 0
+    tag = tags.gather(1, cells.clamp(min=0).flatten(1)).view(cells.shape)  # (B, N, K)
+    tag = tag.where(seen, 0)
+    count = seen.sum(-1)
+    mean = tag.sum(-1) / count.clamp(min=1)
+    spread = ((tag - mean[..., None]) ** 2 * seen).sum(-1) / count.clamp(min=1)
+    return mean, spread, count > 0
+
+
+def _pairs(person: Tensor) -> Tensor:
+    """(B, N) -> (B, N, N): True for two different people, both labelled."""
+    others = ~torch.eye(person.shape[1], dtype=torch.bool, device=person.device)
+    return person[:, :, None] & person[:, None, :] & others

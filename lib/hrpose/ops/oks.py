@@ -1,0 +1,36 @@
+"""Object keypoint similarity: how alike two poses are, from 0 (far apart) to 1 (the same)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def oks(
+    joints_a: np.ndarray,
+    joints_b: np.ndarray,
+    areas: np.ndarray,
+    sigmas: Sequence[float] | np.ndarray,
+    visible: np.ndarray,
+) -> np.ndarray:
+    """The similarity of every true person a to every found person b, (N, M) float64.
+
+    exp(-d^2 / (2 area (2 sigma)^2)), averaged over the labelled joints of a; d is the distance of
+    the joint in a to the joint in b. A person of whom nothing is labelled is like nobody: 0.
+
+    joints_a: (N, K, 2 | 3)  x, y in pixels, of the truth; a third column is not looked at
+    joints_b: (M, K, 2 | 3)  in the same frame
+    areas:    (N,)           of the people in a, in square pixels of that frame
+    sigmas:   (K,)           tolerance of each joint
+    visible:  (N, K)         above 0 where a joint of a is labelled: flags 0 | 1 | 2, or booleans
+    """
+    step = joints_b[None, :, :, :2].astype(float) - joints_a[:, None, :, :2]  # (N, M, K, 2)
+    tolerance = 2 * (2 * np.asarray(sigmas, dtype=float)) ** 2  # (K,)
+    # The smallest step of a float, as in pycocotools: no area 0 divides 0 by 0.
+    area = np.asarray(areas, dtype=float)[:, None, None] + np.spacing(1.0)  # (N, 1, 1)
+    alike = np.exp(-(step**2).sum(-1) / (tolerance * area))  # (N, M, K)
+
+    labelled = np.asarray(visible) > 0  # (N, K)
+    count = labelled.sum(-1)[:, None]  # (N, 1)
+    return (alike * labelled[:, None]).sum(-1) / np.maximum(count, 1)
