@@ -1,0 +1,49 @@
+"""Checkpoints that are either the old file or the new one, never half of one."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+
+def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+    """Have `write` fill a file beside `path`, bring it to the disk, then let it take its place."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with beside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """state: tensors, plain numbers, texts, and lists and dicts of them"""
+    write_whole(path, lambda file: torch.save(state, file))
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """A checkpoint that `save_checkpoint` wrote, on the CPU. Never runs what a file may hold."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(
+            f"{path} is damaged or not a checkpoint of this program ({type(error).__name__})"
+        ) from error
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Numbers as they are; NaN is refused, since COCO's own tools do not take it."""
+    text = json.dumps(content, indent=1 if isinstance(content, dict) else None, allow_nan=False)
+    write_whole(path, lambda file: file.write(text.encode()) and None)

@@ -1,0 +1,112 @@
+"""Run folders: output/<experiment>/<time>/, and which of them to continue."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, NamedTuple
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks; there, do not start two runs of one config at once
+    fcntl = None  # type: ignore[assignment]
+
+
+class Run(NamedTuple):
+    """A run folder that this process holds."""
+
+    folder: Path
+    continued: bool
+    lock: IO[str]  # held as long as it is open; the system lets go of it when the process dies
+
+    @property
+    def last(self) -> Path:
+        return self.folder / "checkpoints" / "last.pth"
+
+    @property
+    def best(self) -> Path:
+        return self.folder / "checkpoints" / "best.pth"
+
+
+def open_run(experiment: Path, config: str, resume: str) -> Run:
+    """The newest unfinished run of the same config that nobody holds, or else a new one.
+
+    experiment: folder of all runs of it   config: the frozen config as text, less what may differ
+    resume: auto, never, or a run folder, which must have the same config
+    """
+    if resume not in ("auto", "never"):
+        return _continue_named(Path(resume), config)
+    for folder in _newest_first(experiment) if resume == "auto" else ():
+        if is_unfinished(folder) and _reads(folder / "config.yaml") == config:
+            lock = _hold(folder)
+            if lock:
+                return Run(folder, True, lock)
+    return _start(experiment, config)
+
+
+def is_unfinished(folder: Path) -> bool:
+    """A run that has something to continue from and did not come to its end."""
+    started = (folder / "checkpoints" / "last.pth").is_file()
+    return started and not json.loads(_reads(folder / "run.json") or "{}").get("finished")
+
+
+def _continue_named(folder: Path, config: str) -> Run:
+    if not (folder / "checkpoints" / "last.pth").is_file():
+        raise FileNotFoundError(f"TRAIN.RESUME: no checkpoints/last.pth in {folder}")
+    if _reads(folder / "config.yaml") != config:
+        raise ValueError(
+            f"TRAIN.RESUME: {folder} was run with another config (compare its config.yaml); "
+            "use that one, or TRAIN.RESUME never to start anew"
+        )
+    lock = _hold(folder)
+    if not lock:
+        raise RuntimeError(f"TRAIN.RESUME: another process is working in {folder}")
+    return Run(folder, True, lock)
+
+
+def _start(experiment: Path, config: str) -> Run:
+    name = time.strftime("%Y%m%d-%H%M%S")
+    for folder in _names(experiment / name):
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        lock = _hold(folder)
+        if lock:
+            (folder / "config.yaml").write_text(config)
+            return Run(folder, False, lock)
+    raise AssertionError("there is always another name")
+
+
+def _names(folder: Path) -> Iterator[Path]:
+    yield folder
+    attempt = 1
+    while True:
+        attempt += 1
+        yield folder.with_name(f"{folder.name}-{attempt}")
+
+
+def _newest_first(experiment: Path) -> list[Path]:
+    folders = [path for path in experiment.glob("*") if (path / "config.yaml").is_file()]
+    return sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _hold(folder: Path) -> IO[str] | None:
+    """An open lock file, or None if a live process has it."""
+    lock = (folder / ".lock").open("w")
+    if fcntl:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            return None
+    lock.write(str(os.getpid()))
+    lock.flush()
+    return lock
+
+
+def _reads(path: Path) -> str:
+    return path.read_text() if path.is_file() else ""

@@ -1,0 +1,267 @@
+"""The evaluator against published figures, a plain-loop AP, and laws."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hrpose.evaluation import keypoints
+from hrpose.evaluation.keypoints import (
+    KeypointEvaluator,
+    crowd_splits,
+    crowdpose_evaluator,
+    format_table,
+)
+from hrpose.skeletons import COCO, CROWDPOSE
+from keypoint_scenes import as_results, scene, score
+
+DATA = Path(__file__).parents[1].parent / "shared" / "data"
+SIZES = {"": (0, 1e10), "-M": (32**2, 96**2), "-L": (96**2, 1e10)}
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+
+real_data = pytest.mark.skipif(not DATA.is_dir(), reason="no real data in ../shared/data")
+
+
+def load(name):
+    return json.loads((DATA / name).read_text())
+
+
+# COCO's counting as loops ------------------------------------------------------------------------
+
+
+def similarity(one, result, sigmas):
+    truth = np.reshape(one["keypoints"], (-1, 3))
+    found = np.reshape(result["keypoints"], (-1, 3))
+    flags = truth[:, 2]
+    if not (flags > 0).any():  # distance to twice the box
+        x, y, w, h = one["bbox"]
+        truth = np.clip(found[:, :2], [x - w, y - h], [x + 2 * w, y + 2 * h])
+        flags = np.ones(len(found))
+    squared = ((truth[:, :2] - found[:, :2]) ** 2).sum(1)
+    alike = np.exp(-squared / (2 * one["area"] * (2 * np.array(sigmas)) ** 2))
+    return alike[flags > 0].mean()
+
+
+def extent(result):
+    joints = np.reshape(result["keypoints"], (-1, 3))[:, :2]
+    return np.prod(joints.max(0) - joints.min(0))
+
+
+def hits_of_one_image(people, found, like, threshold, size):
+    """(score, right?) of all found poses that count, `like` giving the OKS of two of them."""
+    low, high = size
+    skipped = [
+        bool(p["iscrowd"] or p["num_keypoints"] == 0 or not low <= p["area"] <= high)
+        for p in people
+    ]
+    order = sorted(range(len(people)), key=lambda i: skipped[i])
+    taken, hits = set(), []
+    for result in sorted(found, key=lambda r: -r["score"])[:20]:
+        best, mine = threshold, None
+        for i in order:
+            if i in taken and not people[i]["iscrowd"]:
+                continue
+            if mine is not None and skipped[i] and not skipped[mine]:
+                break
+            if like(people[i], result) >= best:
+                best, mine = like(people[i], result), i
+        taken.add(mine)
+        if mine is None and low <= extent(result) <= high:
+            hits.append((result["score"], False))
+        elif mine is not None and not skipped[mine]:
+            hits.append((result["score"], True))
+    return hits, skipped.count(False)
+
+
+def plain_figures(labels, results, sigmas, threshold, size):
+    """(AP, AR) at one threshold."""
+
+    def like(one, result):
+        return similarity(one, result, sigmas)
+
+    hits, total = [], 0
+    for image in labels["images"]:
+        people = [p for p in labels["annotations"] if p["image_id"] == image["id"]]
+        found = [r for r in results if r["image_id"] == image["id"]]
+        new, count = hits_of_one_image(people, found, like, threshold, size)
+        hits, total = hits + new, total + count
+    if not total:
+        return -1.0, -1.0
+    right, points = 0, []
+    for seen, (_, hit) in enumerate(sorted(hits, reverse=True), 1):
+        right += hit
+        points.append((right / total, right / seen))
+    levels = np.linspace(0, 1, 101)
+    heights = [max((p for r, p in points if r >= level), default=0) for level in levels]
+    return np.mean(heights), right / total
+
+
+def plain_metrics(labels, results, sigmas):
+    figures = {}
+    for suffix, size in SIZES.items():
+        curve = [plain_figures(labels, results, sigmas, t, size) for t in THRESHOLDS]
+        figures |= {"AP" + suffix: np.mean(curve, 0)[0], "AR" + suffix: np.mean(curve, 0)[1]}
+        if not suffix:
+            figures |= {"AP50": curve[0][0], "AP75": curve[5][0]}
+            figures |= {"AR50": curve[0][1], "AR75": curve[5][1]}
+    return figures
+
+
+# figures -----------------------------------------------------------------------------------------
+
+
+@real_data
+@pytest.mark.parametrize(
+    "truth, found, name",
+    [
+        (
+            "lightweight_openpose_val_subset_gt",
+            "lightweight_openpose_detections",
+            "lightweight_openpose vs its 250-image val_subset gt",
+        ),
+        (
+            "faster_coco_eval_keypoints_gt_dataset",
+            "faster_coco_eval_keypoints_dt_dataset",
+            "faster_coco_eval keypoints (published, pycocotools reproduces exactly)",
+        ),
+    ],
+)
+def test_known_figures_to_the_last_bit(truth, found, name):
+    expected = load("results/reference_metrics.json")[name]
+    names = {"APm": "AP-M", "APl": "AP-L", "ARm": "AR-M", "ARl": "AR-L"}
+    figures = score(DATA / f"results/{truth}.json", load(f"results/{found}.json"))
+    assert figures == {names.get(key, key): value for key, value in expected.items()}
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_equals_plain_loops(seed):
+    labels, found = scene(seed)
+    figures = score(labels, found)
+    assert 0.05 < figures["AP"] < 0.95
+    assert figures == pytest.approx(plain_metrics(labels, found, COCO.sigmas), abs=1e-12)
+
+
+def test_crowdpose_equals_plain_loops_over_each_split():
+    labels, found = scene(3, CROWDPOSE)
+    evaluator = crowdpose_evaluator(labels, CROWDPOSE)
+    evaluator.add_results(found)
+    figures = evaluator.summarize()
+
+    people = [{**p, "area": 0.53 * p["bbox"][2] * p["bbox"][3]} for p in labels["annotations"]]
+    boxed = {**labels, "annotations": people}
+    plain = plain_metrics(boxed, found, CROWDPOSE.sigmas)
+    expected = {name: plain[name] for name in ("AP", "AP50", "AP75", "AR", "AR50", "AR75")}
+    for name, ids in crowd_splits(labels["images"]).items():
+        some = {**boxed, "images": [{"id": number} for number in ids]}
+        expected[f"AP-{name}"] = plain_metrics(some, found, CROWDPOSE.sigmas)["AP"]
+    assert figures == pytest.approx(expected, abs=1e-12)
+    assert list(figures) == list(expected)
+
+
+@real_data
+def test_crowdpose_labels_as_predictions_are_perfect():
+    labels = load("crowdpose_subset/json/crowdpose_val_full_labels.json")
+    splits = crowd_splits(labels["images"])
+    assert [len(ids) for ids in splits.values()] == [411, 1240, 349]
+    evaluator = crowdpose_evaluator(labels, CROWDPOSE)
+    evaluator.add_results(as_results(labels))
+    figures = evaluator.summarize()
+    assert len(figures) == 9
+    assert set(figures.values()) == {1.0}
+
+
+# laws --------------------------------------------------------------------------------------------
+
+
+def test_perfect_predictions_and_none_and_those_of_other_images():
+    labels, _ = scene(4)
+    perfect = as_results(labels)
+    assert score(labels, perfect) == pytest.approx(dict.fromkeys(keypoints._METRICS, 1.0))
+    assert score(labels, []) == dict.fromkeys(keypoints._METRICS, 0.0)
+    wrong = [{**r, "image_id": (r["image_id"] + 3) % 8} for r in perfect]
+    assert score(labels, wrong)["AP"] < 0.02
+
+
+def test_crowdpose_without_predictions():
+    labels, _ = scene(4, CROWDPOSE)
+    assert set(crowdpose_evaluator(labels, CROWDPOSE).summarize().values()) == {0.0}
+
+
+def test_only_the_order_of_scores_matters():
+    labels, found = scene(5)
+    squeezed = [{**r, "score": np.exp(3 * r["score"]) - 7} for r in found]
+    assert score(labels, squeezed) == score(labels, found)
+    reversed_ = [{**r, "score": -r["score"]} for r in found]
+    assert score(labels, reversed_)["AP"] != score(labels, found)["AP"]
+
+
+def test_annotation_ids_do_not_matter():
+    labels, found = scene(6)
+    people = [{**p, "id": 0} for p in labels["annotations"]]
+    assert score({**labels, "annotations": people}, found) == score(labels, found)
+
+
+def test_nobody_of_a_size_gives_minus_one():
+    labels, found = scene(7)
+    people = [p for p in labels["annotations"] if p["area"] < 96**2]
+    figures = score({**labels, "annotations": people}, found)
+    assert figures["AP-L"] == figures["AR-L"] == -1.0
+    assert figures["AP-M"] > 0
+
+
+def test_minus_one_does_not_enter_a_mean():
+    labels, found = scene(7)
+    evaluator = KeypointEvaluator(labels, COCO, metrics=lambda pair: mixed(pair))
+
+    def mixed(pair):
+        curves = keypoints._curves(pair, pair.image_ids, sizes=("all",))
+        curves["precision"][:] = 0.5
+        curves["precision"][3:] = -1
+        return {"AP": keypoints._mean(curves, "precision", None, "all")}
+
+    assert evaluator.summarize() == {"AP": 0.5}
+
+
+def test_split_bounds_belong_above_and_hard_is_open():
+    indices = [0.0, 0.1, 0.19, 0.2, 0.79, 0.8, 1.0, 3.02]
+    images = [{"id": n, "crowdIndex": index} for n, index in enumerate(indices)]
+    assert crowd_splits(images) == {"easy": [0, 1, 2], "medium": [3, 4], "hard": [5, 6, 7]}
+    assert crowd_splits(images, (0.1, 0.8))["easy"] == [0]
+    with pytest.raises(ValueError, match="lower one first"):
+        crowd_splits(images, (0.8, 0.2))
+    with pytest.raises(ValueError, match="crowdIndex.*: 9"):
+        crowd_splits([{"id": 9}])
+
+
+def test_empty_splits_are_minus_one():
+    labels, found = scene(8, CROWDPOSE)
+    evaluator = crowdpose_evaluator(labels, CROWDPOSE, bounds=(-1, 9))
+    evaluator.add_results(found)
+    figures = evaluator.summarize()
+    assert figures["AP-easy"] == figures["AP-hard"] == -1.0
+    assert figures["AP-medium"] == figures["AP"]
+
+
+def test_a_subset_of_images_counts_alone():
+    labels, found = scene(9)
+    chosen = {1, 2, 5}
+    alone = {**labels, "images": [image for image in labels["images"] if image["id"] in chosen]}
+    part = [r for r in found if r["image_id"] in chosen]
+    assert score(labels, found, image_ids=chosen) == score(alone, part)
+    assert score(labels, part)["AR"] < score(labels, part, image_ids=chosen)["AR"]
+
+
+def test_printing_works_again_after_an_error(capsys):
+    def fail(pair):
+        raise RuntimeError("in the middle")
+
+    with pytest.raises(RuntimeError):
+        KeypointEvaluator(scene(0)[0], COCO, metrics=fail).summarize()
+    print("heard")
+    assert capsys.readouterr().out == "heard\n"
+
+
+def test_table():
+    assert format_table({"AP": 0.67149, "AP-medium": -1.0}) == (
+        "|    AP | AP-medium |\n| ----: | --------: |\n| 0.671 |    -1.000 |"
+    )

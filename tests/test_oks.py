@@ -1,0 +1,87 @@
+"""Laws of object keypoint similarity, and its formula as a loop."""
+
+import math
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hrpose.ops.oks import oks
+from hrpose.skeletons import COCO
+
+
+@pytest.fixture
+def people():
+    """Four people of 17 joints, some not labelled: joints, areas, visible."""
+    rng = np.random.default_rng(0)
+    joints = rng.uniform(0, 200, (4, 17, 3))
+    return joints, rng.uniform(500, 20_000, 4), rng.integers(0, 3, (4, 17))
+
+
+def plain_oks(truth, found, area, sigmas, visible):
+    terms = []
+    for (x, y, *_), (u, v, *_), sigma, flag in zip(truth, found, sigmas, visible):
+        if flag > 0:
+            squared = (x - u) ** 2 + (y - v) ** 2
+            terms.append(math.exp(-squared / (2 * area * (2 * sigma) ** 2)))
+    return sum(terms) / len(terms)
+
+
+def test_a_person_is_like_itself(people):
+    joints, areas, visible = people
+    assert np.all(np.diag(oks(joints, joints, areas, COCO.sigmas, visible)) == 1)
+
+
+def test_equals_the_formula(people):
+    joints, areas, visible = people
+    found = joints[:3] + np.random.default_rng(1).normal(0, 8, (3, 17, 3))
+    ours = oks(joints, found, areas, COCO.sigmas, visible)
+    plain = [
+        [plain_oks(a, b, area, COCO.sigmas, flags) for b in found]
+        for a, area, flags in zip(joints, areas, visible)
+    ]
+    assert ours.shape == (4, 3)
+    np.testing.assert_allclose(ours, plain, rtol=1e-12, atol=1e-300)
+
+
+def test_falls_with_distance_and_rises_with_area_and_tolerance(people):
+    joints, areas, visible = people
+    sigmas = np.array(COCO.sigmas)
+    steps = [
+        oks(joints, joints + shift, areas, sigmas, visible).diagonal() for shift in (0, 2, 5, 9)
+    ]
+    assert np.all(np.diff(steps, axis=0) < 0)
+    near = oks(joints, joints + 5, areas, sigmas, visible).diagonal()
+    assert np.all(oks(joints, joints + 5, 2 * areas, sigmas, visible).diagonal() > near)
+    assert np.all(oks(joints, joints + 5, areas, 2 * sigmas, visible).diagonal() > near)
+
+
+def test_the_size_of_the_picture_does_not_matter(people):
+    joints, areas, visible = people
+    once = oks(joints, joints[::-1] + 3, areas, COCO.sigmas, visible)
+    twice = oks(2 * joints, 2 * (joints[::-1] + 3), 4 * areas, COCO.sigmas, visible)
+    np.testing.assert_allclose(twice, once, rtol=1e-12)
+
+
+def test_unlabelled_joints_and_the_third_column_do_not_count(people):
+    joints, areas, visible = people
+    moved = np.where(visible[..., None] > 0, joints, joints + 50)
+    moved[..., 2] = -1
+    assert np.all(oks(joints, moved, areas, COCO.sigmas, visible).diagonal() == 1)
+    flags = oks(joints, moved[::-1], areas, COCO.sigmas, visible)
+    np.testing.assert_array_equal(
+        oks(joints[..., :2], moved[::-1, :, :2], areas, COCO.sigmas, visible > 0), flags
+    )
+
+
+def test_nothing_labelled_or_nobody_there(people):
+    joints, areas, visible = people
+    assert np.all(oks(joints, joints, areas, COCO.sigmas, 0 * visible) == 0)
+    assert oks(joints, joints[:0], areas, COCO.sigmas, visible).shape == (4, 0)
+    assert oks(joints[:0], joints, areas[:0], COCO.sigmas, visible[:0]).shape == (0, 4)
+    assert np.isfinite(oks(joints, joints + 1, 0 * areas, COCO.sigmas, visible)).all()
+
+
+def test_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; import hrpose.ops.oks"
+    subprocess.run([sys.executable, "-c", code], check=True)
