@@ -181,8 +181,12 @@ def build_loss(config: CfgNode) -> Callable:
         multi_scale_loss,
         terms=[pick(LOSSES, name, "LOSS.TERMS")(config) for name in loss.TERMS],
         weights={"heatmap": heatmap, "pull": loss.PULL, "push": loss.PUSH},
-        targets=Targets(loss.SIGMA, config.DATASET.MAX_NUM_PEOPLE, config.MODEL.CONVENTION),
+        targets=build_targets(config),
     )
+
+
+def build_targets(config: CfgNode) -> Targets:
+    return Targets(config.LOSS.SIGMA, config.DATASET.MAX_NUM_PEOPLE, config.MODEL.CONVENTION)
 
 
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:

@@ -1,0 +1,113 @@
+r"""HigherHRNet: bottom-up heatmaps and tags from one feature map, then heatmaps on finer ones.
+
+Cheng, Xiao, Wang, Shi, Huang, Zhang: HigherHRNet: Scale-Aware Representation Learning for
+Bottom-Up Human Pose Estimation, CVPR 2020, section 3 and figure 2:
+
+    stride 4   backbone -- feature -- head -->  heatmaps and tags
+                              \--------+ cat
+    stride 2                         deconv -- feature -- head -->  heatmaps
+                                                  \--------+ cat
+    stride 1                                             deconv -- feature -- head -->  heatmaps
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+import torch
+from torch import Tensor, nn
+
+from hrpose.models.blocks import basic_block
+from hrpose.models.hrnet import HRNet
+from hrpose.structures import ScaleOutput
+
+COARSEST = 4
+"""Stride of the backbone's feature, in image pixels per cell."""
+
+HALVINGS = 5
+"""How often HRNet halves its input, down to stride 32."""
+
+
+def deconv(inputs: int, width: int, blocks: int) -> nn.Sequential:
+    """Twice the resolution, then `blocks` residual blocks to refine it (section 3, figure 2).
+
+    (B, inputs, H, W) -> (B, width, 2H, 2W)
+    """
+    up = nn.Sequential(
+        nn.ConvTranspose2d(inputs, width, kernel_size=4, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(inplace=True),
+    )
+    refine = nn.Sequential(*(basic_block(width) for _ in range(blocks)))
+    return nn.Sequential(OrderedDict(up=up, blocks=refine))
+
+
+class HigherHRNet(nn.Module):
+    """Normalised images to heatmaps and tags at stride 4, and heatmaps at each finer stride.
+
+    (B, 3, H, W), H and W multiples of 32 -> [ScaleOutput], coarse to fine
+
+    joints:            K, heatmaps at each resolution; as many tags, at the coarsest only
+    num_deconvs:       resolutions beyond the first; 0 is bottom-up HRNet
+    num_basic_blocks:  residual blocks behind each deconvolution
+    cat_output:        whether a deconvolution also sees what the head before it said
+    """
+
+    def __init__(
+        self,
+        backbone: HRNet,
+        joints: int,
+        num_deconvs: int = 1,
+        num_basic_blocks: int = 4,
+        cat_output: bool = True,
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.joints = joints
+        self.cat_output = cat_output
+        width = backbone.width
+        said = [2 * joints] + [joints] * num_deconvs  # channels of each resolution's head
+        self.heads = nn.ModuleList(nn.Conv2d(width, count, kernel_size=1) for count in said)
+        self.deconvs = nn.ModuleList(
+            deconv(width + (count if cat_output else 0), width, num_basic_blocks)
+            for count in said[:-1]
+        )
+
+    def forward(self, images: Tensor) -> list[ScaleOutput]:
+        return [output for _, output in self.levels(images)]
+
+    def levels(self, images: Tensor) -> list[tuple[Tensor, ScaleOutput]]:
+        """Each resolution's feature (B, C, h, w) and what its head reads there, coarse to fine.
+
+        What else a network may want to know of a resolution, it reads from the same feature.
+        """
+        _refuse_uneven(images)
+        feature = self.backbone(images)
+        levels = [(feature, self._read(0, feature))]
+        for level, climb in enumerate(self.deconvs, start=1):
+            feature = climb(self._carry(*levels[-1]))
+            levels.append((feature, self._read(level, feature)))
+        return levels
+
+    def _read(self, level: int, feature: Tensor) -> ScaleOutput:
+        said = self.heads[level](feature)  # (B, 2K | K, h, w)
+        heatmaps, tags = said[:, : self.joints], said[:, self.joints :]
+        stride = COARSEST // 2**level
+        return ScaleOutput(heatmaps, tags if tags.shape[1] else None, stride=stride)
+
+    def _carry(self, feature: Tensor, output: ScaleOutput) -> Tensor:
+        """What the next deconvolution sees: the papers say heatmaps, their code adds the tags."""
+        if not self.cat_output:
+            return feature
+        parts = (feature, output.heatmaps, output.tags)
+        return torch.cat([part for part in parts if part is not None], dim=1)
+
+
+def _refuse_uneven(images: Tensor) -> None:
+    height, width = images.shape[-2:]
+    unit = 2**HALVINGS
+    if height % unit or width % unit:
+        raise ValueError(
+            f"images are {height} x {width} pixels; HRNet halves {HALVINGS} times, "
+            f"so pad or resize both sides to multiples of {unit}"
+        )

@@ -1,0 +1,284 @@
+"""Weights from outside: read without running code, renamed, and loaded whole or not at all.
+
+Three kinds of names are understood, each told by itself: ours; those of the published HigherHRNet
+and SWAHR files; those of HRNet classifiers trained on ImageNet. One table translates both ways.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import re
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+RENAMES = (
+    # ours                                           published
+    ("backbone.stem.<i>.0.", "conv<i+1>."),
+    ("backbone.stem.<i>.1.", "bn<i+1>."),
+    ("backbone.stage1.", "layer1."),
+    ("backbone.stage<s+1>.entry.0.", "transition<s>.0."),
+    ("backbone.stage<s+1>.entry.<b>.", "transition<s>.<b>.0."),
+    ("backbone.stage<s>.exchanges.<e>.branches.", "stage<s>.<e>.branches."),
+    ("backbone.stage<s>.exchanges.<e>.routes.", "stage<s>.<e>.fuse_layers."),
+    ("heads.", "final_layers."),
+    ("deconvs.<d>.up.", "deconv_layers.<d>.0."),
+    ("deconvs.<d>.blocks.<b>.", "deconv_layers.<d>.<b+1>.0."),
+    # Inside residual blocks, wherever they stand. The first rules speak of how a name begins.
+    (".body.<i>.0.", ".conv<i+1>."),
+    (".body.<i>.1.", ".bn<i+1>."),
+    (".shortcut.", ".downsample."),
+)
+"""Pieces of a name, ours and published; where two rules fit, the first one speaks."""
+
+KNOWN_LEFTOVERS = (
+    "conv_scale_layers.*",  # SWAHR's scale branch, in a model without one
+    # ImageNet classifiers: their head, under the names of either release ...
+    *("incre_modules.*", "downsamp_modules.*", "final_layer.*", "classifier.*", "head.*"),
+    "stage4.*.fuse_layers.[123].*",  # ... and the coarse branches, which it reads and we do not
+)
+"""Published names that may find no place in a model: nothing is lost with them."""
+
+JOINT_DEPENDENT = ("heads.*", "deconvs.*.up.0.weight")
+"""Our names whose shapes follow from the number of joints; `may_miss` to fine-tune on others."""
+
+BEYOND_BACKBONE = ("heads.*", "deconvs.*")
+"""Our names that a classifier's weights leave open; `may_miss` to start from ImageNet."""
+
+_CONTAINERS = ("model", "state_dict", "best_state_dict")
+_WRAPPERS = re.compile(r"^((module|1)\.)+")  # left by DataParallel, and by half-precision training
+_UNCOUNTED = ".num_batches_tracked"  # read by nothing: momentum is constant
+
+
+class Difference(NamedTuple):
+    """One tensor that both sides have, in different shapes."""
+
+    name: str
+    source: tuple[int, ...]
+    model: tuple[int, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name} ({list(self.source)} in the source, {list(self.model)} in the model)"
+
+
+class LoadReport(NamedTuple):
+    """What became of every tensor; all names are ours, but for leftovers and unexpected ones."""
+
+    used: tuple[str, ...]
+    missing: tuple[str, ...]  # not in the source: the model keeps its own
+    skipped: tuple[Difference, ...]  # of another shape: the model keeps its own
+    leftovers: tuple[str, ...]  # in the source, known to be of no use here
+    unexpected: tuple[str, ...]  # in the source, unknown here; none where loading succeeded
+
+    def __str__(self) -> str:
+        return "\n".join([f"{len(self.used)} tensors loaded", *self.remarks()])
+
+    def remarks(self) -> list[str]:
+        """A line on each group of tensors that did not simply find its place."""
+        groups = (
+            ("not in the source", self.missing),
+            ("of another shape", self.skipped),
+            ("not in the model", self.unexpected),
+            ("known leftovers", self.leftovers),
+        )
+        return [f"{len(names)} {what}: {_brief(names)}" for what, names in groups if names]
+
+
+class WeightsMismatch(ValueError):
+    """Source and model do not belong together; the model is as it was."""
+
+    def __init__(self, message: str, report: LoadReport) -> None:
+        super().__init__(message)
+        self.report = report
+
+
+def load_weights(
+    model: nn.Module,
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    may_miss: Sequence[str] = (),
+) -> LoadReport:
+    """Fill `model` from a file or a state dict: entirely, or with an error and not at all.
+
+    source:    path (.pth, .safetensors) or mapping; bare tensors, or a checkpoint around them
+    may_miss:  patterns (as in file names) of our names that may keep the model's own values,
+               be it that the source lacks them or has them in another shape
+
+    Counters of batches seen never matter. Half precision becomes the model's own.
+    """
+    if isinstance(may_miss, str):
+        raise ValueError(f"may_miss is {may_miss!r}; give a list of patterns: [{may_miss!r}]")
+    origin = "the given weights" if isinstance(source, Mapping) else os.fspath(source)
+    contents = source if isinstance(source, Mapping) else read_weights(source)
+    _refuse_other_convention(model, contents, origin)
+    tensors = _by_our_names(_tensors_in(contents, origin), origin)
+    own = model.state_dict()
+    report = _compare(own, tensors)
+    _refuse_mismatch(report, may_miss, origin)
+    fitting = {name: tensor for name, tensor in tensors.items() if _fits(tensor, own.get(name))}
+    model.load_state_dict(fitting, strict=False)
+    return report
+
+
+def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A state dict of ours under the names of the published files."""
+    return {_published_name(name): tensor for name, tensor in state.items()}
+
+
+def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """What a file of weights holds; no code in it is ever run."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file of weights at {path}")
+    try:
+        contents = _READERS.get(path.suffix, _read_torch)(path)
+    except (OSError, ImportError):
+        raise
+    except Exception as error:  # a damaged file may raise anything at all
+        raise ValueError(_why_unreadable(path, error)) from error
+    if not isinstance(contents, Mapping):
+        raise ValueError(f"{path} holds a {type(contents).__name__}, not named tensors")
+    return dict(contents)
+
+
+def _read_torch(path: Path) -> Any:
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _read_safetensors(path: Path) -> Any:
+    from safetensors import safe_open  # optional: only who has such a file needs it
+
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        return {**(file.metadata() or {}), "model": tensors}
+
+
+_READERS = {".safetensors": _read_safetensors}
+
+
+def _why_unreadable(path: Path, error: Exception) -> str:
+    whole = zipfile.is_zipfile(path) or "Unsupported global" in str(error)
+    if whole and isinstance(error, pickle.UnpicklingError):
+        return (
+            f"{path} holds pickled objects beside its tensors, and unpickling runs code. Where you "
+            "trust it, load it with torch yourself and save its state dict alone"
+        )
+    return (
+        f"{path} is cut short or is no file of weights ({type(error).__name__}); "
+        "compare its size and checksum with the original, then fetch it again"
+    )
+
+
+def _tensors_in(contents: Mapping[str, Any], origin: str) -> Mapping[str, Tensor]:
+    """The state dict itself, out of whatever checkpoint surrounds it."""
+    inside = (contents.get(key) for key in _CONTAINERS)
+    state = next((found for found in inside if isinstance(found, Mapping)), contents)
+    strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if strangers:
+        raise ValueError(
+            f"{origin}: {_brief(strangers)} should be tensors; give a state dict, or a checkpoint "
+            f"that holds one under {', '.join(_CONTAINERS)}"
+        )
+    return state
+
+
+def _by_our_names(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
+    renamed = {_our_name(_WRAPPERS.sub("", name)): tensor for name, tensor in state.items()}
+    if len(renamed) < len(state):
+        raise ValueError(f"{origin} holds tensors twice, with and without a prefix; remove one set")
+    return renamed
+
+
+def _compare(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> LoadReport:
+    wanted = [name for name in own if not name.endswith(_UNCOUNTED)]
+    foreign = [name for name in tensors if name not in own and not name.endswith(_UNCOUNTED)]
+    foreign = [_published_name(name) for name in foreign]
+    return LoadReport(
+        used=tuple(name for name in wanted if _fits(own[name], tensors.get(name))),
+        missing=tuple(name for name in wanted if name not in tensors),
+        skipped=tuple(
+            Difference(name, tuple(tensors[name].shape), tuple(own[name].shape))
+            for name in wanted
+            if name in tensors and not _fits(own[name], tensors[name])
+        ),
+        leftovers=tuple(name for name in foreign if _matches(name, KNOWN_LEFTOVERS)),
+        unexpected=tuple(name for name in foreign if not _matches(name, KNOWN_LEFTOVERS)),
+    )
+
+
+def _fits(tensor: Tensor, other: Tensor | None) -> bool:
+    return other is not None and tensor.shape == other.shape
+
+
+def _refuse_mismatch(report: LoadReport, may_miss: Sequence[str], origin: str) -> None:
+    refused = report._replace(
+        missing=tuple(name for name in report.missing if not _matches(name, may_miss)),
+        skipped=tuple(one for one in report.skipped if not _matches(one.name, may_miss)),
+        leftovers=(),
+    )
+    if refused.remarks() or not report.used:
+        lines = [f"{origin}: no fit, the model stays as it was", *refused.remarks(), _cure(refused)]
+        raise WeightsMismatch("\n".join(lines), report)
+
+
+def _cure(refused: LoadReport) -> str:
+    names = [*refused.missing, *(difference.name for difference in refused.skipped)]
+    same_build = refused.used and not refused.unexpected
+    for constant, patterns in _MAY_MISS.items():
+        if same_build and all(_matches(name, patterns) for name in names):
+            return f"if these may keep the model's own values, pass may_miss={constant} {patterns}"
+    return "build the model as these weights were: width, deconvolutions, residual blocks, joints"
+
+
+_MAY_MISS = {"JOINT_DEPENDENT": JOINT_DEPENDENT, "BEYOND_BACKBONE": BEYOND_BACKBONE}
+
+
+def _refuse_other_convention(model: nn.Module, contents: Mapping[str, Any], origin: str) -> None:
+    theirs, ours = contents.get("convention"), getattr(model, "convention", None)
+    if theirs and ours and theirs != ours:
+        raise ValueError(
+            f"{origin} were trained with the coordinates {theirs!r}, this model reads {ours!r}; "
+            f"set MODEL.CONVENTION: {theirs}"
+        )
+
+
+def _matches(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _brief(names: Sequence[object], most: int = 4) -> str:
+    more = [f"and {len(names) - most} more"] if len(names) > most else []
+    return ", ".join([*map(str, names[:most]), *more])
+
+
+_FIELD = re.compile(r"<(\w)(\+\d)?>")
+
+
+def _translate(name: str, source: str, target: str) -> str:
+    """Rewrite what of `name` looks like `source`: <i> is any number, <i+1> the one after it."""
+    shifts = {field: int(shift or 0) for field, shift in _FIELD.findall(source)}
+    pattern = _FIELD.sub(r"(?P<\1>\\d+)", source.replace(".", r"\."))
+    anchor = "" if source.startswith(".") else "^"
+
+    def rewrite(found: re.Match[str]) -> str:
+        numbers = {field: int(found[field]) - shift for field, shift in shifts.items()}
+        return _FIELD.sub(lambda field: str(numbers[field[1]] + int(field[2] or 0)), target)
+
+    return re.sub(anchor + pattern, rewrite, name)
+
+
+def _our_name(name: str) -> str:
+    for ours, published in RENAMES:
+        name = _translate(name, published, ours)
+    return name
+
+
+def _published_name(name: str) -> str:
+    for ours, published in RENAMES:
+        name = _translate(name, ours, published)
+    return name

@@ -1,0 +1,51 @@
+"""What all commands share: their arguments, and errors that a person can read."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import sys
+from collections.abc import Callable, Sequence
+
+from yacs.config import CfgNode
+
+from hrpose.config import load_config
+
+MISTAKES = (ValueError, FileNotFoundError, FloatingPointError, OSError)
+"""Errors whose message says all that the user needs; others are ours and show where they arose."""
+
+INTERRUPTED = 130
+
+
+def config_parser(description: str) -> argparse.ArgumentParser:
+    """A parser with `--cfg FILE [KEY VALUE ...]`; add what the command has of its own."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--cfg", required=True, help="the experiment, e.g. configs/w32_512.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="options over it, e.g. TRAIN.LR 1e-3"
+    )
+    return parser
+
+
+def parsed_config(
+    parser: argparse.ArgumentParser, arguments: Sequence[str] | None
+) -> tuple[argparse.Namespace, CfgNode]:
+    """The command's own arguments, and the config that `--cfg` and KEY VALUE make."""
+    known = parser.parse_intermixed_args(arguments)
+    return known, load_config(known.cfg, known.overrides)
+
+
+def command(main: Callable[..., None]) -> Callable[..., None]:
+    """Let a mistake end with its message and status 2, and Ctrl-C with 130, without a traceback."""
+
+    @functools.wraps(main)
+    def run(arguments: Sequence[str] | None = None) -> None:
+        try:
+            main(arguments)
+        except MISTAKES as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+        except KeyboardInterrupt:
+            sys.exit(INTERRUPTED)
+
+    return run

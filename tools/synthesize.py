@@ -1,0 +1,11 @@
+"""Write the synthetic set: python tools/synthesize.py --output data/synthetic"""
+
+import sys
+from os.path import abspath, dirname
+
+sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"  # tools/inspect.py would hide Python's
+
+from hrpose.programs.synthesize import main
+
+if __name__ == "__main__":
+    main()

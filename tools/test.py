@@ -1,0 +1,11 @@
+"""Find poses in photos: python tools/test.py --cfg X --input PATH --output DIR TEST.MODEL_FILE x.pth"""
+
+import sys
+from os.path import abspath, dirname
+
+sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"  # tools/inspect.py would hide Python's
+
+from hrpose.programs.test import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,11 @@
+"""Train a network: python tools/train.py --cfg configs/w32_512.yaml [KEY VALUE ...]"""
+
+import sys
+from os.path import abspath, dirname
+
+sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"  # tools/inspect.py would hide Python's
+
+from hrpose.programs.train import main
+
+if __name__ == "__main__":
+    main()
