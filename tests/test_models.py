@@ -1,0 +1,261 @@
+"""Laws of the networks: shapes, where gradients go, what a resolution may know."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hrpose.models.blocks import fan_in_init, published_init
+from hrpose.models.higher_hrnet import HigherHRNet
+from hrpose.models.hrnet import HRNet, route
+from hrpose.models.weights import to_published
+
+JOINTS = 5
+
+
+def small_backbone():
+    return HRNet(width=8, modules=(1, 1, 1), blocks=1, stem=8, bottlenecks=1)
+
+
+def small(num_deconvs=1, num_basic_blocks=1, cat_output=True):
+    torch.manual_seed(0)
+    model = HigherHRNet(small_backbone(), JOINTS, num_deconvs, num_basic_blocks, cat_output)
+    fan_in_init(model)
+    return model
+
+
+def published(width=32, joints=17, **options):
+    with torch.device("meta"):
+        return HigherHRNet(HRNet(width), joints, **options)
+
+
+def images(height=64, width=64, count=2):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("size", [(512, 512), (640, 448)])
+def test_published_networks_speak_at_a_quarter_and_a_half(size):
+    coarse, fine = published()(torch.empty(2, 3, *size, device="meta"))
+    height, width = size
+    assert coarse.heatmaps.shape == coarse.tags.shape == (2, 17, height // 4, width // 4)
+    assert fine.heatmaps.shape == (2, 17, height // 2, width // 2)
+    assert fine.tags is None and coarse.scales is None and fine.scales is None
+    assert (coarse.stride, fine.stride) == (4, 2)
+
+
+@pytest.mark.parametrize("cat_output", [True, False])
+@pytest.mark.parametrize("num_basic_blocks", [0, 4, 8])
+@pytest.mark.parametrize("num_deconvs", [0, 1, 2])
+def test_every_variant_halves_its_stride_and_trains_every_weight(
+    num_deconvs, num_basic_blocks, cat_output
+):
+    model = small(num_deconvs, num_basic_blocks, cat_output)
+    outputs = model(images(64, 96))
+    assert [output.stride for output in outputs] == [4, 2, 1][: num_deconvs + 1]
+    for output in outputs:
+        assert output.heatmaps.shape == (2, JOINTS, 64 // output.stride, 96 // output.stride)
+    assert [output.tags is not None for output in outputs] == [True] + [False] * num_deconvs
+
+    torch.cat(
+        [part.flatten() for o in outputs for part in o[:2] if part is not None]
+    ).sum().backward()
+    idle = [name for name, weight in model.named_parameters() if weight.grad is None]
+    assert idle == []
+    assert all(weight.grad.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("width", [32, 40, 48])
+def test_deconvolutions_see_the_feature_and_all_that_was_said(width):
+    seen = {
+        cat_output: [
+            climb.up[0].in_channels - width
+            for climb in published(width, num_deconvs=2, cat_output=cat_output).deconvs
+        ]
+        for cat_output in (True, False)
+    }
+    assert seen == {True: [2 * 17, 17], False: [0, 0]}  # tags are said, and so seen, only once
+
+
+class Plain:
+    """The published forward pass spelt out on published names, one layer after the other."""
+
+    def __init__(self, state):
+        self.state = state
+
+    def layer(self, x, conv, norm, stride=1):
+        weight = self.state[f"{conv}.weight"]
+        x = F.conv2d(x, weight, stride=stride, padding=weight.shape[-1] // 2)
+        return self.norm(x, norm)
+
+    def norm(self, x, name):
+        parts = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(self.state[f"{name}.{part}"] for part in parts))
+
+    def blocks(self, x, place, inside=""):
+        index = 0 if not inside else 1
+        while f"{place}.{index}{inside}.conv1.weight" in self.state:
+            name, before, step = f"{place}.{index}{inside}", x, 1
+            while f"{name}.conv{step}.weight" in self.state:
+                x = self.layer(
+                    x if step == 1 else x.relu(), f"{name}.conv{step}", f"{name}.bn{step}"
+                )
+                step += 1
+            if f"{name}.downsample.0.weight" in self.state:
+                before = self.layer(before, f"{name}.downsample.0", f"{name}.downsample.1")
+            x, index = (x + before).relu(), index + 1
+        return x
+
+    def fused(self, x, name, source, target):
+        if source > target:
+            x = self.layer(x, f"{name}.0", f"{name}.1")
+            return x.repeat_interleave(2 ** (source - target), 2).repeat_interleave(
+                2 ** (source - target), 3
+            )
+        for step in range(target - source):
+            x = self.layer(x if step == 0 else x.relu(), f"{name}.{step}.0", f"{name}.{step}.1", 2)
+        return x
+
+    def stage(self, xs, stage, modules):
+        for module in range(modules):
+            place = f"stage{stage}.{module}"
+            xs = [self.blocks(x, f"{place}.branches.{i}") for i, x in enumerate(xs)]
+            last = stage == 4 and module == modules - 1
+            xs = [
+                sum(
+                    self.fused(x, f"{place}.fuse_layers.{i}.{j}", j, i) for j, x in enumerate(xs)
+                ).relu()
+                for i in range(1 if last else len(xs))
+            ]
+        return xs
+
+    def __call__(self, x, modules, deconvs):
+        for step in (1, 2):
+            x = self.layer(x, f"conv{step}", f"bn{step}", 2).relu()
+        x = self.blocks(x, "layer1")
+        first = "transition1.0.0", "transition1.0.1"
+        xs = [self.layer(x, *first).relu() if f"{first[0]}.weight" in self.state else x, x]
+        for stage, count in zip((2, 3, 4), modules):
+            name = f"transition{stage - 1}.{stage - 1}.0"
+            xs[-1] = self.layer(xs[-1], f"{name}.0", f"{name}.1", 2).relu()
+            xs = self.stage(xs, stage, count)
+            xs = [*xs, xs[-1]]
+        x, said = xs[0], [self.head(xs[0], 0)]
+        for i in range(deconvs):
+            weight = self.state[f"deconv_layers.{i}.0.0.weight"]
+            x = F.conv_transpose2d(torch.cat([x, said[-1]], 1), weight, stride=2, padding=1)
+            x = self.blocks(
+                self.norm(x, f"deconv_layers.{i}.0.1").relu(), f"deconv_layers.{i}", ".0"
+            )
+            said.append(self.head(x, i + 1))
+        return said
+
+    def head(self, x, i):
+        return F.conv2d(x, *(self.state[f"final_layers.{i}.{part}"] for part in ("weight", "bias")))
+
+
+def test_the_network_computes_what_the_published_layers_do_one_by_one():
+    torch.manual_seed(0)
+    backbone = HRNet(width=8, modules=(1, 2, 2), blocks=2, stem=8, bottlenecks=2)
+    model = HigherHRNet(backbone, JOINTS, num_deconvs=2, num_basic_blocks=2).eval()
+    fan_in_init(model)
+    for head in model.heads:
+        nn.init.normal_(head.weight)
+    for norm in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
+        for part in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
+            nn.init.uniform_(part, 0.5, 1.5)
+    with torch.no_grad():
+        expected = Plain(to_published(model.state_dict()))(images(), (1, 2, 2), deconvs=2)
+        found = model(images())
+    for plain, output in zip(expected, found):
+        parts = [part for part in (output.heatmaps, output.tags) if part is not None]
+        torch.testing.assert_close(
+            torch.cat(parts, 1), plain, rtol=1e-4, atol=1e-4 * plain.std().item()
+        )
+
+
+def test_without_concatenation_the_coarse_head_does_not_reach_the_fine_heatmaps():
+    for cat_output in (True, False):
+        model = small(cat_output=cat_output)
+        model(images())[1].heatmaps.sum().backward()
+        assert (model.heads[0].weight.grad is not None) == cat_output
+
+
+def test_levels_hand_out_the_very_feature_that_the_head_reads():
+    model = small(num_deconvs=2).eval()
+    for (feature, output), head in zip(model.levels(images()), model.heads):
+        torch.testing.assert_close(head(feature)[:, :JOINTS], output.heatmaps)
+        assert feature.shape[1] == model.backbone.width
+
+
+def test_one_image_does_not_depend_on_the_others():
+    model = small().eval()
+    batch = images(count=3)
+    for alone, together in zip(model(batch[1:2]), model(batch)):
+        torch.testing.assert_close(alone.heatmaps[0], together.heatmaps[1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(500, 512), (512, 500), (16, 32)])
+def test_sizes_that_cannot_be_halved_five_times_are_refused_with_the_cure(size):
+    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}.*multiples of 32"):
+        published()(torch.empty(1, 3, *size, device="meta"))
+
+
+@pytest.mark.parametrize("source", range(4))
+@pytest.mark.parametrize("target", range(4))
+def test_a_route_ends_at_the_shape_of_its_target(source, target):
+    widths = [4, 6, 8, 10]
+    arrived = route(widths, source, target)(
+        torch.randn(2, widths[source], 32 >> source, 16 >> source)
+    )
+    assert arrived.shape == (2, widths[target], 32 >> target, 16 >> target)
+
+
+def test_routes_to_finer_branches_repeat_cells_and_those_to_coarser_ones_may_be_negative():
+    torch.manual_seed(0)
+    up = route([4, 8], 1, 0)(torch.randn(1, 8, 4, 4))
+    torch.testing.assert_close(up, F.interpolate(up[..., ::2, ::2], scale_factor=2.0))
+    assert up.min() < 0 and route([4, 8], 0, 1)(torch.randn(1, 4, 8, 8)).min() < 0
+
+
+def test_the_last_exchange_computes_the_finest_branch_alone():
+    exchanges = [*HRNet(width=8, blocks=1, stem=8).stage4.exchanges]
+    assert [len(exchange.routes) for exchange in exchanges] == [4, 4, 1]
+
+
+def test_a_backbone_has_three_stages_of_exchanges():
+    with pytest.raises(ValueError, match="stages 2, 3 and 4"):
+        HRNet(modules=(1, 1))
+
+
+def convs(model):
+    return [layer for layer in model.modules() if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)]
+
+
+def test_published_beginning():
+    model = small(num_deconvs=2)
+    for norm in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    published_init(model)
+    weights = torch.cat([conv.weight.flatten() for conv in convs(model)])
+    assert weights.std().item() == pytest.approx(0.001, rel=0.02)
+    assert abs(weights.mean().item()) < 3e-5
+    assert all((head.bias == 0).all() for head in model.heads)
+    for norm in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
+        assert (norm.weight == 1).all() and (norm.bias == 0).all()
+
+
+def test_fan_in_beginning_keeps_the_size_of_signals_and_starts_heatmaps_near_zero():
+    torch.manual_seed(0)
+    for layer in (
+        nn.Conv2d(32, 24, 3, 2, 1, bias=False),
+        nn.ConvTranspose2d(32, 24, 4, 2, 1, bias=False),
+    ):
+        fan_in_init(layer)
+        before = torch.randn(8, 32, 32, 32).relu()
+        after = layer(before)[..., 2:-2, 2:-2]  # padding makes the border weaker
+        energy = (after**2).mean() / (before**2).mean()
+        assert energy.item() == pytest.approx(2, rel=0.15)  # the next ReLU halves it again
+    model = small(num_deconvs=2)
+    assert all(head.weight.std() < 0.002 for head in model.heads)
+    assert all(output.heatmaps.abs().max() < 0.5 for output in model(images()))
