@@ -72,6 +72,7 @@ LOSSES: dict[str, Callable[[CfgNode], LossTerm]] = {
     "heatmap": lambda config: heatmap_term,
     "tags": lambda config: partial(tag_term, kind=config.LOSS.AE_TYPE),
 }
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
     "coco": lambda bounds, **data: KeypointEvaluator(**data),
     "crowdpose": crowdpose_evaluator,
@@ -190,7 +191,7 @@ def build_targets(config: CfgNode) -> Targets:
 
 
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
-    return TrainStep(normalise, model, build_loss(config))
+    return TrainStep(normalise, model, build_loss(config), PRECISIONS[config.TRAIN.PRECISION])
 
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:

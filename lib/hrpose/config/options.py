@@ -110,6 +110,7 @@ OPTIONS = (
     Option("TRAIN.EPOCHS", 300, "Passes over the training images.", above_0),
     Option("TRAIN.VALIDATE_EVERY", 10, "Epochs between two evaluations; the last epoch is always evaluated. 0: the last alone.", not_negative),
     Option("TRAIN.PICTURES_EVERY", 10, "Epochs between two sets of pictures of what is trained on; 0: none.", not_negative),
+    Option("TRAIN.PRECISION", "fp32", "Of the network while training: fp32, or bf16 (faster where the processor knows it); losses are float32.", one_of("fp32", "bf16")),
     Option("TRAIN.SEED", 0, "Of weights, order and augmentation.", not_negative),
     Option("TRAIN.RESUME", "auto", "auto: continue the newest unfinished run of the same config; never; or a run folder.", named),
 

@@ -71,18 +71,24 @@ def _archive(path: Path, process: int) -> zipfile.ZipFile:
 
 def load_annotations(path: Path) -> dict[str, Any]:
     """A COCO-format file; errors say what is not there and what it should look like."""
+    return _load(path, ("images", "annotations", "categories"))
+
+
+def load_image_list(path: Path) -> list[dict[str, Any]]:
+    """The images of a COCO-format file that need not hold annotations, such as test-dev's."""
+    return _load(path, ("images",))["images"]
+
+
+def _load(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"no annotations at {path}")
     try:
         truth = json.loads(path.read_bytes())
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON ({error}); download or export it again") from None
-    missing = [key for key in ("images", "annotations", "categories") if key not in truth]
+    missing = [key for key in wanted if key not in truth]
     if missing:
-        raise ValueError(
-            f"{path} is not in COCO format: it lacks {', '.join(missing)} "
-            "(wanted: images, annotations, categories with 'keypoints')"
-        )
+        raise ValueError(f"{path} is not in COCO format: it lacks {', '.join(missing)}")
     return truth
 
 

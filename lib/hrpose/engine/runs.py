@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,12 @@ class Run(NamedTuple):
     folder: Path
     continued: bool
     lock: IO[str]  # held as long as it is open; the system lets go of it when the process dies
+
+    def discard(self) -> None:
+        """Leave nothing of a run that never began to train."""
+        self.lock.close()
+        if not (self.last.exists() or self.continued):
+            shutil.rmtree(self.folder)
 
     @property
     def last(self) -> Path:

@@ -46,10 +46,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = config_parser("Train as a config says; started again, it continues.")
     _, config = parsed_config(parser, arguments)
     run = open_run(Path(config.OUTPUT_DIR) / config.NAME, frozen_text(config), config.TRAIN.RESUME)
-    training = prepare(config, run)
-    figures = train(
-        training, build_plan(config), validation(config, training), painter(config, training)
-    )
+    try:
+        training = prepare(config, run)
+        validate = validation(config, training)
+    except BaseException:
+        run.discard()
+        raise
+    figures = train(training, build_plan(config), validate, painter(config, training))
     _finish(config, training, figures)
 
 

@@ -1,0 +1,112 @@
+"""Find poses in images that nobody annotated: photos, or a benchmark's hidden test set."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from hrpose.build import build_skeleton, load_predictor
+from hrpose.data.coco import load_image_list
+from hrpose.engine.checkpoint import write_json
+from hrpose.evaluation.records import to_results
+from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, read_photo, write
+from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.programs.pictures import draw_confident
+
+PERSON = 1
+"""COCO's category id of people."""
+
+
+class Task(NamedTuple):
+    """An image to look at."""
+
+    image_id: int
+    path: Path
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = config_parser("Find poses with TEST.MODEL_FILE, draw them and write COCO results.")
+    parser.add_argument("--input", required=True, help="an image, a folder, or a 'pattern*.jpg'")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
+    parser.add_argument(
+        "--image-info",
+        type=Path,
+        help="a COCO image list, e.g. image_info_test-dev2017.json: look at its images in the folder "
+        "--input, as stored, and write the submission file; nothing is drawn",
+    )
+    known, config = parsed_config(parser, arguments)
+    if known.image_info:
+        tasks = listed(known.image_info, Path(known.input))
+        submit(config, tasks, known.output, known.image_info.stem.removeprefix("image_info_"))
+    else:
+        look(config, found(known.input), known.output)
+
+
+def found(pattern: str) -> list[Task]:
+    """The images that a path or pattern means, numbered from 1 in the order of their names."""
+    place = Path(pattern)
+    paths = sorted(place.iterdir()) if place.is_dir() else [Path(name) for name in glob.glob(pattern)]
+    if place.is_file():
+        paths = [place]
+    images = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not images:
+        raise FileNotFoundError(f"no image at {pattern} (known: {', '.join(IMAGE_SUFFIXES)})")
+    return [Task(i, path) for i, path in enumerate(images, 1)]
+
+
+def listed(image_info: Path, folder: Path) -> list[Task]:
+    """The images of a COCO list, all of which must be there."""
+    tasks = [Task(entry["id"], folder / entry["file_name"]) for entry in load_image_list(image_info)]
+    missing = [str(task.path) for task in tasks if not task.path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of {len(tasks)} images are missing, e.g. {missing[0]}"
+        )
+    return tasks
+
+
+def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
+    """Draw the poses of photos, and write them as COCO results with the photos' names.
+
+    A photo that cannot be read is named at the end and costs no other.
+    """
+    predictor, skeleton = load_predictor(config), build_skeleton(config)
+    results: list[dict] = []
+    broken: list[str] = []
+    for task, image in _photos(tasks, broken):
+        poses = predictor(image)
+        picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
+        write(folder / f"{task.path.stem}_{task.image_id}.jpg", picture)
+        named = to_results(task.image_id, poses, PERSON)
+        results += [{**pose, "file_name": task.path.name} for pose in named]
+    write_json(folder / "keypoints.json", results)
+    print(f"{len(results)} people in {len(tasks) - len(broken)} images; written to {folder}")
+    if broken:
+        raise ValueError(f"{len(broken)} images could not be read:\n" + "\n".join(broken))
+
+
+def _photos(tasks: Sequence[Task], broken: list[str]) -> Iterator[tuple[Task, np.ndarray]]:
+    for task in tqdm(tasks, unit="image"):
+        try:
+            yield task, read_photo(task.path)
+        except ValueError as error:
+            broken.append(str(error))
+
+
+def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> None:
+    """Write the results file that COCO's evaluation server takes."""
+    predictor = load_predictor(config)
+    results: list[dict] = []
+    for task in tqdm(tasks, unit="image"):
+        image = decode_annotated(task.path.read_bytes(), str(task.path))
+        results += to_results(task.image_id, predictor(image), PERSON)
+    path = folder / f"person_keypoints_{split}_hrpose_results.json"
+    write_json(path, results)
+    print(f"{len(results)} people in {len(tasks)} images; written to {path}")

@@ -1,0 +1,89 @@
+"""The layer rule: words know words above them, parts know words, assembly parts, programs all."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lib" / "hrpose"
+
+WORDS = [
+    "skeletons",
+    "structures",
+    "ops.affine",
+    "ops.image",
+    "ops.gaussian",
+    "ops.heatmaps",
+    "ops.oks",
+]
+PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
+ASSEMBLY = ["config", "build"]
+TORCHLESS = ["skeletons", "structures", "ops.affine", "ops.oks", "inference.grouping"]
+MODULES = {
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+}
+
+
+def room(module: str) -> str:
+    """The word, or the part, assembly or programs that a module belongs to."""
+    return module if module in WORDS else module.split(".")[0]
+
+
+def imported(path: Path) -> set[str]:
+    """Modules of hrpose that a file imports, without the leading `hrpose.`."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    ours = {name.removeprefix("hrpose.") for name in names if name.startswith("hrpose.")}
+    return {name for name in ours if name in MODULES or name == "config"}
+
+
+def allowed(module: str) -> set[str]:
+    """The rooms that a module may import from."""
+    own = room(module)
+    if own in WORDS:
+        return set(WORDS[: WORDS.index(own)])
+    if own in PARTS:
+        return {*WORDS, own}
+    if own == "config":
+        return {"config"}
+    if own == "build":
+        return {*WORDS, *PARTS, "config"}
+    return {*WORDS, *PARTS, *ASSEMBLY, "programs"}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_knows_only_the_rooms_before_its_own(module):
+    rooms = {room(name) for name in imported(MODULES[module])}
+    assert rooms <= allowed(module), f"{module} imports from {rooms - allowed(module)}"
+
+
+def test_every_module_stands_in_a_known_room():
+    rooms = {room(module) for module in MODULES}
+    assert rooms <= {*WORDS, *PARTS, *ASSEMBLY, "programs"}
+
+
+def test_only_assembly_and_programs_see_a_config():
+    for module, path in MODULES.items():
+        if room(module) not in (*ASSEMBLY, "programs"):
+            assert "yacs" not in path.read_text(), module
+
+
+@pytest.mark.parametrize("module", TORCHLESS)
+def test_a_shipped_model_needs_no_torch_for(module):
+    blocked = f"import sys; sys.modules['torch'] = None; import hrpose.{module}"
+    subprocess.run([sys.executable, "-c", blocked], check=True)
+
+
+def test_importing_the_package_does_no_work():
+    listed = "import sys, hrpose; print('torch' in sys.modules, 'cv2' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", listed], check=True, capture_output=True, text=True)
+    assert done.stdout.split() == ["False", "False"]

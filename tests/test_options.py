@@ -1,0 +1,75 @@
+"""Every option has a meaning and a reader; every YAML in configs/ makes a network."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from hrpose.build import build_loss, build_model, build_optimizer, build_schedule
+from hrpose.config import load_config
+from hrpose.config.loading import BY_KEY, read_entries
+from hrpose.config.options import OPTIONS
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MODEL.BLOCKS", "1"]
+
+
+def readers() -> str:
+    files = [ROOT / "lib/hrpose/build.py", *(ROOT / "lib/hrpose/programs").glob("*.py")]
+    return "\n".join(path.read_text() for path in files)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.key)
+def test_every_option_has_a_meaning_and_a_reader(option):
+    *groups, last = option.key.split(".")
+    text = readers()
+    group = groups[0] if groups else "config"
+    # A reader may give a group a short name first: `data = config.DATASET`.
+    short = re.findall(rf"(\w+) = config\.{group}\b", text) if groups else []
+    names = [rf"config\.{option.key}", *(rf"{name}\.{last}" for name in short)]
+    assert option.meaning.endswith(".")
+    assert re.search("|".join(rf"\b{name}\b" for name in names), text), f"nobody reads {option.key}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_yaml_builds_and_takes_a_step(path):
+    config = load_config(path, [*SMALL, "DATASET.SKELETON", load_config(path).DATASET.SKELETON])
+    if config.DATASET.SKELETON == "file":
+        pytest.skip("its joints are in annotations that are not here")
+    model, loss = build_model(config), build_loss(config)
+    joints = torch.rand(2, 3, model.joints, 3) * 64
+    outputs = model(torch.randn(2, 3, 64, 64))
+    finest = 64 // outputs[-1].stride
+    batch = {
+        "joints": joints,
+        "mask": torch.ones(2, finest, finest, dtype=torch.uint8),
+        "mirrored": torch.tensor([False, True]),
+    }
+    terms = loss(outputs, batch)
+    total = sum(terms.weights[name] * value.mean() for name, value in terms.loss.items())
+    total.backward()
+    build_optimizer(config, model).step()
+    assert all(torch.isfinite(p).all() for p in model.parameters())
+    assert 0 <= build_schedule(config)(0.0) <= 1
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_yaml_says_only_what_differs(path):
+    """A line that repeats its BASE, or the default, misleads a reader about what is special."""
+    inherited = {key: option.default for key, option in BY_KEY.items()}
+    entries = read_entries(path)
+    own = [entry for entry in entries if Path(entry.where.rsplit(":", 1)[0]) == path]
+    for entry in entries:
+        if entry not in own:
+            inherited[entry.key] = entry.value
+    written_base = [line for line in path.read_text().splitlines() if line.startswith("BASE:")]
+    for entry in own if written_base else ():
+        assert entry.value != inherited[entry.key], f"{entry.where} repeats {entry.key}"
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
+def test_every_yaml_begins_with_what_it_is_and_how_to_run_it(path):
+    header = [line for line in path.read_text().splitlines() if line.startswith("#")]
+    assert any("python tools/" in line or "make " in line for line in header)
