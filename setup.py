@@ -8,7 +8,7 @@ setup(
     package_dir={"": "lib"},
     packages=find_packages("lib"),
     python_requires=">=3.10",
-    # Ranges in which the parts work; requirements.txt pins the versions that the figures were made with.
+    # Ranges in which the parts work; requirements.txt pins what the figures were made with.
     install_requires=[
         "torch>=2.6,<3",
         "numpy>=1.26,<3",

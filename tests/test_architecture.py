@@ -85,5 +85,7 @@ def test_a_shipped_model_needs_no_torch_for(module):
 
 def test_importing_the_package_does_no_work():
     listed = "import sys, hrpose; print('torch' in sys.modules, 'cv2' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", listed], check=True, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", listed], check=True, capture_output=True, text=True
+    )
     assert done.stdout.split() == ["False", "False"]

@@ -1,4 +1,4 @@
-"""Find poses in photos: python tools/test.py --cfg X --input PATH --output DIR TEST.MODEL_FILE x.pth"""
+"""Find poses: python tools/test.py --cfg X --input PATH --output DIR TEST.MODEL_FILE x.pth"""
 
 import sys
 from os.path import abspath, dirname

@@ -1,4 +1,4 @@
-"""Evaluate weights or results: python tools/valid.py --cfg configs/w32_512.yaml TEST.MODEL_FILE x.pth"""
+"""Score weights: python tools/valid.py --cfg configs/w32_512.yaml TEST.MODEL_FILE x.pth"""
 
 import sys
 from os.path import abspath, dirname

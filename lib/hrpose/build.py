@@ -40,9 +40,9 @@ from hrpose.losses.multi_scale import (
     multi_scale_loss,
     tag_term,
 )
+from hrpose.models.blocks import fan_in_init, published_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
-from hrpose.models.blocks import fan_in_init, published_init
 from hrpose.models.weights import LoadReport, load_weights
 from hrpose.ops.image import normalise
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category
@@ -125,17 +125,22 @@ class Split(NamedTuple):
 
 
 def read_split(config: CfgNode, split: str) -> Split:
-    """Annotations and images of a split; a missing one shows the tree that is expected."""
+    """A split with its annotations understood."""
     data = config.DATASET
-    try:
-        truth = load_annotations(annotation_path(config, split))
-        images = Images(image_path(config, split))
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{error}. Expected:\n{expected_tree(config)}") from None
+    truth, images = open_split(config, split)
     category = person_category(truth, data.CATEGORY)
     joints = len(build_skeleton(config).joints)
     marked = records(truth, joints, category["id"], data.IGNORE, data.IMAGE_IDS)
     return Split(truth, category, marked, images)
+
+
+def open_split(config: CfgNode, split: str) -> tuple[dict[str, Any], Images]:
+    """Annotations and images of a split; a missing one shows the tree that is expected."""
+    try:
+        return load_annotations(annotation_path(config, split)), Images(image_path(config, split))
+    except FileNotFoundError as error:
+        hint = "; tools/inspect.py --build-trainval makes it" if split == "trainval" else ""
+        raise FileNotFoundError(f"{error}{hint}. Expected:\n{expected_tree(config)}") from None
 
 
 def expected_tree(config: CfgNode) -> str:
@@ -159,7 +164,7 @@ def build_training_loader(config: CfgNode) -> DataLoader:
     ]
     dataset = BottomUpDataset(annotated, split.images, steps, config.TRAIN.SEED)
     return training_loader(
-        dataset, config.TRAIN.BATCH, finest_stride(config), config.WORKERS, config.TRAIN.SEED
+        dataset, config.TRAIN.BATCH, output_strides(config)[-1], config.WORKERS, config.TRAIN.SEED
     )
 
 
@@ -170,8 +175,9 @@ def _crop(config: CfgNode) -> Crop:
     )
 
 
-def finest_stride(config: CfgNode) -> int:
-    return 4 >> config.MODEL.NUM_DECONVS
+def output_strides(config: CfgNode) -> list[int]:
+    """Network pixels per cell of every output, coarse to fine."""
+    return [4 >> i for i in range(config.MODEL.NUM_DECONVS + 1)]
 
 
 def build_loss(config: CfgNode) -> Callable:
@@ -249,7 +255,7 @@ def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
 
 
 def build_devices(config: CfgNode) -> list[torch.device]:
-    """Where to compute; several GPUs only for `cuda` and `auto`, and as CUDA_VISIBLE_DEVICES has it."""
+    """Where to compute: `auto` and `cuda` mean all GPUs of CUDA_VISIBLE_DEVICES."""
     name, count = config.DEVICE, torch.cuda.device_count()
     if name == "cpu" or (name == "auto" and count == 0):
         return [torch.device("cpu")]
@@ -270,7 +276,7 @@ def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
     sizing = Sizing(
         test.INPUT_SIZE or config.DATASET.INPUT_SIZE,
         test.SCALE_FACTOR,
-        1 if test.PROJECT2IMAGE else finest_stride(config),
+        1 if test.PROJECT2IMAGE else output_strides(config)[-1],
     )
     views = [PLAIN, mirrored(skeleton.flip_order)] if test.FLIP_TEST else [PLAIN]
     return BottomUpPredictor(model, normalise, skeleton, sizing, views, _settings(config))
@@ -292,7 +298,9 @@ def _settings(config: CfgNode) -> Settings:
 def load_predictor(config: CfgNode) -> BottomUpPredictor:
     """A predictor with the weights of TEST.MODEL_FILE, on the first of the config's devices."""
     if not config.TEST.MODEL_FILE:
-        raise ValueError("TEST.MODEL_FILE is empty; name the weights, e.g. .../checkpoints/best.pth")
+        raise ValueError(
+            "TEST.MODEL_FILE is empty; name the weights, e.g. .../checkpoints/best.pth"
+        )
     model = build_model(config)
     load_weights(model, Path(config.TEST.MODEL_FILE))
     return build_predictor(config, model.to(build_devices(config)[0]))

@@ -14,7 +14,7 @@ from functools import cached_property
 from typing import Any
 
 DEFAULT_SIGMA = 0.05
-"""OKS tolerance of a joint whose data set gives none; COCO's own run from .025 (eye) to .107 (hip)."""
+"""OKS tolerance of a joint whose data set gives none; COCO's run from .025 (eye) to .107 (hip)."""
 
 _SIDE = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}

@@ -29,11 +29,13 @@ def draw_poses(
     thick = max(1, round(max(image.shape[:2]) / 300))
     for person, colour in zip(joints, _colours(len(joints))):
         shown = (person[:, 2] > least) & np.isfinite(person[:, :2]).all(1)
-        at = [tuple(map(int, np.rint(np.clip(xy, -1e4, 1e4)))) for xy in np.nan_to_num(person[:, :2])]
+        at = [
+            tuple(map(int, np.rint(np.clip(xy, -1e4, 1e4)))) for xy in np.nan_to_num(person[:, :2])
+        ]
         for a, b in skeleton.limb_indices:
             if shown[a] and shown[b]:
                 cv2.line(picture, at[a], at[b], colour, thick + 1, cv2.LINE_AA)
-        for joint in np.flatnonzero(shown):
+        for joint in np.flatnonzero(shown).tolist():
             cv2.circle(picture, at[joint], thick + 1, side_colour(skeleton, joint), -1, cv2.LINE_AA)
     return picture
 
@@ -52,7 +54,9 @@ def draw_heatmaps(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
 
 def draw_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
     """What is not supervised, mask (h, w), darkened."""
-    scaled = cv2.resize(mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST)
+    scaled = cv2.resize(
+        mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST
+    )
     return (image * (0.35 + 0.65 * scaled[..., None])).astype(np.uint8)
 
 
@@ -106,5 +110,9 @@ def _blend(image: np.ndarray, colours: np.ndarray, share: np.ndarray) -> np.ndar
 
 def _colours(count: int) -> list[tuple[int, int, int]]:
     """So many colours, far apart."""
-    hues = [(0.13 + 0.618034 * i) % 1 for i in range(count)]
-    return [tuple(int(255 * c) for c in colorsys.hsv_to_rgb(hue, 0.75, 1)) for hue in hues]
+    return [_rgb((0.13 + 0.618034 * i) % 1) for i in range(count)]
+
+
+def _rgb(hue: float) -> tuple[int, int, int]:
+    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 1)
+    return int(255 * red), int(255 * green), int(255 * blue)

@@ -141,7 +141,7 @@ def _coerced(value: Any, like: Any) -> Any:
 
 
 def _number(value: Any, kind: type) -> Any:
-    """An int or float from a number, or from text such as 1e-3, which YAML does not take for one."""
+    """An int or float from a number, or from text such as 1e-3, which YAML takes for text."""
     try:
         number = float(value)
     except (TypeError, ValueError):
@@ -154,7 +154,9 @@ def _number(value: Any, kind: type) -> Any:
 def _kind(like: Any) -> str:
     if isinstance(like, tuple):
         return f"a list, each {_kind(like[0])}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[type(like)]
+    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}[
+        type(like)
+    ]
 
 
 def _check_together(values: dict[str, Any]) -> None:

@@ -12,7 +12,7 @@ from hrpose.data.coco import Images, Record, supervised
 from hrpose.structures import Sample
 
 
-class BottomUpDataset(Dataset[Sample]):
+class BottomUpDataset(Dataset[tuple[int, Sample]]):
     """Records as augmented samples.
 
     A sample's dice come from (seed, epoch, index) alone, so that it does not matter which worker

@@ -85,7 +85,9 @@ def _load(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
     try:
         truth = json.loads(path.read_bytes())
     except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); download or export it again") from None
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); download or export it again"
+        ) from None
     missing = [key for key in wanted if key not in truth]
     if missing:
         raise ValueError(f"{path} is not in COCO format: it lacks {', '.join(missing)}")
@@ -125,7 +127,9 @@ def records(
     wanted = {image["id"]: image for image in truth["images"]}
     unknown = sorted(set(image_ids) - set(wanted))
     if unknown:
-        raise ValueError(f"DATASET.IMAGE_IDS names images that the annotations lack: {unknown[:10]}")
+        raise ValueError(
+            f"DATASET.IMAGE_IDS names images that the annotations lack: {unknown[:10]}"
+        )
     ids = image_ids or list(wanted)
     return [_record(wanted[i], by_image[i], joints, IGNORE[ignore]) for i in ids]
 
@@ -159,13 +163,15 @@ def _keypoints(person: Mapping[str, Any], joints: int) -> np.ndarray:
             "DATASET.SKELETON does not fit these annotations"
         )
     if not np.isfinite(numbers).all():
-        raise ValueError(f"annotation {person.get('id')} has a keypoint that is not a finite number")
+        raise ValueError(
+            f"annotation {person.get('id')} has a keypoint that is not a finite number"
+        )
     return numbers.reshape(joints, 3)
 
 
 def is_ignored(person: Mapping[str, Any]) -> bool:
     """Whether heatmaps must not be told that nobody is there: a crowd, or a person unlabelled."""
-    return bool(person.get("iscrowd", 0)) or not any(person.get("keypoints", ())[2::3])
+    return bool(person.get("iscrowd", 0)) or not any((person.get("keypoints") or ())[2::3])
 
 
 def _segmentations(person: Mapping[str, Any]) -> list[Any]:
@@ -176,7 +182,7 @@ def _segmentations(person: Mapping[str, Any]) -> list[Any]:
 
 
 def _boxes(person: Mapping[str, Any]) -> list[Any]:
-    if not is_ignored(person) or "bbox" not in person:
+    if not is_ignored(person) or not person.get("bbox"):
         return []
     x, y, w, h = person["bbox"]
     return [[[x, y, x + w, y, x + w, y + h, x, y + h]]]

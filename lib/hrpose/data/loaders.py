@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from functools import partial
 
@@ -55,7 +56,7 @@ def training_loader(
         batch_sampler=ShuffledBatches(len(dataset), batch, seed),
         collate_fn=partial(collate, stride=stride),
         num_workers=workers,
-        worker_init_fn=_one_thread,
+        worker_init_fn=_begin_worker,
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
@@ -89,6 +90,7 @@ def _padded(rows: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def _one_thread(worker: int) -> None:
-    """Workers are many already."""
+def _begin_worker(worker: int) -> None:
+    """Workers are many already, and Ctrl-C is for the training alone to answer."""
     cv2.setNumThreads(0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import torch
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], None]) -> None:
+def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have `write` fill a file beside `path`, bring it to the disk, then let it take its place."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
@@ -46,4 +46,4 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def write_json(path: Path, content: Any) -> None:
     """Numbers as they are; NaN is refused, since COCO's own tools do not take it."""
     text = json.dumps(content, indent=1 if isinstance(content, dict) else None, allow_nan=False)
-    write_whole(path, lambda file: file.write(text.encode()) and None)
+    write_whole(path, lambda file: file.write(text.encode()))

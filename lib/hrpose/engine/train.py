@@ -48,7 +48,7 @@ class TrainStep(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss": the weighted sum that is descended, then every term unweighted}, each (B,)."""
         terms = self.loss(self.outputs(batch), batch)
-        total = sum(terms.weights[name] * value for name, value in terms.loss.items())
+        total = torch.stack([terms.weights[name] * terms.loss[name] for name in terms.loss]).sum(0)
         return {"loss": total, **terms.loss, **terms.watch}
 
     def outputs(self, batch: Batch) -> Any:
@@ -153,9 +153,7 @@ def _validate(training: Training, validate: Callable[[], dict[str, float]]) -> d
     return figures
 
 
-def _train_epoch(
-    training: Training, plan: Plan, draw: Callable[[Batch, Any], None]
-) -> None:
+def _train_epoch(training: Training, plan: Plan, draw: Callable[[Batch, Any], None]) -> None:
     """The rest of an epoch."""
     progress, sampler = training.progress, training.loader.batch_sampler
     sampler.enter(progress.epoch, progress.batch)  # type: ignore[union-attr]

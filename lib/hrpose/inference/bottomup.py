@@ -87,7 +87,9 @@ def decode(
     missing ones are filled in.
     """
     heatmaps, tags = torch.as_tensor(heatmaps), torch.as_tensor(tags)
-    place: Place = quarter_shift if settings.adjust else lambda maps, joint, cells: cell_centres(cells)
+    place: Place = (
+        quarter_shift if settings.adjust else lambda maps, joint, cells: cell_centres(cells)
+    )
     candidates = find_candidates(heatmaps, tags, place, settings)
     people = group_by_tag(candidates.peaks, skeleton.grouping_indices, settings)
     scores = pose_scores(people)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 Place = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""heatmaps (K, H, W), joint (...), cells (..., 2) -> where in these cells the joint lies (..., 2)"""
+"""heatmaps (K, H, W), joint (...), cells (..., 2) -> where in them the joint lies (..., 2)"""
 
 
 def fill_missing(people: Tensor, heatmaps: Tensor, tags: Tensor, place: Place) -> Tensor:
@@ -32,9 +32,7 @@ def fill_missing(people: Tensor, heatmaps: Tensor, tags: Tensor, place: Place) -
     return filled
 
 
-def _best_cells(
-    heatmaps: Tensor, tags: Tensor, joint: int, mean: Tensor, place: Place
-) -> Tensor:
+def _best_cells(heatmaps: Tensor, tags: Tensor, joint: int, mean: Tensor, place: Place) -> Tensor:
     """The best cell of one joint for each of the people's tags (P, T): (P, 3 + T)."""
     distance = torch.linalg.vector_norm(tags[joint] - mean[:, None, None], dim=-1)  # (P, H, W)
     cell = (heatmaps[joint] - distance.round()).flatten(1).argmax(1)

@@ -61,7 +61,8 @@ def _bring_back(
     finest = (outputs[-1].heatmaps.shape[-2], outputs[-1].heatmaps.shape[-1])
     heatmaps = torch.stack([resize(output.heatmaps, finest) for output in outputs]).mean(0)
     (tags,) = [output.tags for output in outputs if output.tags is not None]
-    return tuple(view.undo(resize(maps, size)) for maps in (heatmaps, resize(tags, finest)))
+    tags = resize(tags, finest)
+    return view.undo(resize(heatmaps, size)), view.undo(resize(tags, size))
 
 
 def average_scales(maps: Sequence[Maps], scales: Sequence[float]) -> Maps:

@@ -12,17 +12,17 @@ import numpy as np
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import annotation_path, build_skeleton, expected_tree, image_path
+from hrpose.build import annotation_path, build_skeleton, image_path, open_split
 from hrpose.data.coco import Images, load_annotations, person_category
 from hrpose.data.faults import find_faults
-from hrpose.data.faults.finding import ERROR, Finding, found
+from hrpose.data.faults.finding import ERROR, NOTE, Finding, found
 from hrpose.data.faults.splits import overlaps
 from hrpose.data.files import Seen, look_at_all
 from hrpose.data.survey import Marks, Rules, counts
 from hrpose.data.trainval import PUBLISHED, Merged, merged, with_decoded_sizes
 from hrpose.engine.checkpoint import write_json
 from hrpose.programs.command import command, config_parser, parsed_config
-from hrpose.programs.samples import draw_samples
+from hrpose.programs.pictures import draw_samples
 
 WORTH_A_PROCESS = 500
 """Images; with fewer, a process takes longer to begin than to read them."""
@@ -55,9 +55,8 @@ def inspect(config: CfgNode, limit: int | None, folder: Path) -> dict[str, Any]:
     data = config.DATASET
     marks = {split: read_marks(config, split, limit) for split in (data.TRAIN, data.VAL)}
     faults = {split: find_faults(marked) for split, marked in marks.items()}
-    if data.TRAIN != data.VAL:
-        faults["both splits"] = overlaps(marks[data.TRAIN], marks[data.VAL])
-    faults["training"] = training_faults(config, folder / "pictures")
+    faults["both splits"] = shared_by_splits(marks[data.TRAIN], marks[data.VAL])
+    faults["training samples"] = training_faults(config, folder / "pictures")
     return {
         "counts": {split: counts(marked) for split, marked in marks.items()},
         "findings": {place: [asdict(f) for f in faults[place]] for place in faults},
@@ -70,20 +69,11 @@ def read_marks(config: CfgNode, split: str, limit: int | None) -> Marks:
     truth, images = open_split(config, split)
     category = person_category(truth, config.DATASET.CATEGORY)
     truth = _only(truth, config.DATASET.IMAGE_IDS)
-    names = list(dict.fromkeys(i["file_name"] for i in truth["images"] if "file_name" in i))
+    names = list(dict.fromkeys(i["file_name"] for i in truth["images"] if i.get("file_name")))
     if limit is not None and limit < len(names):
         rng = np.random.default_rng(config.TRAIN.SEED)
         names = sorted(rng.choice(names, limit, replace=False).tolist())
     return Marks(truth, _rules(config, category), look(images, names, config.WORKERS, split))
-
-
-def open_split(config: CfgNode, split: str) -> tuple[dict[str, Any], Images]:
-    """Annotations and images of a split; a missing one shows the tree that is expected."""
-    try:
-        return load_annotations(annotation_path(config, split)), Images(image_path(config, split))
-    except FileNotFoundError as error:
-        hint = "; --build-trainval makes it" if split == "trainval" else ""
-        raise FileNotFoundError(f"{error}{hint}. Expected:\n{expected_tree(config)}") from None
 
 
 def _only(truth: dict[str, Any], image_ids: Sequence[int]) -> dict[str, Any]:
@@ -105,6 +95,7 @@ def _rules(config: CfgNode, category: Mapping[str, Any]) -> Rules:
         max_people=data.MAX_NUM_PEOPLE,
         sized_by="bbox" if data.FORMAT == "crowdpose" else "area",
         ignore=data.IGNORE,
+        image_ids=data.IMAGE_IDS,
     )
 
 
@@ -119,6 +110,14 @@ def look(images: Images, names: Sequence[str], workers: int, title: str) -> dict
     processes = min(workers, len(names) // WORTH_A_PROCESS)
     seen = look_at_all(images, names, processes)
     return dict(zip(names, tqdm(seen, title, total=len(names), unit="image", disable=None)))
+
+
+def shared_by_splits(train: Marks, val: Marks) -> list[Finding]:
+    """What the splits have in common; only a note where they are one, which must be on purpose."""
+    if train is not val:
+        return overlaps(train, val)
+    cure = "nothing to do if it is to overfit; else set DATASET.VAL to images not trained on"
+    return [found(NOTE, "split both trained and evaluated on", ["DATASET.TRAIN, .VAL"], cure)]
 
 
 def training_faults(config: CfgNode, folder: Path) -> list[Finding]:

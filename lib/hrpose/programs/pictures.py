@@ -7,12 +7,19 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from hrpose.build import Split, build_skeleton, build_targets
+from hrpose.build import (
+    Split,
+    build_skeleton,
+    build_targets,
+    build_training_loader,
+    output_strides,
+)
 from hrpose.data.bottomup import read_sample
-from hrpose.losses.multi_scale import draw_truth
+from hrpose.losses.multi_scale import Truth, draw_truth
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Poses, ScaleOutput
@@ -27,6 +34,9 @@ from hrpose.visualize import (
 
 PREDICTIONS = 8
 """Images on which predictions are shown beside the truth."""
+
+SAMPLES = 8
+"""Training samples that are drawn for inspection."""
 
 
 def show_predictions(
@@ -43,9 +53,7 @@ def show_predictions(
         write(folder / f"prediction_{record.image_id}.jpg", sheet)
 
 
-def draw_confident(
-    image: np.ndarray, poses: Poses, skeleton: Skeleton, least: float
-) -> np.ndarray:
+def draw_confident(image: np.ndarray, poses: Poses, skeleton: Skeleton, least: float) -> np.ndarray:
     """The people, and of these the joints, whose score is above `least`."""
     people = poses.joints[poses.scores > least]
     return draw_poses(image, people, skeleton, least)
@@ -54,31 +62,64 @@ def draw_confident(
 def training_sheet(
     config: CfgNode, batch: Mapping[str, Tensor], outputs: Sequence[ScaleOutput]
 ) -> np.ndarray:
-    """A row for each sample: joints and mask; then target and prediction of every resolution; tags.
+    """A row for each sample: itself; target and prediction at every resolution; tags.
 
     batch: as data/loaders.py makes it   outputs: the network's, coarse to fine
     """
-    skeleton, targets = build_skeleton(config), build_targets(config)
-    finest = outputs[-1].stride
-    truths = [draw_truth(batch, output, finest, targets) for output in outputs]
+    skeleton, truths = build_skeleton(config), draw_truths(config, batch)
     tiles: list[np.ndarray] = []
     for i in range(len(batch["image"])):
-        image = batch["image"][i].permute(1, 2, 0).cpu().numpy()
-        marked = draw_mask(image, batch["mask"][i].cpu().numpy())
-        tiles.append(titled(draw_poses(marked, _numpy(batch["joints"][i]), skeleton), "sample"))
+        image = _image(batch, i)
+        tiles.append(sample_view(batch, i, skeleton))
         for output, truth in zip(outputs, truths):
-            target = draw_heatmaps(image, _numpy(truth.heatmaps[i]))
             said = draw_heatmaps(image, _numpy(output.heatmaps[i]))
-            tiles += [titled(target, f"target 1/{output.stride}")]
+            tiles += [target_view(image, truth, i, output.stride)]
             tiles += [titled(said, f"prediction 1/{output.stride}")]
-        tiles.append(titled(_tags(image, truths[0].heatmaps[i], outputs[0], i), "tags"))
+        tags, heatmaps = outputs[0].tags, _numpy(truths[0].heatmaps[i])
+        assert tags is not None, "tags are predicted at the coarsest resolution"
+        tiles.append(titled(draw_tags(image, heatmaps, _numpy(tags[i])), "tags"))
     return side_by_side(tiles, columns=len(tiles) // len(batch["image"]))
 
 
-def _tags(image: np.ndarray, heatmaps: Tensor, output: ScaleOutput, i: int) -> np.ndarray:
-    """The tags where joints truly are."""
-    assert output.tags is not None, "tags are predicted at the coarsest resolution"
-    return draw_tags(image, _numpy(heatmaps), _numpy(output.tags[i]))
+def draw_samples(config: CfgNode, folder: Path) -> None:
+    """The first samples of the first epoch: as annotated, as augmented, and their targets."""
+    loader, skeleton = build_training_loader(config), build_skeleton(config)
+    dataset, keys = loader.dataset, next(iter(loader.batch_sampler))[:SAMPLES]
+    batch = loader.collate_fn([dataset[key] for key in keys])
+    truths = draw_truths(config, batch)
+    for i, (_, index) in enumerate(keys):
+        sample = read_sample(dataset.records[index], dataset.images)
+        marked = draw_poses(draw_mask(sample.image, sample.mask), sample.joints, skeleton)
+        views = [titled(marked, f"image {sample.image_id}; dark: no heatmap loss")]
+        views.append(sample_view(batch, i, skeleton))
+        for truth, stride in zip(truths, output_strides(config)):
+            views.append(target_view(_image(batch, i), truth, i, stride))
+        write(folder / f"sample_{i}.jpg", side_by_side(views))
+
+
+def draw_truths(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Truth]:
+    """The targets of a batch at every resolution, coarse to fine, as the loss draws them."""
+    strides, targets = output_strides(config), build_targets(config)
+    height, width = batch["image"].shape[-2:]
+    empty = [torch.empty(1, 1, height // s, width // s, device="meta") for s in strides]
+    outputs = [ScaleOutput(maps, stride=stride) for maps, stride in zip(empty, strides)]
+    return [draw_truth(batch, output, strides[-1], targets) for output in outputs]
+
+
+def sample_view(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:
+    """Sample i with its people, darkened where heatmaps are not supervised."""
+    marked = draw_mask(_image(batch, i), batch["mask"][i].cpu().numpy())
+    title = "augmented" + ", mirrored" * bool(batch["mirrored"][i])
+    return titled(draw_poses(marked, _numpy(batch["joints"][i]), skeleton), title)
+
+
+def target_view(image: np.ndarray, truth: Truth, i: int, stride: int) -> np.ndarray:
+    """The target heatmaps of sample i over its image."""
+    return titled(draw_heatmaps(image, _numpy(truth.heatmaps[i])), f"target 1/{stride}")
+
+
+def _image(batch: Mapping[str, Tensor], i: int) -> np.ndarray:
+    return np.ascontiguousarray(batch["image"][i].permute(1, 2, 0).cpu().numpy())
 
 
 def _numpy(values: Tensor) -> np.ndarray:

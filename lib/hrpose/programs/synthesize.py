@@ -18,6 +18,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--val", type=int, default=100, help="held-out scenes")
     parser.add_argument("--seed", type=int, default=0)
     known = parser.parse_args(arguments)
-    for offset, (split, count) in enumerate((("train2017", known.train), ("val2017", known.val))):
-        write_synthetic(known.output, split, count, 2 * known.seed + offset)
+    for split, count in (("train2017", known.train), ("val2017", known.val)):
+        write_synthetic(known.output, split, count, known.seed)
     print(f"{known.train} training and {known.val} held-out scenes in {known.output}")

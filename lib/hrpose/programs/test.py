@@ -38,8 +38,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--image-info",
         type=Path,
-        help="a COCO image list, e.g. image_info_test-dev2017.json: look at its images in the folder "
-        "--input, as stored, and write the submission file; nothing is drawn",
+        help="a COCO image list, e.g. image_info_test-dev2017.json: look at its images in the "
+        "folder --input, as stored, and write the submission file; nothing is drawn",
     )
     known, config = parsed_config(parser, arguments)
     if known.image_info:
@@ -52,7 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def found(pattern: str) -> list[Task]:
     """The images that a path or pattern means, numbered from 1 in the order of their names."""
     place = Path(pattern)
-    paths = sorted(place.iterdir()) if place.is_dir() else [Path(name) for name in glob.glob(pattern)]
+    paths = (
+        sorted(place.iterdir()) if place.is_dir() else [Path(name) for name in glob.glob(pattern)]
+    )
     if place.is_file():
         paths = [place]
     images = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
@@ -63,7 +65,9 @@ def found(pattern: str) -> list[Task]:
 
 def listed(image_info: Path, folder: Path) -> list[Task]:
     """The images of a COCO list, all of which must be there."""
-    tasks = [Task(entry["id"], folder / entry["file_name"]) for entry in load_image_list(image_info)]
+    tasks = [
+        Task(entry["id"], folder / entry["file_name"]) for entry in load_image_list(image_info)
+    ]
     missing = [str(task.path) for task in tasks if not task.path.is_file()]
     if missing:
         raise FileNotFoundError(

@@ -1,0 +1,45 @@
+"""One thread for every test, and a table of how far the fast code is from the plain loops."""
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+torch.set_num_threads(1)
+cv2.setNumThreads(1)
+
+
+@pytest.fixture
+def rng():
+    """Random numbers that are the same in every run."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture
+def record_difference(request):
+    """A function (name, value): the largest value of each name is shown when all tests are done."""
+
+    def record(name, value):
+        request.node.user_properties.append(("difference", [name, float(value)]))
+
+    return record
+
+
+def largest_differences(reports):
+    """name -> largest value in the reports of all tests, those of xdist's workers included"""
+    largest = {}
+    for report in reports:
+        for kind, entry in getattr(report, "user_properties", ()):
+            if kind == "difference":
+                name, value = entry
+                largest[name] = max(value, largest.get(name, 0.0))
+    return largest
+
+
+def pytest_terminal_summary(terminalreporter):
+    reports = [report for group in terminalreporter.stats.values() for report in group]
+    largest = largest_differences(reports)
+    if largest:
+        terminalreporter.section("oracle differences")
+        for name, value in sorted(largest.items()):
+            terminalreporter.write_line(f"{name:<46} {value:.3g}")

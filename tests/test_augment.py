@@ -1,0 +1,148 @@
+"""A lit pixel and its joint move together; two mirrors change nothing; dice have their bounds."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from hrpose.data.augment import Crop, flip, move, random_affine, random_crop, random_flip
+from hrpose.ops.affine import about
+from hrpose.structures import Sample
+
+FLIP = [0, 2, 1]
+SIZE = (300, 240)  # width, height
+
+
+def spot(size, x, y, deviation=4):
+    columns, rows = np.arange(size[0]), np.arange(size[1])[:, None]
+    return 255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * deviation**2))
+
+
+def sample(seed=0, people=2):
+    """A bright spot of one colour at each joint of the first person, over a dark image."""
+    rng = np.random.default_rng(seed)
+    joints = rng.uniform(0.3, 0.7, (people, 3, 3)) * [*SIZE, 0]
+    joints[..., 2] = 2
+    image = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+    for k in range(3) if people else ():
+        image[..., k] = spot(SIZE, *joints[0, k, :2])
+    mask = np.ones((SIZE[1], SIZE[0]), bool)
+    mask[:100, :80] = False
+    sizes = np.array([50.0, 80.0], np.float32)[:people]
+    return Sample(image, joints.astype(np.float32), mask, sizes, image_id=3)
+
+
+def centroid(channel):
+    weights = channel.astype(float)
+    rows, columns = np.indices(weights.shape)
+    return np.array([(weights * columns).sum(), (weights * rows).sum()]) / weights.sum()
+
+
+@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_a_lit_pixel_and_its_joint_move_together(seed, chance, record_difference):
+    """Through the random crop and the mirror; in a mirror a left spot is a right joint."""
+    rng = np.random.default_rng(seed)
+    moved = random_affine(sample(seed), rng, Crop(256, max_translate=20))
+    moved = random_flip(moved, rng, chance, FLIP)
+    assert moved.image.shape == (256, 256, 3)
+    assert moved.mirrored == bool(chance)
+    compared = 0
+    for k in range(3):
+        x, y = moved.joints[0, FLIP[k] if chance else k, :2]
+        if 25 < x < 230 and 25 < y < 230:
+            compared += 1
+            away = abs(centroid(moved.image[..., k]) - (x, y)).max()
+            record_difference("augment: lit spot against joint (px)", away)
+            assert away < 0.35
+    assert compared
+
+
+def test_everything_goes_through_one_map():
+    start = sample()
+    by = about((150, 120), (128, 128), 0.5, 30)
+    moved = move(start, by, (128, 128))
+    np.testing.assert_allclose(moved.joints, by.joints(start.joints), rtol=1e-6)
+    assert moved.joints.dtype == np.float32
+    np.testing.assert_allclose(moved.sizes, start.sizes * 0.5)
+    whole = np.full(start.mask.shape, 255, np.uint8)
+    assert np.array_equal(moved.mask, by.image(whole * start.mask, (128, 128)) > 127)
+    assert moved.mask.dtype == bool
+    assert moved.image_id == 3
+    assert not moved.mirrored
+
+
+def test_what_was_outside_of_the_image_is_black_and_masked():
+    light = replace(sample(), image=np.full((*SIZE[::-1], 3), 255, np.uint8))
+    light = replace(light, mask=np.ones(SIZE[::-1], bool))
+    moved = move(light, about((150, 120), (500, 500), 1), (500, 500))
+    inside = np.zeros((500, 500), bool)
+    inside[130:370, 100:400] = True
+    assert np.array_equal(moved.mask, inside)
+    assert np.array_equal(moved.image[..., 0] > 0, inside)
+
+
+def test_a_mirror():
+    start = sample()
+    turned = flip(start, FLIP)
+    assert np.array_equal(turned.image, start.image[:, ::-1])
+    assert np.array_equal(turned.mask, start.mask[:, ::-1])
+    np.testing.assert_allclose(turned.joints[0, 1], [299 - start.joints[0, 2, 0], *start.joints[0, 2, 1:]])
+    assert turned.mirrored
+    assert np.array_equal(turned.sizes, start.sizes)
+
+
+def test_two_mirrors_change_nothing():
+    start = sample()
+    whole = replace(start, joints=np.trunc(start.joints))
+    back = flip(flip(whole, FLIP), FLIP)
+    for name in ("image", "mask", "joints", "sizes", "mirrored"):
+        assert np.array_equal(getattr(back, name), getattr(whole, name))
+
+
+def test_nothing_is_changed_in_place():
+    start, before = sample(), sample()
+    rng = np.random.default_rng(0)
+    flip(random_affine(start, rng, Crop(64)), FLIP)
+    flip(start, FLIP)
+    for name in ("image", "mask", "joints", "sizes"):
+        assert np.array_equal(getattr(start, name), getattr(before, name))
+
+
+def test_the_dice_keep_to_the_bounds_and_use_them():
+    crop = Crop(512)
+    maps = [random_crop((400, 200), crop, np.random.default_rng(seed)) for seed in range(2000)]
+    sides = np.array([512 / by.scale for by in maps])
+    degrees = np.array([np.degrees(np.arctan2(by.matrix[1, 0], by.matrix[0, 0])) for by in maps])
+    centres = np.array([by.inverse().points(np.array([256, 256])) for by in maps])
+    shifts = centres - (200, 100)
+    assert 150 <= sides.min() < 152 < 298 < sides.max() <= 300  # .75 to 1.5 shorter sides
+    assert sides.mean() == pytest.approx(225, abs=3)
+    assert -30 <= degrees.min() < -29 < 29 < degrees.max() <= 30
+    assert abs(degrees.mean()) < 1.5
+    assert (abs(shifts) <= 0.2 * sides[:, None] + 0.5).all()  # 40 / 200 of the crop's side
+    assert (abs(shifts).max(0) > 50).all()
+    assert (abs(shifts.mean(0)) < 2).all()
+    np.testing.assert_allclose(shifts, np.round(shifts), atol=1e-6)  # whole image pixels
+    assert abs(np.corrcoef(shifts.T)[0, 1]) < 0.1
+
+
+def test_a_crop_without_dice_is_the_middle():
+    still = Crop(100, max_rotation=0, min_scale=1, max_scale=1, max_translate=0)
+    by = random_crop((400, 200), still, np.random.default_rng(0))
+    np.testing.assert_allclose(by.matrix, about((200, 100), (100, 100), 0.5).matrix)
+
+
+def test_a_mirror_comes_by_its_chance():
+    start = sample()
+    turned = [
+        random_flip(start, np.random.default_rng(seed), 0.3, FLIP).mirrored for seed in range(1000)
+    ]
+    assert np.mean(turned) == pytest.approx(0.3, abs=0.05)
+    assert random_flip(start, np.random.default_rng(0), 0.0, FLIP) is start
+
+
+def test_nobody_can_be_moved_too():
+    moved = flip(random_affine(sample(people=0), np.random.default_rng(0), Crop(64)), FLIP)
+    assert moved.joints.shape == (0, 3, 3)
+    assert moved.sizes.shape == (0,)

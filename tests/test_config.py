@@ -1,0 +1,336 @@
+"""Experiments as YAML: what is said is heard, and what is wrong is named with its place."""
+
+import math
+
+import pytest
+
+from hrpose.config import load_config
+from hrpose.config.loading import defaults
+from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
+from hrpose.ops.affine import fit
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a YAML file; its path."""
+
+    def write_file(text, name="x.yaml"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+        return path
+
+    return write_file
+
+
+@pytest.fixture
+def refused(write):
+    """The message with which a YAML text, or an override, is refused."""
+
+    def message(text="", overrides=()):
+        with pytest.raises(ValueError) as error:
+            load_config(write(text), overrides)
+        return str(error.value)
+
+    return message
+
+
+def value(config, key):
+    for part in key.split("."):
+        config = config[part]
+    return config
+
+
+# Options ----------------------------------------------------------------------------------------
+
+
+def test_every_option_has_a_name_of_its_own_a_meaning_and_a_check():
+    keys = [option.key for option in OPTIONS]
+    assert len(set(keys)) == len(keys) > 60
+    for option in OPTIONS:
+        assert option.key == option.key.upper()
+        assert len(option.meaning) > 15
+        assert option.meaning.endswith(".")
+        assert option.check(option.default) is None
+
+
+def test_meanings_are_not_repeated():
+    meanings = [option.meaning for option in OPTIONS]
+    assert len(set(meanings)) == len(meanings)
+
+
+def test_the_defaults_are_valid_together(write):
+    config = load_config(write(""))
+    for key, default in defaults().items():
+        if key != "NAME":
+            assert value(config, key) == default
+    assert all(not defaults()[key] for key in EMPTY_BY_DEFAULT)
+
+
+@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: option.key)
+def test_every_option_refuses_another_type_and_null(option, refused):
+    like = option.default[0] if isinstance(option.default, tuple) else option.default
+    wrong = ["null", "{a: 1}", "[1, [2]]"]
+    wrong += {bool: ["1", "maybe"], str: ["3", "[a, 3]", "true"]}.get(type(like), ["word", "true"])
+    wrong += {int: ["1.5", ".nan"], float: [".nan"]}.get(type(like), [])
+    for text in wrong:
+        assert option.key in refused(f"{option.key}: {text}")
+
+
+BAD = {
+    "WORKERS": "-1", "PRINT_FREQ": "0", "DEVICE": "gpu", "OUTPUT_DIR": "''",
+    "DATASET.FORMAT": "voc", "DATASET.INPUT_SIZE": "500", "DATASET.FLIP": "1.1",
+    "DATASET.MAX_ROTATION": "-1", "DATASET.MIN_SCALE": "0", "DATASET.AUGMENTATIONS": "[]",
+    "DATASET.MAX_NUM_PEOPLE": "0", "DATASET.SKELETON": "dog", "DATASET.IGNORE": "all",
+    "DATASET.SIGMAS": "[0.1, 0]", "MODEL.WIDTH": "0", "MODEL.MODULES": "[1, 4]",
+    "MODEL.NUM_DECONVS": "3", "MODEL.CONVENTION": "exakt", "LOSS.AE_TYPE": "linear",
+    "LOSS.SIGMA": "0", "LOSS.PULL": "-1", "LOSS.TERMS": "[]", "TRAIN.BATCH": "0", "TRAIN.LR": "0",
+    "TRAIN.LR_SCALING": "sqrt", "TRAIN.EPOCHS": "0", "TRAIN.DROP": "2", "TRAIN.SEED": "-1",
+    "TEST.INPUT_SIZE": "-32", "TEST.NMS_KERNEL": "4", "TEST.SOLVER": "greedy",
+    "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.TAG_THRESHOLD": "0", "TEST.CROWD_BOUNDS": "[0.8, 0.2]",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", BAD)
+def test_checks_refuse_and_say_what_is_wanted(key, refused):
+    said = refused(f"{key}: {BAD[key]}")
+    assert "x.yaml:1: " in said
+    assert f"{key} is " in said
+    assert "must be" in said
+
+
+@pytest.mark.parametrize("rate", [".inf", "-.inf", "1e999"])
+def test_what_is_endless_is_no_rate(rate, refused):
+    assert "TRAIN.LR" in refused(f"TRAIN.LR: {rate}")
+
+
+# Mistakes ---------------------------------------------------------------------------------------
+
+
+def test_an_unknown_key_is_named_with_its_place_and_the_nearest(refused):
+    said = refused("# a comment\nTRAIN:\n  EPOCHS: 3\n  LEARNINGRATE: 1\n  BATCHES: 3\n")
+    assert "x.yaml:4: unknown option TRAIN.LEARNINGRATE" in said
+    assert "TRAIN.BATCH" in refused("TRAIN:\n  BATCHES: 3")
+    assert "DATASET.INPUT_SIZE" in refused("DATASET: {INPUTSIZE: 3}")
+    assert "command line: unknown option TRAIN.LRR" in refused("", ["TRAIN.LRR", "1"])
+
+
+def test_a_key_that_stands_twice_is_an_error(refused):
+    said = refused("TRAIN:\n  LR: 1\n  EPOCHS: 2\n  LR: 2\n")
+    assert "x.yaml:4: TRAIN.LR stands twice" in said
+    assert "x.yaml:2" in said
+    assert "x.yaml:3: TRAIN stands twice" in refused("TRAIN:\n  LR: 1\nTRAIN:\n  EPOCHS: 2\n")
+
+
+def test_a_key_that_stands_twice_in_two_spellings_is_an_error(refused):
+    assert "TRAIN.LR stands twice" in refused("TRAIN.LR: 1\nTRAIN:\n  LR: 2\n")
+
+
+@pytest.mark.parametrize("text", ["TRAIN: [", "a\n", "- TRAIN", "TRAIN:\n\tLR: 1"])
+def test_what_is_no_yaml_of_options_is_named(text, refused):
+    assert "x.yaml" in refused(text)
+
+
+@pytest.mark.parametrize("value", ["[1,", "{", "'"])
+def test_an_override_that_is_no_yaml_is_named(value, refused):
+    assert "TRAIN.LR" in refused("", ["TRAIN.LR", value])
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.getcwd []", "!secret x"])
+def test_yaml_is_data_and_never_runs(tag, refused):
+    assert "x.yaml" in refused(f"OUTPUT_DIR: {tag}")
+
+
+@pytest.mark.parametrize("overrides", [["TRAIN.LR"], ["TRAIN.LR", "1", "WORKERS"]])
+def test_overrides_come_in_pairs(overrides, refused):
+    assert overrides[-1] in refused("", overrides)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+# Values -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["1e-3", "0.001", "'0.001'", "1.0e-3", "1E-3"])
+def test_numbers_however_they_are_written(text, write):
+    assert load_config(write(f"TRAIN: {{LR: {text}}}")).TRAIN.LR == 0.001
+    assert load_config(write(""), ["TRAIN.LR", text]).TRAIN.LR == 0.001
+
+
+def test_whole_numbers_where_fractions_may_be_and_the_other_way(write):
+    config = load_config(write("TRAIN: {LR: 1, EPOCHS: 3.0, MILESTONES: [1, 2e0]}"))
+    assert (config.TRAIN.LR, config.TRAIN.EPOCHS) == (1.0, 3)
+    assert type(config.TRAIN.LR) is float
+    assert type(config.TRAIN.EPOCHS) is int
+    assert config.TRAIN.MILESTONES == (1.0, 2.0)
+
+
+def test_a_whole_number_stays_exact(write):
+    assert load_config(write(f"TRAIN: {{SEED: {2**53 + 1}}}")).TRAIN.SEED == 2**53 + 1
+
+
+def test_a_single_entry_is_a_list_of_one(write):
+    config = load_config(write(""), ["TEST.SCALE_FACTOR", "1", "LOSS.TERMS", "heatmap"])
+    assert config.TEST.SCALE_FACTOR == (1.0,)
+    assert config.LOSS.TERMS == ("heatmap",)
+    assert load_config(write(""), ["DATASET.IMAGE_IDS", "[3, 4]"]).DATASET.IMAGE_IDS == (3, 4)
+    assert load_config(write("DATASET: {IMAGE_IDS: []}")).DATASET.IMAGE_IDS == ()
+
+
+def test_an_empty_word_is_an_empty_text(write):
+    config = load_config(write("MODEL: {PRETRAINED: x}"), ["MODEL.PRETRAINED", ""])
+    assert config.MODEL.PRETRAINED == ""
+
+
+def test_nested_and_dotted_keys_are_the_same(write):
+    assert load_config(write("TRAIN.LR: 5")) == load_config(write("TRAIN:\n  LR: 5"))
+
+
+def test_the_result_is_frozen(write):
+    config = load_config(write(""))
+    with pytest.raises(AttributeError):
+        config.TRAIN.LR = 1.0
+    with pytest.raises(AttributeError):
+        config.NAME = "x"
+
+
+def test_two_configs_are_independent(write):
+    first = load_config(write("TRAIN: {LR: 1}"))
+    load_config(write("TRAIN: {LR: 2}"))
+    assert first.TRAIN.LR == 1
+
+
+def test_the_name_is_that_of_the_file(write):
+    assert load_config(write("", "configs/crowdpose/w32.yaml")).NAME == "crowdpose/w32"
+    assert load_config(write("", "elsewhere/w32.yaml")).NAME == "w32"
+    assert load_config(write("NAME: mine")).NAME == "mine"
+
+
+def test_a_name_does_not_come_from_the_base(write):
+    write("TRAIN: {LR: 5}", "base.yaml")
+    assert load_config(write("BASE: base.yaml", "mine.yaml")).NAME == "mine"
+
+
+# BASE -------------------------------------------------------------------------------------------
+
+
+def test_the_file_goes_over_its_base_and_overrides_over_both(write):
+    write("TRAIN: {LR: 1, EPOCHS: 1, BATCH: 1}", "base.yaml")
+    path = write("TRAIN: {LR: 2, EPOCHS: 2}\nBASE: base.yaml")
+    config = load_config(path, ["TRAIN.LR", "3"])
+    assert (config.TRAIN.LR, config.TRAIN.EPOCHS, config.TRAIN.BATCH) == (3, 2, 1)
+
+
+def test_paths_are_relative_to_the_file_that_names_them(write, monkeypatch, tmp_path):
+    write("TRAIN: {LR: 7}", "shared/deep/one.yaml")
+    write("BASE: deep/one.yaml\nTRAIN: {EPOCHS: 8}", "shared/two.yaml")
+    path = write("BASE: ../shared/two.yaml", "configs/three.yaml")
+    monkeypatch.chdir("/")
+    config = load_config(path)
+    assert (config.TRAIN.LR, config.TRAIN.EPOCHS) == (7, 8)
+
+
+def test_of_several_bases_the_later_wins(write):
+    write("TRAIN: {LR: 1, EPOCHS: 1}", "a.yaml")
+    write("TRAIN: {LR: 2}", "b.yaml")
+    config = load_config(write("BASE: [a.yaml, b.yaml]"))
+    assert (config.TRAIN.LR, config.TRAIN.EPOCHS) == (2, 1)
+    assert load_config(write("BASE: [b.yaml, a.yaml]")).TRAIN.LR == 1
+
+
+def test_a_base_may_be_met_twice_but_not_in_a_circle(write, refused):
+    write("TRAIN: {LR: 1}", "root.yaml")
+    for name in ("a", "b"):
+        write("BASE: root.yaml", f"{name}.yaml")
+    assert load_config(write("BASE: [a.yaml, b.yaml]")).TRAIN.LR == 1
+    write("BASE: x.yaml", "back.yaml")
+    assert "circle" in refused("BASE: back.yaml")
+    assert "circle" in refused("BASE: x.yaml")
+
+
+def test_a_mistake_in_a_base_is_placed_there(write, refused):
+    write("\n\nTRAIN: {LR: 0}", "base.yaml")
+    assert "base.yaml:3: TRAIN.LR" in refused("BASE: base.yaml")
+
+
+def test_a_base_that_is_not_there_is_named(write):
+    with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
+        load_config(write("BASE: nowhere.yaml"))
+
+
+@pytest.mark.parametrize("base", ["null", "5", "[a.yaml, 5]", "{a: b}"])
+def test_a_base_that_is_no_path_is_refused(write, refused, base):
+    write("", "a.yaml")
+    assert "BASE" in refused(f"BASE: {base}")
+
+
+# Options together -------------------------------------------------------------------------------
+
+
+def fits(size, scales, width, height):
+    sides = [fit((width, height), size, scale, min(scales))[0] for scale in scales]
+    return all(side % 32 == 0 for pair in sides for side in pair)
+
+
+SHAPES = [(600, 600), (500, 375), (375, 500), (640, 427), (1920, 1080), (333, 500), (640, 480)]
+SETS = [
+    (512, [1]), (512, [0.5, 1, 2]), (512, [0.5, 1, 1.5]), (640, [0.5, 1, 2]), (512, [0.5]),
+    (512, [0.75, 1]), (640, [0.8, 1]), (640, [0.75, 1]), (512, [0.8, 1]), (512, [1, 1.3]),
+    (640, [0.9, 1, 1.5]), (384, [1, 1.25]), (512, [0.25, 1, 2]), (256, [1, 1.5]), (512, [0.4, 1, 1.2]),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size, scales", SETS, ids=str)
+def test_scales_are_accepted_exactly_if_32_divides_every_size_they_make(size, scales, write):
+    """Every side, the longer one too: a network that halves five times fails at any other."""
+    wanted = all(fits(size, scales, *shape) for shape in SHAPES)
+    overrides = ["TEST.INPUT_SIZE", str(size), "TEST.SCALE_FACTOR", str(scales)]
+    try:
+        load_config(write(""), overrides)
+        accepted = True
+    except ValueError as error:
+        assert "TEST.SCALE_FACTOR" in str(error)
+        accepted = False
+    assert accepted == wanted
+
+
+def test_the_published_scales_are_accepted(write):
+    for scales in ("[1]", "[0.5, 1, 1.5]", "[0.5, 1, 2]"):
+        for size in ("512", "640"):
+            load_config(write(""), ["TEST.SCALE_FACTOR", scales, "DATASET.INPUT_SIZE", size])
+
+
+def test_a_size_for_tests_alone_is_checked(refused):
+    assert "TEST.INPUT_SIZE" in refused("TEST: {INPUT_SIZE: 100}")
+
+
+@pytest.mark.parametrize("weights, deconvs, holds", [
+    ("[1, 2]", 1, True), ("1", 2, True), ("[1, 2, 3]", 2, True), ("[1, 2]", 0, False), ("[1, 2, 3]", 1, False),
+])  # fmt: skip
+def test_a_weight_for_every_resolution_or_for_all(weights, deconvs, holds, write, refused):
+    text = f"LOSS: {{HEATMAP: {weights}}}\nMODEL: {{NUM_DECONVS: {deconvs}}}"
+    if holds:
+        load_config(write(text))
+    else:
+        assert "LOSS.HEATMAP" in refused(text)
+
+
+def test_scales_of_a_crop_stand_in_order(refused):
+    assert "MIN_SCALE" in refused("DATASET: {MIN_SCALE: 2, MAX_SCALE: 1}")
+
+
+def test_published_defaults(write):
+    """What makes the published figures; each is a fact of the papers or of the released code."""
+    config = load_config(write(""))
+    assert config.DATASET.MAX_TRANSLATE == 40
+    assert (config.DATASET.MIN_SCALE, config.DATASET.MAX_SCALE) == (0.75, 1.5)
+    assert (config.DATASET.MAX_ROTATION, config.DATASET.FLIP) == (30, 0.5)
+    assert (config.LOSS.PULL, config.LOSS.PUSH, config.LOSS.SIGMA) == (1e-3, 1e-3, 2)
+    assert (config.TRAIN.LR, config.TRAIN.BASE_BATCH, config.TRAIN.WEIGHT_DECAY) == (1e-3, 48, 0)
+    assert (config.TRAIN.MILESTONES, config.TRAIN.EPOCHS) == ((200, 260), 300)
+    assert math.isclose(config.TRAIN.DROP, 0.1)
+    assert (config.TEST.NMS_KERNEL, config.TEST.DETECTION_THRESHOLD) == (5, 0.1)
+    assert config.DATASET.MAX_NUM_PEOPLE == 30

@@ -1,0 +1,142 @@
+"""Reading images that people really have."""
+
+import base64
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hrpose.ops.image import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    decode_annotated,
+    normalise,
+    read_photo,
+    write,
+)
+
+RED_CMYK_JPEG = base64.b64decode(  # 8 x 8, cyan 0, magenta 255, yellow 255, black 0
+    "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwADAgIDAgIDAwMDBAMDBAUIBQUEBAUKBwcGCAwKDAwLCgsLDQ4SEA0OEQ4LCxAWEBETFBUVFQwPFxgWFBgSFBUU"
+    "/8AAFAgACAAIBEMRAE0RAFkRAEsRAP/EABQAAQAAAAAAAAAAAAAAAAAAAAn/xAAUEAEAAAAAAAAAAAAAAAAAAAAA/9oADgRDAE0AWQBLAAA/AFTFUKoq"
+    "b//Z"
+)
+RED = np.array([200, 30, 40], np.uint8)
+
+
+def encoded(image, suffix=".png"):
+    return cv2.imencode(suffix, image)[1].tobytes()
+
+
+def palette_png(indices, colours):
+    """An 8-bit palette PNG of (H, W) indices."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    height, width = indices.shape
+    rows = b"".join(b"\0" + row.astype(np.uint8).tobytes() for row in indices)
+    header = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
+    parts = [(b"IHDR", header), (b"PLTE", bytes(np.ravel(colours).tolist()))]
+    parts += [(b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in parts)
+
+
+def turned_jpeg(image, orientation):
+    """A JPEG whose EXIF tag says how it should be turned."""
+    entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
+    exif = b"Exif\0\0" + tiff
+    stored = encoded(image, ".jpg")
+    return stored[:2] + b"\xff\xe1" + struct.pack(">H", len(exif) + 2) + exif + stored[2:]
+
+
+def test_colours_are_red_green_blue():
+    stored = np.zeros((4, 5, 3), np.uint8)
+    stored[:] = RED[::-1]  # OpenCV's files are blue, green, red
+    image = decode_annotated(encoded(stored), "x")
+    assert image.shape == (4, 5, 3)
+    assert image.dtype == np.uint8
+    assert (image == RED).all()
+
+
+def test_grey_becomes_three_equal_channels(rng):
+    grey = rng.integers(0, 256, (6, 7), np.uint8)
+    image = decode_annotated(encoded(grey), "x")
+    assert np.array_equal(image, np.repeat(grey[..., None], 3, -1))
+
+
+def test_sixteen_bits_become_eight(rng):
+    deep = rng.integers(0, 65536, (6, 7, 3), np.uint16)
+    image = decode_annotated(encoded(deep), "x")
+    assert image.dtype == np.uint8
+    assert abs(image[..., ::-1].astype(int) - deep / 257).max() <= 1
+
+
+def test_palettes_become_colours(rng):
+    colours = np.array([[200, 30, 40], [1, 2, 3], [90, 180, 255]])
+    indices = rng.integers(0, 3, (5, 9))
+    assert np.array_equal(decode_annotated(palette_png(indices, colours), "x"), colours[indices])
+
+
+def test_transparency_is_dropped(rng):
+    stored = rng.integers(0, 256, (5, 6, 4), np.uint8)
+    image = decode_annotated(encoded(stored), "x")
+    assert np.array_equal(image, stored[..., 2::-1])
+
+
+def test_cmyk_becomes_colour():
+    image = decode_annotated(RED_CMYK_JPEG, "x").astype(int)
+    assert image.shape == (8, 8, 3)
+    assert abs(image - [255, 0, 0]).max() < 12
+
+
+def test_photos_are_turned_and_annotated_images_are_not(tmp_path):
+    """Orientation 6: the camera was held upright; 8 x 16 stored, 16 x 8 seen."""
+    stored = np.zeros((8, 16, 3), np.uint8)
+    stored[:, :8] = 255  # white on the left becomes white on top
+    data = turned_jpeg(stored, 6)
+    (tmp_path / "photo.jpg").write_bytes(data)
+    seen, raw = read_photo(tmp_path / "photo.jpg"), decode_annotated(data, "x")
+    assert raw.shape == (8, 16, 3)
+    assert raw[:, :7].min() > 240 > 15 > raw[:, 9:].max()
+    assert seen.shape == (16, 8, 3)
+    assert seen[:7].min() > 240 > 15 > seen[9:].max()
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+@pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
+def test_a_broken_file_is_named(rng, tmp_path, suffix, share):
+    whole = encoded(rng.integers(0, 256, (64, 64, 3), np.uint8), suffix)
+    path = tmp_path / f"broken{suffix}"
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(ValueError, match=f"broken{suffix} .*not a readable image"):
+        read_photo(path)
+    with pytest.raises(ValueError, match="folder/7.jpg"):
+        decode_annotated(path.read_bytes(), "folder/7.jpg")
+
+
+def test_text_is_no_image():
+    with pytest.raises(ValueError, match="notes.txt"):
+        decode_annotated(b"not an image at all", "notes.txt")
+
+
+def test_written_is_read(rng, tmp_path):
+    image = rng.integers(0, 256, (5, 6, 3), np.uint8)
+    write(tmp_path / "new folder" / "x.png", image)
+    assert np.array_equal(read_photo(tmp_path / "new folder" / "x.png"), image)
+
+
+def test_normalise_oracle_by_hand(rng, record_difference):
+    image = rng.integers(0, 256, (2, 3, 4, 5), np.uint8)
+    ours = normalise(torch.from_numpy(image))
+    plain = np.zeros(image.shape)
+    for b, c, y, x in np.ndindex(image.shape):
+        plain[b, c, y, x] = (image[b, c, y, x] / 255 - IMAGENET_MEAN[c]) / IMAGENET_STD[c]
+    assert ours.dtype == torch.float32
+    record_difference("normalise", abs(ours.numpy() - plain).max())
+    np.testing.assert_allclose(ours, plain, atol=1e-5)
+    assert IMAGENET_MEAN == (0.485, 0.456, 0.406)
+    assert IMAGENET_STD == (0.229, 0.224, 0.225)

@@ -1,0 +1,171 @@
+"""Batches: what is in them, in which order, and that nobody sees which worker made them."""
+
+from functools import partial
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from hrpose.data.augment import Crop, random_affine, random_flip
+from hrpose.data.bottomup import BottomUpDataset
+from hrpose.data.coco import Images, Record
+from hrpose.data.loaders import ShuffledBatches, collate, training_loader
+from hrpose.structures import Sample
+
+SIDE = 64
+
+
+@pytest.fixture
+def dataset(tmp_path):
+    """Eleven images of noise with 0 to 3 people."""
+    rng = np.random.default_rng(0)
+    marked = []
+    for i in range(11):
+        cv2.imwrite(str(tmp_path / f"{i}.png"), rng.integers(0, 256, (40, 50 + i, 3), np.uint8))
+        joints = rng.uniform(0, 40, (i % 4, 3, 3)).astype(np.float32)
+        joints[..., 2] = 2
+        boxes = rng.uniform(5, 30, (i % 4, 4)).astype(np.float32)
+        marked.append(Record(i, f"{i}.png", joints, boxes, boxes[:, 2] * boxes[:, 3]))
+    steps = [
+        partial(random_affine, crop=Crop(SIDE)),
+        partial(random_flip, chance=0.5, flip_order=[0, 2, 1]),
+    ]
+    return BottomUpDataset(marked, Images(tmp_path), steps, seed=5)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def epoch(loader, number, start=0):
+    loader.batch_sampler.enter(number, start)
+    return list(loader)
+
+
+# Order ------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_shows_every_image_once():
+    batches = ShuffledBatches(12, 4, seed=0)
+    keys = [key for batch in batches for key in batch]
+    assert len(batches) == 3
+    assert sorted(keys) == [(0, i) for i in range(12)]
+    assert keys != sorted(keys)
+
+
+def test_what_does_not_fill_a_batch_is_left_out_unless_it_is_all_there_is():
+    assert [len(batch) for batch in ShuffledBatches(11, 4, 0)] == [4, 4]
+    assert [len(batch) for batch in ShuffledBatches(3, 48, 0)] == [3]
+    assert len(ShuffledBatches(3, 48, 0)) == 1
+
+
+def test_order_follows_from_seed_and_epoch():
+    def keys(seed, number):
+        batches = ShuffledBatches(40, 4, seed)
+        batches.enter(number)
+        return [[index for _, index in batch] for batch in batches]
+
+    assert keys(0, 3) == keys(0, 3)
+    assert keys(0, 3) != keys(0, 4)
+    assert keys(0, 3) != keys(1, 3)
+
+
+@pytest.mark.parametrize("start", range(4))
+def test_an_epoch_can_be_entered_in_the_middle(start):
+    batches = ShuffledBatches(12, 4, seed=0)
+    batches.enter(2)
+    whole = list(batches)
+    batches.enter(2, start)
+    assert list(batches) == whole[start:]
+    assert {number for batch in whole for number, _ in batch} == {2}
+
+
+# Samples ----------------------------------------------------------------------------------------
+
+
+def test_dice_come_from_seed_epoch_and_index(dataset):
+    index, first = dataset[2, 7]
+    assert index == 7
+    dataset[9, 9]
+    _, again = dataset[2, 7]
+    assert np.array_equal(first.image, again.image)
+    assert np.array_equal(first.joints, again.joints)
+    other_epoch, other_seed = dataset[3, 7][1], BottomUpDataset(
+        dataset.records, dataset.images, dataset.augmentations, seed=6
+    )[2, 7][1]
+    assert not np.array_equal(first.joints, other_epoch.joints)
+    assert not np.array_equal(first.joints, other_seed.joints)
+
+
+def test_different_images_have_different_dice(dataset):
+    alike = BottomUpDataset([dataset.records[7]] * 5, dataset.images, dataset.augmentations, 0)
+    places = [tuple(alike[0, i][1].joints.ravel()) for i in range(5)]
+    assert len(set(places)) == 5
+
+
+def test_however_many_workers_the_batches_are_the_same(dataset):
+    alone = training_loader(dataset, 3, 2, 0, seed=1)
+    wanted = [epoch(alone, number) for number in (0, 1)]
+    crew = training_loader(dataset, 3, 2, 2, seed=1)
+    for number in (1, 0):
+        batches = epoch(crew, number)
+        assert len(batches) == len(alone) == 3
+        assert all(same(a, b) for a, b in zip(batches, wanted[number]))
+    assert not same(wanted[0][0], wanted[1][0])
+    middle = epoch(crew, 1, 1)
+    assert len(middle) == 2
+    assert all(same(a, b) for a, b in zip(middle, wanted[1][1:]))
+
+
+# Batches ----------------------------------------------------------------------------------------
+
+
+def numbered(people, mirrored, side=8):
+    """A sample whose mask and image differ from cell to cell."""
+    image = np.arange(side * side * 3, dtype=np.uint8).reshape(side, side, 3)
+    mask = np.random.default_rng(people).random((side, side)) < 0.5
+    joints = np.full((people, 2, 3), people + 1, np.float32)
+    return Sample(image, joints, mask, np.full(people, 7, np.float32), 40 + people, mirrored)
+
+
+def test_a_batch_holds_what_its_samples_hold():
+    samples = [(5, numbered(2, False)), (3, numbered(0, True)), (8, numbered(1, True))]
+    batch = collate(samples, 2)
+    assert {name: value.dtype for name, value in batch.items()} == {
+        "image": torch.uint8,
+        "joints": torch.float32,
+        "sizes": torch.float32,
+        "mask": torch.uint8,
+        "mirrored": torch.bool,
+        "index": torch.int64,
+    }
+    assert batch["image"].shape == (3, 3, 8, 8)
+    assert np.array_equal(batch["image"][0].permute(1, 2, 0), samples[0][1].image)
+    assert batch["joints"].shape == (3, 2, 2, 3)
+    assert batch["joints"][:, :, 0, 0].tolist() == [[3, 3], [0, 0], [2, 0]]
+    assert batch["joints"][..., 2].gt(0).any(-1).sum(-1).tolist() == [2, 0, 1]
+    assert batch["sizes"].tolist() == [[7, 7], [0, 0], [7, 0]]
+    assert batch["mirrored"].tolist() == [False, True, True]
+    assert batch["index"].tolist() == [5, 3, 8]
+    assert np.array_equal(batch["mask"][0], samples[0][1].mask[::2, ::2])
+    assert np.array_equal(batch["mask"][1], samples[1][1].mask[::2, 1::2])
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_masks_have_the_size_of_the_finest_output(stride):
+    batch = collate([(0, numbered(1, True))], stride)
+    assert batch["mask"].shape == (1, 8 // stride, 8 // stride)
+
+
+def test_a_batch_without_people():
+    batch = collate([(0, numbered(0, False)), (1, numbered(0, True))], 4)
+    assert batch["joints"].shape == (2, 0, 2, 3)
+    assert batch["sizes"].shape == (2, 0)
+
+
+def test_a_mirrored_sample_can_be_a_batch(dataset):
+    """Its image is a view that runs backwards."""
+    turned = [dataset[0, i] for i in range(11)]
+    assert any(sample.mirrored for _, sample in turned)
+    assert collate(turned, 2)["image"].shape == (11, 3, SIDE, SIDE)

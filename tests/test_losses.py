@@ -1,0 +1,166 @@
+"""The heatmap loss in plain loops; what a batch's targets and terms are at every resolution."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from hrpose.losses.heatmap import masked_mse
+from hrpose.losses.multi_scale import (
+    Targets,
+    draw_truth,
+    heatmap_term,
+    multi_scale_loss,
+    tag_term,
+)
+from hrpose.losses.tags import tag_gap, tag_loss
+from hrpose.ops.affine import to_cells
+from hrpose.ops.gaussian import draw_heatmaps, joint_cells
+from hrpose.structures import ScaleOutput
+from oracles import masked_mean_square
+
+
+def random(*shape, seed=0, dtype=torch.float64):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+# The heatmap loss -------------------------------------------------------------------------------
+
+
+def test_masked_mse_oracle(record_difference):
+    predicted, truth = random(2, 3, 5, 6).requires_grad_(), random(2, 3, 5, 6, seed=1)
+    mask = (random(2, 5, 6, seed=2) > 0.3).to(torch.uint8)
+    ours, plain = masked_mse(predicted, truth, mask), masked_mean_square(predicted, truth, mask)
+    (slope,) = torch.autograd.grad(ours[0] + 3 * ours[1], predicted)
+    (plain_slope,) = torch.autograd.grad(plain[0] + 3 * plain[1], predicted)
+    record_difference("masked_mse", (ours - plain).detach().abs().max())
+    record_difference("masked_mse: gradient", (slope - plain_slope).abs().max())
+    assert torch.allclose(ours, plain, atol=1e-12)
+    assert torch.allclose(slope, plain_slope, atol=1e-12)
+    masked = (mask == 0)[:, None].expand_as(slope)
+    assert (slope[masked] == 0).all()
+    assert (slope[~masked] != 0).all()
+
+
+def test_the_mean_is_over_all_cells_masked_or_not():
+    predicted, truth = torch.ones(1, 2, 4, 4), torch.zeros(1, 2, 4, 4)
+    mask = torch.ones(1, 4, 4)
+    assert masked_mse(predicted, truth, mask).item() == 1
+    mask[0, :2] = 0
+    assert masked_mse(predicted, truth, mask).item() == 0.5
+
+
+def test_images_do_not_mix():
+    predicted = torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), 2.0)])
+    losses = masked_mse(predicted, torch.zeros(2, 1, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool))
+    assert losses.tolist() == [0, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_summed_in_full(dtype):
+    """The square of 1e-4 is 0 in half precision."""
+    predicted = torch.full((1, 1, 64, 64), 1e-4, dtype=dtype)
+    loss = masked_mse(predicted, torch.zeros(1, 1, 64, 64), torch.ones(1, 64, 64))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(float(predicted[0, 0, 0, 0]) ** 2, rel=1e-3)
+
+
+# All resolutions --------------------------------------------------------------------------------
+
+SIDE, KINDS = 64, 3
+
+
+def make_batch(people=4):
+    joints = random(2, people, KINDS, 3, seed=3, dtype=torch.float32) * SIDE
+    joints[..., 2] = (joints[..., 2] > SIDE / 4).float()
+    mask = (random(2, SIDE // 2, SIDE // 2, seed=4) > 0.3).to(torch.uint8)
+    return {"joints": joints, "mask": mask, "mirrored": torch.tensor([False, True])}
+
+
+def make_outputs():
+    coarse, fine = (random(2, 2 * KINDS, SIDE // s, SIDE // s, seed=s).float() for s in (4, 2))
+    return [
+        ScaleOutput(coarse[:, :KINDS], coarse[:, KINDS:], None, 4),
+        ScaleOutput(fine[:, :KINDS], None, None, 2),
+    ]
+
+
+def make_terms(weights=None, targets=Targets(), terms=(heatmap_term, tag_term), people=4):
+    weights = weights or {"heatmap": 1.0, "pull": 1e-3, "push": 2e-3}
+    return multi_scale_loss(make_outputs(), make_batch(people), terms, weights, targets)
+
+
+def test_terms_are_named_and_weighted():
+    loss, weights, watch = make_terms()
+    assert set(loss) == {"heatmap/4", "heatmap/2", "pull/4", "push/4"}
+    assert weights == {"heatmap/4": 1.0, "heatmap/2": 1.0, "pull/4": 1e-3, "push/4": 2e-3}
+    assert set(watch) == {"tag_gap/4"}
+    assert all(value.shape == (2,) for value in [*loss.values(), *watch.values()])
+
+
+def test_weights_may_differ_from_one_resolution_to_the_next():
+    weights = make_terms({"heatmap": (0.25, 4.0), "pull": 0, "push": 1}).weights
+    assert weights == {"heatmap/4": 0.25, "heatmap/2": 4.0, "pull/4": 0, "push/4": 1}
+
+
+def test_values_are_those_of_the_parts_put_together_by_hand():
+    batch, outputs = make_batch(), make_outputs()
+    loss, _, watch = make_terms()
+    for output in outputs:
+        side = SIDE // output.stride
+        joints = to_cells(batch["joints"], output.stride, batch["mirrored"], "official")
+        mask = batch["mask"].clone()
+        if output.stride == 4:
+            mask = torch.stack([mask[0, ::2, ::2], mask[1, ::2, 1::2]])
+        drawn = draw_heatmaps(joints, (side, side), 2.0)
+        wanted = masked_mean_square(output.heatmaps, drawn, mask)
+        assert torch.allclose(loss[f"heatmap/{output.stride}"], wanted, atol=1e-6)
+    cells = joint_cells(to_cells(batch["joints"], 4, batch["mirrored"], "official"), (16, 16))
+    tags = outputs[0].tags.flatten(1)
+    pull, push = tag_loss(tags, cells)
+    assert torch.equal(loss["pull/4"], pull)
+    assert torch.equal(loss["push/4"], push)
+    assert torch.equal(watch["tag_gap/4"], tag_gap(tags, cells))
+
+
+def test_sigma_reaches_the_targets():
+    wide, narrow = (make_terms(targets=Targets(sigma)).loss for sigma in (4.0, 2.0))
+    assert not torch.equal(wide["heatmap/2"], narrow["heatmap/2"])
+    assert torch.equal(wide["pull/4"], narrow["pull/4"])
+
+
+def test_tags_of_the_first_people_alone_but_heatmaps_of_everybody():
+    batch, output = make_batch(people=40), make_outputs()[0]
+    few = draw_truth(batch, output, 2, Targets(max_people=3))
+    all_of_them = draw_truth(batch, output, 2, Targets(max_people=99))
+    assert few.cells.shape == (2, 3, KINDS)
+    assert torch.equal(few.cells, all_of_them.cells[:, :3])
+    assert torch.equal(few.heatmaps, all_of_them.heatmaps)
+
+
+def test_an_image_without_people_has_a_loss_and_no_tag_loss():
+    loss, _, watch = make_terms(people=0)
+    assert loss["heatmap/4"].min() > 0
+    assert not loss["pull/4"].any()
+    assert not loss["push/4"].any()
+    assert not watch["tag_gap/4"].any()
+
+
+def test_the_kind_of_push_is_chosen_by_the_term():
+    exp, hinge = (
+        make_terms(terms=[partial(tag_term, kind=kind)]).loss for kind in ("exp", "max")
+    )
+    assert torch.equal(exp["pull/4"], hinge["pull/4"])
+    assert not torch.equal(exp["push/4"], hinge["push/4"])
+    assert set(exp) == {"pull/4", "push/4"}
+
+
+def test_nobody_looks_at_the_gradient_of_what_is_watched():
+    outputs = [output._replace(heatmaps=output.heatmaps.requires_grad_()) for output in make_outputs()]
+    outputs[0] = outputs[0]._replace(tags=outputs[0].tags.requires_grad_())
+    weights = {"heatmap": 1.0, "pull": 1e-3, "push": 1e-3}
+    loss, _, watch = multi_scale_loss(
+        outputs, make_batch(), (heatmap_term, tag_term), weights, Targets()
+    )
+    assert all(value.requires_grad for value in loss.values())
+    assert not any(value.requires_grad for value in watch.values())

@@ -1,0 +1,224 @@
+"""The commands as a user runs them, on a few small scenes: the quickstart, shrunk."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from hrpose.build import load_predictor
+from hrpose.config import load_config
+from hrpose.data.synthetic import write_synthetic
+from hrpose.ops.image import read_photo
+
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+SMALL = (
+    "MODEL.WIDTH 8 MODEL.STEM 8 MODEL.BLOCKS 1 DATASET.INPUT_SIZE 64 TRAIN.BATCH 4 TRAIN.EPOCHS 2 "
+    "TRAIN.PRECISION fp32 WORKERS 0 PRINT_FREQ 1 DEVICE cpu TRAIN.VALIDATE_EVERY 1"
+).split()
+
+
+def tool(name, *arguments, fails=False):
+    """Run a command from the repository; what it printed."""
+    asked = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scenes")
+    write_synthetic(folder, "train2017", 12, seed=0)
+    write_synthetic(folder, "val2017", 6, seed=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(scenes, tmp_path_factory):
+    """The folder of a finished run, and the options it ran with."""
+    options = [*SMALL, "DATASET.ROOT", str(scenes)]
+    output = tmp_path_factory.mktemp("output")
+    tool("train", "--cfg", QUICKSTART, *options, "OUTPUT_DIR", output)
+    (folder,) = (output / "quickstart").iterdir()
+    return folder, options
+
+
+def test_a_run_leaves_what_the_readme_promises(trained):
+    folder, _ = trained
+    for name in ("config.yaml", "run.json", "log.txt", "metrics.jsonl", "pictures"):
+        assert (folder / name).exists(), name
+    for name in ("checkpoints/last.pth", "checkpoints/best.pth", "results/keypoints.json"):
+        assert (folder / name).exists(), name
+    assert list(folder.glob("events*"))
+    assert list((folder / "pictures").glob("training_*"))
+    assert list((folder / "pictures").glob("prediction_*"))
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["finished"] and facts["batch"] == 4 and facts["world_size"] == 1
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert {"loss", "heatmap/4", "heatmap/2", "pull/4", "push/4", "lr"} <= set(lines[0])
+    assert sum("val/AP" in line for line in lines) == 2
+    assert "training from nothing" in (folder / "log.txt").read_text()
+
+
+def test_valid_scores_weights_and_results_alike(trained, tmp_path):
+    folder, options = trained
+    weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    tool("valid", "--cfg", QUICKSTART, "--output", one, *options, *weights)
+    results = one / "results" / "keypoints.json"
+    tool("valid", "--cfg", QUICKSTART, "--output", two, "--results", results, *options)
+    first, second, run = (
+        json.loads((place / "results" / "metrics.json").read_text()) for place in (one, two, folder)
+    )
+    assert first == second == run
+    assert set(first) == {
+        "AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "AR50", "AR75", "AR-M", "AR-L",
+    }  # fmt: skip
+
+
+def test_the_same_seed_ends_in_the_same_weights(trained, tmp_path):
+    import torch
+
+    folder, options = trained
+    tool("train", "--cfg", QUICKSTART, *options, "OUTPUT_DIR", tmp_path)
+    (again,) = (tmp_path / "quickstart").iterdir()
+    one, two = (
+        torch.load(place / "checkpoints" / "last.pth", weights_only=True)["model"]
+        for place in (folder, again)
+    )
+    assert all(torch.equal(one[name], two[name]) for name in one)
+
+
+def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_continues(trained, tmp_path):
+    _, options = trained
+    longer = [*options, "TRAIN.EPOCHS", "4", "OUTPUT_DIR", str(tmp_path)]
+    asked = [sys.executable, str(ROOT / "tools/train.py"), "--cfg", QUICKSTART, *longer]
+    process = subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    begun = time.time()
+    while not list(tmp_path.glob("quickstart/*/metrics.jsonl")) and time.time() - begun < 120:
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGINT)
+    said, errors = process.communicate(timeout=120)
+    assert process.returncode == 130, errors.decode()
+    assert b"Start again to continue" in said and b"Traceback" not in errors
+    (folder,) = (tmp_path / "quickstart").iterdir()
+    assert (folder / "checkpoints" / "last.pth").exists()
+
+    assert "continuing at epoch" in tool("train", "--cfg", QUICKSTART, *longer)
+    assert [path.name for path in (tmp_path / "quickstart").iterdir()] == [folder.name]
+    assert json.loads((folder / "run.json").read_text())["finished"]
+
+
+def test_photos_are_drawn_on_and_a_broken_one_is_named(trained, scenes, tmp_path):
+    folder, options = trained
+    photos = tmp_path / "photos"
+    shutil.copytree(scenes / "images" / "val2017", photos)
+    (photos / "broken.jpg").write_bytes(b"not an image")
+    weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
+    command = ["--cfg", QUICKSTART, "--input", photos, "--output", tmp_path / "found"]
+    said = tool("test", *command, *options, *weights, fails=True)
+    assert "broken.jpg" in said
+    assert len(list((tmp_path / "found").glob("*.jpg"))) == 6
+    for pose in json.loads((tmp_path / "found" / "keypoints.json").read_text()):
+        assert len(pose["keypoints"]) == 51 and pose["category_id"] == 1
+
+
+def test_the_submission_file_covers_the_listed_images(trained, scenes, tmp_path):
+    folder, options = trained
+    truth = json.loads((scenes / "annotations" / "person_keypoints_val2017.json").read_text())
+    info = tmp_path / "image_info_test-dev2017.json"
+    info.write_text(json.dumps({"images": truth["images"]}))
+    images = scenes / "images" / "val2017"
+    weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
+    command = ["--cfg", QUICKSTART, "--input", images, "--image-info", info, "--output", tmp_path]
+    tool("test", *command, *options, *weights)
+    results = json.loads(
+        (tmp_path / "person_keypoints_test-dev2017_hrpose_results.json").read_text()
+    )
+    assert {pose["image_id"] for pose in results} <= {image["id"] for image in truth["images"]}
+
+
+def test_three_lines_of_python_find_poses(trained, scenes):
+    folder, options = trained
+    weights = ["TEST.MODEL_FILE", str(folder / "checkpoints" / "best.pth")]
+    predictor = load_predictor(load_config(QUICKSTART, [*options, *weights]))
+    poses = predictor(read_photo(next((scenes / "images" / "val2017").iterdir())))
+    assert poses.joints.shape[1:] == (17, 3) and len(poses.joints) == len(poses.scores) <= 30
+    assert np.all(np.diff(poses.scores) <= 0)
+
+
+def test_other_joints_train_and_start_from_coco_weights(trained, tmp_path):
+    folder, options = trained
+    scenes = tmp_path / "five"
+    command = ["--output", scenes, "--train", 8, "--val", 4]
+    tool("synthesize", *command, "--joints", "nose,left_wrist,right_wrist,left_ankle,right_ankle")
+    config = str(ROOT / "configs" / "five_joints.yaml")
+    run = [*SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path / "out"]
+    tuned = [
+        "MODEL.PRETRAINED", folder / "checkpoints" / "best.pth",
+        "MODEL.MAY_MISS", "['heads.*','deconvs.*.up.0.weight']",
+    ]  # fmt: skip
+    tool("train", "--cfg", config, *run, "MODEL.PRETRAINED", "")
+    assert "heads" in tool("train", "--cfg", config, *run, *tuned)
+    results = [json.loads(p.read_text()) for p in tmp_path.glob("out/*/*/results/keypoints.json")]
+    assert len(results) == 2
+    assert all(len(pose["keypoints"]) == 15 for poses in results for pose in poses)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cure"),
+    [
+        (["TRAIN.LRR", "1"], "TRAIN.LR"),
+        (["TRAIN.EPOCHS", "few"], "whole number"),
+        (["TRAIN.EPOCHS"], "KEY VALUE"),
+        (["DATASET.INPUT_SIZE", "100"], "multiple of 32"),
+        (["DATASET.ROOT", "nowhere"], "person_keypoints_train2017.json"),
+        (["MODEL.PRETRAINED", "nowhere.pth"], "MODEL.PRETRAINED"),
+        (["MODEL.NAME", "hourglass"], "higher_hrnet"),
+        (["DEVICE", "cuda:7"], "DEVICE"),
+    ],
+)
+def test_a_mistake_ends_with_its_cure_and_leaves_nothing(trained, tmp_path, arguments, cure):
+    _, options = trained
+    output = ["OUTPUT_DIR", tmp_path / "out"]
+    said = tool("train", "--cfg", QUICKSTART, *options, *output, *arguments, fails=True)
+    assert cure in said
+    assert not list(tmp_path.glob("out/*/*"))
+
+
+def test_an_unreadable_image_is_named(trained, scenes, tmp_path):
+    _, options = trained
+    broken = tmp_path / "scenes"
+    shutil.copytree(scenes, broken)
+    victim = sorted((broken / "images" / "train2017").iterdir())[0]
+    victim.write_bytes(b"")
+    here = ["DATASET.ROOT", broken, "OUTPUT_DIR", tmp_path / "out"]
+    said = tool("train", "--cfg", QUICKSTART, *options, *here, fails=True)
+    assert victim.name in said
+
+
+def test_a_model_file_that_does_not_fit_says_so(trained):
+    folder, options = trained
+    wider = [*options, "MODEL.WIDTH", "16", "TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
+    assert "shape" in tool("valid", "--cfg", QUICKSTART, *wider, fails=True)
+
+
+def test_a_png_photo_with_spaces_in_its_name_is_found(trained, tmp_path):
+    folder, options = trained
+    photo = tmp_path / "a photo.png"
+    cv2.imwrite(str(photo), np.zeros((50, 70, 3), np.uint8))
+    weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
+    command = ["--cfg", QUICKSTART, "--input", photo, "--output", tmp_path / "found"]
+    assert "1 images" in tool("test", *command, *options, *weights)

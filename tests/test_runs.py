@@ -1,0 +1,143 @@
+"""Which folder a run works in: nothing is ever overwritten, and no two work in one."""
+
+import json
+import multiprocessing
+import os
+import signal
+import time
+
+import pytest
+
+from hrpose.engine.runs import is_unfinished, open_run
+
+CONFIG = "TRAIN:\n  LR: 0.001\n"
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Start a run, bring it as far as asked, and let go of it."""
+
+    def make(config=CONFIG, saved=True, finished=False, held=False):
+        run = open_run(tmp_path, config, "never")
+        if saved:
+            run.last.parent.mkdir()
+            run.last.write_bytes(b"")
+        if finished is not None:
+            (run.folder / "run.json").write_text(json.dumps({"finished": finished}))
+        if not held:
+            run.lock.close()
+        age(run.folder)
+        return run
+
+    def age(folder, made=[]):  # noqa: B006  every folder a second younger than the one before
+        made.append(folder)
+        moment = time.time() - 1000 + len(made)
+        os.utime(folder, (moment, moment))
+
+    return make
+
+
+def test_a_new_run_has_its_folder_and_config(tmp_path):
+    run = open_run(tmp_path / "a" / "b", CONFIG, "auto")
+    assert not run.continued
+    assert run.folder.parent == tmp_path / "a" / "b"
+    assert (run.folder / "config.yaml").read_text() == CONFIG
+    assert run.last.parent == run.best.parent == run.folder / "checkpoints"
+    assert not is_unfinished(run.folder)  # nothing to continue from
+
+
+def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
+    runs = [open_run(tmp_path, CONFIG, "never") for _ in range(4)]
+    assert len({run.folder for run in runs}) == 4
+
+
+def test_auto_continues_the_newest_that_is_unfinished(start, tmp_path):
+    start()
+    newer = start()
+    start(finished=True)
+    start(saved=False)
+    start(config="TRAIN:\n  LR: 0.002\n")
+    run = open_run(tmp_path, CONFIG, "auto")
+    assert run.continued
+    assert run.folder == newer.folder
+
+
+@pytest.mark.parametrize(
+    "state", [{"finished": True}, {"saved": False}, {"config": "X: 1\n"}, {"held": True}]
+)
+def test_auto_starts_anew_where_nothing_can_be_continued(start, tmp_path, state):
+    other = start(**state)
+    run = open_run(tmp_path, CONFIG, "auto")
+    assert not run.continued
+    assert run.folder != other.folder
+    assert other.lock.closed != state.get("held", False)
+
+
+def test_never_starts_anew(start, tmp_path):
+    other = start()
+    run = open_run(tmp_path, CONFIG, "never")
+    assert not run.continued
+    assert run.folder != other.folder
+
+
+def test_a_run_without_record_of_its_end_is_unfinished(start):
+    assert is_unfinished(start(finished=None).folder)
+
+
+def test_a_named_folder_is_continued_finished_or_not(start, tmp_path):
+    for finished in (False, True):
+        folder = start(finished=finished).folder
+        run = open_run(tmp_path, CONFIG, str(folder))
+        assert run.continued
+        assert run.folder == folder
+        run.lock.close()
+
+
+def test_a_named_folder_that_does_not_fit_is_refused(start, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        open_run(tmp_path, CONFIG, str(tmp_path / "nowhere"))
+    with pytest.raises(FileNotFoundError, match=r"last\.pth"):
+        open_run(tmp_path, CONFIG, str(start(saved=False).folder))
+    with pytest.raises(ValueError, match="another config"):
+        open_run(tmp_path, CONFIG, str(start(config="X: 1\n").folder))
+    with pytest.raises(RuntimeError, match="another process"):
+        held = start(held=True)
+        open_run(tmp_path, CONFIG, str(held.folder))
+
+
+def test_a_continued_run_is_held(start, tmp_path):
+    start()
+    first = open_run(tmp_path, CONFIG, "auto")
+    second = open_run(tmp_path, CONFIG, "auto")
+    assert first.continued
+    assert not second.continued
+    assert second.folder != first.folder
+
+
+def _hold(folder, config, ready):
+    run = open_run(folder, config, "auto")
+    ready.put(str(run.folder))
+    time.sleep(60)
+
+
+def test_a_killed_process_lets_go(start, tmp_path):
+    wanted = start().folder
+    context = multiprocessing.get_context("fork")
+    ready = context.SimpleQueue()
+    holder = context.Process(target=_hold, args=(tmp_path, CONFIG, ready))
+    holder.start()
+    assert ready.get() == str(wanted)
+    assert not open_run(tmp_path, CONFIG, "auto").continued
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.join()
+    run = open_run(tmp_path, CONFIG, "auto")
+    assert run.continued
+    assert run.folder == wanted
+
+
+def test_who_asks_in_vain_leaves_the_holders_mark(start, tmp_path):
+    held = start(held=True)
+    before = (held.folder / ".lock").read_text()
+    open_run(tmp_path, CONFIG, "auto")
+    assert before == str(os.getpid())
+    assert (held.folder / ".lock").read_text() == before

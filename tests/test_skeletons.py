@@ -1,0 +1,122 @@
+"""A skeleton derives from its names what others write in tables."""
+
+import pytest
+
+from hrpose.skeletons import COCO, CROWDPOSE, DEFAULT_SIGMA, Skeleton, from_category
+
+COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
+CROWDPOSE_FLIP = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12, 13]
+
+
+def skeleton(*joints, **options):
+    given = {"sigmas": (0.05,) * len(joints), "grouping_order": joints, **options}
+    return Skeleton(joints=joints, **given)
+
+
+@pytest.mark.parametrize("known, order", [(COCO, COCO_FLIP), (CROWDPOSE, CROWDPOSE_FLIP)])
+def test_flip_order_is_the_published_one(known, order):
+    assert known.flip_order == order
+
+
+def test_published_grouping_orders():
+    published = [0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16]
+    assert COCO.grouping_indices == published
+    assert CROWDPOSE.grouping_indices == published[:14]
+
+
+def test_tolerances_of_the_benchmarks():
+    assert len(COCO.joints) == 17
+    assert (COCO.joints[0], COCO.sigmas[0]) == ("nose", 0.026)
+    assert dict(zip(CROWDPOSE.joints, CROWDPOSE.sigmas))["left_hip"] == 0.107
+    by_name = dict(zip(COCO.joints, COCO.sigmas))
+    shared = [name for name in CROWDPOSE.joints if name in by_name]
+    assert len(shared) == 12
+    for name, sigma in zip(CROWDPOSE.joints, CROWDPOSE.sigmas):
+        assert sigma == by_name.get(name, 0.079)
+
+
+@pytest.mark.parametrize("known", [COCO, CROWDPOSE])
+def test_a_mirror_is_its_own_inverse_and_swaps_sides(known):
+    for index, twin in enumerate(known.flip_order):
+        assert known.flip_order[twin] == index
+        assert known.sigmas[twin] == known.sigmas[index]
+        name = known.joints[index]
+        swapped = name.replace("left", "?").replace("right", "left").replace("?", "right")
+        assert known.joints[twin] == swapped
+
+
+@pytest.mark.parametrize(
+    "left, right",
+    [
+        ("left_eye", "right_eye"),
+        ("LeftEye", "RightEye"),
+        ("EYE_LEFT", "EYE_RIGHT"),
+        ("eye left", "eye right"),
+        ("l_eye", "r_eye"),
+        ("L-Eye", "R-Eye"),
+        ("eye_l", "eye_r"),
+    ],
+)
+def test_sides_are_found_however_they_are_spelt(left, right):
+    assert skeleton("tail", left, right).flip_order == [0, 2, 1]
+
+
+@pytest.mark.parametrize("left, right", [("LShoulder", "RShoulder"), ("lHip", "rHip")])
+def test_a_side_that_is_spelt_without_a_gap_is_no_joint_of_the_middle(left, right):
+    """Swapped, or refused: silently taken for the middle it would train both sides alike."""
+    try:
+        order = skeleton("Neck", left, right).flip_order
+    except ValueError:
+        return
+    assert order == [0, 2, 1]
+
+
+@pytest.mark.parametrize("middle", ["nose", "neck", "tail", "pelvis", "withers", "collar"])
+def test_words_that_merely_contain_l_or_r_have_no_side(middle):
+    assert skeleton(middle).flip_order == [0]
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda: skeleton("left_eye", "nose"), "right_eye"),
+        (lambda: skeleton("left_right_eye"), "which side"),
+        (lambda: skeleton("nose", "nose"), "nose"),
+        (lambda: skeleton(), "at least one"),
+        (lambda: skeleton("nose", sigmas=(0.1, 0.2)), "2 sigmas for 1 joints"),
+        (lambda: skeleton("nose", sigmas=(0.0,)), "above 0"),
+        (lambda: skeleton("nose", "tail", grouping_order=("nose",)), "tail"),
+        (lambda: skeleton("nose", grouping_order=("tail",)), "tail"),
+    ],
+)
+def test_a_skeleton_that_cannot_be_is_refused_by_name(make, said):
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+def test_from_a_file_limbs_count_from_1():
+    category = {
+        "name": "dog",
+        "keypoints": ["nose", "left_ear", "right_ear"],
+        "skeleton": [[1, 2], [1, 3]],
+    }
+    dog = from_category(category)
+    assert dog.limbs == (("nose", "left_ear"), ("nose", "right_ear"))
+    assert dog.limb_indices == [(0, 1), (0, 2)]
+    assert dog.flip_order == [0, 2, 1]
+    assert dog.sigmas == (DEFAULT_SIGMA,) * 3
+    assert dog.grouping_order == dog.joints
+    other = from_category(category, (0.1, 0.2, 0.2), ("right_ear", "nose", "left_ear"))
+    assert other.sigmas == (0.1, 0.2, 0.2)
+    assert other.grouping_indices == [2, 0, 1]
+
+
+def test_limbs_beyond_the_joints_are_dropped_aloud():
+    category = {"keypoints": ["a", "b"], "skeleton": [[1, 2], [2, 3], [0, 1]]}
+    with pytest.warns(UserWarning, match="2 of 3 limbs"):
+        assert from_category(category).limbs == (("a", "b"),)
+
+
+def test_a_category_without_joints_is_named():
+    with pytest.raises(ValueError, match="car"):
+        from_category({"name": "car"})

@@ -1,0 +1,235 @@
+"""Laws of the drawn data set: labels say what the picture shows, and always the same."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from functools import lru_cache
+from importlib.metadata import version
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools import mask as rle
+from pycocotools.coco import COCO as CocoIndex
+
+from hrpose.data import synthetic
+from hrpose.data.drawing.annotations import run_lengths
+from hrpose.data.drawing.canvas import SIZE, new_canvas
+from hrpose.data.drawing.figures import CODES, Figure
+from hrpose.data.drawing.people import draw_figure
+from hrpose.data.drawing.scenes import CROWD, SHORTEST, TALLEST, compose
+from hrpose.data.synthetic import draw_scene, scene_rng, write_synthetic
+from hrpose.skeletons import COCO
+
+SCENES = range(60)
+LABELS, PIXELS = 2383011750, 329191381
+REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
+
+
+@lru_cache(maxsize=1)
+def scenes():
+    """Of each scene its people as drawn, the owners of its pixels, and its annotations."""
+    drawn = []
+    for index in SCENES:
+        scene = compose(scene_rng(0, "test", index))
+        image, annotations = draw_scene(scene_rng(0, "test", index))
+        np.testing.assert_array_equal(image, scene.canvas.image)  # the same dice, the same scene
+        drawn.append((scene, annotations))
+    return drawn
+
+
+def people():
+    """Every annotated person: the scene, the person's number there, the annotation."""
+    for scene, labels in scenes():
+        seen = np.bincount((scene.canvas.owner // CODES).ravel(), minlength=CROWD + 1)
+        numbers = [n for n in range(1, len(scene.figures) + 1) if seen[n] >= 16]
+        found = [label for label in labels if not label["iscrowd"]]
+        assert len(numbers) == len(found)
+        yield from ((scene, *pair) for pair in zip(numbers, found))
+
+
+def joints(annotation):
+    return np.array(annotation["keypoints"], float).reshape(-1, 3)
+
+
+def decode(annotation):
+    """The annotation's segmentation as pycocotools draws it, (SIZE, SIZE) bool."""
+    regions = rle.frPyObjects(annotation["segmentation"], SIZE, SIZE)
+    return rle.decode(regions if isinstance(regions, dict) else rle.merge(regions)).astype(bool)
+
+
+def test_labels_are_the_same_on_every_machine():
+    text = json.dumps([annotations for _, annotations in scenes()])
+    assert zlib.crc32(text.encode()) == LABELS
+
+
+def test_pixels_are_the_same_under_the_pinned_requirements():
+    pins = dict(line.split("==") for line in REQUIREMENTS.read_text().split() if "==" in line)
+    for name in ("numpy", "opencv-python-headless"):
+        if version(name) != pins[name]:
+            pytest.skip(f"{name} is {version(name)}, not the pinned {pins[name]}")
+    images = np.stack([scene.canvas.image for scene, _ in scenes()[:20]])
+    assert zlib.crc32(images.tobytes()) == PIXELS
+
+
+def test_scenes_differ_by_seed_split_and_index():
+    dice = [(0, "train", 1), (1, "train", 1), (0, "val", 1), (0, "train", 2)]
+    assert len({zlib.crc32(draw_scene(scene_rng(*d))[0].tobytes()) for d in dice}) == len(dice)
+
+
+def test_area_and_box_are_those_of_the_visible_silhouette():
+    for scene, number, annotation in people():
+        rows, columns = np.nonzero(scene.canvas.owner // CODES == number)
+        assert annotation["area"] == len(rows)
+        x, y, width, height = annotation["bbox"]
+        assert (x, y) == (columns.min(), rows.min())
+        assert (x + width, y + height) == (columns.max() + 1, rows.max() + 1)
+
+
+def test_segmentation_outlines_the_visible_silhouette():
+    for scene, number, annotation in people():
+        mask = scene.canvas.owner // CODES == number
+        drawn = decode(annotation)
+        assert (drawn & mask).sum() >= 0.8 * mask.sum()
+        # A pixel's margin for the tracing, and holes that a polygon of COCO cannot have.
+        filled = cv2.morphologyEx(mask.astype(np.uint8), cv2.MORPH_DILATE, np.ones((3, 3)))
+        contours, _ = cv2.findContours(filled, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_NONE)
+        assert not (drawn & ~cv2.drawContours(filled, contours, -1, 1, -1).astype(bool)).any()
+
+
+def test_visible_joints_lie_on_their_own_silhouette():
+    count = 0
+    for _, _, annotation in people():
+        reach = cv2.dilate(decode(annotation).astype(np.uint8), np.ones((3, 3)))
+        for x, y, visibility in joints(annotation):
+            if visibility == 2:
+                count += 1
+                assert reach[int(y), int(x)]
+    assert count > 1000
+
+
+def test_joints_are_inside_the_image_or_not_labelled():
+    for _, _, annotation in people():
+        x, y, visibility = joints(annotation).T
+        assert annotation["num_keypoints"] == (visibility > 0).sum()
+        assert not x[visibility == 0].any() and not y[visibility == 0].any()
+        assert ((x >= 0) & (x < SIZE) & (y >= 0) & (y < SIZE)).all()
+
+
+def test_hidden_joints_are_labelled_as_hidden():
+    kinds = np.concatenate([joints(annotation)[:, 2] for _, _, annotation in people()])
+    assert set(kinds) == {0, 1, 2}
+    assert (kinds == 2).sum() > 3 * (kinds == 1).sum() > 0
+
+
+def test_people_who_show_little_have_no_joints():
+    small = [a for _, _, a in people() if a["area"] < 32 * 32]
+    unlabelled = [a for _, _, a in people() if a["area"] >= 32 * 32 and not a["num_keypoints"]]
+    assert small and unlabelled
+    assert not any(a["num_keypoints"] for a in small)
+
+
+def test_crowds_are_regions_without_joints():
+    crowds = [(s, a) for s, found in scenes() for a in found if a["iscrowd"]]
+    assert crowds
+    for scene, annotation in crowds:
+        np.testing.assert_array_equal(decode(annotation), scene.canvas.owner // CODES == CROWD)
+        assert annotation["num_keypoints"] == 0
+
+
+@pytest.mark.parametrize("bits", ["0000", "1111", "1000", "0001", "0110"])
+def test_run_lengths_are_those_of_coco(bits):
+    mask = np.array([bit == "1" for bit in bits]).reshape(2, 2)
+    region = {"size": [2, 2], "counts": run_lengths(mask)}
+    decoded = rle.decode(rle.frPyObjects(region, 2, 2)).astype(bool)
+    np.testing.assert_array_equal(decoded, mask)
+
+
+def test_scenes_hold_up_to_twelve_people():
+    counts = [len(scene.figures) for scene, _ in scenes()]
+    assert min(counts) == 0 and 8 <= max(counts) <= 12
+    assert 2.5 < np.mean(counts) < 4.5
+
+
+def test_people_are_as_tall_as_promised():
+    figures = [figure for scene, _ in scenes() for figure in scene.figures]
+    heights = np.array([height(figure) for figure in figures])
+    assert heights.min() >= 0.93 * SHORTEST and heights.max() <= 1.02 * TALLEST
+    assert ((heights > 90) & (heights < 350)).mean() > 0.6
+
+
+def height(figure: Figure) -> int:
+    """Pixels from top to sole when nothing hides the figure and no border cuts it."""
+    canvas = new_canvas(np.zeros((1000, 1000, 3), np.uint8))
+    centre = np.array([500, 500, 0]) - figure.points["pelvis"]
+    moved = {name: point + centre for name, point in figure.points.items()}
+    draw_figure(canvas, figure._replace(points=moved), 1)
+    return int(np.ptp(np.nonzero(canvas.owner)[0])) + 1
+
+
+def test_left_is_to_the_right_of_whoever_faces_us():
+    facing = {True: [], False: []}
+    for scene, _ in scenes():
+        for figure in scene.figures:
+            turn = figure.depth("chest_front", "chest") / 0.075
+            if abs(turn) > 0.7:
+                side = figure.points["left_shoulder"][0] - figure.points["right_shoulder"][0]
+                facing[turn > 0].append(side)
+    assert min(facing[True]) > 0 > max(facing[False])
+
+
+def test_nobody_places_the_eyes_of_one_who_looks_away():
+    face = [COCO.joints.index(name) for name in ("nose", "left_eye", "right_eye")]
+    away = [
+        joints(annotation)[face]
+        for scene, number, annotation in people()
+        if scene.figures[number - 1].depth("nose", "head") < -0.03
+    ]
+    assert len(away) > 10 and not np.any(away)
+
+
+def test_the_folder_is_coco_and_does_not_depend_on_the_processes(tmp_path):
+    write_synthetic(tmp_path / "one", "train", 10, seed=3, processes=1)
+    write_synthetic(tmp_path / "two", "train", 10, seed=3, processes=2)
+    assert contents(tmp_path / "one") == contents(tmp_path / "two")
+    assert len(contents(tmp_path / "one")) == 11
+
+    index = CocoIndex(tmp_path / "one/annotations/person_keypoints_train.json")
+    assert len(index.getImgIds()) == 10
+    (category,) = index.loadCats(index.getCatIds())
+    assert tuple(category["keypoints"]) == COCO.joints
+    for annotation in index.loadAnns(index.getAnnIds()):
+        (image,) = index.loadImgs(annotation["image_id"])
+        assert cv2.imread(str(tmp_path / "one/images/train" / image["file_name"])) is not None
+        assert index.annToMask(annotation).any()
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
+
+
+def test_an_interrupted_folder_is_written_anew(tmp_path, monkeypatch):
+    annotations = tmp_path / "annotations/person_keypoints_val.json"
+    write_synthetic(tmp_path, "val", 2, seed=0, processes=1)
+    before = annotations.read_bytes()
+
+    draw, drawn = synthetic.draw_scene, []
+
+    def stop_at_the_second(rng):
+        drawn.append(rng)
+        if len(drawn) == 2:
+            raise KeyboardInterrupt
+        return draw(rng)
+
+    monkeypatch.setattr(synthetic, "draw_scene", stop_at_the_second)
+    write_synthetic(tmp_path, "val", 2, seed=0, processes=1)
+    assert not drawn  # the very set is there already
+    with pytest.raises(KeyboardInterrupt):
+        write_synthetic(tmp_path, "val", 3, seed=0, processes=1)
+    assert list(annotations.parent.iterdir()) == []
+
+    monkeypatch.undo()
+    write_synthetic(tmp_path, "val", 2, seed=0, processes=1)
+    assert annotations.read_bytes() == before

@@ -1,0 +1,142 @@
+"""Associative embedding: known values, laws, and the same in plain loops."""
+
+import math
+
+import pytest
+import torch
+
+from hrpose.losses.tags import tag_gap, tag_loss
+from oracles import pull_push
+
+KINDS = ("exp", "max")
+
+
+def people(*tags_of_each):
+    """One image: the tags of every person, one cell for each value."""
+    tags = torch.tensor([[tag for tags in tags_of_each for tag in tags] or [9.0]], dtype=torch.float64)
+    most = max((len(tags) for tags in tags_of_each), default=1)
+    cells = torch.full((1, len(tags_of_each), most), -1)
+    start = 0
+    for n, own in enumerate(tags_of_each):
+        cells[0, n, : len(own)] = torch.arange(start, start + len(own))
+        start += len(own)
+    return tags, cells
+
+
+def random_batch(count, joints=5, cells=60, images=3):
+    """Tags near each other, with padded rows, people of a few joints and joints out of the map."""
+    generator = torch.Generator().manual_seed(count)
+    tags = torch.randn(images, cells, generator=generator, dtype=torch.float64)
+    where = torch.randint(0, cells, (images, count, joints), generator=generator)
+    unseen = torch.rand(images, count, joints, generator=generator) < 0.4
+    where[unseen] = -1
+    where[-1, count // 2 :] = -1  # padded
+    return tags, where
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [0, 1, 2, 7, 40])
+def test_tag_loss_oracle(kind, count, record_difference):
+    tags, cells = random_batch(count)
+    tags.requires_grad_()
+    pull, push = tag_loss(tags, cells, kind)
+    plain = [pull_push(of_image, where, kind) for of_image, where in zip(tags, cells)]
+    plain_pull, plain_push = (torch.stack(values) for values in zip(*plain))
+    factors = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
+    for name, ours, theirs in (("pull", pull, plain_pull), ("push", push, plain_push)):
+        (slope,) = torch.autograd.grad(ours @ factors, tags, retain_graph=True)
+        (plain_slope,) = torch.autograd.grad(theirs @ factors, tags, retain_graph=True)
+        record_difference(f"tag_loss {kind}: {name}", (ours - theirs).detach().abs().max())
+        record_difference(f"tag_loss {kind}: {name} gradient", (slope - plain_slope).abs().max())
+        assert ours.shape == (3,)
+        assert torch.allclose(ours, theirs, atol=1e-12)
+        assert torch.allclose(slope, plain_slope, atol=1e-12)
+
+
+def test_known_values():
+    pull, push = tag_loss(*people([0, 2], [10, 10]))
+    assert pull.item() == 0.5
+    assert push.item() == pytest.approx(0.5 * math.exp(-81))
+    assert tag_loss(*people([0], [3]))[1].item() == pytest.approx(0.5 * math.exp(-9))
+    assert tag_loss(*people([0], [0.25]), "max")[1].item() == pytest.approx(0.5 * 0.75)
+    assert tag_loss(*people([0], [1.5]), "max")[1].item() == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("count", [2, 3, 30])
+def test_people_with_equal_tags_are_pushed_by_a_half(kind, count):
+    assert tag_loss(*people(*[[4.0]] * count), kind)[1].item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_nobody_and_one_person(kind):
+    for tags in ((), ([], [])):
+        pull, push = tag_loss(*people(*tags), kind)
+        assert (pull.item(), push.item()) == (0, 0)
+    pull, push = tag_loss(*people([1, 3], []), kind)
+    assert (pull.item(), push.item()) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_order_padding_and_a_common_shift_do_not_matter(kind):
+    tags, cells = random_batch(6)
+    wanted = tag_loss(tags, cells, kind)
+    padded = torch.cat([cells, torch.full((3, 4, 5), -1)], 1)
+    others = [
+        (tags, cells.flip(1)),
+        (tags, cells.flip(2)),
+        (tags, padded),
+        (tags + 3.7, cells),
+        (-tags, cells),
+    ]
+    for case in others:
+        for value, same in zip(wanted, tag_loss(*case, kind)):
+            assert torch.allclose(value, same, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_bounds(kind):
+    pull, push = tag_loss(*random_batch(12), kind)
+    assert (pull > 0).all()
+    assert (push >= 0).all()
+    assert (push <= 0.5).all()
+    assert tag_loss(*people([2, 2, 2], [7, 7]), kind)[0].item() == 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pushes_balance(kind):
+    tags, cells = random_batch(8)
+    tags.requires_grad_()
+    (slope,) = torch.autograd.grad(tag_loss(tags, cells, kind)[1].sum(), tags)
+    assert slope.abs().max() > 1e-4
+    assert slope.sum(1).abs().max() < 1e-12
+
+
+def test_an_unlabelled_joint_is_not_touched_whatever_its_tag():
+    tags, cells = people([1.0, 3.0], [8.0])
+    tags = torch.cat([torch.full((1, 1), math.nan, dtype=torch.float64), tags], 1)
+    cells = cells.where(cells < 0, cells + 1)
+    tags.requires_grad_()
+    pull, push = tag_loss(tags, cells)
+    (slope,) = torch.autograd.grad((pull + push).sum(), tags)
+    assert pull.item() == 0.5
+    assert slope[0, 0] == 0
+    assert slope.isfinite().all()
+
+
+def test_half_precision_is_summed_in_full():
+    tags, cells = people([1.0, 3.0], [8.0])
+    for value in tag_loss(tags.half(), cells):
+        assert value.dtype == torch.float32
+
+
+def test_an_unknown_kind_is_no_loss():
+    with pytest.raises(KeyError):
+        tag_loss(*people([1.0]), "linear")
+
+
+def test_gap_is_the_mean_distance_of_two_people():
+    assert tag_gap(*people([0, 2], [4], [])).item() == 3
+    assert tag_gap(*people([0], [1], [5])).item() == pytest.approx((1 + 4 + 5) / 3)
+    assert tag_gap(*people([0, 9])).item() == 0
+    assert tag_gap(*people()).item() == 0

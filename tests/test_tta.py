@@ -1,0 +1,160 @@
+"""Several looks at an image, taken together; against plain loops and with networks made of glass."""
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from hrpose.inference.tta import PLAIN, Maps, average_scales, look, mirrored
+from hrpose.structures import ScaleOutput
+from oracles import enlarged
+
+FLIP = [0, 2, 1]  # nose, left, right
+MIRROR = mirrored(FLIP)
+
+
+def random(*shape, seed=0):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+class Told:
+    """Says what it was told, call after call: for views whose outputs have nothing in common."""
+
+    def __init__(self, *outputs):
+        self.outputs = list(outputs)
+
+    def __call__(self, images):
+        return self.outputs.pop(0)
+
+
+def said(seed, side=32):
+    coarse, tags = (random(1, 3, side // 4, side // 4, seed=seed + i) for i in (0, 1))
+    fine = random(1, 3, side // 2, side // 2, seed=seed + 2)
+    return [ScaleOutput(coarse, tags, None, 4), ScaleOutput(fine, None, None, 2)]
+
+
+def symmetric(images):
+    """A network that treats left and right alike: edges are ears, brightness is the nose."""
+    grey = images.mean(1, keepdim=True)
+    steps = F.pad(grey, (1, 1, 0, 0), mode="replicate")
+    falling, rising = steps[..., :-2] - grey, steps[..., 2:] - grey
+    maps = torch.cat([grey, falling, rising], 1)
+    return [
+        ScaleOutput(F.avg_pool2d(maps, 4), F.avg_pool2d(maps**2, 4), None, 4),
+        ScaleOutput(F.max_pool2d(maps, 2), None, None, 2),
+    ]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (32, 32)])
+def test_aggregation_oracle(size, record_difference):
+    """Resized to the finest output, averaged over resolutions; brought back; resized; averaged."""
+    plain_view, turned_view = said(0), said(100)
+    maps = look(Told(plain_view, turned_view), random(1, 3, 32, 32), [PLAIN, MIRROR], size)
+    assert maps.heatmaps.shape == (1, 3, *size)
+    assert maps.tags.shape == (1, 3, *size, 2)
+    for k in range(3):
+        heat, tags = [], []
+        for outputs, joint, turned in ((plain_view, k, False), (turned_view, FLIP[k], True)):
+            coarse, fine = (output.heatmaps[0, joint].numpy().astype(float) for output in outputs)
+            tag = enlarged(outputs[0].tags[0, joint].numpy().astype(float), (16, 16))
+            both = [(enlarged(coarse, (16, 16)) + fine) / 2, tag]
+            both = [plane[:, ::-1] if turned else plane for plane in both]
+            heat.append(enlarged(both[0], size))
+            tags.append(enlarged(both[1], size))
+        differences = (
+            abs(maps.heatmaps[0, k].numpy() - np.mean(heat, 0)).max(),
+            abs(maps.tags[0, k].numpy() - np.stack(tags, -1)).max(),
+        )
+        record_difference("look: heatmaps", differences[0])
+        record_difference("look: tags", differences[1])
+        assert max(differences) < 1e-6
+
+
+def test_the_toy_is_symmetric():
+    images = random(2, 3, 32, 48)
+    for output, turned in zip(symmetric(images), symmetric(images.flip(-1))):
+        back = turned.heatmaps.flip(-1)[:, FLIP]
+        assert torch.allclose(back, output.heatmaps, atol=1e-6)
+        assert not torch.allclose(turned.heatmaps.flip(-1), output.heatmaps, atol=1e-2)
+
+
+def test_a_symmetric_network_learns_nothing_from_the_mirror():
+    images = random(2, 3, 32, 48)
+    alone = look(symmetric, images, [PLAIN], (32, 48))
+    both = look(symmetric, images, [PLAIN, MIRROR], (32, 48))
+    assert torch.allclose(both.heatmaps, alone.heatmaps, atol=1e-6)
+    assert both.tags.shape[-1] == 2
+    for view in range(2):
+        assert torch.allclose(both.tags[..., view], alone.tags[..., 0], atol=1e-6)
+
+
+def test_mirroring_the_image_mirrors_what_is_said_of_it():
+    """For any network, symmetric or not."""
+    weights = random(6, 3, 3, 3, seed=9) - 0.5
+
+    def network(images):
+        maps = F.avg_pool2d(F.conv2d(images, weights, padding=1), 2)
+        return [ScaleOutput(maps[:, :3], maps[:, 3:], None, 2)]
+
+    images = random(1, 3, 32, 48)
+    maps = look(network, images, [PLAIN, MIRROR], (16, 24))
+    turned = look(network, images.flip(-1), [PLAIN, MIRROR], (16, 24))
+    assert torch.allclose(turned.heatmaps.flip(-1)[:, FLIP], maps.heatmaps, atol=1e-6)
+    # What was the plain view is now the mirrored one.
+    back = turned.tags.flip(3)[:, FLIP].flip(-1)
+    assert torch.allclose(back, maps.tags, atol=1e-6)
+
+
+def test_views_come_back():
+    maps = random(1, 3, 4, 6)
+    assert torch.equal(MIRROR.undo(MIRROR.undo(maps)), maps)
+    assert torch.equal(PLAIN.undo(maps), maps)
+    images = random(1, 3, 4, 6)
+    assert torch.equal(MIRROR.apply(images)[..., 0], images[..., -1])
+
+
+def test_tags_may_stand_at_any_one_resolution():
+    fine = ScaleOutput(random(1, 3, 16, 16), random(1, 3, 16, 16, seed=1), None, 2)
+    coarse = ScaleOutput(random(1, 3, 8, 8), None, None, 4)
+    maps = look(lambda images: [coarse, fine], random(1, 3, 32, 32), [PLAIN], (16, 16))
+    assert torch.equal(maps.tags[..., 0], fine.tags)
+
+
+def test_constants_stay_constant():
+    def constant(images):
+        return [
+            ScaleOutput(torch.full((1, 3, 8, 8), 0.25), torch.full((1, 3, 8, 8), 4.0), None, 4),
+            ScaleOutput(torch.full((1, 3, 16, 16), 0.25), None, None, 2),
+        ]
+
+    maps = look(constant, random(1, 3, 32, 32), [PLAIN, MIRROR], (32, 32))
+    several = average_scales([maps, maps, maps], (0.5, 1, 2))
+    assert torch.allclose(several.heatmaps, torch.tensor(0.25))
+    assert torch.allclose(several.tags, torch.tensor(4.0))
+
+
+def scale_maps(count):
+    return [Maps(random(1, 3, 8, 8, seed=i), random(1, 3, 8, 8, 2, seed=50 + i)) for i in range(count)]
+
+
+def test_heatmaps_of_all_scales_and_tags_of_scale_1():
+    maps = scale_maps(3)
+    both = average_scales(maps, (0.5, 1, 2))
+    mean = sum(of_scale.heatmaps for of_scale in maps) / 3
+    assert torch.allclose(both.heatmaps, mean, atol=1e-6)
+    assert torch.equal(both.tags, maps[1].tags)
+
+
+def test_order_of_scales_does_not_matter():
+    maps = scale_maps(3)
+    forth, back = average_scales(maps, (0.5, 1.0, 2)), average_scales(maps[::-1], (2, 1.0, 0.5))
+    assert torch.allclose(forth.heatmaps, back.heatmaps, atol=1e-6)
+    assert torch.equal(forth.tags, back.tags)
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0])
+def test_a_single_scale_is_itself(scale):
+    (maps,) = scale_maps(1)
+    only = average_scales([maps], (scale,))
+    assert torch.equal(only.heatmaps, maps.heatmaps)
+    assert torch.equal(only.tags, maps.tags)
