@@ -13,6 +13,7 @@ PACKAGE = ROOT / "lib" / "hrpose"
 WORDS = [
     "skeletons",
     "structures",
+    "ops.files",
     "ops.affine",
     "ops.image",
     "ops.gaussian",

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from hrpose.evaluation import keypoints
 from hrpose.evaluation.keypoints import (
     KeypointEvaluator,

@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pytest
+
 from hrpose.ops.oks import oks
 from hrpose.skeletons import COCO
 

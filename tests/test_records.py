@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+
 from hrpose.evaluation.keypoints import KeypointEvaluator, crowdpose_evaluator
 from hrpose.evaluation.records import to_results
 from hrpose.skeletons import COCO, CROWDPOSE, from_category

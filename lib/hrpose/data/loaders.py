@@ -51,6 +51,7 @@ def training_loader(
 
     `loader.batch_sampler.enter(epoch, start)` chooses what comes next.
     """
+    cv2.setNumThreads(0)  # a forked worker would wait for OpenCV's threads for ever
     return DataLoader(
         dataset,
         batch_sampler=ShuffledBatches(len(dataset), batch, seed),

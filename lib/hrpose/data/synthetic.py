@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +23,7 @@ from tqdm import tqdm
 from hrpose.data.drawing.annotations import annotate_crowd, annotate_person
 from hrpose.data.drawing.canvas import SIZE
 from hrpose.data.drawing.scenes import CROWD, compose
+from hrpose.ops.files import write_json
 from hrpose.skeletons import COCO
 
 EDITION = 1
@@ -44,15 +45,22 @@ def draw_scene(rng: np.random.Generator) -> tuple[np.ndarray, list[dict[str, Any
 
 
 def write_synthetic(
-    root: Path, split: str, count: int, seed: int, processes: int | None = None
+    root: Path,
+    split: str,
+    count: int,
+    seed: int,
+    joints: Sequence[str] = COCO.joints,
+    processes: int | None = None,
 ) -> None:
     """Write `count` scenes as images/{split}/*.jpg and annotations/person_keypoints_{split}.json.
 
     The annotation file comes last: where it stands, the images do. A folder that holds this very
-    set is left alone. `processes`: how many draw at a time, by default one for each core.
+    set is left alone.
+
+    joints: which of COCO's are marked   processes: how many draw at a time; None: one per core
     """
     info = {"description": "hrpose synthetic people", "edition": EDITION,
-            "split": split, "count": count, "seed": seed}  # fmt: skip
+            "split": split, "count": count, "seed": seed, "joints": list(joints)}  # fmt: skip
     path = Path(root) / "annotations" / f"person_keypoints_{split}.json"
     images = Path(root) / "images" / split
     if _holds(path, info) and len(list(images.glob("*.jpg"))) >= count:
@@ -62,7 +70,7 @@ def write_synthetic(
     images.mkdir(parents=True, exist_ok=True)
     scenes = _write_images(images, range(1, count + 1), seed, processes)
     bar = tqdm(scenes, total=count, desc=f"drawing {split}", unit="image", disable=None)
-    _write_json(path, _coco(info, list(bar)))
+    write_json(path, _with_joints(_coco(info, list(bar)), joints))
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
@@ -121,13 +129,19 @@ def _coco(info: dict[str, Any], scenes: list[tuple[str, list[dict[str, Any]]]]) 
             ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1}
             annotations.append(ids | annotation)
     category = {"id": 1, "name": "person", "supercategory": "person",
-                "keypoints": list(COCO.joints),
-                "skeleton": [[a + 1, b + 1] for a, b in COCO.limb_indices]}  # fmt: skip
+                "keypoints": list(COCO.joints)}  # fmt: skip
     return {"info": info, "images": images, "annotations": annotations, "categories": [category]}
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    """The old file or the new one, never half of one."""
-    partial_path = path.with_suffix(f".{os.getpid()}.partial")
-    partial_path.write_text(json.dumps(content, separators=(",", ":")))
-    os.replace(partial_path, path)
+def _with_joints(truth: dict[str, Any], joints: Sequence[str]) -> dict[str, Any]:
+    """The same people marked at these joints only, in this order; limbs go where an end is gone."""
+    wanted = [COCO.joints.index(name) for name in joints]
+    limbs = [limb for limb in COCO.limb_indices if set(limb) <= set(wanted)]
+    (category,) = truth["categories"]
+    category["keypoints"] = list(joints)
+    category["skeleton"] = [[wanted.index(end) + 1 for end in limb] for limb in limbs]
+    for person in truth["annotations"]:
+        marks = np.reshape(person["keypoints"], (-1, 3))[wanted]
+        person["keypoints"] = marks.ravel().tolist()
+        person["num_keypoints"] = int((marks[:, 2] > 0).sum())
+    return truth

@@ -20,7 +20,7 @@ from hrpose.data.faults.splits import overlaps
 from hrpose.data.files import Seen, look_at_all
 from hrpose.data.survey import Marks, Rules, counts
 from hrpose.data.trainval import PUBLISHED, Merged, merged, with_decoded_sizes
-from hrpose.engine.checkpoint import write_json
+from hrpose.ops.files import write_json
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import draw_samples
 

@@ -13,8 +13,8 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_skeleton, load_predictor
 from hrpose.data.coco import load_image_list
-from hrpose.engine.checkpoint import write_json
 from hrpose.evaluation.records import to_results
+from hrpose.ops.files import write_json
 from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, read_photo, write
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import draw_confident

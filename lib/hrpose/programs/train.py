@@ -28,13 +28,13 @@ from hrpose.build import (
     load_pretrained,
     read_split,
 )
-from hrpose.engine.checkpoint import write_json
 from hrpose.engine.journal import Journal
 from hrpose.engine.runs import Run, open_run
 from hrpose.engine.train import Batch, Plan, Training, train
 from hrpose.evaluation.keypoints import format_table
 from hrpose.models.counting import count_parameters
 from hrpose.models.weights import LoadReport
+from hrpose.ops.files import write_json
 from hrpose.ops.image import write
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import training_sheet

@@ -17,9 +17,9 @@ from hrpose.build import (
     load_predictor,
     read_split,
 )
-from hrpose.engine.checkpoint import write_json
 from hrpose.engine.evaluate import evaluate
 from hrpose.evaluation.keypoints import format_table
+from hrpose.ops.files import write_json
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import show_predictions
 from hrpose.structures import Poses
