@@ -22,30 +22,11 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
-SMALL = [
-    "MODEL.WIDTH",
-    "8",
-    "MODEL.STEM",
-    "8",
-    "MODEL.BLOCKS",
-    "1",
-    "DATASET.INPUT_SIZE",
-    "64",
-    "TRAIN.BATCH",
-    "4",
-    "TRAIN.EPOCHS",
-    "2",
-    "TRAIN.PRECISION",
-    "fp32",
-    "WORKERS",
-    "0",
-    "PRINT_FREQ",
-    "1",
-    "DEVICE",
-    "cpu",
-    "TRAIN.VALIDATE_EVERY",
-    "1",
-]
+BRIEFLY = (
+    "MODEL.WIDTH 8 MODEL.STEM 8 MODEL.BLOCKS 1 DATASET.INPUT_SIZE 64 TRAIN.BATCH 4 TRAIN.EPOCHS 2 "
+    "TRAIN.PRECISION fp32 WORKERS 0 PRINT_FREQ 1 DEVICE cpu TRAIN.VALIDATE_EVERY 1"
+)
+SMALL = BRIEFLY.split()
 
 
 def tool(name, *arguments, fails=False):

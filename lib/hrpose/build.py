@@ -5,12 +5,11 @@ Every table is name -> part. To add a part, write it in its package and give it 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 from torch.optim import Optimizer
@@ -19,27 +18,16 @@ from yacs.config import CfgNode
 
 from hrpose.data.augment import Augment, Crop, random_affine, random_flip
 from hrpose.data.bottomup import BottomUpDataset
-from hrpose.data.coco import Images, Record, load_annotations, person_category, records
+from hrpose.data.coco import LAYOUTS, Images, Record, load_annotations, person_category, records
 from hrpose.data.loaders import training_loader
-from hrpose.engine.optim import (
-    OPTIMIZERS,
-    SCHEDULES,
-    Schedule,
-    grouped_parameters,
-    scaled_rate,
-)
+from hrpose.engine import optim
+from hrpose.engine.optim import OPTIMIZERS, SCHEDULES, Schedule
 from hrpose.engine.train import TrainStep
 from hrpose.evaluation.keypoints import KeypointEvaluator, crowdpose_evaluator
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing
 from hrpose.inference.grouping import Settings
 from hrpose.inference.tta import PLAIN, mirrored
-from hrpose.losses.multi_scale import (
-    LossTerm,
-    Targets,
-    heatmap_term,
-    multi_scale_loss,
-    tag_term,
-)
+from hrpose.losses.multi_scale import LossTerm, Targets, heatmap_term, multi_scale_loss, tag_term
 from hrpose.models.blocks import fan_in_init, published_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
@@ -47,18 +35,6 @@ from hrpose.models.weights import LoadReport, load_weights
 from hrpose.ops.image import normalise
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category
 
-
-class Layout(NamedTuple):
-    """Where a data set keeps its files under DATASET.ROOT."""
-
-    annotations: str
-    images: str
-
-
-LAYOUTS = {
-    "coco": Layout("annotations/person_keypoints_{split}.json", "images/{split}"),
-    "crowdpose": Layout("json/crowdpose_{split}.json", "images"),
-}
 SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}
 MODELS = {"higher_hrnet": HigherHRNet}
 INITS = {"published": published_init, "fan_in": fan_in_init}
@@ -202,13 +178,15 @@ def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
     kind = pick(OPTIMIZERS, config.TRAIN.OPTIMIZER, "TRAIN.OPTIMIZER")
-    return kind(grouped_parameters(model, config.TRAIN.WEIGHT_DECAY), lr=learning_rate(config))
+    return kind(
+        optim.grouped_parameters(model, config.TRAIN.WEIGHT_DECAY), lr=learning_rate(config)
+    )
 
 
 def learning_rate(config: CfgNode) -> float:
     """The rate that TRAIN.LR and TRAIN.LR_SCALING make of the real batch."""
     plan = config.TRAIN
-    return scaled_rate(plan.LR, plan.BATCH, plan.BASE_BATCH, plan.LR_SCALING)
+    return optim.scaled_rate(plan.LR, plan.BATCH, plan.BASE_BATCH, plan.LR_SCALING)
 
 
 def build_schedule(config: CfgNode) -> Schedule:
@@ -314,18 +292,3 @@ def build_evaluator(config: CfgNode, split: Split) -> KeypointEvaluator:
         image_ids=config.DATASET.IMAGE_IDS or None,
         bounds=config.TEST.CROWD_BOUNDS,
     )
-
-
-class AnnotatedImages:
-    """(image id, image) of every record, read one by one."""
-
-    def __init__(self, marked: Sequence[Record], images: Images):
-        self.marked = marked
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.marked)
-
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
-        for record in self.marked:
-            yield record.image_id, self.images.read(record.file_name)

@@ -9,7 +9,7 @@ import json
 import os
 import zipfile
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +18,19 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from hrpose.ops.image import decode_annotated
+
+
+class Layout(NamedTuple):
+    """Where a data set keeps its files under DATASET.ROOT."""
+
+    annotations: str
+    images: str
+
+
+LAYOUTS = {
+    "coco": Layout("annotations/person_keypoints_{split}.json", "images/{split}"),
+    "crowdpose": Layout("json/crowdpose_{split}.json", "images"),
+}
 
 
 class Record(NamedTuple):
@@ -214,3 +227,18 @@ def _run_lengths(region: Any, size: tuple[int, int]) -> Any:
     if isinstance(region, dict) and not isinstance(region["counts"], list):
         return region
     return coco_mask.frPyObjects(region, *size)
+
+
+class AnnotatedImages:
+    """(image id, image) of every record, read one by one."""
+
+    def __init__(self, marked: Sequence[Record], images: Images):
+        self.marked = marked
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.marked)
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        for record in self.marked:
+            yield record.image_id, self.images.read(record.file_name)

@@ -71,4 +71,6 @@ def is_turned(data: bytes) -> bool:
     small = cv2.IMREAD_REDUCED_GRAYSCALE_8
     obeyed = cv2.imdecode(pixels, small)
     stored = cv2.imdecode(pixels, small | cv2.IMREAD_IGNORE_ORIENTATION)
+    if obeyed is None or stored is None:
+        return False
     return not np.array_equal(obeyed, stored)

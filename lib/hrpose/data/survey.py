@@ -70,7 +70,7 @@ class Marks:
     @cached_property
     def labelled(self) -> np.ndarray:
         """(P,) bool: of whom any joint is"""
-        return (self.joints[..., 2] > 0).any(1)
+        return np.any(self.joints[..., 2] > 0, axis=1)
 
     @cached_property
     def crowds(self) -> np.ndarray:
@@ -177,7 +177,8 @@ def area(person: Mapping[str, Any]) -> float:
 
 def box_area(person: Mapping[str, Any]) -> float:
     """Square pixels, below 0 if any side is; NaN where there is no box of four numbers."""
-    box = person.get("bbox") or ()
+    box = list(person.get("bbox") or ())
     if len(box) != 4 or not all(isinstance(n, (int, float)) for n in box):
         return np.nan
-    return float(-abs(box[2] * box[3]) if min(box[2:]) < 0 else box[2] * box[3])
+    _, _, width, height = box
+    return float(-abs(width * height) if min(width, height) < 0 else width * height)

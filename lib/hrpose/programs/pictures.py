@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Sampler
 from yacs.config import CfgNode
 
 from hrpose.build import (
@@ -18,7 +20,7 @@ from hrpose.build import (
     build_training_loader,
     output_strides,
 )
-from hrpose.data.bottomup import read_sample
+from hrpose.data.bottomup import BottomUpDataset, read_sample
 from hrpose.losses.multi_scale import Truth, draw_truth
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
@@ -84,7 +86,8 @@ def training_sheet(
 def draw_samples(config: CfgNode, folder: Path) -> None:
     """The first samples of the first epoch: as annotated, as augmented, and their targets."""
     loader, skeleton = build_training_loader(config), build_skeleton(config)
-    dataset, keys = loader.dataset, next(iter(loader.batch_sampler))[:SAMPLES]
+    dataset, sampler = cast(BottomUpDataset, loader.dataset), cast(Sampler, loader.batch_sampler)
+    keys = next(iter(sampler))[:SAMPLES]
     batch = loader.collate_fn([dataset[key] for key in keys])
     truths = draw_truths(config, batch)
     for i, (_, index) in enumerate(keys):

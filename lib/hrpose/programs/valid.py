@@ -10,13 +10,8 @@ from pathlib import Path
 import numpy as np
 from yacs.config import CfgNode
 
-from hrpose.build import (
-    AnnotatedImages,
-    Split,
-    build_evaluator,
-    load_predictor,
-    read_split,
-)
+from hrpose.build import Split, build_evaluator, load_predictor, read_split
+from hrpose.data.coco import AnnotatedImages
 from hrpose.engine.evaluate import evaluate
 from hrpose.evaluation.keypoints import format_table
 from hrpose.ops.files import write_json
