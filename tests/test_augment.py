@@ -87,7 +87,9 @@ def test_a_mirror():
     turned = flip(start, FLIP)
     assert np.array_equal(turned.image, start.image[:, ::-1])
     assert np.array_equal(turned.mask, start.mask[:, ::-1])
-    np.testing.assert_allclose(turned.joints[0, 1], [299 - start.joints[0, 2, 0], *start.joints[0, 2, 1:]])
+    np.testing.assert_allclose(
+        turned.joints[0, 1], [299 - start.joints[0, 2, 0], *start.joints[0, 2, 1:]]
+    )
     assert turned.mirrored
     assert np.array_equal(turned.sizes, start.sizes)
 

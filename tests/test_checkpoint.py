@@ -8,7 +8,8 @@ import pickle
 import pytest
 import torch
 
-from hrpose.engine.checkpoint import load_checkpoint, save_checkpoint, write_json, write_whole
+from hrpose.engine.checkpoint import load_checkpoint, save_checkpoint
+from hrpose.ops.files import write_json, write_whole
 
 STATE = {
     "model": {"weight": torch.arange(6.0).reshape(2, 3)},

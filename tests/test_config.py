@@ -279,7 +279,8 @@ SHAPES = [(600, 600), (500, 375), (375, 500), (640, 427), (1920, 1080), (333, 50
 SETS = [
     (512, [1]), (512, [0.5, 1, 2]), (512, [0.5, 1, 1.5]), (640, [0.5, 1, 2]), (512, [0.5]),
     (512, [0.75, 1]), (640, [0.8, 1]), (640, [0.75, 1]), (512, [0.8, 1]), (512, [1, 1.3]),
-    (640, [0.9, 1, 1.5]), (384, [1, 1.25]), (512, [0.25, 1, 2]), (256, [1, 1.5]), (512, [0.4, 1, 1.2]),
+    (640, [0.9, 1, 1.5]), (384, [1, 1.25]), (512, [0.25, 1, 2]), (256, [1, 1.5]),
+    (512, [0.4, 1, 1.2]),
 ]  # fmt: skip
 
 
@@ -308,7 +309,8 @@ def test_a_size_for_tests_alone_is_checked(refused):
 
 
 @pytest.mark.parametrize("weights, deconvs, holds", [
-    ("[1, 2]", 1, True), ("1", 2, True), ("[1, 2, 3]", 2, True), ("[1, 2]", 0, False), ("[1, 2, 3]", 1, False),
+    ("[1, 2]", 1, True), ("1", 2, True), ("[1, 2, 3]", 2, True), ("[1, 2]", 0, False),
+    ("[1, 2, 3]", 1, False),
 ])  # fmt: skip
 def test_a_weight_for_every_resolution_or_for_all(weights, deconvs, holds, write, refused):
     text = f"LOSS: {{HEATMAP: {weights}}}\nMODEL: {{NUM_DECONVS: {deconvs}}}"

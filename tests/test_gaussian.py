@@ -148,7 +148,9 @@ def test_what_is_not_there_is_not_drawn(joint):
 
 
 def test_visible_and_hidden_are_drawn_alike():
-    assert torch.equal(draw_heatmaps(one(5, 5, 1), SIZE, 2.0), draw_heatmaps(one(5, 5, 2), SIZE, 2.0))
+    assert torch.equal(
+        draw_heatmaps(one(5, 5, 1), SIZE, 2.0), draw_heatmaps(one(5, 5, 2), SIZE, 2.0)
+    )
 
 
 def test_a_tag_is_read_where_the_peak_is(rng):

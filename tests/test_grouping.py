@@ -174,7 +174,9 @@ def test_the_best_people_are_kept_best_first():
     everybody = group_by_tag(peaks, ORDER)
     scores = pose_scores(everybody)
     assert (np.diff(scores) <= 0).all()
-    crowd = np.array([[[n, 0, score, 5 * n] for n, score in enumerate((0.3, 0.9, 0.5))]], np.float32)
+    crowd = np.array(
+        [[[n, 0, score, 5 * n] for n, score in enumerate((0.3, 0.9, 0.5))]], np.float32
+    )
     kept = group_by_tag(crowd, [0], Settings(max_people=2))
     assert kept[:, 0, 0].tolist() == [1, 2]
 

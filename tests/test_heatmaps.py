@@ -18,7 +18,9 @@ def joint_and_cells(maps):
     kinds, height, width = maps.shape
     k, y, x = (
         index.flatten()
-        for index in torch.meshgrid(*(torch.arange(n) for n in (kinds, height, width)), indexing="ij")
+        for index in torch.meshgrid(
+            *(torch.arange(n) for n in (kinds, height, width)), indexing="ij"
+        )
     )
     return k, torch.stack([x, y], -1)
 

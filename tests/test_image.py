@@ -34,7 +34,9 @@ def palette_png(indices, colours):
     """An 8-bit palette PNG of (H, W) indices."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     height, width = indices.shape
     rows = b"".join(b"\0" + row.astype(np.uint8).tobytes() for row in indices)

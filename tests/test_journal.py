@@ -30,6 +30,7 @@ def test_numbers_are_one_object_a_line(journal, tmp_path):
 
 def test_numbers_are_events_too(journal, tmp_path):
     journal.write({"loss": 0.5}, 10)
+    journal.close()
     (events,) = tmp_path.glob("events*")
     assert b"loss" in events.read_bytes()
 

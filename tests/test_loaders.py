@@ -91,9 +91,10 @@ def test_dice_come_from_seed_epoch_and_index(dataset):
     _, again = dataset[2, 7]
     assert np.array_equal(first.image, again.image)
     assert np.array_equal(first.joints, again.joints)
-    other_epoch, other_seed = dataset[3, 7][1], BottomUpDataset(
-        dataset.records, dataset.images, dataset.augmentations, seed=6
-    )[2, 7][1]
+    other_epoch, other_seed = (
+        dataset[3, 7][1],
+        BottomUpDataset(dataset.records, dataset.images, dataset.augmentations, seed=6)[2, 7][1],
+    )
     assert not np.array_equal(first.joints, other_epoch.joints)
     assert not np.array_equal(first.joints, other_seed.joints)
 

@@ -85,7 +85,10 @@ def make_outputs():
     ]
 
 
-def make_terms(weights=None, targets=Targets(), terms=(heatmap_term, tag_term), people=4):
+USUAL = Targets()
+
+
+def make_terms(weights=None, targets=USUAL, terms=(heatmap_term, tag_term), people=4):
     weights = weights or {"heatmap": 1.0, "pull": 1e-3, "push": 2e-3}
     return multi_scale_loss(make_outputs(), make_batch(people), terms, weights, targets)
 
@@ -147,16 +150,16 @@ def test_an_image_without_people_has_a_loss_and_no_tag_loss():
 
 
 def test_the_kind_of_push_is_chosen_by_the_term():
-    exp, hinge = (
-        make_terms(terms=[partial(tag_term, kind=kind)]).loss for kind in ("exp", "max")
-    )
+    exp, hinge = (make_terms(terms=[partial(tag_term, kind=kind)]).loss for kind in ("exp", "max"))
     assert torch.equal(exp["pull/4"], hinge["pull/4"])
     assert not torch.equal(exp["push/4"], hinge["push/4"])
     assert set(exp) == {"pull/4", "push/4"}
 
 
 def test_nobody_looks_at_the_gradient_of_what_is_watched():
-    outputs = [output._replace(heatmaps=output.heatmaps.requires_grad_()) for output in make_outputs()]
+    outputs = [
+        output._replace(heatmaps=output.heatmaps.requires_grad_()) for output in make_outputs()
+    ]
     outputs[0] = outputs[0]._replace(tags=outputs[0].tags.requires_grad_())
     weights = {"heatmap": 1.0, "pull": 1e-3, "push": 1e-3}
     loss, _, watch = multi_scale_loss(

@@ -126,10 +126,12 @@ def test_a_killed_process_lets_go(start, tmp_path):
     ready = context.SimpleQueue()
     holder = context.Process(target=_hold, args=(tmp_path, CONFIG, ready))
     holder.start()
-    assert ready.get() == str(wanted)
-    assert not open_run(tmp_path, CONFIG, "auto").continued
-    os.kill(holder.pid, signal.SIGKILL)
-    holder.join()
+    try:
+        assert ready.get() == str(wanted)
+        assert not open_run(tmp_path, CONFIG, "auto").continued
+    finally:
+        os.kill(holder.pid, signal.SIGKILL)
+        holder.join()
     run = open_run(tmp_path, CONFIG, "auto")
     assert run.continued
     assert run.folder == wanted

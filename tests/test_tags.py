@@ -13,7 +13,9 @@ KINDS = ("exp", "max")
 
 def people(*tags_of_each):
     """One image: the tags of every person, one cell for each value."""
-    tags = torch.tensor([[tag for tags in tags_of_each for tag in tags] or [9.0]], dtype=torch.float64)
+    tags = torch.tensor(
+        [[tag for tags in tags_of_each for tag in tags] or [9.0]], dtype=torch.float64
+    )
     most = max((len(tags) for tags in tags_of_each), default=1)
     cells = torch.full((1, len(tags_of_each), most), -1)
     start = 0

@@ -1,4 +1,4 @@
-"""Several looks at an image, taken together; against plain loops and with networks made of glass."""
+"""Several looks at an image, taken together: laws, and the same in plain loops."""
 
 import numpy as np
 import pytest
@@ -134,7 +134,9 @@ def test_constants_stay_constant():
 
 
 def scale_maps(count):
-    return [Maps(random(1, 3, 8, 8, seed=i), random(1, 3, 8, 8, 2, seed=50 + i)) for i in range(count)]
+    return [
+        Maps(random(1, 3, 8, 8, seed=i), random(1, 3, 8, 8, 2, seed=50 + i)) for i in range(count)
+    ]
 
 
 def test_heatmaps_of_all_scales_and_tags_of_scale_1():

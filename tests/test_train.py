@@ -1,0 +1,468 @@
+"""The engine with a toy: it learns, can be stopped anywhere, and does nothing twice."""
+
+import json
+import math
+import os
+import signal
+import threading
+from itertools import count
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from hrpose.data.loaders import ShuffledBatches
+from hrpose.engine.checkpoint import load_checkpoint
+from hrpose.engine.evaluate import evaluate
+from hrpose.engine.journal import Journal
+from hrpose.engine.optim import multistep
+from hrpose.engine.runs import open_run
+from hrpose.engine.train import Meter, Plan, Training, TrainStep, train, undisturbed
+from hrpose.structures import Terms
+
+IMAGES, BATCH, EPOCHS = 14, 4, 3
+STEPS = IMAGES // BATCH  # of an epoch; two images are left out
+APS = (0.2, 0.6, 0.4)
+
+
+class Strike:
+    """Strikes at the n-th time that something of one kind happens, once."""
+
+    def __init__(self, kind="", number=0, blow=lambda: None):
+        self.kind, self.number, self.blow = kind, number, blow
+        self.seen = count(1)
+
+    def __call__(self, kind):
+        if kind == self.kind and next(self.seen) == self.number:
+            self.blow()
+
+
+def press_ctrl_c():
+    os.kill(os.getpid(), signal.SIGINT)
+
+
+NEVER = Strike()
+
+
+class Noise(Dataset):
+    """Images that follow from (epoch, index), as ours do."""
+
+    def __init__(self, happens):
+        self.happens = happens
+
+    def __len__(self):
+        return IMAGES
+
+    def __getitem__(self, key):
+        self.happens("item")
+        generator = torch.Generator().manual_seed(1000 * key[0] + key[1])
+        return key[1], torch.rand(3, 6, 6, generator=generator)
+
+
+def collate(items):
+    indices, images = zip(*items)
+    return {"image": torch.stack(images), "index": torch.tensor(indices)}
+
+
+class Toy(nn.Module):
+    """With a norm, whose running mean must survive an interruption too."""
+
+    def __init__(self, happens):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 1)
+        )
+        self.happens = happens
+        self.modes = []
+
+    def forward(self, images):
+        self.modes.append((self.training, len(images), torch.is_inference_mode_enabled()))
+        if self.training:
+            self.happens("step")
+        return self.layers(images)
+
+
+def toy_loss(outputs, batch):
+    away = (outputs - batch["image"].mean(1, keepdim=True)[..., 1:-1, 1:-1]) ** 2
+    terms = {"near": away.flatten(1).mean(1), "far": outputs.flatten(1).abs().mean(1)}
+    return Terms(terms, {"near": 1.0, "far": 0.25}, {"size": outputs.detach().flatten(1).sum(1)})
+
+
+class Workshop:
+    """One start of a run in `folder`; the next start continues it."""
+
+    def __init__(self, folder, strike=NEVER, loss=toy_loss, aps=APS, **plan):
+        self.drawn, self.asked, self.aps = [], [], aps
+        self.strike = strike
+        torch.manual_seed(0)
+        model = Toy(strike)
+        batches = ShuffledBatches(IMAGES, BATCH, seed=1)
+        dataset = Noise(strike)
+        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+        run = open_run(folder, "config", "auto")
+        self.training = Training(
+            step=TrainStep(lambda images: images * 2, model, loss),
+            loader=loader,
+            optimizer=torch.optim.Adam(model.parameters(), lr=1.0),
+            journal=Journal(run.folder),
+            run=run,
+            kept={"config": "config", "joints": ["nose"]},
+            devices=[torch.device("cpu")],
+        )
+        if run.continued:
+            self.training.resume()
+        usual = {"print_every": 2, "validate_every": 1, "pictures_every": 2}
+        schedule = lambda epoch: multistep(epoch, (1.5,), 0.5)  # noqa: E731
+        self.plan = Plan(EPOCHS, 0.01, schedule, **{**usual, **plan})
+
+    def validate(self):
+        self.strike("validate")
+        self.training.step.model.eval()
+        epoch = self.training.progress.epoch
+        self.asked.append(epoch)
+        return {"AP": self.aps[epoch], "AR": 0.5}
+
+    def draw(self, batch, outputs):
+        self.strike("draw")
+        self.drawn.append((self.training.progress.epoch, batch["index"].tolist(), outputs.shape))
+
+    def work(self):
+        try:
+            return train(self.training, self.plan, self.validate, self.draw)
+        finally:
+            self.training.run.lock.close()
+            self.training.journal.close()
+
+    @property
+    def last(self):
+        return load_checkpoint(self.training.run.last)
+
+    @property
+    def best(self):
+        return load_checkpoint(self.training.run.best)
+
+    @property
+    def lines(self):
+        text = (self.training.run.folder / "metrics.jsonl").read_text()
+        return [json.loads(line) for line in text.splitlines()]
+
+
+def same(a, b):
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(same(a[key], b[key]) for key in a)
+    if isinstance(a, (list, tuple)):
+        return len(a) == len(b) and all(map(same, a, b))
+    return a == b
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run from its beginning to its end."""
+    workshop = Workshop(tmp_path_factory.mktemp("whole"))
+    workshop.figures = workshop.work()
+    return workshop
+
+
+# The loop ---------------------------------------------------------------------------------------
+
+
+def test_it_goes_through_the_plan(whole):
+    assert whole.last["progress"] == {
+        "epoch": EPOCHS, "batch": 0, "step": EPOCHS * STEPS, "best": 0.6,
+    }  # fmt: skip
+    assert whole.asked == [0, 1, 2]
+    assert whole.figures == {"AP": 0.4, "AR": 0.5}
+    assert whole.last["config"] == whole.best["config"] == "config"
+    assert whole.last["joints"] == ["nose"]
+
+
+def test_it_learns_in_training_mode_and_looks_in_evaluation_mode(whole):
+    modes = whole.training.step.model.modes
+    trained = [mode for mode in modes if mode[0]]
+    assert trained == [(True, BATCH, False)] * (EPOCHS * STEPS)
+    assert [mode for mode in modes if not mode[0]] == [(False, BATCH, True)] * 2
+
+
+def test_it_draws_the_first_batch_of_every_second_epoch(whole):
+    assert [epoch for epoch, *_ in whole.drawn] == [0, 2]
+    for epoch, indices, shape in whole.drawn:
+        batches = ShuffledBatches(IMAGES, BATCH, seed=1)
+        batches.enter(epoch)
+        assert [(epoch, index) for index in indices] == next(iter(batches))
+        assert shape == (BATCH, 1, 4, 4)
+
+
+def test_the_loss_falls(whole):
+    losses = [line["loss"] for line in whole.lines if "loss" in line]
+    assert losses[-1] < 0.85 * losses[0]
+
+
+def test_the_journal_has_every_second_step_and_the_end_of_every_epoch(whole):
+    trained = [line for line in whole.lines if "loss" in line]
+    assert [line["step"] for line in trained] == [2, 3, 4, 6, 8, 9]
+    assert [line["epoch"] for line in trained] == pytest.approx([2 / 3, 1, 4 / 3, 2, 8 / 3, 3])
+    # Step 5, in the middle of the second epoch, is the first after 1.5 epochs.
+    assert [line["lr"] for line in trained] == [0.01, 0.01, 0.01, 0.005, 0.005, 0.005]
+    for line in trained:
+        assert {"near", "far", "size", "images/s", "data_wait"} < line.keys()
+        assert line["loss"] == pytest.approx(line["near"] + 0.25 * line["far"], rel=1e-5)
+    figures = [(line["step"], line["val/AP"]) for line in whole.lines if "val/AP" in line]
+    assert figures == list(zip((3, 6, 9), APS))
+
+
+def test_a_run_equals_the_same_steps_by_hand(whole):
+    """Adam on the mean of the weighted sum, the rate set before every step."""
+    torch.manual_seed(0)
+    model = Toy(Strike())
+    optimizer = torch.optim.Adam(model.parameters())
+    batches, dataset = ShuffledBatches(IMAGES, BATCH, seed=1), Noise(Strike())
+    for epoch in range(EPOCHS):
+        batches.enter(epoch)
+        for i, keys in enumerate(batches):
+            batch = collate([dataset[key] for key in keys])
+            terms = toy_loss(model(batch["image"] * 2), batch).loss
+            optimizer.param_groups[0]["lr"] = 0.01 if epoch + i / STEPS < 1.5 else 0.005
+            optimizer.zero_grad()
+            (terms["near"] + 0.25 * terms["far"]).mean().backward()
+            optimizer.step()
+    for name, value in model.state_dict().items():
+        assert torch.allclose(value.float(), whole.last["model"][name].float(), atol=1e-4), name
+
+
+def test_a_step_gives_every_term_of_every_image():
+    step = TrainStep(lambda images: images * 2, Toy(Strike()), toy_loss)
+    batch = collate([Noise(Strike())[0, i] for i in range(3)])
+    terms = step(batch)
+    assert set(terms) == {"loss", "near", "far", "size"}
+    assert all(value.shape == (3,) for value in terms.values())
+    assert torch.allclose(terms["loss"], terms["near"] + 0.25 * terms["far"])
+
+
+@pytest.mark.parametrize(
+    "every, asked", [(1, [0, 1, 2]), (2, [1, 2]), (3, [2]), (10, [2]), (0, [2])]
+)
+def test_the_last_epoch_is_always_evaluated(tmp_path, every, asked):
+    workshop = Workshop(tmp_path, validate_every=every, pictures_every=0)
+    assert workshop.work()["AP"] == APS[2]
+    assert workshop.asked == asked
+    assert workshop.drawn == []
+
+
+# The best ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "aps, best", [((0.2, 0.6, 0.4), 1), ((0.6, 0.6, 0.4), 0), ((0, 0.1, 0.3), 2)]
+)
+def test_the_best_is_the_best_by_ap_and_the_first_of_equals(tmp_path, aps, best):
+    workshop = Workshop(tmp_path, aps=aps)
+    models = []
+    validate = workshop.validate
+
+    def remember():
+        models.append({k: v.clone() for k, v in workshop.training.step.model.state_dict().items()})
+        return validate()
+
+    workshop.validate = remember
+    workshop.work()
+    assert workshop.best["figures"]["AP"] == aps[best]
+    assert same(workshop.best["model"], models[best])
+    assert not same(models[0], models[1])
+    assert workshop.last["progress"]["best"] == max(aps)
+
+
+# Interruptions ----------------------------------------------------------------------------------
+
+
+def interrupt():
+    raise KeyboardInterrupt
+
+
+ANY_STEP = [("step", n, press_ctrl_c) for n in range(1, EPOCHS * STEPS + 1)]
+ELSEWHERE = [
+    *(("item", n, interrupt) for n in (1, 2, 5, 13, 30, 44)),  # pictures read items too
+    *(("validate", n, interrupt) for n in (1, 2, 3)),
+    *(("draw", n, interrupt) for n in (1, 2)),
+]
+
+
+@pytest.mark.parametrize("kind, number, blow", ANY_STEP + ELSEWHERE)
+def test_interrupted_anywhere_and_continued_it_is_as_if_nothing_had_been(
+    tmp_path, whole, kind, number, blow
+):
+    interrupted = Workshop(tmp_path, Strike(kind, number, blow))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.work()
+    folder = interrupted.training.run.folder
+    assert "interrupted" in (folder / "log.txt").read_text()
+    continued = Workshop(tmp_path)
+    assert continued.training.run.continued
+    assert continued.training.run.folder == folder
+    if kind == "step":
+        assert continued.training.progress.step == number  # the step was finished, and no more
+    continued.work()
+    assert same(continued.last, whole.last)
+    assert same(continued.best, whole.best)
+
+
+def test_interrupted_many_times(tmp_path, whole):
+    for _ in range(EPOCHS * STEPS):
+        with pytest.raises(KeyboardInterrupt):
+            Workshop(tmp_path, Strike("step", 1, press_ctrl_c)).work()
+    final = Workshop(tmp_path)
+    final.work()
+    assert same(final.last, whole.last)
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("number", range(1, 9))
+def test_interrupted_while_saving(tmp_path, whole, monkeypatch, number):
+    """The n-th file is begun and not finished; the one that saves the interruption is."""
+    save, times = torch.save, count(1)
+
+    def interrupted_save(state, file):
+        if next(times) == number:
+            file.write(b"half")
+            raise KeyboardInterrupt
+        save(state, file)
+
+    workshop = Workshop(tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", interrupted_save)
+        with pytest.raises(KeyboardInterrupt):
+            workshop.work()
+    Workshop(tmp_path).work()
+    assert same(workshop.last, whole.last)
+    assert workshop.training.run.best.is_file()
+    assert same(workshop.best, whole.best)
+
+
+def test_killed_without_warning_it_goes_on_from_the_last_epoch(tmp_path, whole):
+    class Killed(BaseException):
+        pass
+
+    def kill():
+        raise Killed
+
+    workshop = Workshop(tmp_path, Strike("step", 5, kill))
+    with pytest.raises(Killed):
+        workshop.work()
+    continued = Workshop(tmp_path)
+    assert continued.training.progress.step == STEPS
+    continued.work()
+    assert same(continued.last, whole.last)
+    assert same(continued.best, whole.best)
+
+
+def test_a_step_is_never_half_taken():
+    before = signal.getsignal(signal.SIGINT)
+    done = []
+    with pytest.raises(KeyboardInterrupt), undisturbed():
+        press_ctrl_c()
+        done.append(1)
+        press_ctrl_c()
+        done.append(2)
+    assert done == [1, 2]
+    assert signal.getsignal(signal.SIGINT) is before
+    with undisturbed():
+        pass
+    with pytest.raises(ZeroDivisionError), undisturbed():
+        _ = 1 / 0
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_other_threads_may_train_too():
+    done = []
+
+    def work():
+        with undisturbed():
+            done.append(1)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert done == [1]
+
+
+# What goes wrong --------------------------------------------------------------------------------
+
+
+def nan_after(steps):
+    """toy_loss, but not a number after so many steps."""
+    times = count(1)
+
+    def loss(outputs, batch):
+        terms = toy_loss(outputs, batch)
+        factor = math.nan if next(times) > steps else 1.0
+        return terms._replace(loss={**terms.loss, "near": factor * terms.loss["near"]})
+
+    return loss
+
+
+def all_finite(state):
+    return all(value.isfinite().all() for value in state["model"].values())
+
+
+@pytest.mark.parametrize("print_every", [1, 2, 100])
+def test_a_loss_that_is_no_number_ends_the_run_and_is_not_kept(tmp_path, print_every):
+    workshop = Workshop(tmp_path, loss=nan_after(4), print_every=print_every, pictures_every=0)
+    with pytest.raises(FloatingPointError, match=r"nan at step [56].*TRAIN\.LR.*last\.pth"):
+        workshop.work()
+    assert workshop.last["progress"]["step"] == STEPS
+    assert all_finite(workshop.last)
+
+
+def test_an_interruption_keeps_no_network_of_nans(tmp_path):
+    """The fifth step is not a number, nobody has looked yet, and Ctrl-C comes in the sixth."""
+    workshop = Workshop(
+        tmp_path, Strike("step", 6, press_ctrl_c), nan_after(4), print_every=100, pictures_every=0
+    )
+    with pytest.raises((KeyboardInterrupt, FloatingPointError)):
+        workshop.work()
+    assert all_finite(workshop.last)
+
+
+def test_an_error_is_not_swallowed_and_keeps_the_old_checkpoint(tmp_path):
+    def fail():
+        raise RuntimeError("out of memory")
+
+    workshop = Workshop(tmp_path, Strike("step", 5, fail))
+    with pytest.raises(RuntimeError, match="out of memory"):
+        workshop.work()
+    assert workshop.last["progress"]["step"] == STEPS
+
+
+# Small parts ------------------------------------------------------------------------------------
+
+
+def test_a_meter_reads_means_per_image_and_starts_anew():
+    meter = Meter()
+    for values in ([1.0, 2.0], [6.0]):
+        meter.waited()
+        meter.add({"loss": torch.tensor(values), "tag_gap": 2 * torch.tensor(values)})
+    first = meter.read()
+    assert (first["loss"], first["tag_gap"]) == (3, 6)
+    assert first["images/s"] > 0
+    assert 0 <= first["data_wait"] <= 1
+    meter.add({"loss": torch.tensor([5.0])})
+    assert meter.read()["loss"] == 5
+
+
+def test_evaluate_hands_every_pose_to_the_evaluator():
+    class Evaluator:
+        def __init__(self):
+            self.added = []
+
+        def add(self, image_id, poses):
+            self.added.append((image_id, poses))
+
+        def summarize(self):
+            return {"AP": len(self.added)}
+
+    evaluator = Evaluator()
+    images = [(7, "an image"), (9, "another")]
+    assert evaluate(str.upper, images, evaluator) == {"AP": 2}
+    assert evaluator.added == [(7, "AN IMAGE"), (9, "ANOTHER")]
