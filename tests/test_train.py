@@ -111,7 +111,7 @@ class Workshop:
             devices=[torch.device("cpu")],
         )
         if run.continued:
-            self.training.resume()
+            self.training.resume(load_checkpoint(run.last))
         usual = {"print_every": 2, "validate_every": 1, "pictures_every": 2}
         schedule = lambda epoch: multistep(epoch, (1.5,), 0.5)  # noqa: E731
         self.plan = Plan(EPOCHS, 0.01, schedule, **{**usual, **plan})

@@ -16,7 +16,11 @@ from typing import Any
 DEFAULT_SIGMA = 0.05
 """OKS tolerance of a joint whose data set gives none; COCO's run from .025 (eye) to .107 (hip)."""
 
-_SIDE = re.compile(r"left|right|(?<![a-z])[lr](?![a-z])", re.IGNORECASE)
+_SIDE = re.compile(
+    r"[Ll]eft|LEFT|[Rr]ight|RIGHT"  # left_eye, eyeLeft, LEFT_EYE
+    r"|(?<![A-Za-z])[LlRr](?=[A-Z]|[^A-Za-z]|$)"  # l_eye, L-Eye, LEye, lEye
+    r"|(?<=[a-z])[LR](?![A-Za-z])"  # eyeL
+)
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
 
 

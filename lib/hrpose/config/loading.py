@@ -52,11 +52,14 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
         raise ValueError(f"BASE goes round in a circle: {' -> '.join(map(str, (*below, path)))}")
     if not path.is_file():
         raise FileNotFoundError(f"no config at {path}; see configs/")
-    written = list(_flatten(_parse(path), path))
+    written = list(_flatten(_parse(path), path, {}))
     bases = [entry for entry in written if entry.key == "BASE"]
     inherited: list[Entry] = []
-    for name in [name for base in bases for name in _as_list(base.value)]:
-        inherited += read_entries(path.parent / name, (*below, path))
+    for base in bases:
+        for name in _as_list(base.value):
+            if not isinstance(name, str):
+                raise ValueError(f"{base.where}: BASE is {base.value!r}; wanted a path, or a list")
+            inherited += read_entries(path.parent / name, (*below, path))
     return inherited + [entry for entry in written if entry.key != "BASE"]
 
 
@@ -67,30 +70,34 @@ def _parse(path: Path) -> yaml.Node | None:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
 
 
-def _flatten(node: yaml.Node | None, path: Path, prefix: str = "") -> Iterator[Entry]:
-    """A YAML tree as entries `A.B.C`; a key that stands twice is an error."""
+def _flatten(
+    node: yaml.Node | None, path: Path, seen: dict[str, str], prefix: str = ""
+) -> Iterator[Entry]:
+    """A YAML tree as entries `A.B.C`. A key that stands twice, in whatever form, is an error."""
     if node is None:
         return
     if not isinstance(node, yaml.MappingNode):
         raise ValueError(f"{_place(node, path)}: wanted `KEY: value`, found {node.value!r}")
-    seen: dict[str, str] = {}
     for key_node, value_node in node.value:
-        key, where = prefix + key_node.value, _place(key_node, path)
+        key, where = f"{prefix}{key_node.value}", _place(key_node, path)
         if key in seen:
             raise ValueError(f"{where}: {key} stands twice; it is also at {seen[key]}")
         seen[key] = where
         if isinstance(value_node, yaml.MappingNode):
-            yield from _flatten(value_node, path, f"{key}.")
+            yield from _flatten(value_node, path, seen, f"{key}.")
         else:
-            yield Entry(key, _plain(value_node), where)
+            yield Entry(key, _plain(value_node, where), where)
 
 
 def _place(node: yaml.Node, path: Path) -> str:
     return f"{path}:{node.start_mark.line + 1}"
 
 
-def _plain(node: yaml.Node) -> Any:
-    return yaml.SafeLoader("").construct_object(node, deep=True)
+def _plain(node: yaml.Node, where: str) -> Any:
+    try:
+        return yaml.SafeLoader("").construct_object(node, deep=True)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{where}: only plain YAML values are read: {error}") from None
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -101,12 +108,15 @@ def _override_entries(overrides: Sequence[str]) -> list[Entry]:
     if len(overrides) % 2:
         raise ValueError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no value")
     pairs = zip(overrides[::2], overrides[1::2])
-    return [Entry(key, _override_value(text), "command line") for key, text in pairs]
+    return [Entry(key, _override_value(key, text), "command line") for key, text in pairs]
 
 
-def _override_value(text: str) -> Any:
+def _override_value(key: str, text: str) -> Any:
     """As YAML would read it; an empty word stays an empty text."""
-    return yaml.safe_load(text) if text.strip() else text
+    try:
+        return yaml.safe_load(text) if text.strip() else text
+    except yaml.YAMLError as error:
+        raise ValueError(f"command line: {key} {text!r} is not a YAML value: {error}") from None
 
 
 def _checked(entry: Entry) -> Any:
@@ -144,11 +154,14 @@ def _number(value: Any, kind: type) -> Any:
     """An int or float from a number, or from text such as 1e-3, which YAML takes for text."""
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
+        return None
+    if not math.isfinite(number):
         return None
     if kind is int:
-        return int(number) if number.is_integer() else None
-    return None if math.isnan(number) else number
+        whole = value if isinstance(value, int) else int(number)
+        return whole if number.is_integer() else None
+    return number
 
 
 def _kind(like: Any) -> str:
@@ -162,14 +175,12 @@ def _kind(like: Any) -> str:
 def _check_together(values: dict[str, Any]) -> None:
     """What no single option can know."""
     scales = values["TEST.SCALE_FACTOR"]
-    size = values["TEST.INPUT_SIZE"] or values["DATASET.INPUT_SIZE"]
-    smallest = (int(min(scales) * size) + 63) // 64 * 64
     for scale in scales:
-        side = int(smallest * scale / min(scales))
+        side = 64 * scale / min(scales)  # at the smallest scale, sides are multiples of 64
         if side % 32:
             raise ValueError(
-                f"TEST.SCALE_FACTOR {list(scales)} makes the shorter side {side} px at scale "
-                f"{scale}, which 32 does not divide; use scales such as [0.5, 1, 2]"
+                f"TEST.SCALE_FACTOR {list(scales)} gives sides at scale {scale} that are multiples "
+                f"of {side:g}, not of 32; use ratios such as [0.5, 1, 1.5] or [0.5, 1, 2]"
             )
     weights, resolutions = values["LOSS.HEATMAP"], values["MODEL.NUM_DECONVS"] + 1
     if len(weights) not in (1, resolutions):

@@ -37,7 +37,7 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, Sample]:
         """The sample of (epoch, index), with its index."""
         epoch, index = key
-        rng = np.random.default_rng((self.seed, epoch, index))
+        rng = np.random.default_rng((self.seed, epoch, index + 1))  # 0 is the shuffle's
         sample = read_sample(self.records[index], self.images)
         for augment in self.augmentations:
             sample = augment(sample, rng)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
@@ -44,6 +45,10 @@ class Record(NamedTuple):
     ignore: tuple[Any, ...] = ()  # COCO segmentations where no heatmap is supervised
 
 
+_ARCHIVE = re.compile(r"(.*?\.zip(?=@|$)|.*)(?:(?<=\.zip)@(.*))?", re.IGNORECASE)
+"""A path, and what follows an archive's name; a folder may have an @ in its own."""
+
+
 class Images:
     """Image files in a folder, in a zip archive (`x.zip`), or in a folder within one (`x.zip@y`).
 
@@ -51,7 +56,7 @@ class Images:
     """
 
     def __init__(self, place: str | Path):
-        path, _, inner = str(place).partition("@")
+        path, inner = _ARCHIVE.fullmatch(str(place)).groups("")  # type: ignore[union-attr]
         self.path = Path(path)
         self.inner = f"{inner.strip('/')}/" if inner else ""
         self.zipped = self.path.suffix.lower() == ".zip"
@@ -157,10 +162,16 @@ def _record(image: Mapping[str, Any], people: list[dict], joints: int, ignore: A
         image_id=image["id"],
         file_name=image["file_name"],
         joints=_stack([keypoints for keypoints, _ in labelled], (joints, 3)),
-        boxes=_stack([person["bbox"] for _, person in labelled], (4,)),
+        boxes=_stack([person.get("bbox") or _around(marks) for marks, person in labelled], (4,)),
         areas=_stack([person.get("area", 0) for _, person in labelled], ()),
         ignore=tuple(region for person in people for region in ignore(person)),
     )
+
+
+def _around(keypoints: np.ndarray) -> list[float]:
+    """The box x, y, width, height of the labelled joints among (K, 3)."""
+    seen = keypoints[keypoints[:, 2] > 0, :2]
+    return [*seen.min(0), *np.ptp(seen, axis=0)]
 
 
 def _stack(rows: list, shape: tuple[int, ...]) -> np.ndarray:

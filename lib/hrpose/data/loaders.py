@@ -34,7 +34,7 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
         return self.count // self.batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+        order = np.random.default_rng((self.seed, self.epoch, 0)).permutation(self.count)
         for i in range(self.start, len(self)):
             chosen = order[i * self.batch : (i + 1) * self.batch]
             yield [(self.epoch, int(index)) for index in chosen]

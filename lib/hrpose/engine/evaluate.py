@@ -28,6 +28,6 @@ def evaluate(
 
     images: (image_id, image (H, W, 3) uint8 RGB) pairs
     """
-    for image_id, image in tqdm(images, desc="evaluating", unit="image", leave=False):
+    for image_id, image in tqdm(images, desc="evaluating", unit="image", leave=False, disable=None):
         evaluator.add(image_id, predictor(image))
     return evaluator.summarize()

@@ -103,13 +103,14 @@ def _newest_first(experiment: Path) -> list[Path]:
 
 def _hold(folder: Path) -> IO[str] | None:
     """An open lock file, or None if a live process has it."""
-    lock = (folder / ".lock").open("w")
+    lock = (folder / ".lock").open("a")
     if fcntl:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             lock.close()
             return None
+    lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()
     return lock

@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from hrpose.engine.checkpoint import load_checkpoint, save_checkpoint
+from hrpose.engine.checkpoint import save_checkpoint
 from hrpose.engine.journal import Journal
 from hrpose.engine.optim import Schedule, set_learning_rate
 from hrpose.engine.runs import Run
@@ -76,7 +76,7 @@ class Progress:
     epoch: int = 0
     batch: int = 0  # of this epoch, done
     step: int = 0  # of the run, done
-    best: float = -1.0  # AP
+    best: float = -math.inf  # AP
 
 
 @dataclass
@@ -100,9 +100,8 @@ class Training:
             **self.kept,
         }
 
-    def resume(self) -> None:
-        """Continue where the run folder's last checkpoint stands."""
-        state = load_checkpoint(self.run.last)
+    def resume(self, state: Mapping[str, Any]) -> None:
+        """Continue where a checkpoint stands."""
         self.step.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.progress = Progress(**state["progress"])
@@ -125,15 +124,26 @@ def train(
         while progress.epoch < plan.epochs:
             _train_epoch(training, plan, draw)
             if _is_due(progress.epoch, plan.validate_every, plan.epochs):
-                save_checkpoint(training.run.last, training.checkpoint())
+                _save(training)
                 figures = _validate(training, validate)
             progress.epoch, progress.batch = progress.epoch + 1, 0
-            save_checkpoint(training.run.last, training.checkpoint())
+            _save(training)
     except KeyboardInterrupt:
-        save_checkpoint(training.run.last, training.checkpoint())
+        _save(training)
         training.journal.say(f"interrupted; kept in {training.run.last}. Start again to continue.")
         raise
     return figures
+
+
+def _save(training: Training) -> None:
+    """The last checkpoint anew, unless the network is past saving: then the old one stays."""
+    weights = training.step.model.state_dict().values()
+    if not all(torch.isfinite(weight).all() for weight in weights):
+        raise FloatingPointError(
+            f"the network has weights that are not finite; lower TRAIN.LR. What stands in "
+            f"{training.run.last} is from before"
+        )
+    save_checkpoint(training.run.last, training.checkpoint())
 
 
 def _is_due(epoch: int, every: int, epochs: int) -> bool:
@@ -147,9 +157,9 @@ def _validate(training: Training, validate: Callable[[], dict[str, float]]) -> d
     said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
     journal.say(f"epoch {progress.epoch + 1}: {said}")
     if figures["AP"] > progress.best:
-        progress.best = figures["AP"]
         kept = {"model": training.step.model.state_dict(), "figures": figures, **training.kept}
         save_checkpoint(training.run.best, kept)
+        progress.best = figures["AP"]
     return figures
 
 
@@ -158,15 +168,8 @@ def _train_epoch(training: Training, plan: Plan, draw: Callable[[Batch, Any], No
     progress, sampler = training.progress, training.loader.batch_sampler
     sampler.enter(progress.epoch, progress.batch)  # type: ignore[union-attr]
     total = len(training.loader)
-    bar = tqdm(
-        desc=f"epoch {progress.epoch + 1}/{plan.epochs}",
-        initial=progress.batch,
-        total=total,
-        unit="step",
-        leave=False,
-    )
     step, meter = _on_devices(training), Meter()
-    with bar:
+    with _bar(progress, total, plan.epochs) as bar:
         for batch in training.loader if progress.batch < total else ():
             meter.waited()
             with undisturbed():
@@ -174,9 +177,24 @@ def _train_epoch(training: Training, plan: Plan, draw: Callable[[Batch, Any], No
                 progress.batch, progress.step = progress.batch + 1, progress.step + 1
             bar.update()
             if progress.step % plan.print_every == 0 or progress.batch == total:
-                _report(training, meter, bar)
+                gist = _report(training, meter)
+                bar.set_postfix_str(gist)
+            if progress.batch == total:
+                training.journal.say(f"epoch {progress.epoch + 1}/{plan.epochs}: {gist}")
     if plan.pictures_every and progress.epoch % plan.pictures_every == 0 and progress.batch:
         _draw(training, draw)
+
+
+def _bar(progress: Progress, total: int, epochs: int) -> tqdm:
+    """The progress of an epoch, where there is a screen to show it on."""
+    return tqdm(
+        desc=f"epoch {progress.epoch + 1}/{epochs}",
+        initial=progress.batch,
+        total=total,
+        unit="step",
+        leave=False,
+        disable=None,
+    )
 
 
 def _on_devices(training: Training) -> nn.Module:
@@ -203,7 +221,8 @@ def to_device(batch: Batch, device: torch.device) -> Batch:
     return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
 
 
-def _report(training: Training, meter: Meter, bar: tqdm) -> None:
+def _report(training: Training, meter: Meter) -> str:
+    """Write what the meter read into the journal; the gist of it for the screen."""
     progress = training.progress
     values = meter.read()
     values["lr"] = training.optimizer.param_groups[0]["lr"]
@@ -214,7 +233,7 @@ def _report(training: Training, meter: Meter, bar: tqdm) -> None:
             f"data with tools/inspect.py. The last checkpoint is {training.run.last}"
         )
     training.journal.write(values, progress.step)
-    bar.set_postfix_str(f"loss {values['loss']:.5f}, {values['images/s']:.1f} images/s")
+    return f"loss {values['loss']:.5f}, {values['images/s']:.1f} images/s"
 
 
 def _draw(training: Training, draw: Callable[[Batch, Any], None]) -> None:

@@ -83,9 +83,8 @@ def fit(
     """
     width, height = image_size
     base = _next_64(int(smallest * input_size))
-    ratio = scale / smallest
-    short = int(base * ratio)
-    long = int(_next_64(int(base / min(image_size) * max(image_size))) * ratio)
+    short = int(base * scale / smallest)
+    long = int(_next_64(int(base / min(image_size) * max(image_size))) * scale / smallest)
     size = (short, long) if width < height else (long, short)
     centre = (int(width / 2 + 0.5), int(height / 2 + 0.5))
     return size, about(centre, size, short / min(image_size))

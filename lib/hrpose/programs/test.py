@@ -97,7 +97,7 @@ def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
 
 
 def _photos(tasks: Sequence[Task], broken: list[str]) -> Iterator[tuple[Task, np.ndarray]]:
-    for task in tqdm(tasks, unit="image"):
+    for task in tqdm(tasks, unit="image", disable=None):
         try:
             yield task, read_photo(task.path)
         except ValueError as error:
@@ -108,7 +108,7 @@ def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> 
     """Write the results file that COCO's evaluation server takes."""
     predictor = load_predictor(config)
     results: list[dict] = []
-    for task in tqdm(tasks, unit="image"):
+    for task in tqdm(tasks, unit="image", disable=None):
         image = decode_annotated(task.path.read_bytes(), str(task.path))
         results += to_results(task.image_id, predictor(image), PERSON)
     path = folder / f"person_keypoints_{split}_hrpose_results.json"

@@ -28,6 +28,7 @@ from hrpose.build import (
     load_pretrained,
     read_split,
 )
+from hrpose.engine.checkpoint import load_checkpoint
 from hrpose.engine.journal import Journal
 from hrpose.engine.runs import Run, open_run
 from hrpose.engine.train import Batch, Plan, Training, train
@@ -69,20 +70,21 @@ def prepare(config: CfgNode, run: Run) -> Training:
     torch.manual_seed(config.TRAIN.SEED)
     devices = build_devices(config)
     model = build_model(config)
-    report = None if run.continued else load_pretrained(config, model)
+    state = load_checkpoint(run.last) if run.continued else None
+    report = None if state else load_pretrained(config, model)
     loader = build_training_loader(config)
     model.to(devices[0])
     training = Training(
         step=build_train_step(config, model),
         loader=loader,
         optimizer=build_optimizer(config, model),
-        journal=Journal(run.folder),
+        journal=Journal(run.folder, state["progress"]["step"] if state else 0),
         run=run,
         kept=_kept(config),
         devices=devices,
     )
-    if run.continued:
-        training.resume()
+    if state:
+        training.resume(state)
     _announce(config, training, report)
     return training
 
