@@ -15,7 +15,7 @@ from hrpose.skeletons import COCO
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, default=Path("data/synthetic"))
-    parser.add_argument("--train", type=int, default=1600, help="training scenes")
+    parser.add_argument("--train", type=int, default=2400, help="training scenes")
     parser.add_argument("--val", type=int, default=100, help="held-out scenes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--joints", default=",".join(COCO.joints), help="which of COCO's to mark")
