@@ -1,6 +1,7 @@
 """Random annotated scenes, and what a fair network finds in them; shared by several tests."""
 
 import numpy as np
+
 from hrpose.evaluation.keypoints import KeypointEvaluator
 from hrpose.skeletons import COCO
 

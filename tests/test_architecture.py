@@ -21,7 +21,7 @@ WORDS = [
     "ops.oks",
 ]
 PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
-ASSEMBLY = ["config", "build"]
+ASSEMBLY = ["config", "splits", "build"]
 TORCHLESS = ["skeletons", "structures", "ops.affine", "ops.oks", "inference.grouping"]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
@@ -56,8 +56,8 @@ def allowed(module: str) -> set[str]:
         return {*WORDS, own}
     if own == "config":
         return {"config"}
-    if own == "build":
-        return {*WORDS, *PARTS, "config"}
+    if own in ASSEMBLY:
+        return {*WORDS, *PARTS, *ASSEMBLY[: ASSEMBLY.index(own)]}
     return {*WORDS, *PARTS, *ASSEMBLY, "programs"}
 
 

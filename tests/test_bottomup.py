@@ -296,3 +296,20 @@ def test_a_view_of_an_array_is_an_image_too():
     wanted = predictor()(image)
     for given in (turned, readonly, np.asfortranarray(image)):
         assert np.array_equal(predictor()(given).joints, wanted.joints)
+
+
+@pytest.mark.parametrize("broken", ["heatmaps", "tags"])
+def test_maps_that_are_no_numbers_are_refused(broken):
+    """The published solver would look for an assignment of NaNs for ever."""
+    maps = {"heatmaps": torch.rand(17, 16, 16), "tags": torch.rand(17, 16, 16, 1)}
+    maps[broken].fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="finite"):
+        decode(maps["heatmaps"], maps["tags"], COCO)
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16])
+def test_half_precision_maps_decode_in_full(kind):
+    heatmaps = torch.zeros(17, 4, 400)
+    heatmaps[:, 1, 283] = 1
+    people, _ = decode(heatmaps.to(kind), torch.zeros(17, 4, 400, 1).to(kind), COCO)
+    assert people[0, 0, 0] == 283.25

@@ -49,7 +49,7 @@ def test_the_old_file_stands_until_the_new_one_is_whole_and_on_the_disk(tmp_path
     synced = []
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(path.read_bytes()))
     write_whole(path, lambda file: file.write(b"new"))
-    assert synced == [b"old"]
+    assert synced == [b"old", b"new"]  # first what the file holds, then that it has its name
     assert path.read_bytes() == b"new"
 
 

@@ -17,7 +17,8 @@ SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MOD
 
 
 def readers() -> str:
-    files = [ROOT / "lib/hrpose/build.py", *(ROOT / "lib/hrpose/programs").glob("*.py")]
+    assembly = [ROOT / "lib/hrpose/build.py", ROOT / "lib/hrpose/splits.py"]
+    files = [*assembly, *(ROOT / "lib/hrpose/programs").glob("*.py")]
     return "\n".join(path.read_text() for path in files)
 
 

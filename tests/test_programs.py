@@ -177,6 +177,66 @@ def test_other_joints_train_and_start_from_coco_weights(trained, tmp_path):
     assert len(results) == 2
     assert all(len(pose["keypoints"]) == 15 for poses in results for pose in poses)
 
+    # Whoever is given the weights needs no annotations to find these joints.
+    best = next(tmp_path.glob("out/*/*/checkpoints/best.pth"))
+    images, found = scenes / "images" / "val2017", tmp_path / "found"
+    elsewhere = [*SMALL, "DATASET.ROOT", "nowhere", "TEST.MODEL_FILE", best]
+    tool("test", "--cfg", config, "--input", images, "--output", found, *elsewhere)
+    poses = json.loads((found / "keypoints.json").read_text())
+    assert all(len(pose["keypoints"]) == 15 for pose in poses)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "cure"),
+    [
+        (lambda truth: [person.pop("area") for person in truth["annotations"]], "area"),
+        (lambda truth: [person.pop("category_id") for person in truth["annotations"]], "category"),
+        (lambda truth: truth["annotations"].clear(), "empty"),
+        (lambda truth: truth["categories"][0]["keypoints"].reverse(), "another order"),
+        (lambda truth: truth["annotations"][0]["keypoints"].pop(), "keypoint numbers"),
+    ],
+)
+def test_annotations_that_cannot_be_evaluated_stop_a_run_before_it_begins(
+    trained, scenes, tmp_path, spoil, cure
+):
+    _, options = trained
+    shutil.copytree(scenes, tmp_path / "scenes")
+    path = tmp_path / "scenes" / "annotations" / "person_keypoints_val2017.json"
+    truth = json.loads(path.read_text())
+    spoil(truth)
+    path.write_text(json.dumps(truth))
+    here = ["DATASET.ROOT", tmp_path / "scenes", "OUTPUT_DIR", tmp_path / "out"]
+    assert cure in tool("train", "--cfg", QUICKSTART, *options, *here, fails=True)
+    assert not list(tmp_path.glob("out/*/*"))
+
+
+def test_results_are_scored_without_the_images(trained, scenes, tmp_path):
+    folder, options = trained
+    shutil.copytree(scenes / "annotations", tmp_path / "annotations")
+    results = folder / "results" / "keypoints.json"
+    command = ["--output", tmp_path / "scored", "--results", results]
+    tool("valid", "--cfg", QUICKSTART, *command, *options, "DATASET.ROOT", tmp_path)
+    figures = json.loads((tmp_path / "scored" / "results" / "metrics.json").read_text())
+    assert figures == json.loads((folder / "results" / "metrics.json").read_text())
+
+
+def test_a_crash_costs_no_step(trained, scenes, tmp_path):
+    """An image breaks while training is under way; once mended, the run goes on."""
+    _, options = trained
+    shutil.copytree(scenes, tmp_path / "scenes")
+    broken = sorted((tmp_path / "scenes" / "images" / "train2017").iterdir())
+    kept = [path.read_bytes() for path in broken]
+    for path in broken[::5]:
+        path.write_bytes(b"")
+    here = ["DATASET.ROOT", tmp_path / "scenes", "OUTPUT_DIR", tmp_path / "out"]
+    small = [*options, *here, "TRAIN.BATCH", "1"]
+    said = tool("train", "--cfg", QUICKSTART, *small, fails=True)
+    assert "Start again to continue" in said
+    for path, data in zip(broken, kept):
+        path.write_bytes(data)
+    assert "continuing" in tool("train", "--cfg", QUICKSTART, *small)
+    assert len(list(tmp_path.glob("out/*/*"))) == 1
+
 
 @pytest.mark.parametrize(
     ("arguments", "cure"),

@@ -100,7 +100,7 @@ def test_a_named_folder_that_does_not_fit_is_refused(start, tmp_path):
         open_run(tmp_path, CONFIG, str(start(saved=False).folder))
     with pytest.raises(ValueError, match="another config"):
         open_run(tmp_path, CONFIG, str(start(config="X: 1\n").folder))
-    with pytest.raises(RuntimeError, match="another process"):
+    with pytest.raises(ValueError, match="another process"):
         held = start(held=True)
         open_run(tmp_path, CONFIG, str(held.folder))
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hrpose.skeletons import COCO, CROWDPOSE, DEFAULT_SIGMA, Skeleton, from_category
+from hrpose.skeletons import COCO, CROWDPOSE, DEFAULT_SIGMA, Skeleton, from_category, side
 
 COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 CROWDPOSE_FLIP = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12, 13]
@@ -120,3 +120,23 @@ def test_limbs_beyond_the_joints_are_dropped_aloud():
 def test_a_category_without_joints_is_named():
     with pytest.raises(ValueError, match="car"):
         from_category({"name": "car"})
+
+
+@pytest.mark.parametrize("pair", [("rkne", "lkne"), ("kneer", "kneel")])
+def test_sides_that_only_a_person_sees_are_refused(pair):
+    with pytest.raises(ValueError, match="two sides"):
+        Skeleton((*pair, "nose"), (0.05,) * 3, (*pair, "nose"))
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted"),
+    [
+        ("left_eye", "left"),
+        ("eyeRight", "right"),
+        ("R_hip", "right"),
+        ("lHip", "left"),
+        ("nose", ""),
+    ],
+)
+def test_a_joint_is_on_a_side_or_on_none(name, wanted):
+    assert side(name) == wanted

@@ -6,9 +6,9 @@ Every table is name -> part. To add a part, write it in its package and give it 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from hrpose.data.augment import Augment, Crop, random_affine, random_flip
 from hrpose.data.bottomup import BottomUpDataset
-from hrpose.data.coco import LAYOUTS, Images, Record, load_annotations, person_category, records
+from hrpose.data.coco import person_category
 from hrpose.data.loaders import training_loader
 from hrpose.engine import optim
 from hrpose.engine.optim import OPTIMIZERS, SCHEDULES, Schedule
@@ -27,15 +27,21 @@ from hrpose.evaluation.keypoints import KeypointEvaluator, crowdpose_evaluator
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing
 from hrpose.inference.grouping import Settings
 from hrpose.inference.tta import PLAIN, mirrored
-from hrpose.losses.multi_scale import LossTerm, Targets, heatmap_term, multi_scale_loss, tag_term
+from hrpose.losses.multi_scale import (
+    LossTerm,
+    Targets,
+    Weights,
+    heatmap_term,
+    multi_scale_loss,
+    tag_term,
+)
 from hrpose.models.blocks import fan_in_init, published_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
 from hrpose.models.weights import LoadReport, load_weights
 from hrpose.ops.image import normalise
-from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category
+from hrpose.splits import build_skeleton, read_split
 
-SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}
 MODELS = {"higher_hrnet": HigherHRNet}
 INITS = {"published": published_init, "fan_in": fan_in_init}
 AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
@@ -44,9 +50,12 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
         random_flip, chance=config.DATASET.FLIP, flip_order=build_skeleton(config).flip_order
     ),
 }
-LOSSES: dict[str, Callable[[CfgNode], LossTerm]] = {
-    "heatmap": lambda config: heatmap_term,
-    "tags": lambda config: partial(tag_term, kind=config.LOSS.AE_TYPE),
+LOSSES: dict[str, Callable[[CfgNode], tuple[LossTerm, Weights]]] = {
+    "heatmap": lambda config: (heatmap_term, {"heatmap": config.LOSS.HEATMAP}),
+    "tags": lambda config: (
+        partial(tag_term, kind=config.LOSS.AE_TYPE),
+        {"pull": config.LOSS.PULL, "push": config.LOSS.PUSH},
+    ),
 }
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
@@ -62,78 +71,13 @@ def pick(table: Mapping[str, Any], name: str, option: str) -> Any:
     return table[name]
 
 
-# What a person is, and where people are annotated ----------------------------------------------
-
-
-def build_skeleton(config: CfgNode) -> Skeleton:
-    """A built-in skeleton, or the one in the annotations of the training split."""
-    data = config.DATASET
-    if data.SKELETON != "file":
-        return SKELETONS[data.SKELETON]
-    path = annotation_path(config, data.TRAIN)
-    return _skeleton_of_file(path, data.CATEGORY, data.SIGMAS, data.GROUPING_ORDER)
-
-
-@lru_cache(maxsize=4)
-def _skeleton_of_file(
-    path: Path, category: str, sigmas: tuple[float, ...], order: tuple[str, ...]
-) -> Skeleton:
-    return from_category(person_category(load_annotations(path), category), sigmas, order)
-
-
-def annotation_path(config: CfgNode, split: str) -> Path:
-    pattern = config.DATASET.ANNOTATIONS or LAYOUTS[config.DATASET.FORMAT].annotations
-    return Path(config.DATASET.ROOT) / pattern.format(split=split)
-
-
-def image_path(config: CfgNode, split: str) -> str:
-    pattern = config.DATASET.IMAGES or LAYOUTS[config.DATASET.FORMAT].images
-    return str(Path(config.DATASET.ROOT) / pattern.format(split=split))
-
-
-class Split(NamedTuple):
-    """One split of a data set, read."""
-
-    truth: dict[str, Any]
-    category: dict[str, Any]
-    records: list[Record]
-    images: Images
-
-
-def read_split(config: CfgNode, split: str) -> Split:
-    """A split with its annotations understood."""
-    data = config.DATASET
-    truth, images = open_split(config, split)
-    category = person_category(truth, data.CATEGORY)
-    joints = len(build_skeleton(config).joints)
-    marked = records(truth, joints, category["id"], data.IGNORE, data.IMAGE_IDS)
-    return Split(truth, category, marked, images)
-
-
-def open_split(config: CfgNode, split: str) -> tuple[dict[str, Any], Images]:
-    """Annotations and images of a split; a missing one shows the tree that is expected."""
-    try:
-        return load_annotations(annotation_path(config, split)), Images(image_path(config, split))
-    except FileNotFoundError as error:
-        hint = "; tools/inspect.py --build-trainval makes it" if split == "trainval" else ""
-        raise FileNotFoundError(f"{error}{hint}. Expected:\n{expected_tree(config)}") from None
-
-
-def expected_tree(config: CfgNode) -> str:
-    """The files that a config reads, one a line."""
-    splits = (config.DATASET.TRAIN, config.DATASET.VAL)
-    files = [str(annotation_path(config, split)) for split in splits]
-    files += [f"{image_path(config, split)}/..." for split in splits]
-    return "\n".join(f"  {name}" for name in dict.fromkeys(files))
-
-
 # Training -------------------------------------------------------------------------------------
 
 
 def build_training_loader(config: CfgNode) -> DataLoader:
     """Augmented batches of the images of which anybody is annotated, crowds included."""
     split = read_split(config, config.DATASET.TRAIN)
-    annotated = [record for record in split.records if len(record.joints) or record.ignore]
+    annotated = [record for record in split.records if record.annotated]
     steps = [
         pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config)
         for name in config.DATASET.AUGMENTATIONS
@@ -158,12 +102,11 @@ def output_strides(config: CfgNode) -> list[int]:
 
 def build_loss(config: CfgNode) -> Callable:
     """(outputs, batch) -> Terms"""
-    loss = config.LOSS
-    heatmap = loss.HEATMAP[0] if len(loss.HEATMAP) == 1 else loss.HEATMAP
+    chosen = [pick(LOSSES, name, "LOSS.TERMS")(config) for name in config.LOSS.TERMS]
     return partial(
         multi_scale_loss,
-        terms=[pick(LOSSES, name, "LOSS.TERMS")(config) for name in loss.TERMS],
-        weights={"heatmap": heatmap, "pull": loss.PULL, "push": loss.PUSH},
+        terms=[term for term, _ in chosen],
+        weights={name: weight for _, weights in chosen for name, weight in weights.items()},
         targets=build_targets(config),
     )
 
@@ -178,15 +121,13 @@ def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
     kind = pick(OPTIMIZERS, config.TRAIN.OPTIMIZER, "TRAIN.OPTIMIZER")
-    return kind(
-        optim.grouped_parameters(model, config.TRAIN.WEIGHT_DECAY), lr=learning_rate(config)
-    )
+    return kind(optim.grouped_parameters(model, config.TRAIN.WEIGHT_DECAY), lr=config.TRAIN.LR)
 
 
-def learning_rate(config: CfgNode) -> float:
+def learning_rate(config: CfgNode, batch: int) -> float:
     """The rate that TRAIN.LR and TRAIN.LR_SCALING make of the real batch."""
     plan = config.TRAIN
-    return optim.scaled_rate(plan.LR, plan.BATCH, plan.BASE_BATCH, plan.LR_SCALING)
+    return optim.scaled_rate(plan.LR, batch, plan.BASE_BATCH, plan.LR_SCALING)
 
 
 def build_schedule(config: CfgNode) -> Schedule:
@@ -212,6 +153,7 @@ def build_model(config: CfgNode) -> nn.Module:
     )
     INITS[model.INIT](network)
     network.convention = model.CONVENTION
+    network.joint_names = build_skeleton(config).joints
     return network
 
 
@@ -241,7 +183,10 @@ def build_devices(config: CfgNode) -> list[torch.device]:
         raise ValueError(f"DEVICE is {name}, but torch sees no GPU here; use DEVICE cpu or auto")
     if name in ("auto", "cuda"):
         return [torch.device("cuda", i) for i in range(count)]
-    return [torch.device(name)]
+    device = torch.device(name)
+    if device.index >= count:
+        raise ValueError(f"DEVICE is {name}, but torch sees only {count} GPUs, from cuda:0")
+    return [device]
 
 
 # Prediction and evaluation --------------------------------------------------------------------
@@ -284,11 +229,13 @@ def load_predictor(config: CfgNode) -> BottomUpPredictor:
     return build_predictor(config, model.to(build_devices(config)[0]))
 
 
-def build_evaluator(config: CfgNode, split: Split) -> KeypointEvaluator:
+def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> KeypointEvaluator:
+    """An evaluator of one pass; annotations it cannot use are refused here, with the cure."""
+    known = {image["id"] for image in truth["images"]}
     return EVALUATORS[config.DATASET.FORMAT](
-        truth=split.truth,
+        truth=truth,
         skeleton=build_skeleton(config),
-        category_id=split.category["id"],
-        image_ids=config.DATASET.IMAGE_IDS or None,
+        category_id=person_category(truth, config.DATASET.CATEGORY)["id"],
+        image_ids=[i for i in config.DATASET.IMAGE_IDS if i in known] or None,
         bounds=config.TEST.CROWD_BOUNDS,
     )

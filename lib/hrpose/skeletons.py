@@ -35,6 +35,7 @@ class Skeleton:
 
     def __post_init__(self) -> None:
         _refuse_repeats(self.joints)
+        _refuse_hidden_pairs(self.joints)
         if len(self.sigmas) != len(self.joints):
             raise ValueError(
                 f"{len(self.sigmas)} sigmas for {len(self.joints)} joints; give one for each joint"
@@ -60,6 +61,25 @@ class Skeleton:
     def limb_indices(self) -> list[tuple[int, int]]:
         """`limbs` as indices of `joints`."""
         return [(self.joints.index(a), self.joints.index(b)) for a, b in self.limbs]
+
+
+def side(name: str) -> str:
+    """left, right, or nothing for a joint on the mid-line."""
+    found = _SIDE.search(name)
+    return {"l": "left", "r": "right"}[found[0][0].lower()] if found else ""
+
+
+def _refuse_hidden_pairs(joints: Sequence[str]) -> None:
+    """`rkne` and `lkne` are two sides to a person, but only two names to us."""
+    for name in joints:
+        for at in (0, len(name) - 1):
+            other = _OTHER_SIDE.get(name[at].lower(), name[at])
+            twin = name[:at] + _like(name[at], other) + name[at + 1 :]
+            if twin != name and twin in joints and not side(name):
+                raise ValueError(
+                    f"are joints {name!r} and {twin!r} two sides of a body? Call them left_... and "
+                    "right_..., or l_... and r_..."
+                )
 
 
 def _refuse_repeats(joints: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from hrpose.skeletons import Skeleton
+from hrpose.skeletons import Skeleton, side
 
 LEFT, RIGHT, MIDDLE = (66, 190, 255), (255, 140, 60), (240, 240, 120)
 """Colours of joints by side of the body: blue left, orange right."""
@@ -42,9 +42,7 @@ def draw_poses(
 
 def side_colour(skeleton: Skeleton, joint: int) -> tuple[int, int, int]:
     """Left, right, or neither."""
-    if skeleton.flip_order[joint] == joint:
-        return MIDDLE
-    return LEFT if skeleton.joints[joint].lower().startswith("l") else RIGHT
+    return {"left": LEFT, "right": RIGHT, "": MIDDLE}[side(skeleton.joints[joint])]
 
 
 def draw_heatmaps(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:

@@ -112,9 +112,11 @@ def _override_entries(overrides: Sequence[str]) -> list[Entry]:
 
 
 def _override_value(key: str, text: str) -> Any:
-    """As YAML would read it; an empty word stays an empty text."""
+    """As YAML would read it; for an option that is text, as it stands."""
+    if key in BY_KEY and isinstance(BY_KEY[key].default, str):
+        return text
     try:
-        return yaml.safe_load(text) if text.strip() else text
+        return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ValueError(f"command line: {key} {text!r} is not a YAML value: {error}") from None
 
@@ -192,7 +194,8 @@ def _check_together(values: dict[str, Any]) -> None:
 def _experiment(path: Path) -> str:
     """configs/crowdpose/w32_512.yaml -> crowdpose/w32_512"""
     parts = path.resolve().with_suffix("").parts
-    return "/".join(parts[parts.index("configs") + 1 :]) if "configs" in parts else parts[-1]
+    last = max((i for i, part in enumerate(parts[:-1]) if part == "configs"), default=-2)
+    return "/".join(parts[last + 1 :]) if last >= 0 else parts[-1]
 
 
 def _as_node(values: dict[str, Any]) -> CfgNode:

@@ -5,6 +5,7 @@ A new option is a line here and a reader in build.py or programs/; nothing else 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -32,6 +33,18 @@ def each(check: Check) -> Check:
     return lambda values: next((f"a list; each {w}" for w in map(check, values) if w), None)
 
 
+def _is_template(text: str) -> bool:
+    try:
+        text.format(split="")
+    except (KeyError, IndexError, ValueError):
+        return False
+    return True
+
+
+def _is_device(name: str) -> bool:
+    return name in ("auto", "cpu", "cuda") or bool(re.fullmatch(r"cuda:\d+", name))
+
+
 anything = rule(lambda value: True, "")
 above_0 = rule(lambda value: value > 0, "above 0")
 not_negative = rule(lambda value: value >= 0, "0 or more")
@@ -42,10 +55,8 @@ by_32 = rule(
 )
 by_32_or_0 = rule(lambda value: value >= 0 and value % 32 == 0, "a multiple of 32, or 0")
 odd = rule(lambda value: value > 0 and value % 2 == 1, "odd and above 0")
-a_device = rule(
-    lambda value: value in ("auto", "cpu", "cuda") or value.startswith("cuda:"),
-    "auto, cpu, cuda or cuda:N",
-)
+a_device = rule(_is_device, "auto, cpu, cuda or cuda:N")
+template = rule(_is_template, "a path in which braces stand around nothing but {split}")
 scales = rule(
     lambda values: values and min(values) > 0 and (len(values) == 1 or 1 in values),
     "scales above 0, 1 among them if there are several",
@@ -75,10 +86,10 @@ OPTIONS = (
            "Split that is trained on."),
     Option("DATASET.VAL", "val2017", named,
            "Split that is evaluated on."),
-    Option("DATASET.ANNOTATIONS", "", anything,
+    Option("DATASET.ANNOTATIONS", "", template,
            "Annotation file under ROOT, {split} standing for the split; empty: as FORMAT has "
            "it."),
-    Option("DATASET.IMAGES", "", anything,
+    Option("DATASET.IMAGES", "", template,
            "Image folder, or archive (x.zip, x.zip@folder), under ROOT; {split} and empty "
            "likewise."),
     Option("DATASET.CATEGORY", "", anything,

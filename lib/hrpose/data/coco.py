@@ -43,6 +43,7 @@ class Record(NamedTuple):
     boxes: np.ndarray  # (N, 4) float32 x, y, width, height
     areas: np.ndarray  # (N,) float32
     ignore: tuple[Any, ...] = ()  # COCO segmentations where no heatmap is supervised
+    annotated: bool = True  # whether anybody is, crowds and unlabelled people included
 
 
 _ARCHIVE = re.compile(r"(.*?\.zip(?=@|$)|.*)(?:(?<=\.zip)@(.*))?", re.IGNORECASE)
@@ -62,6 +63,8 @@ class Images:
         self.zipped = self.path.suffix.lower() == ".zip"
         if not (self.path.is_file() if self.zipped else self.path.is_dir()):
             raise FileNotFoundError(f"no images at {self.path}")
+        if self.zipped and not zipfile.is_zipfile(self.path):
+            raise ValueError(f"{self.path} is not a zip archive, or cut short; make it again")
 
     def read(self, file_name: str) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB, as stored."""
@@ -134,21 +137,20 @@ def records(
     ignore: str = "segmentation",
     image_ids: Sequence[int] = (),
 ) -> list[Record]:
-    """One record for every image of the file, or only for those of `image_ids`.
+    """One record for every image of the file, or only for those of `image_ids` that it has.
 
     joints: how many each annotation must have   ignore: a key of IGNORE
     """
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in truth["annotations"]:
-        if annotation.get("category_id", category_id) == category_id:
+        if "category_id" not in annotation:
+            raise ValueError(
+                f"annotation {annotation.get('id')} has no category_id; see tools/inspect.py"
+            )
+        if annotation["category_id"] == category_id:
             by_image[annotation["image_id"]].append(annotation)
     wanted = {image["id"]: image for image in truth["images"]}
-    unknown = sorted(set(image_ids) - set(wanted))
-    if unknown:
-        raise ValueError(
-            f"DATASET.IMAGE_IDS names images that the annotations lack: {unknown[:10]}"
-        )
-    ids = image_ids or list(wanted)
+    ids = [i for i in image_ids if i in wanted] if image_ids else list(wanted)
     return [_record(wanted[i], by_image[i], joints, IGNORE[ignore]) for i in ids]
 
 
@@ -165,6 +167,7 @@ def _record(image: Mapping[str, Any], people: list[dict], joints: int, ignore: A
         boxes=_stack([person.get("bbox") or _around(marks) for marks, person in labelled], (4,)),
         areas=_stack([person.get("area", 0) for _, person in labelled], ()),
         ignore=tuple(region for person in people for region in ignore(person)),
+        annotated=bool(people),
     )
 
 
@@ -223,7 +226,7 @@ def supervised(record: Record, size: tuple[int, int], name: str) -> np.ndarray:
     """
     mask = np.ones(size, bool)
     for region in record.ignore:
-        covered = coco_mask.decode(_run_lengths(region, size))
+        covered = coco_mask.decode(_run_lengths(region, size, name))
         if covered.shape[:2] != size:
             raise ValueError(
                 f"{name} is {size[1]} x {size[0]}, but a crowd region of it was drawn on "
@@ -233,10 +236,13 @@ def supervised(record: Record, size: tuple[int, int], name: str) -> np.ndarray:
     return mask
 
 
-def _run_lengths(region: Any, size: tuple[int, int]) -> Any:
+def _run_lengths(region: Any, size: tuple[int, int], name: str) -> Any:
     """COCO's three forms (polygons, plain and packed run lengths) in the packed one."""
     if isinstance(region, dict) and not isinstance(region["counts"], list):
         return region
+    polygons = [] if isinstance(region, dict) else region
+    if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+        raise ValueError(f"a segmentation of {name} is no polygon of three or more points x, y")
     return coco_mask.frPyObjects(region, *size)
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+import warnings
 from pathlib import Path
 from typing import IO, NamedTuple
+
+from hrpose.ops.files import write_whole
 
 try:
     import fcntl
@@ -50,7 +53,7 @@ def open_run(experiment: Path, config: str, resume: str) -> Run:
         if is_unfinished(folder) and _reads(folder / "config.yaml") == config:
             lock = _hold(folder)
             if lock:
-                return Run(folder, True, lock)
+                return _continued(folder, lock)
     return _start(experiment, config)
 
 
@@ -70,35 +73,42 @@ def _continue_named(folder: Path, config: str) -> Run:
         )
     lock = _hold(folder)
     if not lock:
-        raise RuntimeError(f"TRAIN.RESUME: another process is working in {folder}")
+        raise ValueError(f"TRAIN.RESUME: another process is working in {folder}")
+    return _continued(folder, lock)
+
+
+def _continued(folder: Path, lock: IO[str]) -> Run:
+    """The run, less what a kill in the middle of saving left behind."""
+    for scrap in (folder / "checkpoints").glob(".*.pth.*"):
+        scrap.unlink()
     return Run(folder, True, lock)
 
 
 def _start(experiment: Path, config: str) -> Run:
+    folder = new_folder(experiment)
+    lock = _hold(folder)
+    if not lock:
+        raise ValueError(f"another process took {folder}; start again")
+    write_whole(folder / "config.yaml", lambda file: file.write(config.encode()))
+    return Run(folder, False, lock)
+
+
+def new_folder(experiment: Path) -> Path:
+    """A folder of its own, named by the time."""
     name = time.strftime("%Y%m%d-%H%M%S")
-    for folder in _names(experiment / name):
+    for attempt in itertools.count(1):
+        folder = experiment / (name if attempt == 1 else f"{name}-{attempt}")
         try:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
-        lock = _hold(folder)
-        if lock:
-            (folder / "config.yaml").write_text(config)
-            return Run(folder, False, lock)
-    raise AssertionError("there is always another name")
-
-
-def _names(folder: Path) -> Iterator[Path]:
-    yield folder
-    attempt = 1
-    while True:
-        attempt += 1
-        yield folder.with_name(f"{folder.name}-{attempt}")
+        break
+    return folder
 
 
 def _newest_first(experiment: Path) -> list[Path]:
-    folders = [path for path in experiment.glob("*") if (path / "config.yaml").is_file()]
-    return sorted(folders, key=lambda path: path.stat().st_mtime, reverse=True)
+    """By name, which is the time; a copied file must not make an old run a new one."""
+    return sorted((path.parent for path in experiment.glob("*/config.yaml")), reverse=True)
 
 
 def _hold(folder: Path) -> IO[str] | None:
@@ -107,9 +117,11 @@ def _hold(folder: Path) -> IO[str] | None:
     if fcntl:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             lock.close()
             return None
+        except OSError as error:  # some network disks cannot lock
+            warnings.warn(f"{folder} cannot be locked ({error}); do not run twice", stacklevel=2)
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()

@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 import signal
 import threading
-import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from hrpose.engine.checkpoint import save_checkpoint
-from hrpose.engine.journal import Journal
+from hrpose.engine.journal import Journal, Meter
 from hrpose.engine.optim import Schedule, set_learning_rate
 from hrpose.engine.runs import Run
 from hrpose.structures import Terms
@@ -77,6 +75,7 @@ class Progress:
     batch: int = 0  # of this epoch, done
     step: int = 0  # of the run, done
     best: float = -math.inf  # AP
+    figures: dict[str, float] = field(default_factory=dict)  # of the last evaluation
 
 
 @dataclass
@@ -116,29 +115,41 @@ def train(
     """Train to the plan's end; the last evaluation's figures.
 
     validate: figures of the network as it is, "AP" among them   draw: pictures of a batch
-    Interrupted by Ctrl-C it finishes the step, saves, and passes the interruption on.
+    Whatever stops it, Ctrl-C or an error, it saves where it was and passes that on.
     """
     progress = training.progress
-    figures: dict[str, float] = {}
     try:
         while progress.epoch < plan.epochs:
             _train_epoch(training, plan, draw)
             if _is_due(progress.epoch, plan.validate_every, plan.epochs):
                 _save(training)
-                figures = _validate(training, validate)
+                _validate(training, validate)
             progress.epoch, progress.batch = progress.epoch + 1, 0
             _save(training)
-    except KeyboardInterrupt:
-        _save(training)
-        training.journal.say(f"interrupted; kept in {training.run.last}. Start again to continue.")
+    except BaseException:
+        with undisturbed():
+            _rescue(training)
         raise
-    return figures
+    return progress.figures
+
+
+def _rescue(training: Training) -> None:
+    """Keep what was learnt: steps are whole, so it is good, whatever went wrong since."""
+    last = training.run.last
+    if _is_finite(training.step.model):
+        save_checkpoint(last, training.checkpoint())
+        training.journal.say(f"stopped; kept in {last}. Start again to continue.")
+    else:
+        training.journal.say(f"stopped with weights that are not finite; {last} is from before.")
+
+
+def _is_finite(model: nn.Module) -> bool:
+    return all(bool(torch.isfinite(weight).all()) for weight in model.state_dict().values())
 
 
 def _save(training: Training) -> None:
     """The last checkpoint anew, unless the network is past saving: then the old one stays."""
-    weights = training.step.model.state_dict().values()
-    if not all(torch.isfinite(weight).all() for weight in weights):
+    if not _is_finite(training.step.model):
         raise FloatingPointError(
             f"the network has weights that are not finite; lower TRAIN.LR. What stands in "
             f"{training.run.last} is from before"
@@ -150,7 +161,7 @@ def _is_due(epoch: int, every: int, epochs: int) -> bool:
     return epoch + 1 == epochs or (every > 0 and (epoch + 1) % every == 0)
 
 
-def _validate(training: Training, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
+def _validate(training: Training, validate: Callable[[], dict[str, float]]) -> None:
     figures = validate()
     progress, journal = training.progress, training.journal
     journal.write({f"val/{name}": value for name, value in figures.items()}, progress.step)
@@ -160,7 +171,7 @@ def _validate(training: Training, validate: Callable[[], dict[str, float]]) -> d
         kept = {"model": training.step.model.state_dict(), "figures": figures, **training.kept}
         save_checkpoint(training.run.best, kept)
         progress.best = figures["AP"]
-    return figures
+    progress.figures = figures
 
 
 def _train_epoch(training: Training, plan: Plan, draw: Callable[[Batch, Any], None]) -> None:
@@ -247,37 +258,6 @@ def _draw(training: Training, draw: Callable[[Batch, Any], None]) -> None:
     with torch.inference_mode():
         draw(batch, training.step.outputs(batch))
     training.step.train()
-
-
-class Meter:
-    """Means of the terms since the last reading, without asking the device in between."""
-
-    def __init__(self) -> None:
-        self.restart()
-
-    def restart(self) -> None:
-        self.sums: dict[str, Tensor | float] = defaultdict(float)
-        self.images = 0
-        self.waiting = 0.0
-        self.since = self.began = time.perf_counter()
-
-    def waited(self) -> None:
-        """A batch has come; what passed since the last step was waiting for it."""
-        self.waiting += time.perf_counter() - self.since
-
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        for name, value in terms.items():
-            self.sums[name] = self.sums[name] + value.detach().sum()
-        self.images += len(terms["loss"])
-        self.since = time.perf_counter()
-
-    def read(self) -> dict[str, float]:
-        """Means per image, images/s and the share of time that went into waiting; starts anew."""
-        means = {name: float(value) / self.images for name, value in self.sums.items()}
-        elapsed = time.perf_counter() - self.began
-        pace = {"images/s": self.images / elapsed, "data_wait": self.waiting / elapsed}
-        self.restart()
-        return {**means, **pace}
 
 
 @contextmanager

@@ -86,7 +86,7 @@ def decode(
     tags, a joint not found being all 0; and scores (N,), each the mean over all joints before the
     missing ones are filled in.
     """
-    heatmaps, tags = torch.as_tensor(heatmaps), torch.as_tensor(tags)
+    heatmaps, tags = torch.as_tensor(heatmaps).float(), torch.as_tensor(tags).float()
     place: Place = (
         quarter_shift if settings.adjust else lambda maps, joint, cells: cell_centres(cells)
     )
@@ -106,4 +106,7 @@ def find_candidates(
     peaks = find_peaks(heatmaps, tags, settings.max_people, settings.nms_kernel)
     joint = torch.arange(len(peaks), device=peaks.device)[:, None].expand(peaks.shape[:2])
     xy = place(heatmaps, joint, peaks[..., :2])
-    return Candidates(torch.cat([xy, peaks[..., 2:]], -1).cpu().numpy())
+    candidates = torch.cat([xy, peaks[..., 2:]], -1).cpu().numpy()
+    if not np.isfinite(candidates).all():
+        raise FloatingPointError("heatmaps or tags are not finite: the weights are broken")
+    return Candidates(candidates)

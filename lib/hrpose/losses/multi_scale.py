@@ -31,19 +31,20 @@ class Truth(NamedTuple):
 
 
 LossTerm = Callable[[ScaleOutput, Truth], dict[str, Tensor]]
+Weights = Mapping[str, float | Sequence[float]]
+"""name of a loss -> its factor, or one for each resolution, or a list of one for all"""
 
 
 def multi_scale_loss(
     outputs: Sequence[ScaleOutput],
     batch: Mapping[str, Tensor],
     terms: Sequence[LossTerm],
-    weights: Mapping[str, float | Sequence[float]],
+    weights: Weights,
     targets: Targets,
 ) -> Terms:
     """All terms at all resolutions, named `term/stride`, with what each counts in the sum.
 
     outputs: coarse to fine   batch: see data/loaders.py
-    weights: name -> one factor, or one for each resolution
     """
     finest = outputs[-1].stride
     loss: dict[str, Tensor] = {}
@@ -86,4 +87,6 @@ def tag_term(output: ScaleOutput, truth: Truth, kind: str = "exp") -> dict[str, 
 
 
 def _factor(weight: float | Sequence[float], resolution: int) -> float:
-    return weight if isinstance(weight, (int, float)) else weight[resolution]
+    if isinstance(weight, (int, float)):
+        return weight
+    return weight[resolution if len(weight) > 1 else 0]

@@ -116,6 +116,7 @@ def load_weights(
     origin = "the given weights" if isinstance(source, Mapping) else os.fspath(source)
     contents = source if isinstance(source, Mapping) else read_weights(source)
     _refuse_other_convention(model, contents, origin)
+    _refuse_other_joints(model, contents, origin, may_miss)
     tensors = _by_our_names(_tensors_in(contents, origin), origin)
     own = model.state_dict()
     report = _compare(own, tensors)
@@ -244,6 +245,19 @@ def _refuse_other_convention(model: nn.Module, contents: Mapping[str, Any], orig
         raise ValueError(
             f"{origin} were trained with the coordinates {theirs!r}, this model reads {ours!r}; "
             f"set MODEL.CONVENTION: {theirs}"
+        )
+
+
+def _refuse_other_joints(
+    model: nn.Module, contents: Mapping[str, Any], origin: str, may_miss: Sequence[str]
+) -> None:
+    """As many joints need not be the same ones; heads that may be missed may be of others."""
+    theirs = contents.get("skeleton", {}).get("joints")
+    ours = getattr(model, "joint_names", None)
+    if theirs and ours and list(theirs) != list(ours) and "heads.*" not in may_miss:
+        raise ValueError(
+            f"{origin} were trained for the joints {', '.join(theirs)}, this model is for "
+            f"{', '.join(ours)}; set DATASET.SKELETON, or may_miss JOINT_DEPENDENT to fine-tune"
         )
 
 

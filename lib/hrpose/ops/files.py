@@ -19,12 +19,23 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
+        _settle(path.parent)
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
 
 
-def write_json(path: Path, content: Any) -> None:
+def _settle(folder: Path) -> None:
+    """Bring a renaming to the disk, where the system can."""
+    if os.name == "posix":
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Numbers as they are; NaN is refused, since COCO's own tools do not take it."""
-    text = json.dumps(content, indent=1 if isinstance(content, dict) else None, allow_nan=False)
+    text = json.dumps(content, indent=indent, allow_nan=False)
     write_whole(path, lambda file: file.write(text.encode()))

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from hrpose.ops.files import write_whole
+
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -27,7 +29,10 @@ def read_photo(path: Path) -> np.ndarray:
 
 def _decode(data: bytes, name: str, how: int) -> np.ndarray:
     """Grey, palette, CMYK and 16-bit images all become 8-bit colour."""
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), how) if data else None
+    except cv2.error:  # larger than OpenCV takes, for one
+        image = None
     if image is None:
         raise ValueError(
             f"{name} ({len(data)} bytes) is not a readable image; replace it or take it out"
@@ -37,9 +42,8 @@ def _decode(data: bytes, name: str, how: int) -> np.ndarray:
 
 def write(path: Path, image: np.ndarray) -> None:
     """Write an image (H, W, 3) uint8 RGB; the suffix of `path` chooses the format."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not cv2.imwrite(str(path), cv2.cvtColor(image, cv2.COLOR_RGB2BGR)):
-        raise OSError(f"{path} could not be written; is the disk full, or the folder read-only?")
+    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    write_whole(path, lambda file: file.write(encoded.tobytes()))
 
 
 def normalise(images: Tensor) -> Tensor:

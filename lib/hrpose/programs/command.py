@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from yacs.config import CfgNode
@@ -35,6 +36,12 @@ def parsed_config(
     return known, load_config(known.cfg, known.overrides)
 
 
+def _origin(error: BaseException) -> str:
+    """Where an error arose, for those who want to know."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__} in {last.filename}, line {last.lineno}"
+
+
 def command(main: Callable[..., None]) -> Callable[..., None]:
     """Let a mistake end with its message and status 2, and Ctrl-C with 130, without a traceback."""
 
@@ -43,7 +50,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         try:
             main(arguments)
         except MISTAKES as error:
-            print(f"error: {error}", file=sys.stderr)
+            print(f"error: {error}\n({_origin(error)})", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt:
             sys.exit(INTERRUPTED)

@@ -12,7 +12,6 @@ import numpy as np
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import annotation_path, build_skeleton, image_path, open_split
 from hrpose.data.coco import Images, load_annotations, person_category
 from hrpose.data.faults import find_faults
 from hrpose.data.faults.finding import ERROR, NOTE, Finding, found
@@ -23,6 +22,7 @@ from hrpose.data.trainval import PUBLISHED, Merged, merged, with_decoded_sizes
 from hrpose.ops.files import write_json
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import draw_samples
+from hrpose.splits import annotation_path, build_skeleton, image_path, open_split
 
 WORTH_A_PROCESS = 500
 """Images; with fewer, a process takes longer to begin than to read them."""
@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     folder = Path(config.OUTPUT_DIR) / config.NAME / "inspect"
     report = inspect(config, known.images, folder)
-    write_json(folder / "report.json", report)
+    write_json(folder / "report.json", report, indent=1)
     print(format_report(report))
     print(f"written to {folder}")
     sys.exit(1 if report["errors"] else 0)

@@ -13,17 +13,12 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from yacs.config import CfgNode
 
-from hrpose.build import (
-    Split,
-    build_skeleton,
-    build_targets,
-    build_training_loader,
-    output_strides,
-)
+from hrpose.build import build_targets, build_training_loader, output_strides
 from hrpose.data.bottomup import BottomUpDataset, read_sample
 from hrpose.losses.multi_scale import Truth, draw_truth
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
+from hrpose.splits import Split, build_skeleton
 from hrpose.structures import Poses, ScaleOutput
 from hrpose.visualize import (
     draw_heatmaps,

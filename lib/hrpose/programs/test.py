@@ -11,13 +11,14 @@ import numpy as np
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import build_skeleton, load_predictor
+from hrpose.build import load_predictor
 from hrpose.data.coco import load_image_list
 from hrpose.evaluation.records import to_results
 from hrpose.ops.files import write_json
 from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, read_photo, write
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import draw_confident
+from hrpose.splits import build_skeleton
 
 PERSON = 1
 """COCO's category id of people."""
@@ -84,13 +85,15 @@ def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
     predictor, skeleton = load_predictor(config), build_skeleton(config)
     results: list[dict] = []
     broken: list[str] = []
-    for task, image in _photos(tasks, broken):
-        poses = predictor(image)
-        picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
-        write(folder / f"{task.path.stem}_{task.image_id}.jpg", picture)
-        named = to_results(task.image_id, poses, PERSON)
-        results += [{**pose, "file_name": task.path.name} for pose in named]
-    write_json(folder / "keypoints.json", results)
+    try:
+        for task, image in _photos(tasks, broken):
+            poses = predictor(image)
+            picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
+            write(folder / f"{task.path.stem}_{task.image_id}.jpg", picture)
+            named = to_results(task.image_id, poses, PERSON)
+            results += [{**pose, "file_name": task.path.name} for pose in named]
+    finally:  # what was found before Ctrl-C is kept
+        write_json(folder / "keypoints.json", results)
     print(f"{len(results)} people in {len(tasks) - len(broken)} images; written to {folder}")
     if broken:
         raise ValueError(f"{len(broken)} images could not be read:\n" + "\n".join(broken))
@@ -100,7 +103,7 @@ def _photos(tasks: Sequence[Task], broken: list[str]) -> Iterator[tuple[Task, np
     for task in tqdm(tasks, unit="image", disable=None):
         try:
             yield task, read_photo(task.path)
-        except ValueError as error:
+        except (ValueError, OSError) as error:
             broken.append(str(error))
 
 

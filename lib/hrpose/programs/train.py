@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from yacs.config import CfgNode
 
 from hrpose.build import (
     build_devices,
+    build_evaluator,
     build_model,
     build_optimizer,
     build_predictor,
     build_schedule,
-    build_skeleton,
     build_train_step,
     build_training_loader,
     learning_rate,
     load_pretrained,
-    read_split,
 )
 from hrpose.engine.checkpoint import load_checkpoint
 from hrpose.engine.journal import Journal
@@ -37,9 +33,11 @@ from hrpose.models.counting import count_parameters
 from hrpose.models.weights import LoadReport
 from hrpose.ops.files import write_json
 from hrpose.ops.image import write
+from hrpose.programs.circumstances import NOW, circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import training_sheet
 from hrpose.programs.valid import score
+from hrpose.splits import build_skeleton, read_split
 
 
 @command
@@ -53,15 +51,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BaseException:
         run.discard()
         raise
-    figures = train(training, build_plan(config), validate, painter(config, training))
-    _finish(config, training, figures)
+    figures = train(training, build_plan(config, training), validate, painter(config, training))
+    _finish(training, figures)
 
 
 def frozen_text(config: CfgNode) -> str:
     """The config as YAML, less what may differ between two starts of one run."""
     free = config.clone()
     free.defrost()
-    del free.TRAIN["RESUME"], free["OUTPUT_DIR"]
+    del free.TRAIN["RESUME"]
+    for name in ("OUTPUT_DIR", "DEVICE", "WORKERS", "PRINT_FREQ"):
+        del free[name]
     return free.dump()
 
 
@@ -89,10 +89,10 @@ def prepare(config: CfgNode, run: Run) -> Training:
     return training
 
 
-def build_plan(config: CfgNode) -> Plan:
+def build_plan(config: CfgNode, training: Training) -> Plan:
     return Plan(
         epochs=config.TRAIN.EPOCHS,
-        rate=learning_rate(config),
+        rate=learning_rate(config, _batch(training)),
         schedule=build_schedule(config),
         print_every=config.PRINT_FREQ,
         validate_every=config.TRAIN.VALIDATE_EVERY,
@@ -103,6 +103,7 @@ def build_plan(config: CfgNode) -> Plan:
 def validation(config: CfgNode, training: Training) -> Callable[[], dict[str, float]]:
     """A function that evaluates the network as it then is. The split is read now, to fail early."""
     split = read_split(config, config.DATASET.VAL)
+    build_evaluator(config, split.truth)  # annotations that it refuses are refused today
     predictor = build_predictor(config, training.step.model)
 
     def validate() -> dict[str, float]:
@@ -124,30 +125,24 @@ def painter(config: CfgNode, training: Training) -> Callable[[Batch, Any], None]
 def _kept(config: CfgNode) -> dict[str, Any]:
     return {
         "config": frozen_text(config),
-        "joints": list(build_skeleton(config).joints),
+        "skeleton": asdict(build_skeleton(config)),
         "convention": config.MODEL.CONVENTION,
     }
 
 
 def _announce(config: CfgNode, training: Training, report: LoadReport | None) -> None:
     """Say and keep what a reader of the results will want to know."""
-    run, journal, devices = training.run, training.journal, training.devices
+    run, journal = training.run, training.journal
     facts = {
-        "command": sys.argv,
-        "git": _git_state(),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "device": [_device_name(device) for device in devices],
+        **circumstances(training.devices),
         "seed": config.TRAIN.SEED,
-        "world_size": len(devices),
-        "batch": training.loader.batch_sampler.batch,  # type: ignore[union-attr]
-        "learning_rate": learning_rate(config),
+        "world_size": len(training.devices),
+        "batch": _batch(training),
+        "learning_rate": learning_rate(config, _batch(training)),
         "images": len(training.loader.dataset),  # type: ignore[arg-type]
         "parameters": count_parameters(training.step.model),
-        "started": time.strftime("%Y-%m-%d %H:%M:%S"),
     }
-    write_json(run.folder / "run.json", facts)
+    _keep_facts(run, facts)
     begun = f"continuing at epoch {training.progress.epoch + 1}" if run.continued else "new run"
     journal.say(f"{begun} in {run.folder}")
     if not run.continued:
@@ -159,28 +154,27 @@ def _announce(config: CfgNode, training: Training, report: LoadReport | None) ->
     )
 
 
-def _finish(config: CfgNode, training: Training, figures: dict[str, float]) -> None:
+def _keep_facts(run: Run, facts: dict[str, Any]) -> None:
+    """run.json: how the run was begun, and each time that it was continued."""
+    path = run.folder / "run.json"
+    if path.exists():
+        begun = json.loads(path.read_text())
+        facts = {**begun, "continued": [*begun.get("continued", []), facts]}
+    write_json(path, facts, indent=1)
+
+
+def _batch(training: Training) -> int:
+    """Images of a step, which are fewer than TRAIN.BATCH where there are no more."""
+    return training.loader.batch_sampler.batch  # type: ignore[union-attr]
+
+
+def _finish(training: Training, figures: dict[str, float]) -> None:
     """Mark the run as finished, and print what it came to."""
     folder = training.run.folder
     facts = json.loads((folder / "run.json").read_text())
-    write_json(
-        folder / "run.json",
-        {**facts, "finished": time.strftime("%Y-%m-%d %H:%M:%S"), "figures": figures},
-    )
+    facts |= {"finished": time.strftime(NOW), "figures": figures}
+    write_json(folder / "run.json", facts, indent=1)
     training.journal.close()
     print(format_table(figures))
     print(f"best checkpoint (AP {training.progress.best:.3f}): {training.run.best}")
     print(f"pictures, results and journal: {folder}")
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def _git_state() -> str:
-    """The commit of the code, and whether anything was changed since; empty outside of git."""
-    try:
-        asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"]
-        return subprocess.run(asked, capture_output=True, text=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.TimeoutExpired):
-        return ""

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
+import json_tricks
 import numpy as np
 from yacs.config import CfgNode
 
-from hrpose.build import Split, build_evaluator, load_predictor, read_split
-from hrpose.data.coco import AnnotatedImages
+from hrpose.build import build_devices, build_evaluator, load_predictor
+from hrpose.data.coco import AnnotatedImages, load_annotations
 from hrpose.engine.evaluate import evaluate
+from hrpose.engine.runs import new_folder
 from hrpose.evaluation.keypoints import format_table
-from hrpose.ops.files import write_json
+from hrpose.ops.files import write_json, write_whole
+from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import show_predictions
+from hrpose.splits import Split, annotation_path, read_split
 from hrpose.structures import Poses
 
 Predictor = Callable[[np.ndarray], Poses]
@@ -28,41 +31,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--results", type=Path, help="score this COCO results file instead")
     parser.add_argument("--output", type=Path, help="where to write; default: a new run folder")
     known, config = parsed_config(parser, arguments)
-    split = read_split(config, config.DATASET.VAL)
-    folder = known.output or Path(config.OUTPUT_DIR) / config.NAME / time.strftime("%Y%m%d-%H%M%S")
-    if known.results:
-        figures = score_results(config, split, known.results)
-        write_json(folder / "results" / "metrics.json", figures)
-    else:
-        figures = score(config, load_predictor(config), split, folder)
+    judge = partial(score_results, path=known.results) if known.results else score_weights
+    folder = known.output or new_folder(Path(config.OUTPUT_DIR) / config.NAME)
+    figures = judge(config, folder)
+    facts = {**circumstances(build_devices(config)), "weights": config.TEST.MODEL_FILE}
+    write_json(folder / "run.json", {**facts, "figures": figures}, indent=1)
+    write_whole(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
     print(format_table(figures))
     print(f"written to {folder}")
 
 
+def score_weights(config: CfgNode, folder: Path) -> dict[str, float]:
+    """Score TEST.MODEL_FILE on DATASET.VAL."""
+    split = read_split(config, config.DATASET.VAL)
+    return score(config, load_predictor(config), split, folder)
+
+
 def score(config: CfgNode, predictor: Predictor, split: Split, folder: Path) -> dict[str, float]:
     """Predict on a split; leave results, figures and pictures in `folder`."""
-    evaluator = build_evaluator(config, split)
+    evaluator = build_evaluator(config, split.truth)
     figures = evaluate(predictor, AnnotatedImages(split.records, split.images), evaluator)
     write_json(folder / "results" / "keypoints.json", evaluator.results)
-    write_json(folder / "results" / "metrics.json", figures)
+    write_json(folder / "results" / "metrics.json", figures, indent=1)
     show_predictions(config, predictor, split, folder / "pictures")
     return figures
 
 
-def score_results(config: CfgNode, split: Split, path: Path) -> dict[str, float]:
-    """Score a file in COCO's results format."""
-    evaluator = build_evaluator(config, split)
+def score_results(config: CfgNode, folder: Path, path: Path) -> dict[str, float]:
+    """Score a file in COCO's results format; the images themselves are not needed."""
+    evaluator = build_evaluator(
+        config, load_annotations(annotation_path(config, config.DATASET.VAL))
+    )
     evaluator.add_results(_read_results(path))
-    return evaluator.summarize()
+    figures = evaluator.summarize()
+    write_json(folder / "results" / "metrics.json", figures, indent=1)
+    return figures
 
 
 def _read_results(path: Path) -> list[dict]:
     if not path.is_file():
         raise FileNotFoundError(f"no results at {path}")
-    try:
-        results = json.loads(path.read_bytes())
+    try:  # json_tricks also reads the arrays that older programs of the HRNet family wrote
+        results = json_tricks.loads(path.read_text(), preserve_order=False)
     except ValueError as error:
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(results, list):
         raise ValueError(f"{path} is no list; COCO's results format is a list of poses")
-    return results
+    return [{**pose, "keypoints": np.ravel(pose.get("keypoints", ())).tolist()} for pose in results]

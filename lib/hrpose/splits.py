@@ -1,0 +1,101 @@
+"""Assembly: the splits of a data set that a config names, and what a person is in them."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from yacs.config import CfgNode
+
+from hrpose.data.coco import LAYOUTS, Images, Record, load_annotations, person_category, records
+from hrpose.engine.checkpoint import load_checkpoint
+from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category
+
+SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}
+
+
+def build_skeleton(config: CfgNode) -> Skeleton:
+    """A built-in skeleton, or that of the training split's annotations.
+
+    Where these are not at hand, on somebody else's machine, the weights know it too.
+    """
+    data = config.DATASET
+    if data.SKELETON != "file":
+        return SKELETONS[data.SKELETON]
+    path = annotation_path(config, data.TRAIN)
+    if not path.is_file() and config.TEST.MODEL_FILE:
+        return _skeleton_of_weights(Path(config.TEST.MODEL_FILE))
+    return _skeleton_of_file(path, data.CATEGORY, data.SIGMAS, data.GROUPING_ORDER)
+
+
+@lru_cache(maxsize=4)
+def _skeleton_of_file(
+    path: Path, category: str, sigmas: tuple[float, ...], order: tuple[str, ...]
+) -> Skeleton:
+    return from_category(person_category(load_annotations(path), category), sigmas, order)
+
+
+@lru_cache(maxsize=4)
+def _skeleton_of_weights(path: Path) -> Skeleton:
+    state = load_checkpoint(path)
+    if "skeleton" not in state:
+        raise ValueError(f"{path} does not say what its joints are; DATASET.SKELETON must")
+    return Skeleton(**{name: _tuples(value) for name, value in state["skeleton"].items()})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def annotation_path(config: CfgNode, split: str) -> Path:
+    pattern = config.DATASET.ANNOTATIONS or LAYOUTS[config.DATASET.FORMAT].annotations
+    return Path(config.DATASET.ROOT) / pattern.format(split=split)
+
+
+def image_path(config: CfgNode, split: str) -> str:
+    pattern = config.DATASET.IMAGES or LAYOUTS[config.DATASET.FORMAT].images
+    return str(Path(config.DATASET.ROOT) / pattern.format(split=split))
+
+
+class Split(NamedTuple):
+    """One split of a data set, read."""
+
+    truth: dict[str, Any]
+    records: list[Record]
+    images: Images
+
+
+def read_split(config: CfgNode, split: str) -> Split:
+    """A split with its annotations understood."""
+    data = config.DATASET
+    truth, images = open_split(config, split)
+    category = person_category(truth, data.CATEGORY)
+    joints = build_skeleton(config).joints
+    if tuple(category.get("keypoints") or joints) != joints:
+        raise ValueError(
+            f"{annotation_path(config, split)} marks other joints, or in another order, than "
+            f"DATASET.SKELETON {data.SKELETON}: {', '.join(category['keypoints'])}"
+        )
+    marked = records(truth, len(joints), category["id"], data.IGNORE, data.IMAGE_IDS)
+    if not any(len(record.joints) for record in marked):
+        chosen = " of DATASET.IMAGE_IDS" * bool(data.IMAGE_IDS)
+        raise ValueError(f"{split} is empty: nobody has a joint in {len(marked)} images{chosen}")
+    return Split(truth, marked, images)
+
+
+def open_split(config: CfgNode, split: str) -> tuple[dict[str, Any], Images]:
+    """Annotations and images of a split; a missing one shows the tree that is expected."""
+    try:
+        return load_annotations(annotation_path(config, split)), Images(image_path(config, split))
+    except FileNotFoundError as error:
+        hint = "; tools/inspect.py --build-trainval makes it" if split == "trainval" else ""
+        raise FileNotFoundError(f"{error}{hint}. Expected:\n{expected_tree(config)}") from None
+
+
+def expected_tree(config: CfgNode) -> str:
+    """The files that a config reads, one a line."""
+    splits = (config.DATASET.TRAIN, config.DATASET.VAL)
+    files = [str(annotation_path(config, split)) for split in splits]
+    files += [f"{image_path(config, split)}/..." for split in splits]
+    return "\n".join(f"  {name}" for name in dict.fromkeys(files))
