@@ -29,10 +29,10 @@ BRIEFLY = (
 SMALL = BRIEFLY.split()
 
 
-def tool(name, *arguments, fails=False):
+def tool(name, *arguments, fails=False, minutes=5):
     """Run a command from the repository; what it printed."""
     asked = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, timeout=60 * minutes)
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
