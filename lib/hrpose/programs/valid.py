@@ -33,7 +33,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known, config = parsed_config(parser, arguments)
     judge = partial(score_results, path=known.results) if known.results else score_weights
     folder = known.output or new_folder(Path(config.OUTPUT_DIR) / config.NAME)
-    figures = judge(config, folder)
+    try:
+        figures = judge(config, folder)
+    except BaseException:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()  # nothing came of it
+        raise
     facts = {**circumstances(build_devices(config)), "weights": config.TEST.MODEL_FILE}
     write_json(folder / "run.json", {**facts, "figures": figures}, indent=1)
     write_whole(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
