@@ -330,7 +330,7 @@ def test_published_defaults(write):
     assert config.DATASET.MAX_TRANSLATE == 40
     assert (config.DATASET.MIN_SCALE, config.DATASET.MAX_SCALE) == (0.75, 1.5)
     assert (config.DATASET.MAX_ROTATION, config.DATASET.FLIP) == (30, 0.5)
-    assert (config.LOSS.PULL, config.LOSS.PUSH, config.LOSS.SIGMA) == (1e-3, 1e-3, 2)
+    assert (config.LOSS.PULL, config.LOSS.PUSH, config.LOSS.SIGMA) == (1e-3, 1e-3, (2,))
     assert (config.TRAIN.LR, config.TRAIN.BASE_BATCH, config.TRAIN.WEIGHT_DECAY) == (1e-3, 48, 0)
     assert (config.TRAIN.MILESTONES, config.TRAIN.EPOCHS) == ((200, 260), 300)
     assert math.isclose(config.TRAIN.DROP, 0.1)

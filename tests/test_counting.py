@@ -36,7 +36,7 @@ TWO_DECONVS, TWO_DECONVS_8, ONE_DECONV_8 = (
 def network(width=32, joints=17, num_deconvs=1, num_basic_blocks=4, head=None):
     """A published network; `head` gives each of its heads so many channels instead."""
     with torch.device("meta"):
-        model = HigherHRNet(HRNet(width), joints, num_deconvs, num_basic_blocks)
+        model = HigherHRNet(HRNet(width), joints, num_deconvs, (1,) * num_basic_blocks)
         if head:
             model.heads = nn.ModuleList(nn.Conv2d(width, head, 1) for _ in model.heads)
     return model

@@ -137,6 +137,7 @@ def test_a_batch_holds_what_its_samples_hold():
         "image": torch.uint8,
         "joints": torch.float32,
         "sizes": torch.float32,
+        "widths": torch.float32,
         "mask": torch.uint8,
         "mirrored": torch.bool,
         "index": torch.int64,

@@ -8,7 +8,7 @@ import torch
 from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.multi_scale import (
     Targets,
-    draw_truth,
+    draw_truths,
     heatmap_term,
     multi_scale_loss,
     tag_term,
@@ -133,9 +133,9 @@ def test_sigma_reaches_the_targets():
 
 
 def test_tags_of_the_first_people_alone_but_heatmaps_of_everybody():
-    batch, output = make_batch(people=40), make_outputs()[0]
-    few = draw_truth(batch, output, 2, Targets(max_people=3))
-    all_of_them = draw_truth(batch, output, 2, Targets(max_people=99))
+    batch, outputs = make_batch(people=40), make_outputs()
+    few = draw_truths(batch, outputs, Targets(max_people=3))[0]
+    all_of_them = draw_truths(batch, outputs, Targets(max_people=99))[0]
     assert few.cells.shape == (2, 3, KINDS)
     assert torch.equal(few.cells, all_of_them.cells[:, :3])
     assert torch.equal(few.heatmaps, all_of_them.heatmaps)

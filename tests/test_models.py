@@ -19,7 +19,8 @@ def small_backbone():
 
 def small(num_deconvs=1, num_basic_blocks=1, cat_output=True):
     torch.manual_seed(0)
-    model = HigherHRNet(small_backbone(), JOINTS, num_deconvs, num_basic_blocks, cat_output)
+    dilations = (1,) * num_basic_blocks
+    model = HigherHRNet(small_backbone(), JOINTS, num_deconvs, dilations, cat_output)
     fan_in_init(model)
     return model
 
@@ -156,7 +157,7 @@ class Plain:
 def test_the_network_computes_what_the_published_layers_do_one_by_one():
     torch.manual_seed(0)
     backbone = HRNet(width=8, modules=(1, 2, 2), blocks=2, stem=8, bottlenecks=2)
-    model = HigherHRNet(backbone, JOINTS, num_deconvs=2, num_basic_blocks=2).eval()
+    model = HigherHRNet(backbone, JOINTS, num_deconvs=2, dilations=(1, 1)).eval()
     fan_in_init(model)
     for head in model.heads:
         nn.init.normal_(head.weight)

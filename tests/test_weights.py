@@ -32,7 +32,7 @@ PUBLISHED = {
 def small(joints=4, num_deconvs=1, seed=0, width=8, **options):
     torch.manual_seed(seed)
     backbone = HRNet(width, modules=(1, 1, 1), blocks=1, stem=8, bottlenecks=1)
-    return HigherHRNet(backbone, joints, num_deconvs, num_basic_blocks=1, **options)
+    return HigherHRNet(backbone, joints, num_deconvs, (1,), **options)
 
 
 def copied(state):

@@ -5,13 +5,15 @@ Every table is name -> part. To add a part, write it in its package and give it 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
@@ -24,25 +26,37 @@ from hrpose.engine import optim
 from hrpose.engine.optim import OPTIMIZERS, SCHEDULES, Schedule
 from hrpose.engine.train import TrainStep
 from hrpose.evaluation.keypoints import KeypointEvaluator, crowdpose_evaluator
-from hrpose.inference.bottomup import BottomUpPredictor, Sizing
+from hrpose.inference.bottomup import BottomUpPredictor, Sizing, group_truth
 from hrpose.inference.grouping import Settings
 from hrpose.inference.tta import PLAIN, mirrored
 from hrpose.losses.multi_scale import (
+    Distance,
     LossTerm,
     Targets,
     Weights,
     heatmap_term,
     multi_scale_loss,
+    plain_distance,
+    scale_adaptive_term,
     tag_term,
+    weight_adaptive_distance,
 )
+from hrpose.losses.scale_adaptive import adaptive_weight, constant_weight
 from hrpose.models.blocks import fan_in_init, published_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
+from hrpose.models.swahr import SWAHR
 from hrpose.models.weights import LoadReport, load_weights
+from hrpose.ops.affine import to_cells
+from hrpose.ops.gaussian import draw_heatmaps
 from hrpose.ops.image import normalise
 from hrpose.splits import build_skeleton, read_split
+from hrpose.structures import Poses
 
-MODELS = {"higher_hrnet": HigherHRNet}
+MODELS: dict[str, Callable[[CfgNode], nn.Module]] = {
+    "higher_hrnet": lambda config: _higher_hrnet(config),
+    "swahr": lambda config: SWAHR(_higher_hrnet(config)),
+}
 INITS = {"published": published_init, "fan_in": fan_in_init}
 AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     "affine": lambda config: partial(random_affine, crop=_crop(config)),
@@ -51,7 +65,7 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     ),
 }
 LOSSES: dict[str, Callable[[CfgNode], tuple[LossTerm, Weights]]] = {
-    "heatmap": lambda config: (heatmap_term, {"heatmap": config.LOSS.HEATMAP}),
+    "heatmap": lambda config: _heatmap_loss(config),
     "tags": lambda config: (
         partial(tag_term, kind=config.LOSS.AE_TYPE),
         {"pull": config.LOSS.PULL, "push": config.LOSS.PUSH},
@@ -111,8 +125,30 @@ def build_loss(config: CfgNode) -> Callable:
     )
 
 
+def _heatmap_loss(config: CfgNode) -> tuple[LossTerm, Weights]:
+    """Heatmaps against the drawn ones or, with SAHR, against those of the predicted scales."""
+    loss = config.LOSS
+    distance = _heatmap_distance(config)
+    if loss.SAHR and math.isfinite(loss.LAMBDA):
+        term = partial(scale_adaptive_term, distance=distance)
+        return term, {"heatmap": loss.HEATMAP, "scale": loss.LAMBDA}
+    return partial(heatmap_term, distance=distance), {"heatmap": loss.HEATMAP}
+
+
+def _heatmap_distance(config: CfgNode) -> Distance:
+    if not config.LOSS.WAHR:
+        return plain_distance
+    weigh = constant_weight if config.LOSS.DETACH_WEIGHT else adaptive_weight
+    return partial(weight_adaptive_distance, weigh=partial(weigh, gamma=config.LOSS.GAMMA))
+
+
 def build_targets(config: CfgNode) -> Targets:
-    return Targets(config.LOSS.SIGMA, config.DATASET.MAX_NUM_PEOPLE, config.MODEL.CONVENTION)
+    return Targets(
+        sigma=config.LOSS.SIGMA,
+        max_people=config.DATASET.MAX_NUM_PEOPLE,
+        convention=config.MODEL.CONVENTION,
+        unit_width=config.LOSS.SHR,
+    )
 
 
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
@@ -142,18 +178,19 @@ def build_schedule(config: CfgNode) -> Schedule:
 
 def build_model(config: CfgNode) -> nn.Module:
     """The network with its initial weights; `load_pretrained` and `load_weights` bring better."""
+    network = pick(MODELS, config.MODEL.NAME, "MODEL.NAME")(config)
+    network.convention = config.MODEL.CONVENTION
+    network.joint_names = build_skeleton(config).joints
+    return network
+
+
+def _higher_hrnet(config: CfgNode) -> HigherHRNet:
     model = config.MODEL
     backbone = HRNet(model.WIDTH, model.MODULES, model.BLOCKS, model.STEM, model.BOTTLENECKS)
-    network = pick(MODELS, model.NAME, "MODEL.NAME")(
-        backbone,
-        len(build_skeleton(config).joints),
-        model.NUM_DECONVS,
-        model.NUM_BASIC_BLOCKS,
-        model.CAT_OUTPUT,
-    )
+    dilations = list(model.DILATIONS) * (model.NUM_BASIC_BLOCKS // len(model.DILATIONS))
+    joints = len(build_skeleton(config).joints)
+    network = HigherHRNet(backbone, joints, model.NUM_DECONVS, dilations, model.CAT_OUTPUT)
     INITS[model.INIT](network)
-    network.convention = model.CONVENTION
-    network.joint_names = build_skeleton(config).joints
     return network
 
 
@@ -200,9 +237,26 @@ def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
         test.INPUT_SIZE or config.DATASET.INPUT_SIZE,
         test.SCALE_FACTOR,
         1 if test.PROJECT2IMAGE else output_strides(config)[-1],
+        test.AGGREGATE,
     )
     views = [PLAIN, mirrored(skeleton.flip_order)] if test.FLIP_TEST else [PLAIN]
     return BottomUpPredictor(model, normalise, skeleton, sizing, views, _settings(config))
+
+
+def build_finder(
+    config: CfgNode, predictor: BottomUpPredictor
+) -> Callable[[tuple[np.ndarray, np.ndarray]], Poses]:
+    """(an image, the joints annotated in it) to poses; TEST.HEATMAPS true looks at the latter."""
+    if config.TEST.HEATMAPS == "predicted":
+        return lambda marked: predictor(marked[0])
+    stride = output_strides(config)[-1]
+
+    def draw(joints: Tensor, size: tuple[int, int]) -> Tensor:
+        plain = torch.zeros(1, dtype=torch.bool, device=joints.device)
+        cells = to_cells(joints, stride, plain, config.MODEL.CONVENTION)
+        return draw_heatmaps(cells, (size[0] // stride, size[1] // stride), config.LOSS.SIGMA[-1])
+
+    return partial(group_truth, predictor, draw)
 
 
 def _settings(config: CfgNode) -> Settings:

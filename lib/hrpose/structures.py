@@ -6,7 +6,7 @@ T tag values, H and W rows and columns of whatever frame the text names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -27,6 +27,8 @@ class Sample:
     sizes: np.ndarray  # (N,) float32: longer side of each person's box, in pixels of `image`
     image_id: int
     mirrored: bool = False
+    widths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
+    """(N,): width of each person's box, in pixels of `image`; empty where it is not known."""
 
 
 class ScaleOutput(NamedTuple):
@@ -34,7 +36,7 @@ class ScaleOutput(NamedTuple):
 
     heatmaps: Tensor  # (B, K, H, W)
     tags: Tensor | None = None  # (B, K, H, W)
-    scales: Tensor | None = None  # (B, K, H, W)
+    scales: Tensor | None = None  # (B, K, H, W): 1 / s - 1, s the factor of a Gaussian's variance
     stride: int = 4  # network pixels per cell
 
 

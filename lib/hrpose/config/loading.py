@@ -158,12 +158,10 @@ def _number(value: Any, kind: type) -> Any:
         number = float(value)
     except (TypeError, ValueError, OverflowError):
         return None
-    if not math.isfinite(number):
-        return None
     if kind is int:
-        whole = value if isinstance(value, int) else int(number)
-        return whole if number.is_integer() else None
-    return number
+        whole = math.isfinite(number) and number.is_integer()
+        return (value if isinstance(value, int) else int(number)) if whole else None
+    return None if math.isnan(number) else number
 
 
 def _kind(like: Any) -> str:
@@ -176,7 +174,14 @@ def _kind(like: Any) -> str:
 
 def _check_together(values: dict[str, Any]) -> None:
     """What no single option can know."""
-    scales = values["TEST.SCALE_FACTOR"]
+    _check_scale_set(values["TEST.SCALE_FACTOR"])
+    _check_resolutions(values)
+    _check_scale_losses(values)
+    if values["DATASET.MIN_SCALE"] > values["DATASET.MAX_SCALE"]:
+        raise ValueError("DATASET.MIN_SCALE is above DATASET.MAX_SCALE")
+
+
+def _check_scale_set(scales: Sequence[float]) -> None:
     for scale in scales:
         side = 64 * scale / min(scales)  # at the smallest scale, sides are multiples of 64
         if side % 32:
@@ -184,11 +189,32 @@ def _check_together(values: dict[str, Any]) -> None:
                 f"TEST.SCALE_FACTOR {list(scales)} gives sides at scale {scale} that are multiples "
                 f"of {side:g}, not of 32; use ratios such as [0.5, 1, 1.5] or [0.5, 1, 2]"
             )
-    weights, resolutions = values["LOSS.HEATMAP"], values["MODEL.NUM_DECONVS"] + 1
-    if len(weights) not in (1, resolutions):
-        raise ValueError(f"LOSS.HEATMAP has {len(weights)} weights for {resolutions} resolutions")
-    if values["DATASET.MIN_SCALE"] > values["DATASET.MAX_SCALE"]:
-        raise ValueError("DATASET.MIN_SCALE is above DATASET.MAX_SCALE")
+
+
+def _check_resolutions(values: dict[str, Any]) -> None:
+    deconvs = values["MODEL.NUM_DECONVS"]
+    _one_or_each(values, "LOSS.HEATMAP", deconvs + 1, "resolutions")
+    _one_or_each(values, "LOSS.SIGMA", deconvs + 1, "resolutions")
+    _one_or_each(values, "MODEL.DILATIONS", values["MODEL.NUM_BASIC_BLOCKS"], "residual blocks")
+    strides = [4 >> i for i in range(deconvs + 1)]
+    chosen = values["TEST.AGGREGATE"]
+    if len(set(chosen)) < len(chosen) or not set(chosen) <= set(strides):
+        raise ValueError(
+            f"TEST.AGGREGATE is {list(chosen)}; MODEL.NUM_DECONVS {deconvs} gives outputs of "
+            f"stride {', '.join(map(str, strides))}, each of which may stand once"
+        )
+
+
+def _one_or_each(values: dict[str, Any], key: str, count: int, of_what: str) -> None:
+    if len(values[key]) not in (1, count):
+        raise ValueError(f"{key} has {len(values[key])} entries for {count} {of_what}")
+
+
+def _check_scale_losses(values: dict[str, Any]) -> None:
+    if values["LOSS.SAHR"] and values["MODEL.NAME"] != "swahr":
+        raise ValueError("LOSS.SAHR needs a network that predicts scales; use MODEL.NAME swahr")
+    if values["LOSS.SAHR"] and values["LOSS.SHR"]:
+        raise ValueError("LOSS.SAHR and LOSS.SHR both say how wide Gaussians are; use one of them")
 
 
 def _experiment(path: Path) -> str:

@@ -5,6 +5,7 @@ A new option is a line here and a reader in build.py or programs/; nothing else 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -46,8 +47,9 @@ def _is_device(name: str) -> bool:
 
 
 anything = rule(lambda value: True, "")
-above_0 = rule(lambda value: value > 0, "above 0")
-not_negative = rule(lambda value: value >= 0, "0 or more")
+above_0 = rule(lambda value: 0 < value < math.inf, "above 0 and finite")
+not_negative = rule(lambda value: 0 <= value < math.inf, "0 or more and finite")
+not_negative_or_inf = rule(lambda value: value >= 0, "0 or more, or .inf")
 fraction = rule(lambda value: 0 <= value <= 1, "between 0 and 1")
 by_32 = rule(
     lambda value: value > 0 and value % 32 == 0,
@@ -63,6 +65,14 @@ scales = rule(
 )
 named = rule(lambda value: bool(value), "not empty")
 some = rule(lambda value: len(value) > 0, "a list of at least one")
+some_above_0 = rule(
+    lambda values: len(values) > 0 and not any(map(above_0, values)),
+    "a list of at least one, each above 0",
+)
+some_weights = rule(
+    lambda values: len(values) > 0 and not any(map(not_negative, values)),
+    "a list of at least one, each 0 or more",
+)
 
 # fmt: off
 OPTIONS = (
@@ -123,7 +133,7 @@ OPTIONS = (
            "People of an image whose tags are trained, candidates per joint, and people found."),
 
     Option("MODEL.NAME", "higher_hrnet", named,
-           "Which network; a name of build.MODELS."),
+           "Which network; a name of build.MODELS. swahr: higher_hrnet with a scale branch."),
     Option("MODEL.WIDTH", 32, above_0,
            "Channels of the 1/4 branch; the others have 2, 4 and 8 times as many."),
     Option("MODEL.STEM", 64, above_0,
@@ -139,20 +149,22 @@ OPTIONS = (
            "Deconvolution modules: the finest output is 1/4, 1/2 or 1/1."),
     Option("MODEL.NUM_BASIC_BLOCKS", 4, not_negative,
            "Residual blocks behind each deconvolution."),
+    Option("MODEL.DILATIONS", (1,), some_above_0,
+           "Dilation of these blocks: one, or one per block."),
     Option("MODEL.CAT_OUTPUT", True, anything,
            "Whether a deconvolution also sees what was predicted before it."),
     Option("MODEL.INIT", "published", one_of("published", "fan_in"),
            "How weights begin: published (N(0, .001)) or fan_in (for training from nothing)."),
     Option("MODEL.PRETRAINED", "", anything,
            "Weights to begin from; empty: from nothing."),
-    Option("MODEL.MAY_MISS", ("heads.*", "deconvs.*"), anything,
+    Option("MODEL.MAY_MISS", ("heads.*", "deconvs.*", "scale_branches.*"), anything,
            "Tensors (patterns of our names) that PRETRAINED need not fill."),
     Option("MODEL.CONVENTION", "official", one_of("official"),
            "Coordinate convention (ops/affine.py), kept with the weights."),
 
     Option("LOSS.TERMS", ("heatmap", "tags"), some,
            "What the loss is made of; names of build.LOSSES."),
-    Option("LOSS.HEATMAP", (1.0,), some,
+    Option("LOSS.HEATMAP", (1.0,), some_weights,
            "Weight of the heatmap loss: one, or one per resolution, coarse to fine."),
     Option("LOSS.PULL", 1e-3, not_negative,
            "Weight of the loss that brings the tags of one person together."),
@@ -160,8 +172,21 @@ OPTIONS = (
            "Weight of the loss that drives the tags of two people apart."),
     Option("LOSS.AE_TYPE", "exp", one_of("exp", "max"),
            "How push falls with distance: exp or max."),
-    Option("LOSS.SIGMA", 2.0, above_0,
-           "Deviation of the drawn Gaussians in cells, at every resolution."),
+    Option("LOSS.SIGMA", (2.0,), some_above_0,
+           "Deviation of the drawn Gaussians in cells: one, or one per resolution."),
+    Option("LOSS.SAHR", False, anything,
+           "Scale-adaptive heatmaps: MODEL.NAME swahr says how wide each Gaussian is."),
+    Option("LOSS.LAMBDA", 1.0, not_negative_or_inf,
+           "Weight of the loss that keeps SAHR's scales near 1; .inf: SAHR is off."),
+    Option("LOSS.WAHR", False, anything,
+           "Weight-adaptive heatmaps: what is easy counts less."),
+    Option("LOSS.GAMMA", 0.01, above_0,
+           "How softly WAHR tells a joint from its background."),
+    Option("LOSS.DETACH_WEIGHT", False, anything,
+           "Whether WAHR's weight is a constant for the gradient. Published: it is not."),
+    Option("LOSS.SHR", 0.0, not_negative,
+           "Box width, in network pixels, of the person whose Gaussians have deviation SIGMA; 0: "
+           "everybody's have. Published as a naive baseline: 256."),
 
     Option("TRAIN.BATCH", 48, above_0,
            "Images of a step, over all devices."),
@@ -209,6 +234,10 @@ OPTIONS = (
     Option("TEST.SCALE_FACTOR", (1.0,),
            scales,
            "Scales to look at; 1 must be among several, since its tags are used."),
+    Option("TEST.AGGREGATE", (4,), each(above_0),
+           "Strides of the outputs whose heatmaps are averaged; empty: all."),
+    Option("TEST.HEATMAPS", "predicted", one_of("predicted", "true"),
+           "predicted, or true: those of the annotations, to see what grouping alone costs."),
     Option("TEST.PROJECT2IMAGE", True, anything,
            "Decode at the network's input size rather than at its finest output."),
     Option("TEST.DETECTION_THRESHOLD", 0.1, not_negative,
@@ -229,5 +258,10 @@ OPTIONS = (
 )
 # fmt: on
 
-EMPTY_BY_DEFAULT = {"DATASET.IMAGE_IDS", "DATASET.SIGMAS", "DATASET.GROUPING_ORDER"}
+EMPTY_BY_DEFAULT = {
+    "DATASET.IMAGE_IDS",
+    "DATASET.SIGMAS",
+    "DATASET.GROUPING_ORDER",
+    "TEST.AGGREGATE",
+}
 """Lists whose default shows only what their entries are."""

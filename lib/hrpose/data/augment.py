@@ -52,6 +52,7 @@ def move(sample: Sample, by: Affine, size: tuple[int, int]) -> Sample:
         joints=by.joints(sample.joints).astype(np.float32),
         mask=mask,
         sizes=sample.sizes * np.float32(by.scale),
+        widths=sample.widths * np.float32(by.scale),
     )
 
 

@@ -53,4 +53,5 @@ def read_sample(record: Record, images: Images) -> Sample:
         mask=supervised(record, image.shape[:2], images.name(record.file_name)),
         sizes=record.boxes[:, 2:].max(1, initial=0),
         image_id=record.image_id,
+        widths=record.boxes[:, 2],
     )

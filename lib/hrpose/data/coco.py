@@ -247,7 +247,7 @@ def _run_lengths(region: Any, size: tuple[int, int], name: str) -> Any:
 
 
 class AnnotatedImages:
-    """(image id, image) of every record, read one by one."""
+    """(image id, (image, joints)) of every record, read one by one."""
 
     def __init__(self, marked: Sequence[Record], images: Images):
         self.marked = marked
@@ -256,6 +256,6 @@ class AnnotatedImages:
     def __len__(self) -> int:
         return len(self.marked)
 
-    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+    def __iter__(self) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
         for record in self.marked:
-            yield record.image_id, self.images.read(record.file_name)
+            yield record.image_id, (self.images.read(record.file_name), record.joints)

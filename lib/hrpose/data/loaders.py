@@ -67,8 +67,8 @@ def collate(samples: Sequence[tuple[int, Sample]], stride: int) -> dict[str, Ten
     """Samples of S x S pixels as one batch of tensors.
 
     image (B, 3, S, S) uint8; joints (B, N, K, 3) float32 in network pixels, N people of the
-    fullest image, the others' rows 0; sizes (B, N) float32; mask (B, S / stride, S / stride)
-    uint8; mirrored (B,) bool; index (B,) int64.
+    fullest image, the others' rows 0; sizes and widths (B, N) float32; mask (B, S / stride,
+    S / stride) uint8; mirrored (B,) bool; index (B,) int64.
     """
     parts = [sample for _, sample in samples]
     masks = [finest_mask(sample.mask, stride, sample.mirrored) for sample in parts]
@@ -76,6 +76,7 @@ def collate(samples: Sequence[tuple[int, Sample]], stride: int) -> dict[str, Ten
         "image": torch.from_numpy(np.stack([s.image.transpose(2, 0, 1) for s in parts])),
         "joints": _padded([sample.joints for sample in parts]),
         "sizes": _padded([sample.sizes for sample in parts]),
+        "widths": _padded([sample.widths for sample in parts]),
         "mask": torch.from_numpy(np.stack(masks).astype(np.uint8)),
         "mirrored": torch.tensor([sample.mirrored for sample in parts]),
         "index": torch.tensor([index for index, _ in samples]),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sized
 from typing import Any, Protocol
 
-import numpy as np
 from tqdm import tqdm
 
 from hrpose.structures import Poses
@@ -17,16 +16,16 @@ class Evaluator(Protocol):
     def summarize(self) -> dict[str, float]: ...
 
 
-class AnnotatedImages(Sized, Protocol):
+class Images(Sized, Protocol):
     def __iter__(self) -> Any: ...
 
 
 def evaluate(
-    predictor: Callable[[np.ndarray], Poses], images: AnnotatedImages, evaluator: Evaluator
+    predictor: Callable[[Any], Poses], images: Images, evaluator: Evaluator
 ) -> dict[str, float]:
     """The evaluator's figures for what the predictor finds.
 
-    images: (image_id, image (H, W, 3) uint8 RGB) pairs
+    images: (image_id, what the predictor takes) pairs
     """
     for image_id, image in tqdm(images, desc="evaluating", unit="image", leave=False, disable=None):
         evaluator.add(image_id, predictor(image))

@@ -13,7 +13,7 @@ from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_sc
 from hrpose.inference.refine import Place, fill_missing
 from hrpose.inference.tta import Maps, View, average_scales, look
 from hrpose.ops.affine import Affine, fit
-from hrpose.ops.heatmaps import cell_centres, find_peaks, quarter_shift
+from hrpose.ops.heatmaps import cell_centres, find_peaks, quarter_shift, resize
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, Poses
 
@@ -24,6 +24,7 @@ class Sizing(NamedTuple):
     input_size: int = 512  # pixels of the shorter side at scale 1
     scales: tuple[float, ...] = (1.0,)
     stride: int = 1  # network pixels per cell of the maps that are decoded; published: 1
+    outputs: tuple[int, ...] = ()  # strides of the outputs that are averaged; none: of all
 
 
 class BottomUpPredictor:
@@ -49,7 +50,10 @@ class BottomUpPredictor:
     @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> Poses:
         """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first."""
-        maps, to_maps = self.maps(image)
+        return self.poses(*self.maps(image))
+
+    def poses(self, maps: Maps, to_maps: Affine) -> Poses:
+        """The people that these maps of one image show, brought back to where `to_maps` began."""
         people, scores = decode(maps.heatmaps[0], maps.tags[0], self.skeleton, self.settings)
         joints = to_maps.inverse().joints(people[..., :3]).astype(np.float32)
         joints[people[..., 2] <= 0] = 0
@@ -69,11 +73,34 @@ class BottomUpPredictor:
         network_size, to_network = self._fit(image, scale)
         pixels = torch.from_numpy(to_network.image(image, network_size)).permute(2, 0, 1)[None]
         device = next(self.model.parameters()).device
-        return look(self.model, self.prepare(pixels.to(device)), self.views, size)
+        images = self.prepare(pixels.to(device))
+        return look(self.model, images, self.views, size, self.sizing.outputs)
 
     def _fit(self, image: np.ndarray, scale: float) -> tuple[tuple[int, int], Affine]:
         size = (image.shape[1], image.shape[0])
         return fit(size, self.sizing.input_size, scale, min(self.sizing.scales))
+
+
+def group_truth(
+    predictor: BottomUpPredictor,
+    draw: Callable[[Tensor, tuple[int, int]], Tensor],
+    marked: tuple[np.ndarray, np.ndarray],
+) -> Poses:
+    """The people that predicted tags make of true heatmaps: what grouping alone costs.
+
+    draw: joints (1, N, K, 3) in network pixels and the network's image size (H, W)
+          -> true heatmaps (1, K, h, w)
+    marked: an image (H, W, 3) uint8 RGB, and the joints (N, K, 3) annotated in it
+    Source: Newell et al. 2017, section 4.2 (ground truth detections).
+    """
+    image, joints = marked
+    maps, to_maps = predictor.maps(image)
+    height, width = maps.heatmaps.shape[-2:]
+    stride = predictor.sizing.stride
+    in_network = Affine(to_maps.matrix * stride).joints(joints).astype(np.float32)
+    there = torch.from_numpy(in_network)[None].to(maps.heatmaps.device)
+    drawn = resize(draw(there, (height * stride, width * stride)), (height, width))
+    return predictor.poses(maps._replace(heatmaps=drawn), to_maps)
 
 
 def decode(

@@ -39,19 +39,21 @@ def look(
     images: Tensor,
     views: Sequence[View],
     size: tuple[int, int],
+    strides: Sequence[int] = (),
 ) -> Maps:
     """Heatmaps averaged over resolutions and views; the tags of every view side by side.
 
     images: (B, 3, H, W), normalised   size: (H, W) of the maps wanted
+    strides: of the resolutions whose heatmaps are averaged; none: all
     Source: Cheng et al. 2020 (HigherHRNet), section 3.5 (heatmap aggregation).
     """
-    said = [_bring_back(model(view.apply(images)), view, size) for view in views]
+    said = [_bring_back(model(view.apply(images)), view, size, strides) for view in views]
     heatmaps = torch.stack([heatmaps for heatmaps, _ in said]).mean(0)
     return Maps(heatmaps, torch.stack([tags for _, tags in said], -1))
 
 
 def _bring_back(
-    outputs: Sequence[ScaleOutput], view: View, size: tuple[int, int]
+    outputs: Sequence[ScaleOutput], view: View, size: tuple[int, int], strides: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """One view's heatmaps and tags (B, K, *size) in the frame of the plain image.
 
@@ -59,7 +61,8 @@ def _bring_back(
     not the same as one.
     """
     finest = (outputs[-1].heatmaps.shape[-2], outputs[-1].heatmaps.shape[-1])
-    heatmaps = torch.stack([resize(output.heatmaps, finest) for output in outputs]).mean(0)
+    averaged = [output.heatmaps for output in outputs if not strides or output.stride in strides]
+    heatmaps = torch.stack([resize(heatmaps, finest) for heatmaps in averaged]).mean(0)
     (tags,) = [output.tags for output in outputs if output.tags is not None]
     tags = resize(tags, finest)
     return view.undo(resize(heatmaps, size)), view.undo(resize(tags, size))

@@ -15,8 +15,22 @@ def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Returns (B,) in float32 or better, whatever the network's precision.
     Source: Cheng et al. 2020 (HigherHRNet), section 3.4.
     """
-    # A network computes in another memory format; mixing the two takes several times as long.
-    exact = torch.promote_types(predicted.dtype, torch.float32)
-    error = predicted.to(exact, memory_format=torch.contiguous_format) - target
-    per_cell = (error**2).sum(1)  # (B, H, W)
-    return (per_cell * mask).sum((1, 2)) / error[0].numel()
+    return masked_mean((in_full(predicted) - target) ** 2, mask)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean over all cells and joints of an image, masked cells counting as 0.
+
+    values: (B, K, H, W)   mask: (B, H, W)
+    Returns (B,).
+    """
+    return (values.sum(1) * mask).sum((1, 2)) / values[0].numel()
+
+
+def in_full(values: Tensor) -> Tensor:
+    """What a network says, in float32 at least and contiguous.
+
+    A network computes in another memory format; mixing the two takes several times as long.
+    """
+    exact = torch.promote_types(values.dtype, torch.float32)
+    return values.to(exact, memory_format=torch.contiguous_format)

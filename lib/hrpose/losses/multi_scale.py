@@ -8,18 +8,23 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hrpose.losses.heatmap import masked_mse
+from hrpose.losses.scale_adaptive import scale_penalty, scaled_target, weighted_mse
 from hrpose.losses.tags import tag_gap, tag_loss
 from hrpose.ops.affine import mask_at, to_cells
 from hrpose.ops.gaussian import draw_heatmaps, joint_cells
 from hrpose.structures import ScaleOutput, Terms
 
+PerResolution = float | Sequence[float]
+"""One value for each resolution, coarse to fine, or one (bare, or in a list) for all."""
+
 
 class Targets(NamedTuple):
     """How a batch's joints become targets."""
 
-    sigma: float = 2.0  # cells, the same at every resolution
+    sigma: PerResolution = 2.0  # cells
     max_people: int = 30  # people whose tags are trained; heatmaps show everybody
     convention: str = "official"
+    unit_width: float = 0.0  # box width whose Gaussians have deviation sigma; 0: everybody's have
 
 
 class Truth(NamedTuple):
@@ -31,8 +36,10 @@ class Truth(NamedTuple):
 
 
 LossTerm = Callable[[ScaleOutput, Truth], dict[str, Tensor]]
-Weights = Mapping[str, float | Sequence[float]]
-"""name of a loss -> its factor, or one for each resolution, or a list of one for all"""
+Weights = Mapping[str, PerResolution]
+"""name of a loss -> its factor"""
+Distance = Callable[[Tensor, Tensor, Truth], Tensor]
+"""predicted heatmaps, what they should be (B, K, H, W), truth -> how far they are apart (B,)"""
 
 
 def multi_scale_loss(
@@ -46,36 +53,71 @@ def multi_scale_loss(
 
     outputs: coarse to fine   batch: see data/loaders.py
     """
-    finest = outputs[-1].stride
     loss: dict[str, Tensor] = {}
     watch: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
-    for i, output in enumerate(outputs):
-        truth = draw_truth(batch, output, finest, targets)
+    for i, (output, truth) in enumerate(zip(outputs, draw_truths(batch, outputs, targets))):
         for term in terms:
             for name, value in term(output, truth).items():
                 loss[f"{name}/{output.stride}"] = value
-                factors[f"{name}/{output.stride}"] = _factor(weights[name], i)
+                factors[f"{name}/{output.stride}"] = _at(weights[name], i)
         if output.tags is not None:
             watch[f"tag_gap/{output.stride}"] = tag_gap(output.tags.flatten(1), truth.cells)
     return Terms(loss, factors, watch)
 
 
-def draw_truth(
-    batch: Mapping[str, Tensor], output: ScaleOutput, finest: int, targets: Targets
-) -> Truth:
-    """The targets of one resolution, drawn where the network's output lies."""
-    size = (output.heatmaps.shape[-2], output.heatmaps.shape[-1])
-    joints = to_cells(batch["joints"], output.stride, batch["mirrored"], targets.convention)
-    return Truth(
-        heatmaps=draw_heatmaps(joints, size, targets.sigma),
-        mask=mask_at(batch["mask"], output.stride // finest, batch["mirrored"]),
-        cells=joint_cells(joints[:, : targets.max_people], size),
-    )
+def draw_truths(
+    batch: Mapping[str, Tensor], outputs: Sequence[ScaleOutput], targets: Targets
+) -> list[Truth]:
+    """The targets of every resolution, drawn where the network's outputs lie."""
+    finest, scales, truths = outputs[-1].stride, _person_scales(batch, targets.unit_width), []
+    for i, (heatmaps, *_, stride) in enumerate(outputs):
+        size = (heatmaps.shape[-2], heatmaps.shape[-1])
+        joints = to_cells(batch["joints"], stride, batch["mirrored"], targets.convention)
+        drawn = draw_heatmaps(joints, size, _at(targets.sigma, i), scales)
+        mask = mask_at(batch["mask"], stride // finest, batch["mirrored"])
+        truths.append(Truth(drawn, mask, joint_cells(joints[:, : targets.max_people], size)))
+    return truths
 
 
-def heatmap_term(output: ScaleOutput, truth: Truth) -> dict[str, Tensor]:
-    return {"heatmap": masked_mse(output.heatmaps, truth.heatmaps, truth.mask)}
+def _person_scales(batch: Mapping[str, Tensor], unit_width: float) -> Tensor | None:
+    """SHR: a person's Gaussians are as wide as the box is, by a fixed rule (SWAHR, table 4)."""
+    if not unit_width:
+        return None
+    return batch["widths"].clamp(min=1) / unit_width  # the rows of nobody have no width
+
+
+def plain_distance(predicted: Tensor, target: Tensor, truth: Truth) -> Tensor:
+    return masked_mse(predicted, target, truth.mask)
+
+
+def weight_adaptive_distance(
+    predicted: Tensor, target: Tensor, truth: Truth, weigh: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """WAHR. The weight looks at the heatmaps as drawn, not at what SAHR makes of them.
+
+    weigh: predicted heatmaps, drawn heatmaps -> weights, all (B, K, H, W)
+    """
+    return weighted_mse(predicted, target, weigh(predicted, truth.heatmaps), truth.mask)
+
+
+def heatmap_term(
+    output: ScaleOutput, truth: Truth, distance: Distance = plain_distance
+) -> dict[str, Tensor]:
+    return {"heatmap": distance(output.heatmaps, truth.heatmaps, truth)}
+
+
+def scale_adaptive_term(
+    output: ScaleOutput, truth: Truth, distance: Distance = plain_distance
+) -> dict[str, Tensor]:
+    """SAHR: the target follows the scales that the network says, which had better stay near 1."""
+    if output.scales is None:
+        raise ValueError("SAHR needs a network that predicts scales, in training mode")
+    target = scaled_target(truth.heatmaps, output.scales)
+    return {
+        "heatmap": distance(output.heatmaps, target, truth),
+        "scale": scale_penalty(truth.heatmaps, output.scales, truth.mask),
+    }
 
 
 def tag_term(output: ScaleOutput, truth: Truth, kind: str = "exp") -> dict[str, Tensor]:
@@ -86,7 +128,7 @@ def tag_term(output: ScaleOutput, truth: Truth, kind: str = "exp") -> dict[str, 
     return {"pull": pull, "push": push}
 
 
-def _factor(weight: float | Sequence[float], resolution: int) -> float:
-    if isinstance(weight, (int, float)):
-        return weight
-    return weight[resolution if len(weight) > 1 else 0]
+def _at(values: PerResolution, resolution: int) -> float:
+    if isinstance(values, (int, float)):
+        return values
+    return values[resolution if len(values) > 1 else 0]

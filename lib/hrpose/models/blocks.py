@@ -13,14 +13,20 @@ PUBLISHED_DEVIATION = 0.001
 
 
 def conv_bn(
-    inputs: int, outputs: int, kernel: int = 3, stride: int = 1, relu: bool = True
+    inputs: int,
+    outputs: int,
+    kernel: int = 3,
+    stride: int = 1,
+    dilation: int = 1,
+    relu: bool = True,
 ) -> nn.Sequential:
     """Convolution, batch normalisation and, unless a sum follows, ReLU.
 
     (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)
     """
     # The normalisation that follows subtracts any bias again, so there is none.
-    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=False)
+    padding = dilation * (kernel // 2)
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
     layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs)]
     return nn.Sequential(*layers, nn.ReLU(inplace=True)) if relu else nn.Sequential(*layers)
 
@@ -37,9 +43,10 @@ class Residual(nn.Module):
         return F.relu(self.body(x) + self.shortcut(x), inplace=True)
 
 
-def basic_block(width: int) -> Residual:
+def basic_block(width: int, dilation: int = 1) -> Residual:
     """Two 3 x 3 convolutions (He et al., figure 5 left); (B, width, H, W) -> the same."""
-    return Residual(nn.Sequential(conv_bn(width, width), conv_bn(width, width, relu=False)))
+    first = conv_bn(width, width, dilation=dilation)
+    return Residual(nn.Sequential(first, conv_bn(width, width, dilation=dilation, relu=False)))
 
 
 def bottleneck(inputs: int, middle: int) -> Residual:

@@ -13,6 +13,7 @@ Bottom-Up Human Pose Estimation, CVPR 2020, section 3 and figure 2:
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -28,17 +29,17 @@ HALVINGS = 5
 """How often HRNet halves its input, down to stride 32."""
 
 
-def deconv(inputs: int, width: int, blocks: int) -> nn.Sequential:
-    """Twice the resolution, then `blocks` residual blocks to refine it (section 3, figure 2).
+def deconv(inputs: int, width: int, dilations: Sequence[int]) -> nn.Sequential:
+    """Twice the resolution, then residual blocks to refine it (section 3, figure 2).
 
-    (B, inputs, H, W) -> (B, width, 2H, 2W)
+    (B, inputs, H, W) -> (B, width, 2H, 2W)   dilations: one per block
     """
     up = nn.Sequential(
         nn.ConvTranspose2d(inputs, width, kernel_size=4, stride=2, padding=1, bias=False),
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
     )
-    refine = nn.Sequential(*(basic_block(width) for _ in range(blocks)))
+    refine = nn.Sequential(*(basic_block(width, dilation) for dilation in dilations))
     return nn.Sequential(OrderedDict(up=up, blocks=refine))
 
 
@@ -47,10 +48,10 @@ class HigherHRNet(nn.Module):
 
     (B, 3, H, W), H and W multiples of 32 -> [ScaleOutput], coarse to fine
 
-    joints:            K, heatmaps at each resolution; as many tags, at the coarsest only
-    num_deconvs:       resolutions beyond the first; 0 is bottom-up HRNet
-    num_basic_blocks:  residual blocks behind each deconvolution
-    cat_output:        whether a deconvolution also sees what the head before it said
+    joints:      K, heatmaps at each resolution; as many tags, at the coarsest only
+    num_deconvs: resolutions beyond the first; 0 is bottom-up HRNet
+    dilations:   of the residual blocks behind each deconvolution, one per block
+    cat_output:  whether a deconvolution also sees what the head before it said
     """
 
     def __init__(
@@ -58,19 +59,18 @@ class HigherHRNet(nn.Module):
         backbone: HRNet,
         joints: int,
         num_deconvs: int = 1,
-        num_basic_blocks: int = 4,
+        dilations: Sequence[int] = (1, 1, 1, 1),
         cat_output: bool = True,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.joints = joints
+        self.width = width = backbone.width
         self.cat_output = cat_output
-        width = backbone.width
         said = [2 * joints] + [joints] * num_deconvs  # channels of each resolution's head
         self.heads = nn.ModuleList(nn.Conv2d(width, count, kernel_size=1) for count in said)
         self.deconvs = nn.ModuleList(
-            deconv(width + (count if cat_output else 0), width, num_basic_blocks)
-            for count in said[:-1]
+            deconv(width + (count if cat_output else 0), width, dilations) for count in said[:-1]
         )
 
     def forward(self, images: Tensor) -> list[ScaleOutput]:

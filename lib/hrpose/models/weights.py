@@ -1,14 +1,13 @@
 """Weights from outside: read without running code, renamed, and loaded whole or not at all.
 
 Three kinds of names are understood, each told by itself: ours; those of the published HigherHRNet
-and SWAHR files; those of HRNet classifiers trained on ImageNet. One table translates both ways.
+and SWAHR files; those of HRNet classifiers trained on ImageNet. models/names.py translates.
 """
 
 from __future__ import annotations
 
 import os
 import pickle
-import re
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
@@ -18,24 +17,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-RENAMES = (
-    # ours                                           published
-    ("backbone.stem.<i>.0.", "conv<i+1>."),
-    ("backbone.stem.<i>.1.", "bn<i+1>."),
-    ("backbone.stage1.", "layer1."),
-    ("backbone.stage<s+1>.entry.0.", "transition<s>.0."),
-    ("backbone.stage<s+1>.entry.<b>.", "transition<s>.<b>.0."),
-    ("backbone.stage<s>.exchanges.<e>.branches.", "stage<s>.<e>.branches."),
-    ("backbone.stage<s>.exchanges.<e>.routes.", "stage<s>.<e>.fuse_layers."),
-    ("heads.", "final_layers."),
-    ("deconvs.<d>.up.", "deconv_layers.<d>.0."),
-    ("deconvs.<d>.blocks.<b>.", "deconv_layers.<d>.<b+1>.0."),
-    # Inside residual blocks, wherever they stand. The first rules speak of how a name begins.
-    (".body.<i>.0.", ".conv<i+1>."),
-    (".body.<i>.1.", ".bn<i+1>."),
-    (".shortcut.", ".downsample."),
-)
-"""Pieces of a name, ours and published; where two rules fit, the first one speaks."""
+from hrpose.models.names import bare_name, our_name, published_name
 
 KNOWN_LEFTOVERS = (
     "conv_scale_layers.*",  # SWAHR's scale branch, in a model without one
@@ -45,14 +27,16 @@ KNOWN_LEFTOVERS = (
 )
 """Published names that may find no place in a model: nothing is lost with them."""
 
-JOINT_DEPENDENT = ("heads.*", "deconvs.*.up.0.weight")
+JOINT_DEPENDENT = ("heads.*", "deconvs.*.up.0.weight", "scale_branches.*")
 """Our names whose shapes follow from the number of joints; `may_miss` to fine-tune on others."""
 
-BEYOND_BACKBONE = ("heads.*", "deconvs.*")
+BEYOND_BACKBONE = ("heads.*", "deconvs.*", "scale_branches.*")
 """Our names that a classifier's weights leave open; `may_miss` to start from ImageNet."""
 
+SCALE_BRANCHES = ("scale_branches.*",)
+"""Our names that a HigherHRNet leaves open in a SWAHR network; `may_miss` to go on from one."""
+
 _CONTAINERS = ("model", "state_dict", "best_state_dict")
-_WRAPPERS = re.compile(r"^((module|1)\.)+")  # left by DataParallel, and by half-precision training
 _UNCOUNTED = ".num_batches_tracked"  # read by nothing: momentum is constant
 
 
@@ -118,17 +102,23 @@ def load_weights(
     _refuse_other_convention(model, contents, origin)
     _refuse_other_joints(model, contents, origin, may_miss)
     tensors = _by_our_names(_tensors_in(contents, origin), origin)
-    own = model.state_dict()
+    state = model.state_dict()
+    places = {bare_name(name): name for name in state}  # ours -> the model's
+    own = {name: state[place] for name, place in places.items()}
     report = _compare(own, tensors)
     _refuse_mismatch(report, may_miss, origin)
-    fitting = {name: tensor for name, tensor in tensors.items() if _fits(tensor, own.get(name))}
+    fitting = {
+        place: tensors[name]
+        for name, place in places.items()
+        if _fits(own[name], tensors.get(name))
+    }
     model.load_state_dict(fitting, strict=False)
     return report
 
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of ours under the names of the published files."""
-    return {_published_name(name): tensor for name, tensor in state.items()}
+    return {published_name(name): tensor for name, tensor in state.items()}
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -189,7 +179,7 @@ def _tensors_in(contents: Mapping[str, Any], origin: str) -> Mapping[str, Tensor
 
 
 def _by_our_names(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
-    renamed = {_our_name(_WRAPPERS.sub("", name)): tensor for name, tensor in state.items()}
+    renamed = {our_name(name): tensor for name, tensor in state.items()}
     if len(renamed) < len(state):
         raise ValueError(f"{origin} holds tensors twice, with and without a prefix; remove one set")
     return renamed
@@ -198,7 +188,7 @@ def _by_our_names(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]
 def _compare(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> LoadReport:
     wanted = [name for name in own if not name.endswith(_UNCOUNTED)]
     foreign = [name for name in tensors if name not in own and not name.endswith(_UNCOUNTED)]
-    foreign = [_published_name(name) for name in foreign]
+    foreign = [published_name(name) for name in foreign]
     return LoadReport(
         used=tuple(name for name in wanted if _fits(own[name], tensors.get(name))),
         missing=tuple(name for name in wanted if name not in tensors),
@@ -236,7 +226,11 @@ def _cure(refused: LoadReport) -> str:
     return "build the model as these weights were: width, deconvolutions, residual blocks, joints"
 
 
-_MAY_MISS = {"JOINT_DEPENDENT": JOINT_DEPENDENT, "BEYOND_BACKBONE": BEYOND_BACKBONE}
+_MAY_MISS = {
+    "SCALE_BRANCHES": SCALE_BRANCHES,
+    "JOINT_DEPENDENT": JOINT_DEPENDENT,
+    "BEYOND_BACKBONE": BEYOND_BACKBONE,
+}
 
 
 def _refuse_other_convention(model: nn.Module, contents: Mapping[str, Any], origin: str) -> None:
@@ -268,31 +262,3 @@ def _matches(name: str, patterns: Iterable[str]) -> bool:
 def _brief(names: Sequence[object], most: int = 4) -> str:
     more = [f"and {len(names) - most} more"] if len(names) > most else []
     return ", ".join([*map(str, names[:most]), *more])
-
-
-_FIELD = re.compile(r"<(\w)(\+\d)?>")
-
-
-def _translate(name: str, source: str, target: str) -> str:
-    """Rewrite what of `name` looks like `source`: <i> is any number, <i+1> the one after it."""
-    shifts = {field: int(shift or 0) for field, shift in _FIELD.findall(source)}
-    pattern = _FIELD.sub(r"(?P<\1>\\d+)", source.replace(".", r"\."))
-    anchor = "" if source.startswith(".") else "^"
-
-    def rewrite(found: re.Match[str]) -> str:
-        numbers = {field: int(found[field]) - shift for field, shift in shifts.items()}
-        return _FIELD.sub(lambda field: str(numbers[field[1]] + int(field[2] or 0)), target)
-
-    return re.sub(anchor + pattern, rewrite, name)
-
-
-def _our_name(name: str) -> str:
-    for ours, published in RENAMES:
-        name = _translate(name, published, ours)
-    return name
-
-
-def _published_name(name: str) -> str:
-    for ours, published in RENAMES:
-        name = _translate(name, ours, published)
-    return name

@@ -15,7 +15,8 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_targets, build_training_loader, output_strides
 from hrpose.data.bottomup import BottomUpDataset, read_sample
-from hrpose.losses.multi_scale import Truth, draw_truth
+from hrpose.losses.multi_scale import Truth
+from hrpose.losses.multi_scale import draw_truths as loss_truths
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
 from hrpose.splits import Split, build_skeleton
@@ -37,15 +38,22 @@ SAMPLES = 8
 
 
 def show_predictions(
-    config: CfgNode, predictor: Callable[[np.ndarray], Poses], split: Split, folder: Path
+    config: CfgNode,
+    find: Callable[[tuple[np.ndarray, np.ndarray]], Poses],
+    split: Split,
+    folder: Path,
 ) -> None:
-    """Truth and prediction side by side, on the first images that show anybody."""
+    """Truth and prediction side by side, on the first images that show anybody.
+
+    find: an image and the joints annotated in it, to poses
+    """
     skeleton = build_skeleton(config)
     inhabited = (record for record in split.records if len(record.joints))
     for record in islice(inhabited, PREDICTIONS):
         image = read_sample(record, split.images).image
         truth = titled(draw_poses(image, record.joints, skeleton), "truth")
-        found = draw_confident(image, predictor(image), skeleton, config.TEST.DETECTION_THRESHOLD)
+        poses = find((image, record.joints))
+        found = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
         sheet = side_by_side([truth, titled(found, "prediction")])
         write(folder / f"prediction_{record.image_id}.jpg", sheet)
 
@@ -101,7 +109,7 @@ def draw_truths(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Truth]:
     height, width = batch["image"].shape[-2:]
     empty = [torch.empty(1, 1, height // s, width // s, device="meta") for s in strides]
     outputs = [ScaleOutput(maps, stride=stride) for maps, stride in zip(empty, strides)]
-    return [draw_truth(batch, output, strides[-1], targets) for output in outputs]
+    return loss_truths(batch, outputs, targets)
 
 
 def sample_view(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -10,19 +10,17 @@ import json_tricks
 import numpy as np
 from yacs.config import CfgNode
 
-from hrpose.build import build_devices, build_evaluator, load_predictor
+from hrpose.build import build_devices, build_evaluator, build_finder, load_predictor
 from hrpose.data.coco import AnnotatedImages, load_annotations
 from hrpose.engine.evaluate import evaluate
 from hrpose.engine.runs import new_folder
 from hrpose.evaluation.keypoints import format_table
+from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.ops.files import write_json, write_whole
 from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import show_predictions
 from hrpose.splits import Split, annotation_path, read_split
-from hrpose.structures import Poses
-
-Predictor = Callable[[np.ndarray], Poses]
 
 
 @command
@@ -52,13 +50,15 @@ def score_weights(config: CfgNode, folder: Path) -> dict[str, float]:
     return score(config, load_predictor(config), split, folder)
 
 
-def score(config: CfgNode, predictor: Predictor, split: Split, folder: Path) -> dict[str, float]:
+def score(
+    config: CfgNode, predictor: BottomUpPredictor, split: Split, folder: Path
+) -> dict[str, float]:
     """Predict on a split; leave results, figures and pictures in `folder`."""
-    evaluator = build_evaluator(config, split.truth)
-    figures = evaluate(predictor, AnnotatedImages(split.records, split.images), evaluator)
+    evaluator, find = build_evaluator(config, split.truth), build_finder(config, predictor)
+    figures = evaluate(find, AnnotatedImages(split.records, split.images), evaluator)
     write_json(folder / "results" / "keypoints.json", evaluator.results)
     write_json(folder / "results" / "metrics.json", figures, indent=1)
-    show_predictions(config, predictor, split, folder / "pictures")
+    show_predictions(config, find, split, folder / "pictures")
     return figures
 
 
