@@ -22,5 +22,8 @@ setup(
         "json_tricks>=3.15",
         "tqdm>=4.60",
     ],
-    extras_require={"dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML"]},
+    extras_require={
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML"],
+        "report": ["matplotlib"],
+    },
 )

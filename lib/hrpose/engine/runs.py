@@ -51,7 +51,7 @@ def open_run(experiment: Path, config: str, resume: str) -> Run:
         return _continue_named(Path(resume), config)
     for folder in _newest_first(experiment) if resume == "auto" else ():
         if is_unfinished(folder) and _reads(folder / "config.yaml") == config:
-            lock = _hold(folder)
+            lock = hold(folder)
             if lock:
                 return _continued(folder, lock)
     return _start(experiment, config)
@@ -71,7 +71,7 @@ def _continue_named(folder: Path, config: str) -> Run:
             f"TRAIN.RESUME: {folder} was run with another config (compare its config.yaml); "
             "use that one, or TRAIN.RESUME never to start anew"
         )
-    lock = _hold(folder)
+    lock = hold(folder)
     if not lock:
         raise ValueError(f"TRAIN.RESUME: another process is working in {folder}")
     return _continued(folder, lock)
@@ -86,7 +86,7 @@ def _continued(folder: Path, lock: IO[str]) -> Run:
 
 def _start(experiment: Path, config: str) -> Run:
     folder = new_folder(experiment)
-    lock = _hold(folder)
+    lock = hold(folder)
     if not lock:
         raise ValueError(f"another process took {folder}; start again")
     write_whole(folder / "config.yaml", lambda file: file.write(config.encode()))
@@ -111,7 +111,7 @@ def _newest_first(experiment: Path) -> list[Path]:
     return sorted((path.parent for path in experiment.glob("*/config.yaml")), reverse=True)
 
 
-def _hold(folder: Path) -> IO[str] | None:
+def hold(folder: Path) -> IO[str] | None:
     """An open lock file, or None if a live process has it."""
     lock = (folder / ".lock").open("a")
     if fcntl:

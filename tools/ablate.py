@@ -1,0 +1,11 @@
+"""Run an ablation: python tools/ablate.py --cfg configs/ablations/swahr_table3 --scale bench"""
+
+import sys
+from os.path import abspath, dirname
+
+sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"  # tools/inspect.py would hide Python's
+
+from hrpose.programs.ablate import main
+
+if __name__ == "__main__":
+    main()
