@@ -1,4 +1,4 @@
-"""Pictures: poses on images, heatmaps and tags over them, and several side by side.
+"""Pictures: poses on images, heatmaps, tags and values over them, scatter plots, sheets of all.
 
 Everything here takes and gives images (H, W, 3) uint8 RGB, and changes none in place.
 """
@@ -6,7 +6,9 @@ Everything here takes and gives images (H, W, 3) uint8 RGB, and changes none in 
 from __future__ import annotations
 
 import colorsys
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -15,6 +17,18 @@ from hrpose.skeletons import Skeleton, side
 
 LEFT, RIGHT, MIDDLE = (66, 190, 255), (255, 140, 60), (240, 240, 120)
 """Colours of joints by side of the body: blue left, orange right."""
+
+WHITE, BLACK = (255, 255, 255), (0, 0, 0)
+
+FONT, FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
+
+
+class Panel(NamedTuple):
+    """One panel of a scatter plot."""
+
+    title: str
+    x: np.ndarray  # (N,) above 0
+    y: np.ndarray  # (N,)
 
 
 def draw_poses(
@@ -73,6 +87,65 @@ def draw_tags(image: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> np.n
     return _blend(image, colours, (heat * 1.5).clip(0, 1))
 
 
+def draw_values(
+    image: np.ndarray, values: np.ndarray, bounds: tuple[float, float], share: np.ndarray
+) -> np.ndarray:
+    """Values (h, w) over an image that loses its own colours, in the colours of `colour_bar`.
+
+    bounds: the values of the first colour and of the last   share: (h, w) from 0, where the image
+    is seen, to 1, where the values are
+    """
+    grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    return _blend(grey, _rainbow(values, bounds), share)
+
+
+def draw_notes(image: np.ndarray, places: np.ndarray, notes: Sequence[str]) -> np.ndarray:
+    """A note above each place (N, 2), in white on black; within the image wherever the place is."""
+    picture = image.copy()
+    for note, (x, y) in zip(notes, places):
+        (width, height), _ = cv2.getTextSize(note, FONT, FONT_SIZE, 1)
+        left = round(np.clip(x, 0, max(image.shape[1] - width, 0)).item())
+        foot = round(np.clip(y, height + 2, image.shape[0] - 2).item())
+        picture[foot - height - 2 : foot + 2, left : left + width] = BLACK
+        _put_text(picture, note, (left, foot), WHITE)
+    return picture
+
+
+def colour_bar(width: int, bounds: tuple[float, float]) -> np.ndarray:
+    """A strip `width` pixels wide with the colours of `draw_values` and what they stand for."""
+    strip = np.full((42, width, 3), 255, np.uint8)
+    left, right = 40, width - 40
+    strip[2:20, left:right] = _rainbow(np.linspace(*bounds, right - left)[None], bounds)
+    digits = max(2, 1 + math.ceil(-math.log10(bounds[1] - bounds[0])))
+    for place, value in zip(np.linspace(left, right, 5), np.linspace(*bounds, 5)):
+        _put_text(strip, f"{value:.{digits}f}", (round(place) - 22, 36), BLACK)
+    return strip
+
+
+def scatter(panels: Sequence[Panel], names: tuple[str, str], level: float) -> np.ndarray:
+    """Dots in panels with common axes, x in powers of 2, with the medians of y along x.
+
+    names: of x and y   level: of y, to compare with; a dashed line
+    """
+    try:  # a second to import, and nothing else needs it
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise ValueError("a scatter plot needs matplotlib: pip install matplotlib") from None
+    figure = Figure(figsize=(5.5 * len(panels), 4.5), dpi=110, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+        axes.axhline(level, color="grey", linestyle="--", linewidth=1)
+        axes.scatter(panel.x, panel.y, s=9, alpha=0.5, linewidths=0)
+        axes.plot(*_medians(panel.x, panel.y), "o-", color="black", markersize=4, label="median")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.set(title=panel.title, xlabel=names[0], ylabel=names[1])
+        axes.legend()
+    canvas.draw()
+    return np.asarray(canvas.buffer_rgba())[..., :3].copy()
+
+
 def side_by_side(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:
     """Images of any sizes in a grid, row by row, on white."""
     columns = columns or len(images)
@@ -89,8 +162,15 @@ def side_by_side(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:
 def titled(image: np.ndarray, title: str) -> np.ndarray:
     """The image under a line of text."""
     strip = np.full((22, image.shape[1], 3), 255, np.uint8)
-    cv2.putText(strip, title, (4, 16), cv2.FONT_HERSHEY_SIMPLEX, 0.45, (0, 0, 0), 1, cv2.LINE_AA)
+    _put_text(strip, title, (4, 16), BLACK)
     return np.concatenate([strip, image])
+
+
+def _put_text(
+    picture: np.ndarray, text: str, foot: tuple[int, int], colour: tuple[int, int, int]
+) -> None:
+    """Write into the picture itself; `foot` is where the text's base line begins."""
+    cv2.putText(picture, text, foot, FONT, FONT_SIZE, colour, 1, cv2.LINE_AA)
 
 
 def _glow(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -104,6 +184,20 @@ def _blend(image: np.ndarray, colours: np.ndarray, share: np.ndarray) -> np.ndar
     colours = cv2.resize(colours, size).astype(np.float32)
     share = cv2.resize(share.astype(np.float32), size)[..., None]
     return (image * (1 - share) + colours * share).astype(np.uint8)
+
+
+def _rainbow(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
+    """The colours (h, w, 3) of values (h, w): blue, green, red, none of which a grey image has."""
+    level = ((values - bounds[0]) / (bounds[1] - bounds[0])).clip(0, 1)
+    return cv2.applyColorMap(np.rint(255 * level).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
+
+
+def _medians(x: np.ndarray, y: np.ndarray, groups: int = 8) -> tuple[list[float], list[float]]:
+    """The medians of x and of y in groups of as many dots each, along x."""
+    parts = [part for part in np.array_split(np.argsort(x), groups) if len(part)]
+    return [np.median(x[part]).item() for part in parts], [
+        np.median(y[part]).item() for part in parts
+    ]
 
 
 def _colours(count: int) -> list[tuple[int, int, int]]:
