@@ -249,12 +249,14 @@ def build_finder(
     """(an image, the joints annotated in it) to poses; TEST.HEATMAPS true looks at the latter."""
     if config.TEST.HEATMAPS == "predicted":
         return lambda marked: predictor(marked[0])
-    stride = output_strides(config)[-1]
+    # As wide as the finest output's, but drawn where they are decoded: an enlarged peak would have
+    # four highest cells, and each would found a person.
+    stride = predictor.sizing.stride
+    sigma = config.LOSS.SIGMA[-1] * output_strides(config)[-1] / stride
 
     def draw(joints: Tensor, size: tuple[int, int]) -> Tensor:
         plain = torch.zeros(1, dtype=torch.bool, device=joints.device)
-        cells = to_cells(joints, stride, plain, config.MODEL.CONVENTION)
-        return draw_heatmaps(cells, (size[0] // stride, size[1] // stride), config.LOSS.SIGMA[-1])
+        return draw_heatmaps(to_cells(joints, stride, plain, config.MODEL.CONVENTION), size, sigma)
 
     return partial(group_truth, predictor, draw)
 

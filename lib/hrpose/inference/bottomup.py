@@ -13,7 +13,7 @@ from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_sc
 from hrpose.inference.refine import Place, fill_missing
 from hrpose.inference.tta import Maps, View, average_scales, look
 from hrpose.ops.affine import Affine, fit
-from hrpose.ops.heatmaps import cell_centres, find_peaks, quarter_shift, resize
+from hrpose.ops.heatmaps import cell_centres, find_peaks, quarter_shift
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, Poses
 
@@ -88,18 +88,17 @@ def group_truth(
 ) -> Poses:
     """The people that predicted tags make of true heatmaps: what grouping alone costs.
 
-    draw: joints (1, N, K, 3) in network pixels and the network's image size (H, W)
-          -> true heatmaps (1, K, h, w)
+    draw: joints (1, N, K, 3) in network pixels, and the size (H, W) of the maps that are decoded
+          -> true heatmaps (1, K, H, W)
     marked: an image (H, W, 3) uint8 RGB, and the joints (N, K, 3) annotated in it
     Source: Newell et al. 2017, section 4.2 (ground truth detections).
     """
     image, joints = marked
     maps, to_maps = predictor.maps(image)
+    to_network = Affine(to_maps.matrix * predictor.sizing.stride)
+    there = torch.from_numpy(to_network.joints(joints).astype(np.float32))[None]
     height, width = maps.heatmaps.shape[-2:]
-    stride = predictor.sizing.stride
-    in_network = Affine(to_maps.matrix * stride).joints(joints).astype(np.float32)
-    there = torch.from_numpy(in_network)[None].to(maps.heatmaps.device)
-    drawn = resize(draw(there, (height * stride, width * stride)), (height, width))
+    drawn = draw(there.to(maps.heatmaps.device), (height, width))
     return predictor.poses(maps._replace(heatmaps=drawn), to_maps)
 
 
