@@ -2,13 +2,17 @@
 
 import itertools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 
-def target(joints, size, sigma):
-    """Heatmaps (B, K, H, W) of joints (B, N, K, 3) in cells; float64."""
+def target(joints, size, sigma, scales=None):
+    """Heatmaps (B, K, H, W) of joints (B, N, K, 3) in cells; float64.
+
+    scales: (B, N) s; a person's Gaussians to the power of 1 / s (SWAHR, equation 6)
+    """
     height, width = size
     reach = math.ceil(3 * sigma) + 1
     maps = np.zeros((len(joints), joints.shape[2], height, width))
@@ -17,10 +21,12 @@ def target(joints, size, sigma):
         if centre is None:
             continue
         column, row = centre
+        power = 1 / scales[b][n] if scales is not None else 1
         for y in range(max(row - reach, 0), min(row + reach + 1, height)):
             for x in range(max(column - reach, 0), min(column + reach + 1, width)):
                 squared = (x - column) ** 2 + (y - row) ** 2
-                maps[b, k, y, x] = max(maps[b, k, y, x], math.exp(-squared / (2 * sigma**2)))
+                value = math.exp(-squared / (2 * sigma**2)) ** power
+                maps[b, k, y, x] = max(maps[b, k, y, x], value)
     return maps
 
 
@@ -60,6 +66,62 @@ def masked_mean_square(predicted, truth, mask):
             count += 1
         losses.append(total / count)
     return torch.stack(losses)
+
+
+def scaled_value(drawn, alpha):
+    """SWAHR at one cell: the Taylor series of H^(1 + alpha) to the second order, and its slope.
+
+    Nothing is drawn and nothing moves where H is 0.
+    """
+    if drawn == 0:
+        return 0.0, 0.0
+    log = math.log(drawn)
+    value = drawn + drawn * log * alpha + drawn * log**2 * alpha**2 / 2
+    return value, drawn * log + drawn * log**2 * alpha
+
+
+def adaptive_value(predicted, drawn, gamma):
+    """SWAHR's weight at one cell (equation 13), and its slope in what is predicted."""
+    there = drawn**gamma
+    value = there * abs(1 - predicted) + (1 - there) * abs(predicted)
+    return value, there * sign(predicted - 1) + (1 - there) * sign(predicted)
+
+
+def sign(value):
+    return (value > 0) - (value < 0)
+
+
+class Adaptive(NamedTuple):
+    """SWAHR's losses of each image, (B,), and the slopes of their sums, (B, K, H, W)."""
+
+    heatmap: np.ndarray
+    scale: np.ndarray
+    heatmap_by_predicted: np.ndarray
+    heatmap_by_alpha: np.ndarray
+    scale_by_alpha: np.ndarray
+
+
+def adaptive_losses(predicted, drawn, alpha, mask, gamma):
+    """Equations 9 and 13, the mean being over every cell, cell by cell: float64.
+
+    predicted, drawn, alpha: (B, K, H, W)   mask: (B, H, W)   gamma: None for weights of 1
+    """
+    heatmap, scale = np.zeros(len(drawn)), np.zeros(len(drawn))
+    slopes = np.zeros((3, *drawn.shape))
+    for b, k, y, x in np.ndindex(*drawn.shape):
+        p, h, a = (float(values[b, k, y, x]) for values in (predicted, drawn, alpha))
+        a = a if h > 0 else 0.0  # a number whatever the network says there
+        share = float(mask[b, y, x]) / math.prod(drawn.shape[1:])
+        aim, aim_slope = scaled_value(h, a)
+        weight, weight_slope = adaptive_value(p, h, gamma) if gamma else (1.0, 0.0)
+        heatmap[b] += share * weight * (p - aim) ** 2
+        scale[b] += share * a**2
+        slopes[:, b, k, y, x] = (
+            share * (weight_slope * (p - aim) ** 2 + 2 * weight * (p - aim)),
+            share * -2 * weight * (p - aim) * aim_slope,
+            share * 2 * a,
+        )
+    return Adaptive(heatmap, scale, *slopes)
 
 
 def pull_push(tags, cells, kind):

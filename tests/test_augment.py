@@ -29,7 +29,8 @@ def sample(seed=0, people=2):
     mask = np.ones((SIZE[1], SIZE[0]), bool)
     mask[:100, :80] = False
     sizes = np.array([50.0, 80.0], np.float32)[:people]
-    return Sample(image, joints.astype(np.float32), mask, sizes, image_id=3)
+    widths = np.array([20.0, 80.0], np.float32)[:people]
+    return Sample(image, joints.astype(np.float32), mask, sizes, image_id=3, widths=widths)
 
 
 def centroid(channel):
@@ -65,6 +66,8 @@ def test_everything_goes_through_one_map():
     np.testing.assert_allclose(moved.joints, by.joints(start.joints), rtol=1e-6)
     assert moved.joints.dtype == np.float32
     np.testing.assert_allclose(moved.sizes, start.sizes * 0.5)
+    np.testing.assert_allclose(moved.widths, [10, 40])
+    assert moved.widths.dtype == np.float32
     whole = np.full(start.mask.shape, 255, np.uint8)
     assert np.array_equal(moved.mask, by.image(whole * start.mask, (128, 128)) > 127)
     assert moved.mask.dtype == bool
@@ -92,13 +95,14 @@ def test_a_mirror():
     )
     assert turned.mirrored
     assert np.array_equal(turned.sizes, start.sizes)
+    assert np.array_equal(turned.widths, [20, 80])
 
 
 def test_two_mirrors_change_nothing():
     start = sample()
     whole = replace(start, joints=np.trunc(start.joints))
     back = flip(flip(whole, FLIP), FLIP)
-    for name in ("image", "mask", "joints", "sizes", "mirrored"):
+    for name in ("image", "mask", "joints", "sizes", "widths", "mirrored"):
         assert np.array_equal(getattr(back, name), getattr(whole, name))
 
 
@@ -107,7 +111,7 @@ def test_nothing_is_changed_in_place():
     rng = np.random.default_rng(0)
     flip(random_affine(start, rng, Crop(64)), FLIP)
     flip(start, FLIP)
-    for name in ("image", "mask", "joints", "sizes"):
+    for name in ("image", "mask", "joints", "sizes", "widths"):
         assert np.array_equal(getattr(start, name), getattr(before, name))
 
 
@@ -147,4 +151,4 @@ def test_a_mirror_comes_by_its_chance():
 def test_nobody_can_be_moved_too():
     moved = flip(random_affine(sample(people=0), np.random.default_rng(0), Crop(64)), FLIP)
     assert moved.joints.shape == (0, 3, 3)
-    assert moved.sizes.shape == (0,)
+    assert moved.sizes.shape == moved.widths.shape == (0,)

@@ -88,6 +88,8 @@ BAD = {
     "TRAIN.LR_SCALING": "sqrt", "TRAIN.EPOCHS": "0", "TRAIN.DROP": "2", "TRAIN.SEED": "-1",
     "TEST.INPUT_SIZE": "-32", "TEST.NMS_KERNEL": "4", "TEST.SOLVER": "greedy",
     "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.TAG_THRESHOLD": "0", "TEST.CROWD_BOUNDS": "[0.8, 0.2]",
+    "MODEL.DILATIONS": "[1, 0]", "LOSS.HEATMAP": "[1, -1]", "LOSS.LAMBDA": "-0.1",
+    "LOSS.GAMMA": "0", "LOSS.SHR": "-256", "TEST.AGGREGATE": "[4, 0]", "TEST.HEATMAPS": "drawn",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from hrpose.models.counting import (
 )
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
+from hrpose.models.swahr import SWAHR
 
 TABLE_5_SIZES = (256, 384, 512, 640, 768, 896, 1024)
 
@@ -25,21 +26,33 @@ TOP_DOWN_W32 = (("num_deconvs", 0), ("head", 17))
 TOP_DOWN_W48 = (("num_deconvs", 0), ("head", 17), ("width", 48))
 BOTTOM_UP_HRNET = (("num_deconvs", 0),)
 W32, W40, W48 = ((("width", width),) for width in (32, 40, 48))
+SWAHR_W32, SWAHR_W48 = ((("width", width), ("swahr", True)) for width in (32, 48))
 # HigherHRNet's table 5 counts tags at both scales, though the network has them at one.
 TAGS_TWICE = (("head", 34),)
 TWO_DECONVS, TWO_DECONVS_8, ONE_DECONV_8 = (
-    (("num_deconvs", deconvs), ("num_basic_blocks", blocks))
+    (("num_deconvs", deconvs), ("dilations", (1,) * blocks))
     for deconvs, blocks in ((2, 4), (2, 8), (1, 8))
 )
 
 
-def network(width=32, joints=17, num_deconvs=1, num_basic_blocks=4, head=None):
+class WithScales(nn.Module):
+    """A SWAHR network that says its scales in evaluation mode too: SWAHR's table 1 counts them."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, images):
+        return self.network.with_scales(images)
+
+
+def network(width=32, joints=17, num_deconvs=1, dilations=(1,) * 4, head=None, swahr=False):
     """A published network; `head` gives each of its heads so many channels instead."""
     with torch.device("meta"):
-        model = HigherHRNet(HRNet(width), joints, num_deconvs, (1,) * num_basic_blocks)
+        model = HigherHRNet(HRNet(width), joints, num_deconvs, dilations)
         if head:
             model.heads = nn.ModuleList(nn.Conv2d(width, head, 1) for _ in model.heads)
-    return model
+        return WithScales(SWAHR(model)) if swahr else model
 
 
 @cache
@@ -67,6 +80,10 @@ def figure(options, size, unit):
         (TWO_DECONVS, 28.745),
         (TWO_DECONVS_8, 28.894),
         (ONE_DECONV_8, 28.720),
+        (SWAHR_W32, 28.649),
+        (SWAHR_W48, 63.832),
+        ((*SWAHR_W32, ("joints", 14)), 28.645),
+        ((*SWAHR_W48, ("joints", 14)), 63.826),
     ],
 )
 def test_published_parameter_counts(options, millions):
@@ -90,6 +107,8 @@ def test_published_parameter_counts(options, millions):
         (W32, (640, 640), "hrnet", "74.788"),  # table 7: 74.8, 110.7, 154.3
         (W40, (640, 640), "hrnet", "110.688"),
         (W48, (640, 640), "hrnet", "154.305"),
+        (SWAHR_W32, (512, 512), "hrnet", "48.022"),  # SWAHR table 1: 48.0 and 154.6
+        (SWAHR_W48, (640, 640), "hrnet", "154.586"),
         (TWO_DECONVS, (512, 512), "gmac", "67.3"),
         (TWO_DECONVS_8, (512, 512), "gmac", "91.5"),
         (ONE_DECONV_8, (512, 512), "gmac", "51.0"),
@@ -110,6 +129,20 @@ def test_published_operations(options, size, unit, printed):
 def test_table_5_of_higher_hrnet(options, unit, printed):
     found = [figure(options, (size, size), unit) for size in TABLE_5_SIZES]
     assert tuple(round(value, 1) for value in found) == printed
+
+
+def test_dilations_cost_nothing():
+    """SWAHR's table 7 compares networks of one size."""
+    backbone = HRNet(8, (1, 1, 1), blocks=1, stem=8, bottlenecks=1)
+    plain, *dilated = (
+        HigherHRNet(backbone, joints=3, dilations=dilations)
+        for dilations in ((1, 1, 1, 1), (1, 1, 2, 2), (2, 2, 2, 2))
+    )
+    for model in dilated:
+        assert count_parameters(model) == count_parameters(plain)
+        for convention in ("macs", "hrnet"):
+            operations = count_operations(model, (32, 64), convention)
+            assert operations == count_operations(plain, (32, 64), convention)
 
 
 @pytest.mark.parametrize("convention", ["macs", "hrnet"])

@@ -46,6 +46,20 @@ def test_target_oracle(rng, people, sigma, record_difference):
 
 
 @pytest.mark.parametrize("people", [0, 1, 5, 40])
+@pytest.mark.parametrize("sigma", [2.0, 2.5])
+def test_scaled_target_oracle(rng, people, sigma, record_difference):
+    """Everybody's Gaussians raised to 1 / s, on the cells that sigma lights; the higher stands."""
+    joints = torch.from_numpy(crowd(rng, people=people))
+    scales = rng.uniform(0.3, 3, (2, people)).astype(np.float32)
+    ours = draw_heatmaps(joints, SIZE, sigma, torch.from_numpy(scales))
+    plain = target(joints, SIZE, sigma, scales)
+    assert ours.dtype == torch.float32
+    record_difference("draw_heatmaps with scales", abs(ours.numpy() - plain).max())
+    np.testing.assert_allclose(ours, plain, atol=1e-6)
+    assert torch.equal(ours > 0, draw_heatmaps(joints, SIZE, sigma) > 0)
+
+
+@pytest.mark.parametrize("people", [0, 1, 5, 40])
 def test_cells_oracle(rng, people, record_difference):
     joints = crowd(rng, people=people)
     ours = joint_cells(torch.from_numpy(joints), SIZE)
@@ -145,6 +159,25 @@ def test_just_outside_on_the_left_is_drawn_as_the_authors_do(x, column):
 def test_what_is_not_there_is_not_drawn(joint):
     assert not draw_heatmaps(one(*joint), SIZE, 2.0).any()
     assert joint_cells(one(*joint), SIZE).item() == -1
+
+
+def test_a_scale_of_1_changes_nothing(rng):
+    joints = torch.from_numpy(crowd(rng))
+    plain = draw_heatmaps(joints, SIZE, 2.0)
+    assert torch.equal(draw_heatmaps(joints, SIZE, 2.0, None), plain)
+    assert torch.equal(draw_heatmaps(joints, SIZE, 2.0, torch.ones(2, 5)), plain)
+
+
+@pytest.mark.parametrize("scale", [0.25, 0.5, 2.0, 4.0])
+def test_a_scale_is_a_factor_of_the_variance(scale):
+    """Not of the deviation: sigma's Gaussian to 1 / s is that of sigma sqrt(s)."""
+    scaled = draw_heatmaps(one(12, 10), SIZE, 2.0, torch.tensor([[scale]]))[0, 0]
+    other = draw_heatmaps(one(12, 10), SIZE, 2.0 * math.sqrt(scale))[0, 0]
+    both = (scaled > 0) & (other > 0)
+    assert both.sum() >= 9 * 9
+    torch.testing.assert_close(scaled[both], other[both], rtol=1e-4, atol=1e-7)
+    assert scaled[10, 12] == 1
+    assert (scaled > 0).sum() == 15 * 15
 
 
 def test_visible_and_hidden_are_drawn_alike():

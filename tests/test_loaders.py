@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from hrpose.data.augment import Crop, random_affine, random_flip
-from hrpose.data.bottomup import BottomUpDataset
+from hrpose.data.bottomup import BottomUpDataset, read_sample
 from hrpose.data.coco import Images, Record
 from hrpose.data.loaders import ShuffledBatches, collate, training_loader
 from hrpose.structures import Sample
@@ -119,6 +119,22 @@ def test_however_many_workers_the_batches_are_the_same(dataset):
     assert all(same(a, b) for a, b in zip(middle, wanted[1][1:]))
 
 
+def test_a_sample_knows_how_wide_its_people_are(dataset):
+    """The width of a box, not its longer side; through the crop it grows as the joints do."""
+    record = dataset.records[7]
+    sample = read_sample(record, dataset.images)
+    assert np.array_equal(sample.widths, record.boxes[:, 2])
+    assert np.array_equal(sample.sizes, record.boxes[:, 2:].max(1))
+    assert not np.array_equal(sample.sizes, sample.widths)
+    _, moved = dataset[0, 7]
+    apart, before = (
+        np.linalg.norm(joints[:, 1, :2] - joints[:, 2, :2], axis=-1)
+        for joints in (moved.joints, sample.joints)
+    )  # of two joints that a mirror swaps
+    np.testing.assert_allclose(moved.widths / sample.widths, apart / before, rtol=1e-4)
+    assert abs(apart / before - 1).min() > 0.1
+
+
 # Batches ----------------------------------------------------------------------------------------
 
 
@@ -127,7 +143,8 @@ def numbered(people, mirrored, side=8):
     image = np.arange(side * side * 3, dtype=np.uint8).reshape(side, side, 3)
     mask = np.random.default_rng(people).random((side, side)) < 0.5
     joints = np.full((people, 2, 3), people + 1, np.float32)
-    return Sample(image, joints, mask, np.full(people, 7, np.float32), 40 + people, mirrored)
+    sizes, widths = np.full((2, people), [[7], [5]], np.float32)
+    return Sample(image, joints, mask, sizes, 40 + people, mirrored, widths)
 
 
 def test_a_batch_holds_what_its_samples_hold():
@@ -148,6 +165,7 @@ def test_a_batch_holds_what_its_samples_hold():
     assert batch["joints"][:, :, 0, 0].tolist() == [[3, 3], [0, 0], [2, 0]]
     assert batch["joints"][..., 2].gt(0).any(-1).sum(-1).tolist() == [2, 0, 1]
     assert batch["sizes"].tolist() == [[7, 7], [0, 0], [7, 0]]
+    assert batch["widths"].tolist() == [[5, 5], [0, 0], [5, 0]]
     assert batch["mirrored"].tolist() == [False, True, True]
     assert batch["index"].tolist() == [5, 3, 8]
     assert np.array_equal(batch["mask"][0], samples[0][1].mask[::2, ::2])
@@ -163,7 +181,7 @@ def test_masks_have_the_size_of_the_finest_output(stride):
 def test_a_batch_without_people():
     batch = collate([(0, numbered(0, False)), (1, numbered(0, True))], 4)
     assert batch["joints"].shape == (2, 0, 2, 3)
-    assert batch["sizes"].shape == (2, 0)
+    assert batch["sizes"].shape == batch["widths"].shape == (2, 0)
 
 
 def test_a_mirrored_sample_can_be_a_batch(dataset):

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.models.blocks import fan_in_init, published_init
-from hrpose.models.higher_hrnet import HigherHRNet
+from hrpose.models.blocks import basic_block, conv_bn, fan_in_init, published_init
+from hrpose.models.higher_hrnet import HigherHRNet, deconv
 from hrpose.models.hrnet import HRNet, route
 from hrpose.models.weights import to_published
 
@@ -75,6 +75,33 @@ def test_deconvolutions_see_the_feature_and_all_that_was_said(width):
         for cat_output in (True, False)
     }
     assert seen == {True: [2 * 17, 17], False: [0, 0]}  # tags are said, and so seen, only once
+
+
+def lit(block, size=(21, 25)):
+    """Rows and columns, from the middle, that one lit cell there reaches through `block`."""
+    for weight in block.parameters():
+        nn.init.ones_(weight)
+    dark, light = torch.zeros(1, 3, *size), torch.zeros(1, 3, *size)
+    light[..., size[0] // 2, size[1] // 2] = 1
+    with torch.no_grad():
+        reached = (block.eval()(light) != block(dark))[0, 0]
+    assert reached.shape == size
+    rows, columns = reached.nonzero().unbind(1)
+    return set((rows - size[0] // 2).tolist()), set((columns - size[1] // 2).tolist())
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+def test_a_dilated_convolution_reaches_so_many_cells_and_leaves_out_those_between(dilation):
+    """A residual block has two of them."""
+    assert lit(conv_bn(3, 3, dilation=dilation)) == ({-dilation, 0, dilation},) * 2
+    assert lit(basic_block(3, dilation)) == ({i * dilation for i in range(-2, 3)},) * 2
+
+
+@pytest.mark.parametrize("dilations", [(1, 1, 1, 1), (1, 1, 2, 2), (2, 2, 2, 2), (3,), ()])
+def test_every_block_behind_a_deconvolution_has_its_dilation(dilations):
+    climb = deconv(6, 3, dilations)
+    assert climb(torch.randn(1, 6, 8, 12)).shape == (1, 3, 16, 24)
+    assert [max(lit(block)[0]) for block in climb.blocks] == [2 * each for each in dilations]
 
 
 class Plain:

@@ -70,6 +70,28 @@ def test_aggregation_oracle(size, record_difference):
         assert max(differences) < 1e-6
 
 
+@pytest.mark.parametrize("strides", [(4,), (2,), (4, 2), (2, 4), (1,), (4, 1), ()])
+def test_only_the_chosen_outputs_are_averaged_oracle(strides, record_difference):
+    """Each through the finest output, chosen or not; tags come from where they are."""
+    outputs = said(0)
+    outputs.append(ScaleOutput(random(1, 3, 32, 32, seed=7), None, None, 1))
+    size = (64, 64)
+    maps = look(Told(outputs), random(1, 3, 32, 32), [PLAIN], size, strides)
+    for k in range(3):
+        chosen = [
+            enlarged(output.heatmaps[0, k].numpy().astype(float), (32, 32))
+            for output in outputs
+            if output.stride in (strides or (4, 2, 1))
+        ]
+        away = abs(maps.heatmaps[0, k].numpy() - enlarged(np.mean(chosen, 0), size)).max()
+        record_difference("look: chosen outputs", away)
+        assert away < 1e-6
+    everything = look(Told(outputs), random(1, 3, 32, 32), [PLAIN], size)
+    assert torch.equal(maps.tags, everything.tags)
+    same = torch.allclose(maps.heatmaps, everything.heatmaps, atol=1e-6)
+    assert same == (strides == ())
+
+
 def test_the_toy_is_symmetric():
     images = random(2, 3, 32, 48)
     for output, turned in zip(symmetric(images), symmetric(images.flip(-1))):

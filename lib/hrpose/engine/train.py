@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import reduce
 from typing import Any, NamedTuple
 
 import torch
@@ -46,7 +47,8 @@ class TrainStep(nn.Module):
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss": the weighted sum that is descended, then every term unweighted}, each (B,)."""
         terms = self.loss(self.outputs(batch), batch)
-        total = torch.stack([terms.weights[name] * terms.loss[name] for name in terms.loss]).sum(0)
+        # One after the other, so that a term that is 0 leaves the sum as it is, bit for bit.
+        total = reduce(torch.add, [terms.weights[name] * terms.loss[name] for name in terms.loss])
         return {"loss": total, **terms.loss, **terms.watch}
 
     def outputs(self, batch: Batch) -> Any:

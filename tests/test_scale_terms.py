@@ -1,0 +1,252 @@
+"""What LOSS.SAHR, .WAHR, .LAMBDA, .SHR and .SIGMA make of the loss, at every resolution."""
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hrpose.build import build_loss
+from hrpose.config import load_config
+from hrpose.losses.multi_scale import (
+    Targets,
+    draw_truths,
+    heatmap_term,
+    multi_scale_loss,
+    scale_adaptive_term,
+)
+from hrpose.structures import ScaleOutput
+from oracles import adaptive_losses, official_cell, target
+
+PLAIN = Path(__file__).parents[1] / "configs" / "w32_512.yaml"
+SIDE, KINDS, STRIDES = 32, 17, (4, 2)
+
+
+def build(*overrides):
+    return build_loss(load_config(PLAIN, ["MODEL.NAME", "swahr", *overrides]))
+
+
+def uniform(*shape, seed, low=0.0, high=1.0):
+    return low + (high - low) * torch.rand(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def make_batch(people=3):
+    joints = SIDE * uniform(2, people, KINDS, 3, seed=0)
+    joints[..., 2] = (joints[..., 2] > SIDE / 3).float()
+    return {
+        "joints": joints,
+        "widths": uniform(2, people, seed=1, low=20, high=400),
+        "mask": (uniform(2, SIDE // 2, SIDE // 2, seed=2) > 0.3).to(torch.uint8),
+        "mirrored": torch.tensor([False, True]),
+    }
+
+
+def make_outputs():
+    sides = [SIDE // stride for stride in STRIDES]
+    said = [
+        (
+            uniform(2, KINDS, side, side, seed=side, low=-0.3, high=1.3).requires_grad_(),
+            uniform(2, KINDS, side, side, seed=side + 1),
+            uniform(2, KINDS, side, side, seed=side + 2, low=-1.5, high=3).requires_grad_(),
+        )
+        for side in sides
+    ]
+    (coarse, tags, wide), (fine, _, narrow) = said
+    return [ScaleOutput(coarse, tags, wide, 4), ScaleOutput(fine, None, narrow, 2)]
+
+
+def plain_truth(batch, stride, sigma=2.0, scales=None):
+    """Drawn heatmaps (B, K, H, W) and mask (B, H, W) at a resolution."""
+    side, cells = SIDE // stride, batch["joints"].numpy().copy()
+    for b in range(len(cells)):
+        turned = bool(batch["mirrored"][b])
+        for joint in cells[b].reshape(-1, 3):
+            x = SIDE - 1 - float(joint[0]) if turned else float(joint[0])  # of the image unturned
+            joint[0] = official_cell(x, SIDE, stride, turned)
+            joint[1] = official_cell(float(joint[1]), SIDE, stride, False)
+    step = stride // STRIDES[-1]
+    mask = torch.stack(
+        [
+            part[::step, step - 1 if turned else 0 :: step]
+            for part, turned in zip(batch["mask"], batch["mirrored"])
+        ]
+    )
+    return target(cells, (side, side), sigma, scales), mask
+
+
+# SAHR and WAHR ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("sahr, wahr", [*itertools.product(("false", "true"), repeat=2)])
+def test_terms_oracle(sahr, wahr, record_difference):
+    """WAHR's weight looks at the heatmaps as drawn, also where SAHR widens them."""
+    batch, outputs = make_batch(), make_outputs()
+    terms = build("LOSS.SAHR", sahr, "LOSS.WAHR", wahr, "LOSS.GAMMA", "0.1")(outputs, batch)
+    wanted = {f"{name}/{stride}" for name in ("heatmap", "scale") for stride in STRIDES}
+    wanted = {name for name in wanted if sahr == "true" or not name.startswith("scale")}
+    assert set(terms.loss) == wanted | {"pull/4", "push/4"}
+    for output in outputs:
+        drawn, mask = plain_truth(batch, output.stride)
+        alpha = output.scales.detach() * (sahr == "true")
+        gamma = 0.1 if wahr == "true" else None
+        plain = adaptive_losses(output.heatmaps.detach(), drawn, alpha, mask, gamma)
+        heatmap = terms.loss[f"heatmap/{output.stride}"]
+        ours = [heatmap, *torch.autograd.grad(heatmap.sum(), output.heatmaps, retain_graph=True)]
+        theirs = [plain.heatmap, plain.heatmap_by_predicted]
+        if sahr == "true":
+            scale = terms.loss[f"scale/{output.stride}"]
+            by_alpha = torch.autograd.grad(heatmap.sum() + 3 * scale.sum(), output.scales)
+            ours += [scale, *by_alpha]
+            theirs += [plain.scale, plain.heatmap_by_alpha + 3 * plain.scale_by_alpha]
+        for values, others in zip(ours, theirs):
+            away = abs(values.detach().numpy() - others).max() / abs(others).max()
+            record_difference(f"SAHR {sahr}, WAHR {wahr}, relative", away)
+            assert away < 1e-5
+
+
+def test_a_constant_weight_for_the_gradient_alone():
+    outputs, batch = make_outputs(), make_batch()
+    slopes = []
+    for detached in ("false", "true"):
+        terms = build("LOSS.WAHR", "true", "LOSS.DETACH_WEIGHT", detached)(outputs, batch)
+        loss = terms.loss["heatmap/2"]
+        slopes.append((loss, *torch.autograd.grad(loss.sum(), outputs[1].heatmaps)))
+    assert torch.equal(slopes[0][0], slopes[1][0])
+    drawn, mask = (torch.as_tensor(part) for part in plain_truth(batch, 2))
+    said = outputs[1].heatmaps.detach().double()
+    there = drawn**0.01
+    weight = there * (1 - said).abs() + (1 - there) * said.abs()
+    wanted = 2 * weight * (said - drawn) * mask[:, None] / drawn[0].numel()
+    assert torch.allclose(slopes[1][1].double(), wanted, atol=1e-8)
+    assert not torch.allclose(slopes[0][1].double(), wanted, atol=1e-5)
+
+
+def test_lambda_weighs_the_scales():
+    terms = build("LOSS.SAHR", "true", "LOSS.LAMBDA", "7")(make_outputs(), make_batch())
+    assert terms.weights["scale/4"] == terms.weights["scale/2"] == 7
+    assert terms.weights["heatmap/4"] == 1
+
+
+@pytest.mark.parametrize("wahr", ["false", "true"])
+def test_an_endless_lambda_is_no_sahr(wahr):
+    outputs, batch = make_outputs(), make_batch()
+    endless = build("LOSS.SAHR", "true", "LOSS.LAMBDA", ".inf", "LOSS.WAHR", wahr)(outputs, batch)
+    without = build("LOSS.SAHR", "false", "LOSS.WAHR", wahr)(outputs, batch)
+    adaptive = build("LOSS.SAHR", "true", "LOSS.WAHR", wahr)(outputs, batch)
+    assert endless.weights == without.weights
+    assert endless.loss.keys() == without.loss.keys()
+    assert all(torch.equal(endless.loss[name], without.loss[name]) for name in without.loss)
+    assert not torch.equal(adaptive.loss["heatmap/2"], without.loss["heatmap/2"])
+
+
+def settled(factor):
+    """alpha where gradient descent ends, with predictions held fast; H and P beside it."""
+    overrides = ["LOSS.SAHR", "true", "LOSS.LAMBDA", str(factor), "MODEL.NUM_DECONVS", "0"]
+    loss, (coarse, _), batch = build(*overrides), make_outputs(), make_batch()
+    batch["mask"] = torch.ones(2, SIDE // 4, SIDE // 4, dtype=torch.uint8)
+    predicted = coarse.heatmaps.detach()
+    alpha = coarse.scales.detach().clamp(-1, 1).requires_grad_()
+    cells = predicted[0].numel()
+    descent = torch.optim.SGD([alpha], lr=cells / (4 * max(factor, 1)))
+    for _ in range(200):
+        terms = loss([coarse._replace(heatmaps=predicted, scales=alpha)], batch)
+        descent.zero_grad()
+        sum(
+            terms.weights[name] * terms.loss[name].sum() for name in ("heatmap/4", "scale/4")
+        ).backward()
+        descent.step()
+    return alpha.detach(), torch.from_numpy(plain_truth(batch, 4)[0]).float(), predicted
+
+
+def test_the_larger_lambda_the_nearer_to_0_are_the_scales():
+    """To the first order alpha ends at (P - H) H ln H / lambda, which is where slopes cancel."""
+    alpha, H, P = settled(1e4)
+    drawn = H > 0
+    wanted = ((P - H) * torch.special.xlogy(H, H) / 1e4)[drawn]
+    assert alpha[drawn].abs().max() < 1e-4
+    assert (alpha[drawn] - wanted).abs().max() < 0.01 * wanted.abs().max()
+    assert alpha[~drawn].abs().max() > 0.9  # these are nobody's business, and stay
+    free, _, _ = settled(0.1)
+    assert free[drawn].abs().max() > 0.5
+
+
+def test_scales_that_are_not_said_are_asked_for():
+    batch, outputs = make_batch(), [output._replace(scales=None) for output in make_outputs()]
+    truth = draw_truths(batch, outputs, Targets())[0]
+    with pytest.raises(ValueError, match="training mode"):
+        scale_adaptive_term(outputs[0], truth)
+    with pytest.raises(ValueError, match="training mode"):
+        build("LOSS.SAHR", "true")(outputs, batch)
+
+
+# SHR and SIGMA ----------------------------------------------------------------------------------
+
+
+def heatmap_losses(targets, batch):
+    terms = multi_scale_loss(make_outputs(), batch, [heatmap_term], {"heatmap": 1.0}, targets)
+    return {name: value.detach().numpy() for name, value in terms.loss.items()}
+
+
+@pytest.mark.parametrize("sigma", [(2.0,), 2.0, (2.0, 3.0), (1.0, 2.5)])
+@pytest.mark.parametrize("unit_width", [0.0, 256.0, 100.0])
+def test_truths_oracle(sigma, unit_width, record_difference):
+    """One deviation for all resolutions or one for each; SHR: s is the width over the unit."""
+    batch, outputs = make_batch(), make_outputs()
+    truths = draw_truths(batch, outputs, Targets(sigma, unit_width=unit_width))
+    scales = (batch["widths"] / unit_width).numpy() if unit_width else None
+    each = np.broadcast_to(sigma, 2).tolist()
+    for output, truth, deviation in zip(outputs, truths, each):
+        plain, mask = plain_truth(batch, output.stride, deviation, scales)
+        away = abs(truth.heatmaps.numpy() - plain).max()
+        record_difference("truths: SIGMA and SHR", away)
+        assert away < 1e-6
+        assert torch.equal(truth.mask, mask)
+
+
+def test_shr_of_a_config_reaches_the_loss():
+    batch, outputs = make_batch(), make_outputs()
+    terms = build("LOSS.SHR", "256", "LOSS.SIGMA", "[2, 3]")(outputs, batch)
+    for output, sigma in zip(outputs, (2.0, 3.0)):
+        drawn, mask = plain_truth(batch, output.stride, sigma, (batch["widths"] / 256).numpy())
+        plain = adaptive_losses(output.heatmaps.detach(), drawn, np.zeros(drawn.shape), mask, None)
+        ours = terms.loss[f"heatmap/{output.stride}"].detach().numpy()
+        np.testing.assert_allclose(ours, plain.heatmap, rtol=1e-5)
+
+
+def test_a_person_of_the_unit_width_is_drawn_as_without_shr():
+    batch = make_batch()
+    wide = {**batch, "widths": torch.full((2, 3), 256.0)}
+    plain = heatmap_losses(Targets(), batch)
+    ours = heatmap_losses(Targets(unit_width=256.0), wide)
+    for name, value in plain.items():
+        np.testing.assert_allclose(ours[name], value, rtol=1e-6)
+    other = heatmap_losses(Targets(unit_width=256.0), batch)
+    assert all(abs(other[name] - value).max() > 1e-4 for name, value in plain.items())
+
+
+def test_shr_draws_where_nobody_is_and_where_rows_are_empty():
+    """A batch's images have as many rows as its fullest one; empty rows have no width."""
+    nobody = make_batch(people=0)
+    for truth in draw_truths(nobody, make_outputs(), Targets(unit_width=256.0)):
+        assert not truth.heatmaps.any()
+    batch = make_batch()
+    batch["joints"][1, 1:], batch["widths"][1, 1:] = 0, 0
+    alone = {
+        name: values[:, :1] if values.ndim in (2, 4) else values for name, values in batch.items()
+    }
+    pair = (draw_truths(part, make_outputs(), Targets(unit_width=256.0)) for part in (batch, alone))
+    for truth, of_one in zip(*pair):
+        assert torch.isfinite(truth.heatmaps).all()
+        assert torch.equal(truth.heatmaps[1], of_one.heatmaps[1])
+        assert truth.heatmaps[1].max() == 1
+
+
+@pytest.mark.parametrize("width", [0.0, -40.0, 0.3])
+def test_a_box_without_a_width_is_no_danger(width):
+    """Everybody is drawn at least as if the box were one pixel wide."""
+    batch, rule = make_batch(), Targets(unit_width=256.0)
+    pair = ({**batch, "widths": torch.full((2, 3), each)} for each in (width, 1.0))
+    for truth, of_one_pixel in zip(*(draw_truths(part, make_outputs(), rule) for part in pair)):
+        assert torch.equal(truth.heatmaps, of_one_pixel.heatmaps)
+        assert truth.heatmaps.max() == 1

@@ -1,0 +1,183 @@
+"""Weights of networks with a scale branch: the published ones, ours, and those without a branch."""
+
+import copy
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hrpose.models.higher_hrnet import HigherHRNet
+from hrpose.models.hrnet import HRNet
+from hrpose.models.swahr import SWAHR
+from hrpose.models.weights import (
+    BEYOND_BACKBONE,
+    JOINT_DEPENDENT,
+    SCALE_BRANCHES,
+    WeightsMismatch,
+    load_weights,
+    to_published,
+)
+
+LISTS = Path(__file__).parents[1].parent / "shared" / "data" / "published_keys" / "swahr.json"
+PUBLISHED = {"swahr_w32_coco": (32, 17), "swahr_w48_crowdpose": (48, 14)}
+UNCOUNTED = "num_batches_tracked"
+
+
+def plain(seed, joints=4, num_deconvs=1):
+    """A small HigherHRNet of which no tensor is what a fresh one has."""
+    torch.manual_seed(seed)
+    backbone = HRNet(8, modules=(1, 1, 1), blocks=1, stem=8, bottlenecks=1)
+    return shuffled(HigherHRNet(backbone, joints, num_deconvs, (1,)))
+
+
+def swahr(seed, joints=4, num_deconvs=1):
+    return shuffled(SWAHR(plain(seed, joints, num_deconvs)))
+
+
+def shuffled(model):
+    for name, tensor in model.state_dict().items():
+        if not name.endswith(UNCOUNTED):
+            nn.init.uniform_(tensor)
+    return model
+
+
+def differing(state, other, among=""):
+    """Names, of those that begin with `among`, whose tensors differ; both sides have the same."""
+    assert state.keys() == other.keys()
+    names = [name for name in state if name.startswith(among) and not name.endswith(UNCOUNTED)]
+    assert names
+    return [name for name in names if not torch.equal(state[name], other[name])]
+
+
+def refused(model, source, may_miss=()):
+    """The error with which weights are refused; the model stays as it was."""
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(WeightsMismatch) as refusal:
+        load_weights(model, source, may_miss)
+    assert differing(model.state_dict(), before) == []
+    return refusal.value
+
+
+# Published --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_files_fill_the_whole_network_and_translate_back(name):
+    if not LISTS.is_file():
+        pytest.skip(f"no lists of published tensors at {LISTS}")
+    shapes = json.loads(LISTS.read_text())[name]["state"]
+    width, joints = PUBLISHED[name]
+    with torch.device("meta"):
+        model = SWAHR(HigherHRNet(HRNet(width), joints))
+        source = {key: torch.empty(shape) for key, shape in shapes.items()}
+    report = load_weights(model, source)
+    assert report.missing == report.skipped == report.unexpected == report.leftovers == ()
+    counted = [key for key in shapes if not key.endswith(UNCOUNTED)]
+    assert len(report.used) == len(counted)
+    assert sum("scale_branches" in key for key in report.used) == 2 * 8
+    back = {key: list(tensor.shape) for key, tensor in to_published(model.state_dict()).items()}
+    assert back == shapes
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "1.", "module.1."])
+@pytest.mark.parametrize("num_deconvs", [0, 1, 2])
+def test_published_names_and_back_lose_nothing(prefix, num_deconvs):
+    theirs, ours = swahr(1, num_deconvs=num_deconvs), swahr(2, num_deconvs=num_deconvs)
+    published = {prefix + name: t for name, t in to_published(theirs.state_dict()).items()}
+    assert len(published) == len(theirs.state_dict())
+    assert any(name.startswith(f"{prefix}conv_scale_layers.") for name in published)
+    assert not any("network." in name or "scale_branches" in name for name in published)
+    load_weights(ours, {"state_dict": published})
+    assert differing(ours.state_dict(), theirs.state_dict()) == []
+
+
+# Ours -------------------------------------------------------------------------------------------
+
+
+def test_what_was_saved_comes_back(tmp_path):
+    theirs, ours = swahr(1), swahr(2)
+    torch.save({"model": theirs.state_dict(), "convention": "official"}, tmp_path / "last.pth")
+    report = load_weights(ours, tmp_path / "last.pth")
+    assert report.missing == report.leftovers == ()
+    assert differing(ours.state_dict(), theirs.state_dict()) == []
+
+
+@pytest.mark.parametrize("make", [plain, swahr])
+def test_either_side_may_be_wrapped_by_dataparallel(make):
+    theirs, wrapped = make(1), nn.DataParallel(make(2))
+    load_weights(wrapped, theirs.state_dict())
+    assert differing(wrapped.module.state_dict(), theirs.state_dict()) == []
+    ours = make(3)
+    load_weights(ours, nn.DataParallel(theirs).state_dict())
+    assert differing(ours.state_dict(), theirs.state_dict()) == []
+    other = nn.DataParallel(make(4))
+    load_weights(other, wrapped.state_dict())
+    assert differing(other.state_dict(), wrapped.state_dict()) == []
+
+
+# From one kind of network to the other ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("spell", [dict, to_published], ids=["ours", "published"])
+def test_without_a_branch_scales_are_left_over(spell):
+    theirs, ours = swahr(1), plain(2)
+    report = load_weights(ours, spell(theirs.state_dict()))
+    assert differing(ours.state_dict(), theirs.network.state_dict()) == []
+    assert report.missing == report.skipped == report.unexpected == ()
+    assert all(name.startswith("conv_scale_layers.") for name in report.leftovers)
+    assert len(report.leftovers) == 2 * 8
+
+
+@pytest.mark.parametrize("spell", [dict, to_published], ids=["ours", "published"])
+def test_weights_without_a_branch_fill_the_rest_only_if_that_is_meant(spell):
+    theirs, ours = plain(1), swahr(2)
+    source, own = spell(theirs.state_dict()), copy.deepcopy(ours.scale_branches.state_dict())
+    error = refused(ours, source)
+    assert "may_miss=SCALE_BRANCHES" in str(error)
+    report = load_weights(ours, source, SCALE_BRANCHES)
+    assert differing(ours.network.state_dict(), theirs.state_dict()) == []
+    assert differing(ours.scale_branches.state_dict(), own) == []
+    assert len(report.missing) == 2 * 8
+    assert set(report.missing) == set(error.report.missing)
+
+
+def test_a_branch_may_be_missing_but_not_another_tensor():
+    state = plain(1).state_dict()
+    del state["heads.1.bias"]
+    error = refused(swahr(2), state, SCALE_BRANCHES)
+    assert "heads.1.bias" in str(error)
+    assert "scale_branches" not in str(error).splitlines()[1]
+
+
+def test_half_a_branch_is_no_branch():
+    state = swahr(1).state_dict()
+    del state["scale_branches.1.3.weight"]
+    assert "1 not in the source: scale_branches.1.3.weight" in str(refused(swahr(2), state))
+
+
+def test_an_imagenet_backbone_fills_the_backbone_alone():
+    theirs, ours = plain(1), swahr(2)
+    backbone = {n: t for n, t in theirs.state_dict().items() if n.startswith("backbone.")}
+    source = {**to_published(backbone), "classifier.bias": torch.zeros(3)}
+    own = copy.deepcopy(ours.state_dict())
+    assert "may_miss=BEYOND_BACKBONE" in str(refused(ours, source))
+    report = load_weights(ours, source, BEYOND_BACKBONE)
+    assert report.leftovers == ("classifier.bias",)
+    assert differing(ours.network.backbone.state_dict(), theirs.backbone.state_dict()) == []
+    for beginning in ("network.heads.", "network.deconvs.", "scale_branches."):
+        assert differing(ours.state_dict(), own, beginning) == []
+    assert {name.split(".")[0] for name in report.missing} == {"heads", "deconvs", "scale_branches"}
+
+
+def test_other_joints_may_keep_heads_and_branches_of_their_own():
+    theirs, ours = swahr(1, joints=4), swahr(2, joints=6)
+    own = copy.deepcopy(ours.state_dict())
+    assert "may_miss=JOINT_DEPENDENT" in str(refused(ours, theirs.state_dict()))
+    load_weights(ours, theirs.state_dict(), JOINT_DEPENDENT)
+    assert differing(ours.network.backbone.state_dict(), theirs.network.backbone.state_dict()) == []
+    for beginning in ("network.heads.", "scale_branches."):
+        assert differing(ours.state_dict(), own, beginning) == []
+    blocks = "network.deconvs.0.blocks."
+    assert differing(ours.state_dict(), {**own, **theirs.state_dict()}, blocks) == []
