@@ -121,6 +121,22 @@ def test_the_rank_correlation_of_a_strict_relation_is_whole(slope, rho):
         assert row["people"] == 5
 
 
+def test_kinds_of_joints_are_evened_out():
+    """Large people show joints that are high: rho 1. Each kind falls with size: evened rho -1."""
+    falls = outputs_of(lambda stride, joint, row, column: joint - 0.001 * column)
+    joints = np.zeros((4, K, 3))
+    sizes = np.array([10.0, 20, 30, 40])
+    for person, kinds in enumerate([(0, 1), (0, 2), (1, 3), (2, 3)]):
+        joints[person, list(kinds)] = (sizes[person], 10, 2)
+    row = summarize(read(falls, joints, sizes))["1/4"]
+    assert row["rho"] == pytest.approx(1)
+    assert row["evened rho"] < row["rho"]
+    same = np.zeros((4, K, 3))
+    same[:, [1, 4]] = np.stack([sizes, sizes, sizes + 1], -1)[:, None]
+    row = summarize(read(falls, same, sizes))["1/4"]
+    assert row["evened rho"] == pytest.approx(-1)
+
+
 def test_figures_of_known_readings():
     outputs = outputs_of(lambda stride, joint, row, column: column * stride / 80)
     row = summarize(read(outputs, *tall([0, 4, 12, 16, 40])))["1/4"]  # alpha 0, .05, .15, .2, .5

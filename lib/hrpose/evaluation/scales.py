@@ -42,6 +42,18 @@ class Readings(NamedTuple):
         """stride -> the mean over each person's labelled joints, (N,)"""
         return {stride: np.nanmean(values, 1) for stride, values in self.joints.items()}
 
+    def evened(self) -> Readings:
+        """The same, less the mean of each kind of joint over all people.
+
+        Kinds differ in 1 / s, and which of them are labelled goes with a person's size.
+        """
+        return self._replace(joints={stride: _evened(v) for stride, v in self.joints.items()})
+
+
+def _evened(values: np.ndarray) -> np.ndarray:
+    labelled = np.isfinite(values).sum(0).clip(min=1)
+    return values - np.nansum(values, 0) / labelled
+
 
 def read_people(
     outputs: Sequence[ScaleOutput],
@@ -87,12 +99,12 @@ def joined(parts: Sequence[Readings]) -> Readings:
 
 
 def summarize(readings: Readings) -> dict[str, dict[str, Any]]:
-    """Of every resolution `1/stride`: how many people, rho, p, mean, quartiles, SHARE_MOVED.
+    """Of every resolution `1/stride`: people, rho, p, evened rho, mean, quartiles, SHARE_MOVED.
 
     Mean and quartiles are of 1 / s over people; SHARE_MOVED is of joints; rho and p, of 1 / s
-    against size, are None where they are not defined.
+    against size, are None where they are not defined. For evened rho see `Readings.evened`.
     """
-    figures = {}
+    figures, evened = {}, readings.evened().people()
     for stride, people in readings.people().items():
         rho, p = rank_correlation(readings.sizes, people)
         joints = readings.joints[stride]
@@ -100,6 +112,7 @@ def summarize(readings: Readings) -> dict[str, dict[str, Any]]:
             "people": len(people),
             "rho": rho,
             "p": p,
+            "evened rho": rank_correlation(readings.sizes, evened[stride])[0],
             "mean": people.mean().item(),
             "quartiles": np.quantile(people, (0.25, 0.5, 0.75)).tolist(),
             SHARE_MOVED: (np.abs(joints[np.isfinite(joints)] - 1) > MOVED).mean().item(),
@@ -118,13 +131,15 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float 
 def format_table(figures: Mapping[str, Mapping[str, Any]]) -> str:
     """What `summarize` found, as plain text."""
     lines = [
-        f"{'1/s':6}{'people':>7}{'rho':>8}{'p':>9}{'mean':>8}{'quartiles':>22}{SHARE_MOVED:>15}"
+        f"{'1/s':6}{'people':>7}{'rho':>8}{'p':>9}{'evened rho':>12}{'mean':>8}"
+        f"{'quartiles':>22}{SHARE_MOVED:>15}"
     ]
     for name, row in figures.items():
-        rho, p = ("-" if value is None else f"{value:.2g}" for value in (row["rho"], row["p"]))
+        known = (row["rho"], row["p"], row["evened rho"])
+        rho, p, even = ("-" if value is None else f"{value:.2g}" for value in known)
         quartiles = " ".join(f"{value:6.3f}" for value in row["quartiles"])
-        start = f"{name:6}{row['people']:7}{rho:>8}{p:>9}{row['mean']:8.3f}{quartiles:>22}"
-        lines.append(f"{start}{row[SHARE_MOVED]:15.1%}")
+        start = f"{name:6}{row['people']:7}{rho:>8}{p:>9}{even:>12}{row['mean']:8.3f}"
+        lines.append(f"{start}{quartiles:>22}{row[SHARE_MOVED]:15.1%}")
     return "\n".join(lines)
 
 
