@@ -23,7 +23,7 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "matplotlib"],
         "report": ["matplotlib"],
     },
 )

@@ -18,7 +18,13 @@ import pytest
 import torch
 
 from hrpose.data.synthetic import write_synthetic
-from hrpose.programs.ablate import main, repeated_command, work_off
+from hrpose.programs.ablate import (
+    main,
+    notes,
+    refuse_other_table,
+    repeated_command,
+    work_off,
+)
 from hrpose.programs.ablation import trials
 from hrpose.programs.ablation.checks import Size
 from hrpose.programs.ablation.ledger import Ledger
@@ -121,7 +127,7 @@ def test_a_finished_row_is_a_small_file_that_names_no_machine(opened, tmp_path):
     for path in (tmp_path / "out" / "rows").iterdir():
         record = json.loads(path.read_text())
         assert {"row", "seed", "options", "figures", "parameters", "gmacs"} <= set(record)
-        assert str(tmp_path) not in path.read_text() and "/work" not in path.read_text()
+        assert str(tmp_path) not in path.read_text() and str(ROOT) not in path.read_text()
         assert path.stat().st_size < 4000
 
 
@@ -449,6 +455,38 @@ def test_weights_that_are_not_there_are_named_before_anything_runs(scenes, folde
     with pytest.raises(SystemExit):
         main([*command, "DATASET.ROOT", str(scenes)])
     assert "nowhere.pth" in capsys.readouterr().err
+
+
+def test_tables_of_another_command_are_not_overwritten(tmp_path):
+    path = tmp_path / "x.md"
+    mine = "python tools/ablate.py --cfg a.yaml --seeds 0 LOSS.GAMMA 1,2"
+    refuse_other_table(path, mine)
+    path.write_text(f"# x\n\n```\n{mine}\n```\n")
+    refuse_other_table(path, mine)
+    refuse_other_table(path, mine.replace("--seeds 0", "--seeds 0,1,2"))
+    for other in (mine.replace("a.yaml", "b.yaml"), mine.replace(" LOSS.GAMMA 1,2", "")):
+        with pytest.raises(ValueError, match="--name"):
+            refuse_other_table(path, other)
+
+
+def test_a_damaged_file_fails_its_row_alone(opened):
+    def run(row, device):
+        if row.name == "b":
+            raise ValueError("run.json is cut short")
+        return outcome(row)
+
+    ledger = opened()
+    carry_out(ledger, run)
+    assert {ledger.rows[key].name for key in ledger.failures} == {"b"}
+    assert all("run.json is cut short" in str(why) for why in ledger.failures.values())
+    assert {record["row"] for record in ledger.finished.values()} >= {"a", "c"}
+
+
+def test_what_differs_from_the_paper_is_said(plan):
+    published = [row._replace(published={"AP": 1.0}) for row in plan]
+    assert not any("without" in note for note in notes(published, "full", []))
+    (said,) = [n for n in notes(published, "full", ["LOSS.GAMMA", "1"]) if "without" in n]
+    assert "LOSS.GAMMA 1" in said
 
 
 def test_the_command_under_the_table_names_no_machine(monkeypatch):

@@ -145,6 +145,9 @@ def test_all_published_tables_make_one_plan():
         (["a.yaml"], ["LOSS.GAMMMA", "1,2"], ValueError, "LOSS.GAMMA"),
         (["a.yaml"], ["LOSS.GAMMA"], ValueError, "has no value"),
         (["a.yaml"], ["TRAIN.SEED", "1,2"], ValueError, "--seeds"),
+        (["a.yaml"], ["TRAIN.RESUME", "never"], ValueError, "TRAIN.RESUME"),
+        (["a.yaml"], ["TEST.MODEL_FILE", "x.pth"], ValueError, "tools/valid.py"),
+        (["a.yaml"], ["LOSS.GAMMA", "1", "LOSS.GAMMA", "2"], ValueError, "LOSS.GAMMA stands twice"),
         (["wrong.yaml"], [], ValueError, "wrong.yaml:1"),
     ],
 )

@@ -133,9 +133,9 @@ def test_sigma_reaches_the_targets():
 
 
 def test_tags_of_the_first_people_alone_but_heatmaps_of_everybody():
-    batch, outputs = make_batch(people=40), make_outputs()
-    few = draw_truths(batch, outputs, Targets(max_people=3))[0]
-    all_of_them = draw_truths(batch, outputs, Targets(max_people=99))[0]
+    batch = make_batch(people=40)
+    few = draw_truths(batch, [4, 2], Targets(max_people=3))[0]
+    all_of_them = draw_truths(batch, [4, 2], Targets(max_people=99))[0]
     assert few.cells.shape == (2, 3, KINDS)
     assert torch.equal(few.cells, all_of_them.cells[:, :3])
     assert torch.equal(few.heatmaps, all_of_them.heatmaps)

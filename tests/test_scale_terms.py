@@ -173,7 +173,7 @@ def test_the_larger_lambda_the_nearer_to_0_are_the_scales():
 
 def test_scales_that_are_not_said_are_asked_for():
     batch, outputs = make_batch(), [output._replace(scales=None) for output in make_outputs()]
-    truth = draw_truths(batch, outputs, Targets())[0]
+    truth = draw_truths(batch, STRIDES, Targets())[0]
     with pytest.raises(ValueError, match="training mode"):
         scale_adaptive_term(outputs[0], truth)
     with pytest.raises(ValueError, match="training mode"):
@@ -193,7 +193,7 @@ def heatmap_losses(targets, batch):
 def test_truths_oracle(sigma, unit_width, record_difference):
     """One deviation for all resolutions or one for each; SHR: s is the width over the unit."""
     batch, outputs = make_batch(), make_outputs()
-    truths = draw_truths(batch, outputs, Targets(sigma, unit_width=unit_width))
+    truths = draw_truths(batch, STRIDES, Targets(sigma, unit_width=unit_width))
     scales = (batch["widths"] / unit_width).numpy() if unit_width else None
     each = np.broadcast_to(sigma, 2).tolist()
     for output, truth, deviation in zip(outputs, truths, each):
@@ -228,14 +228,14 @@ def test_a_person_of_the_unit_width_is_drawn_as_without_shr():
 def test_shr_draws_where_nobody_is_and_where_rows_are_empty():
     """A batch's images have as many rows as its fullest one; empty rows have no width."""
     nobody = make_batch(people=0)
-    for truth in draw_truths(nobody, make_outputs(), Targets(unit_width=256.0)):
+    for truth in draw_truths(nobody, STRIDES, Targets(unit_width=256.0)):
         assert not truth.heatmaps.any()
     batch = make_batch()
     batch["joints"][1, 1:], batch["widths"][1, 1:] = 0, 0
     alone = {
         name: values[:, :1] if values.ndim in (2, 4) else values for name, values in batch.items()
     }
-    pair = (draw_truths(part, make_outputs(), Targets(unit_width=256.0)) for part in (batch, alone))
+    pair = (draw_truths(part, STRIDES, Targets(unit_width=256.0)) for part in (batch, alone))
     for truth, of_one in zip(*pair):
         assert torch.isfinite(truth.heatmaps).all()
         assert torch.equal(truth.heatmaps[1], of_one.heatmaps[1])
@@ -247,6 +247,6 @@ def test_a_box_without_a_width_is_no_danger(width):
     """Everybody is drawn at least as if the box were one pixel wide."""
     batch, rule = make_batch(), Targets(unit_width=256.0)
     pair = ({**batch, "widths": torch.full((2, 3), each)} for each in (width, 1.0))
-    for truth, of_one_pixel in zip(*(draw_truths(part, make_outputs(), rule) for part in pair)):
+    for truth, of_one_pixel in zip(*(draw_truths(part, STRIDES, rule) for part in pair)):
         assert torch.equal(truth.heatmaps, of_one_pixel.heatmaps)
         assert truth.heatmaps.max() == 1

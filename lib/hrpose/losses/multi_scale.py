@@ -56,7 +56,8 @@ def multi_scale_loss(
     loss: dict[str, Tensor] = {}
     watch: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
-    for i, (output, truth) in enumerate(zip(outputs, draw_truths(batch, outputs, targets))):
+    truths = draw_truths(batch, [output.stride for output in outputs], targets)
+    for i, (output, truth) in enumerate(zip(outputs, truths)):
         for term in terms:
             for name, value in term(output, truth).items():
                 loss[f"{name}/{output.stride}"] = value
@@ -67,20 +68,24 @@ def multi_scale_loss(
 
 
 def draw_truths(
-    batch: Mapping[str, Tensor], outputs: Sequence[ScaleOutput], targets: Targets
+    batch: Mapping[str, Tensor], strides: Sequence[int], targets: Targets
 ) -> list[Truth]:
-    """The targets of every resolution, drawn where the network's outputs lie."""
-    finest, scales, truths = outputs[-1].stride, _person_scales(batch, targets.unit_width), []
-    for i, (heatmaps, *_, stride) in enumerate(outputs):
-        size = (heatmaps.shape[-2], heatmaps.shape[-1])
+    """The targets at every resolution.
+
+    batch: see data/loaders.py   strides: of the network's outputs, coarse to fine
+    """
+    variances, truths = _person_variances(batch, targets.unit_width), []
+    for i, stride in enumerate(strides):
+        coarser = stride // strides[-1]
+        mask = mask_at(batch["mask"], coarser, batch["mirrored"])
+        size = (mask.shape[-2], mask.shape[-1])
         joints = to_cells(batch["joints"], stride, batch["mirrored"], targets.convention)
-        drawn = draw_heatmaps(joints, size, _at(targets.sigma, i), scales)
-        mask = mask_at(batch["mask"], stride // finest, batch["mirrored"])
+        drawn = draw_heatmaps(joints, size, _at(targets.sigma, i), variances)
         truths.append(Truth(drawn, mask, joint_cells(joints[:, : targets.max_people], size)))
     return truths
 
 
-def _person_scales(batch: Mapping[str, Tensor], unit_width: float) -> Tensor | None:
+def _person_variances(batch: Mapping[str, Tensor], unit_width: float) -> Tensor | None:
     """SHR: a person's Gaussians are as wide as the box is, by a fixed rule (SWAHR, table 4)."""
     if not unit_width:
         return None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def draw_heatmaps(
-    joints: Tensor, size: tuple[int, int], sigma: float, scales: Tensor | None = None
+    joints: Tensor, size: tuple[int, int], sigma: float, variances: Tensor | None = None
 ) -> Tensor:
     """A Gaussian for every labelled joint; where people overlap, the higher value stands.
 
@@ -18,10 +18,10 @@ def draw_heatmaps(
     outside the map is not drawn, not even partly. Everybody is drawn, however many they are.
 
     joints: (B, N, K, 3) x, y in cells of the map (truncated here), visibility   size: (H, W)
-    scales: (B, N), above 0; raises each person's Gaussians to 1 / scale, on the same cells
+    variances: (B, N), above 0: factors of sigma^2 for each person's Gaussians, on the same cells
     Returns (B, K, H, W) float32.
     Source: Cheng et al. 2020 (HigherHRNet), section 3.4; Luo et al. 2021 (SWAHR), equations 1, 2
-    and, for scales, 6.
+    and, for variances, 6.
     """
     images, _, kinds, _ = joints.shape
     radius = math.ceil(3 * sigma) + 1
@@ -33,8 +33,8 @@ def draw_heatmaps(
     patch = torch.exp(-square / (2 * sigma**2))  # (P, P)
     corner = (row + radius) * width + column + radius
     place = corner[..., None, None] + reach[:, None] * width + reach  # (B, N, K, P, P)
-    if scales is not None:
-        patch = patch ** (1 / scales)[:, :, None, None, None]  # (B, N, 1, P, P)
+    if variances is not None:
+        patch = patch ** (1 / variances)[:, :, None, None, None]  # (B, N, 1, P, P)
     value = patch * inside[..., None, None]
 
     canvas = torch.zeros(images, kinds, height * width, device=joints.device)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import queue
+import re
 import shlex
 import sys
 import time
@@ -21,7 +22,14 @@ from hrpose.programs.ablation.ledger import Ledger
 from hrpose.programs.ablation.plan import make_plan
 from hrpose.programs.ablation.rows import FREE, Row
 from hrpose.programs.ablation.tables import MISSING, Table, markdown_rows
-from hrpose.programs.ablation.trials import Outcome, RowFailed, Stopped, TrainingFailed, run_row
+from hrpose.programs.ablation.trials import (
+    Outcome,
+    RowFailed,
+    Stopped,
+    TrainingFailed,
+    log_of,
+    run_row,
+)
 from hrpose.programs.command import command
 
 RunRow = Callable[[Row, str], Outcome]
@@ -40,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if known.list:
         print(listing(ledger))
         return
+    refuse_other_table(known.output / f"{ledger.stem}.md", ledger.heading.command)
     rest = [row for rows in ledger.waiting() for row in rows]
     check_files(rest)
     ledger.say_skipped()
@@ -79,8 +88,16 @@ def open_ledger(known: argparse.Namespace) -> Ledger:
     first = known.cfg[0].resolve()
     name = known.name or (first.name if first.is_dir() else first.stem)
     stem = name if known.scale == "full" else f"{name}_{known.scale}"
-    heading = Table(stem, (), repeated_command(known), notes(plan, known.scale))
+    said = _effective(known.overrides)
+    heading = Table(stem, (), repeated_command(known), notes(plan, known.scale, said))
     return Ledger(plan, measure(plan), known.output, stem, heading)
+
+
+def refuse_other_table(path: Path, command: str) -> None:
+    """ValueError: tables that stand at `path` and beside are of a plan with other rows."""
+    seeds = re.compile(r" --seeds \S+")
+    if path.is_file() and f"\n{seeds.sub('', command)}\n" not in seeds.sub("", path.read_text()):
+        raise ValueError(f"{path} is the table of another command; choose a --name, or delete it")
 
 
 def parse_seeds(text: str) -> list[int]:
@@ -103,8 +120,8 @@ def work_off(ledger: Ledger, devices: Sequence[str], run: RunRow, stop: Event) -
     for rows in ledger.waiting():
         waiting.put(rows)
     with ThreadPoolExecutor(len(devices)) as pool:
-        jobs = [pool.submit(_serve, device, waiting, ledger, run, stop) for device in devices]
         try:
+            jobs = [pool.submit(_serve, device, waiting, ledger, run, stop) for device in devices]
             for job in as_completed(jobs):
                 job.result()
         except KeyboardInterrupt:
@@ -143,6 +160,8 @@ def _run_all(rows: Sequence[Row], device: str, ledger: Ledger, run: RunRow) -> N
             return
         except RowFailed as failure:
             ledger.fail(row, failure)
+        except (OSError, ValueError, LookupError) as error:  # a damaged file of this row alone
+            ledger.fail(row, RowFailed(f"{type(error).__name__}: {error}", log_of(row)))
         else:
             ledger.keep(row, outcome, time.monotonic() - began)
 
@@ -179,17 +198,22 @@ def repeated_command(known: argparse.Namespace) -> str:
     words += ["--seeds", known.seeds] if known.seeds else []
     words += ["--scale", known.scale] if known.scale != "full" else []
     words += ["--name", known.name] if known.name else []
-    for key, value in zip(known.overrides[::2], known.overrides[1::2]):
-        if key not in FREE:
-            words += [key, _here(value) if os.path.isabs(value) else value]
+    words += _effective(known.overrides)
     return shlex.join(["python", "tools/ablate.py", *words])
+
+
+def _effective(overrides: Sequence[str]) -> list[str]:
+    """The KEY VALUES that change what comes of a row, as they are written anywhere."""
+    pairs = zip(overrides[::2], overrides[1::2])
+    words = [word for key, values in pairs if key not in FREE for word in (key, values)]
+    return [_here(word) if os.path.isabs(word) else word for word in words]
 
 
 def _here(path: str | Path) -> str:
     return os.path.relpath(path)
 
 
-def notes(plan: Sequence[Row], scale: str) -> list[str]:
+def notes(plan: Sequence[Row], scale: str, overrides: Sequence[str]) -> list[str]:
     """What a reader of the table has to know."""
     seeds = ", ".join(map(str, dict.fromkeys(row.seed for row in plan)))
     said = [
@@ -197,10 +221,14 @@ def notes(plan: Sequence[Row], scale: str) -> list[str]:
         "of multiply-adds for one image of the test's size, looked at once.",
         f"Scale {scale}, seed {seeds}.",
     ]
-    if scale != "full" and any(row.published for row in plan):
+    extra = [f"{key} {value}" for key, value in zip(overrides[::2], overrides[1::2])]
+    published = any(row.published for row in plan)
+    if published and extra and scale == "full":
+        said.append(f"Published figures are of the experiment without {', '.join(extra)}.")
+    if published and scale != "full":
         said.append(
-            f"Published figures are of the full experiment, ours of scale {scale}: only orders and "
-            "differences can be compared."
+            f"Published figures are of the full experiment. Scale {scale} is another one, with "
+            "other data, sizes and lengths: it shows that rows run, and how far seeds spread."
         )
     return said + [f"The same experiment: {', '.join(names)}." for names in _equals(plan)]
 

@@ -8,15 +8,13 @@ from pathlib import Path
 from typing import cast
 
 import numpy as np
-import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 from yacs.config import CfgNode
 
 from hrpose.build import build_targets, build_training_loader, output_strides
 from hrpose.data.bottomup import BottomUpDataset, read_sample
-from hrpose.losses.multi_scale import Truth
-from hrpose.losses.multi_scale import draw_truths as loss_truths
+from hrpose.losses.multi_scale import Truth, draw_truths
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
 from hrpose.splits import Split, build_skeleton
@@ -71,7 +69,7 @@ def training_sheet(
 
     batch: as data/loaders.py makes it   outputs: the network's, coarse to fine
     """
-    skeleton, truths = build_skeleton(config), draw_truths(config, batch)
+    skeleton, truths = build_skeleton(config), truths_of(config, batch)
     tiles: list[np.ndarray] = []
     for i in range(len(batch["image"])):
         image = _image(batch, i)
@@ -92,7 +90,7 @@ def draw_samples(config: CfgNode, folder: Path) -> None:
     dataset, sampler = cast(BottomUpDataset, loader.dataset), cast(Sampler, loader.batch_sampler)
     keys = next(iter(sampler))[:SAMPLES]
     batch = loader.collate_fn([dataset[key] for key in keys])
-    truths = draw_truths(config, batch)
+    truths = truths_of(config, batch)
     for i, (_, index) in enumerate(keys):
         sample = read_sample(dataset.records[index], dataset.images)
         marked = draw_poses(draw_mask(sample.image, sample.mask), sample.joints, skeleton)
@@ -103,13 +101,9 @@ def draw_samples(config: CfgNode, folder: Path) -> None:
         write(folder / f"sample_{i}.jpg", side_by_side(views))
 
 
-def draw_truths(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Truth]:
+def truths_of(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Truth]:
     """The targets of a batch at every resolution, coarse to fine, as the loss draws them."""
-    strides, targets = output_strides(config), build_targets(config)
-    height, width = batch["image"].shape[-2:]
-    empty = [torch.empty(1, 1, height // s, width // s, device="meta") for s in strides]
-    outputs = [ScaleOutput(maps, stride=stride) for maps, stride in zip(empty, strides)]
-    return loss_truths(batch, outputs, targets)
+    return draw_truths(batch, output_strides(config), build_targets(config))
 
 
 def sample_view(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:

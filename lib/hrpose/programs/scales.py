@@ -39,7 +39,7 @@ from hrpose.ops.heatmaps import resize
 from hrpose.ops.image import normalise, write
 from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
-from hrpose.programs.pictures import draw_truths
+from hrpose.programs.pictures import truths_of
 from hrpose.splits import Split, build_skeleton, read_split
 from hrpose.structures import ScaleOutput
 from hrpose.visualize import (
@@ -196,15 +196,13 @@ def targets(config: CfgNode, record: Record, seen: Seen) -> list[Tensor]:
     """The Gaussians (K, h, w) of an image's people at every resolution, as the loss draws them."""
     outputs, to_network = seen
     height, width = outputs[-1].heatmaps.shape[-2:]
-    stride = outputs[-1].stride
     batch = {
-        "image": torch.empty(1, 3, height * stride, width * stride, device="meta"),
         "mask": torch.ones(1, height, width),
         "joints": torch.from_numpy(to_network.joints(record.joints)).float()[None],
         "widths": torch.from_numpy(record.boxes[:, 2] * to_network.scale)[None],
         "mirrored": torch.zeros(1, dtype=torch.bool),
     }
-    return [truth.heatmaps[0] for truth in draw_truths(config, batch)]
+    return [truth.heatmaps[0] for truth in truths_of(config, batch)]
 
 
 def draw_scales(

@@ -39,6 +39,9 @@ from hrpose.programs.pictures import training_sheet
 from hrpose.programs.valid import score
 from hrpose.splits import build_skeleton, read_split
 
+ON_THE_SPOT = ("OUTPUT_DIR", "DEVICE", "WORKERS", "PRINT_FREQ")
+"""Options that two starts of one training may have different, as TRAIN.RESUME."""
+
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -60,7 +63,7 @@ def frozen_text(config: CfgNode) -> str:
     free = config.clone()
     free.defrost()
     del free.TRAIN["RESUME"]
-    for name in ("OUTPUT_DIR", "DEVICE", "WORKERS", "PRINT_FREQ"):
+    for name in ON_THE_SPOT:
         del free[name]
     return free.dump()
 

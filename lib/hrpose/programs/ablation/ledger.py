@@ -21,7 +21,7 @@ from hrpose.programs.ablation.tables import (
     Trial,
     write_tables,
 )
-from hrpose.programs.ablation.trials import Outcome, RowFailed
+from hrpose.programs.ablation.trials import Outcome, RowFailed, log_of
 
 
 class Ledger:
@@ -87,7 +87,7 @@ class Ledger:
 
     def say_begun(self, row: Row, device: str) -> None:
         with self._lock:
-            self._say(f"{row.label}: begins on {device}")
+            self._say(f"{row.label}: begins on {device}, see {log_of(row)}")
 
     def say_skipped(self) -> None:
         """What was finished before this command was started, a line for each name."""
@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Any]:
         record["figures"]["AP"]
     except (ValueError, LookupError, TypeError):
         raise ValueError(
-            f"{path} is no finished row; delete it, and the row is run again"
+            f"{path} is no finished row; delete it, and the row is evaluated again"
         ) from None
     return record
 

@@ -37,7 +37,7 @@ def make_plan(
     ValueError, FileNotFoundError: what cannot be a row, named before any of them is run.
     """
     files, variants = find_configs(places), expand(overrides)
-    _refuse_seeds_in(overrides)
+    _refuse_what_rows_decide(overrides)
     with_seed = [["TRAIN.SEED", str(seed)] for seed in seeds] or [[]]
     points = list(itertools.product(files, variants))
     rounds = [[_row(*point, scale, words) for point in points] for words in with_seed]
@@ -61,9 +61,15 @@ def experiment(config: CfgNode) -> str:
     return config.NAME.removeprefix("ablations/")
 
 
-def _refuse_seeds_in(overrides: Sequence[str]) -> None:
-    if "TRAIN.SEED" in overrides[::2]:
-        raise ValueError("TRAIN.SEED: an ablation's seeds are given as --seeds 0,1,2")
+def _refuse_what_rows_decide(overrides: Sequence[str]) -> None:
+    refused = {
+        "TRAIN.SEED": "an ablation's seeds are given as --seeds 0,1,2",
+        "TRAIN.RESUME": "an ablation goes on by itself; to begin a row anew, delete its run",
+        "TEST.MODEL_FILE": "an ablation trains its networks; tools/valid.py looks at given ones",
+    }
+    for key in overrides[::2]:
+        if key in refused:
+            raise ValueError(f"{key}: {refused[key]}")
 
 
 def _refuse_equal_names(rows: Sequence[Row], origins: Sequence[str]) -> None:
@@ -132,7 +138,11 @@ def expand(overrides: Sequence[str]) -> list[Variant]:
     """
     if len(overrides) % 2:
         raise ValueError(f"options come in pairs KEY VALUES; {overrides[-1]!r} has no value")
-    axes = {key: split_values(text) for key, text in zip(overrides[::2], overrides[1::2])}
+    axes: dict[str, list[str]] = {}
+    for key, text in zip(overrides[::2], overrides[1::2]):
+        if key in axes:
+            raise ValueError(f"{key} stands twice; several values are a grid: {key} 1,0.1")
+        axes[key] = split_values(text)
     return [_variant(axes, point) for point in itertools.product(*axes.values())]
 
 

@@ -53,10 +53,12 @@ class Row(NamedTuple):
         """What makes the experiment: options that differ from their defaults, less the free ones.
 
         So a new option, which has its default everywhere, leaves finished rows finished. Whoever
-        changes a default changes what finished rows mean, and has to run them again.
+        changes a default changes what finished rows mean; to run them again, delete both
+        docs/ablations/rows and OUTPUT_DIR/ablations.
         """
-        chosen = changed(self.config).items()
-        return {key: _portable(key, value) for key, value in chosen if key not in FREE}
+        usual, chosen = defaults(), changed(self.config).items()
+        here = {key: _portable(key, value) for key, value in chosen if key not in FREE}
+        return {key: value for key, value in here.items() if value != plain(usual[key])}
 
     @property
     def key(self) -> str:

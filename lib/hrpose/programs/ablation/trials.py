@@ -28,9 +28,9 @@ from hrpose.engine.runs import hold
 from hrpose.ops.files import write_whole
 from hrpose.programs.ablation import REPOSITORY
 from hrpose.programs.ablation.rows import Row, changed, plain
+from hrpose.programs.train import ON_THE_SPOT
 
-ON_THE_SPOT = ("OUTPUT_DIR", "DEVICE", "WORKERS", "PRINT_FREQ")
-"""Options that two starts of one training may have different."""
+LOG = "log.txt"
 
 GRACE = 10.0
 """Seconds that a process has to end after Ctrl-C, which the terminal sends to it too."""
@@ -73,7 +73,7 @@ class Place(NamedTuple):
 
     @property
     def log(self) -> Path:
-        return self.folder / "log.txt"
+        return self.folder / LOG
 
 
 def run_row(row: Row, device: str, stop: Event) -> Outcome:
@@ -81,7 +81,7 @@ def run_row(row: Row, device: str, stop: Event) -> Outcome:
 
     An interrupted training is continued. RowFailed: it came to nothing; Stopped: `stop` was set.
     """
-    folder = Path(row.config.OUTPUT_DIR) / "ablations" / row.training_key
+    folder = folder_of(row)
     with held(folder, stop) as lock:
         place = Place(folder, device, lock, stop)
         run = finished_run(folder) or _train(row, place)
@@ -90,6 +90,16 @@ def run_row(row: Row, device: str, stop: Event) -> Outcome:
         figures = facts["figures"] if as_trained else _evaluate(row, run, place)
     asked = ("git", "python", "torch", "numpy", "device", "started", "finished")
     return Outcome(figures, {name: facts[name] for name in asked})
+
+
+def folder_of(row: Row) -> Path:
+    """Where everything of a row's training stands."""
+    return Path(row.config.OUTPUT_DIR) / "ablations" / row.training_key
+
+
+def log_of(row: Row) -> Path:
+    """What the processes of its training said."""
+    return folder_of(row) / LOG
 
 
 @contextmanager
