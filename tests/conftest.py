@@ -5,6 +5,8 @@ import numpy as np
 import pytest
 import torch
 
+from hrpose.data.synthetic import write_synthetic
+
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
@@ -13,6 +15,15 @@ cv2.setNumThreads(1)
 def rng():
     """Random numbers that are the same in every run."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory):
+    """A synthetic set of 12 scenes to train on and 6 held out."""
+    folder = tmp_path_factory.mktemp("scenes")
+    write_synthetic(folder, "train2017", 12, seed=0)
+    write_synthetic(folder, "val2017", 6, seed=1)
+    return folder
 
 
 @pytest.fixture

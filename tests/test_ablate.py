@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrpose.data.synthetic import write_synthetic
 from hrpose.programs.ablate import (
     main,
     notes,
@@ -518,14 +517,6 @@ ROWS = {
     "2_dies": "TRAIN: {LR: 1e30}",  # valid, and no network survives it
     "3_looks_closer": "TEST: {INPUT_SIZE: 96}",
 }
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes")
-    write_synthetic(folder, "train2017", 12, seed=0)
-    write_synthetic(folder, "val2017", 6, seed=1)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ import pytest
 
 from hrpose.build import load_predictor
 from hrpose.config import load_config
-from hrpose.data.synthetic import write_synthetic
 from hrpose.ops.image import read_photo
 
 pytestmark = pytest.mark.slow
@@ -36,14 +35,6 @@ def tool(name, *arguments, fails=False, minutes=5):
     assert (done.returncode != 0) == fails, done.stdout + done.stderr
     assert "Traceback" not in done.stderr
     return done.stdout + done.stderr
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes")
-    write_synthetic(folder, "train2017", 12, seed=0)
-    write_synthetic(folder, "val2017", 6, seed=1)
-    return folder
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,6 @@ import torch
 
 from hrpose.build import build_model, load_predictor
 from hrpose.config import load_config
-from hrpose.data.synthetic import write_synthetic
 from hrpose.evaluation.scales import (
     SHARE_MOVED,
     format_table,
@@ -174,14 +173,6 @@ def ramp(images):
     height, width = images.shape[-2:]
     outputs = outputs_of(lambda stride, joint, row, column: row * stride / 1000, (height, width))
     return [output._replace(heatmaps=torch.ones_like(output.heatmaps)) for output in outputs]
-
-
-@pytest.fixture(scope="module")
-def scenes(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("scenes")
-    for split, seed in (("train2017", 0), ("val2017", 1)):
-        write_synthetic(folder, split, 6, seed=seed)
-    return folder
 
 
 @pytest.fixture(scope="module")
