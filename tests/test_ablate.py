@@ -463,7 +463,8 @@ def test_tables_of_another_command_are_not_overwritten(tmp_path):
     path.write_text(f"# x\n\n```\n{mine}\n```\n")
     refuse_other_table(path, mine)
     refuse_other_table(path, mine.replace("--seeds 0", "--seeds 0,1,2"))
-    for other in (mine.replace("a.yaml", "b.yaml"), mine.replace(" LOSS.GAMMA 1,2", "")):
+    others = [("a.yaml", "b.yaml"), (" LOSS.GAMMA 1,2", ""), ("--seeds 0", "--seeds 1")]
+    for other in (mine.replace(*change) for change in others):
         with pytest.raises(ValueError, match="--name"):
             refuse_other_table(path, other)
 

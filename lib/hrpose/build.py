@@ -246,7 +246,7 @@ def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
 def build_finder(
     config: CfgNode, predictor: BottomUpPredictor
 ) -> Callable[[tuple[np.ndarray, np.ndarray]], Poses]:
-    """(an image, the joints annotated in it) to poses; TEST.HEATMAPS true looks at the latter."""
+    """(image, its annotated joints) to poses; TEST.HEATMAPS annotated looks at the latter."""
     if config.TEST.HEATMAPS == "predicted":
         return lambda marked: predictor(marked[0])
     # As wide as the finest output's, but drawn where they are decoded: an enlarged peak would have

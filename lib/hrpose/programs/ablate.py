@@ -94,10 +94,26 @@ def open_ledger(known: argparse.Namespace) -> Ledger:
 
 
 def refuse_other_table(path: Path, command: str) -> None:
-    """ValueError: tables that stand at `path` and beside are of a plan with other rows."""
-    seeds = re.compile(r" --seeds \S+")
-    if path.is_file() and f"\n{seeds.sub('', command)}\n" not in seeds.sub("", path.read_text()):
-        raise ValueError(f"{path} is the table of another command; choose a --name, or delete it")
+    """ValueError: the table at `path` has rows or seeds that this command would take away."""
+    text = path.read_text() if path.is_file() else ""
+    before = re.search(r"^python tools/ablate\.py.*$", text, re.MULTILINE)
+    if before and not _holds(command, before[0]):
+        raise ValueError(
+            f"{path} is the table of another command: {before[0]}\nChoose a --name, or an --output"
+        )
+
+
+def _holds(command: str, other: str) -> bool:
+    """Whether a command runs what another does, or the same with more seeds."""
+    (plain, seeds), (other_plain, other_seeds) = map(_without_seeds, (command, other))
+    return plain == other_plain and other_seeds <= seeds
+
+
+def _without_seeds(command: str) -> tuple[str, set[int]]:
+    found = re.search(r" --seeds (\S+)", command)
+    return (
+        (command.replace(found[0], ""), set(parse_seeds(found[1]))) if found else (command, set())
+    )
 
 
 def parse_seeds(text: str) -> list[int]:

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     known, config = parsed_config(parser, arguments)
     if config.TEST.HEATMAPS != "predicted":
-        raise ValueError("TEST.HEATMAPS true needs annotations; use tools/valid.py")
+        raise ValueError("TEST.HEATMAPS annotated needs annotations; use tools/valid.py")
     if known.image_info:
         tasks = listed(known.image_info, Path(known.input))
         submit(config, tasks, known.output, known.image_info.stem.removeprefix("image_info_"))

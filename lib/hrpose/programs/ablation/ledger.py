@@ -64,6 +64,7 @@ class Ledger:
             "row": row.name,
             "seed": row.seed,
             "scale": row.scale,
+            "training": row.training_key,
             "options": row.options,
             "figures": outcome.figures,
             "parameters": size.parameters,
