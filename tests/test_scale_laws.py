@@ -12,11 +12,7 @@ from hrpose.losses.scale_adaptive import (
     weighted_mse,
 )
 from hrpose.ops.gaussian import draw_heatmaps
-
-FAINTEST = 4.785117e-06  # of a drawn Gaussian: exp(-12.25)
-LEVELS = (0.0, FAINTEST, 0.1, 0.5, 0.8, 0.999, 1.0)
-GAMMA = 0.01
-
+from test_scale_adaptive import FAINTEST, GAMMA, LEVELS
 
 # Laws of the target -----------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
+from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, Crop, random_affine, random_flip
 from hrpose.data.bottomup import BottomUpDataset
 from hrpose.data.coco import person_category
@@ -53,8 +54,36 @@ from hrpose.ops.image import normalise
 from hrpose.splits import build_skeleton, read_split
 from hrpose.structures import Poses
 
+
+def _higher_hrnet(config: CfgNode) -> HigherHRNet:
+    model = config.MODEL
+    backbone = HRNet(model.WIDTH, model.MODULES, model.BLOCKS, model.STEM, model.BOTTLENECKS)
+    dilations = list(model.DILATIONS) * (model.NUM_BASIC_BLOCKS // len(model.DILATIONS))
+    joints = len(build_skeleton(config).joints)
+    network = HigherHRNet(backbone, joints, model.NUM_DECONVS, dilations, model.CAT_OUTPUT)
+    INITS[model.INIT](network)
+    return network
+
+
+def _heatmap_loss(config: CfgNode) -> tuple[LossTerm, Weights]:
+    """Heatmaps against the drawn ones or, with SAHR, against those of the predicted scales."""
+    loss = config.LOSS
+    distance = _heatmap_distance(config)
+    if loss.SAHR and math.isfinite(loss.LAMBDA):
+        term = partial(scale_adaptive_term, distance=distance)
+        return term, {"heatmap": loss.HEATMAP, "scale": loss.LAMBDA}
+    return partial(heatmap_term, distance=distance), {"heatmap": loss.HEATMAP}
+
+
+def _heatmap_distance(config: CfgNode) -> Distance:
+    if not config.LOSS.WAHR:
+        return plain_distance
+    weigh = constant_weight if config.LOSS.DETACH_WEIGHT else adaptive_weight
+    return partial(weight_adaptive_distance, weigh=partial(weigh, gamma=config.LOSS.GAMMA))
+
+
 MODELS: dict[str, Callable[[CfgNode], nn.Module]] = {
-    "higher_hrnet": lambda config: _higher_hrnet(config),
+    "higher_hrnet": _higher_hrnet,
     "swahr": lambda config: SWAHR(_higher_hrnet(config)),
 }
 INITS = {"published": published_init, "fan_in": fan_in_init}
@@ -65,7 +94,7 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     ),
 }
 LOSSES: dict[str, Callable[[CfgNode], tuple[LossTerm, Weights]]] = {
-    "heatmap": lambda config: _heatmap_loss(config),
+    "heatmap": _heatmap_loss,
     "tags": lambda config: (
         partial(tag_term, kind=config.LOSS.AE_TYPE),
         {"pull": config.LOSS.PULL, "push": config.LOSS.PUSH},
@@ -98,7 +127,11 @@ def build_training_loader(config: CfgNode) -> DataLoader:
     ]
     dataset = BottomUpDataset(annotated, split.images, steps, config.TRAIN.SEED)
     return training_loader(
-        dataset, config.TRAIN.BATCH, output_strides(config)[-1], config.WORKERS, config.TRAIN.SEED
+        dataset,
+        config.TRAIN.BATCH,
+        output_strides(config)[-1],
+        config.WORKERS,
+        config.TRAIN.SEED,
     )
 
 
@@ -111,7 +144,7 @@ def _crop(config: CfgNode) -> Crop:
 
 def output_strides(config: CfgNode) -> list[int]:
     """Network pixels per cell of every output, coarse to fine."""
-    return [4 >> i for i in range(config.MODEL.NUM_DECONVS + 1)]
+    return strides_of(config.MODEL.NUM_DECONVS)
 
 
 def build_loss(config: CfgNode) -> Callable:
@@ -125,30 +158,9 @@ def build_loss(config: CfgNode) -> Callable:
     )
 
 
-def _heatmap_loss(config: CfgNode) -> tuple[LossTerm, Weights]:
-    """Heatmaps against the drawn ones or, with SAHR, against those of the predicted scales."""
-    loss = config.LOSS
-    distance = _heatmap_distance(config)
-    if loss.SAHR and math.isfinite(loss.LAMBDA):
-        term = partial(scale_adaptive_term, distance=distance)
-        return term, {"heatmap": loss.HEATMAP, "scale": loss.LAMBDA}
-    return partial(heatmap_term, distance=distance), {"heatmap": loss.HEATMAP}
-
-
-def _heatmap_distance(config: CfgNode) -> Distance:
-    if not config.LOSS.WAHR:
-        return plain_distance
-    weigh = constant_weight if config.LOSS.DETACH_WEIGHT else adaptive_weight
-    return partial(weight_adaptive_distance, weigh=partial(weigh, gamma=config.LOSS.GAMMA))
-
-
 def build_targets(config: CfgNode) -> Targets:
-    return Targets(
-        sigma=config.LOSS.SIGMA,
-        max_people=config.DATASET.MAX_NUM_PEOPLE,
-        convention=config.MODEL.CONVENTION,
-        unit_width=config.LOSS.SHR,
-    )
+    people = config.DATASET.MAX_NUM_PEOPLE
+    return Targets(config.LOSS.SIGMA, people, config.MODEL.CONVENTION, unit_width=config.LOSS.SHR)
 
 
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
@@ -181,16 +193,6 @@ def build_model(config: CfgNode) -> nn.Module:
     network = pick(MODELS, config.MODEL.NAME, "MODEL.NAME")(config)
     network.convention = config.MODEL.CONVENTION
     network.joint_names = build_skeleton(config).joints
-    return network
-
-
-def _higher_hrnet(config: CfgNode) -> HigherHRNet:
-    model = config.MODEL
-    backbone = HRNet(model.WIDTH, model.MODULES, model.BLOCKS, model.STEM, model.BOTTLENECKS)
-    dilations = list(model.DILATIONS) * (model.NUM_BASIC_BLOCKS // len(model.DILATIONS))
-    joints = len(build_skeleton(config).joints)
-    network = HigherHRNet(backbone, joints, model.NUM_DECONVS, dilations, model.CAT_OUTPUT)
-    INITS[model.INIT](network)
     return network
 
 

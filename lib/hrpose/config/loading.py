@@ -196,13 +196,18 @@ def _check_resolutions(values: dict[str, Any]) -> None:
     _one_or_each(values, "LOSS.HEATMAP", deconvs + 1, "resolutions")
     _one_or_each(values, "LOSS.SIGMA", deconvs + 1, "resolutions")
     _one_or_each(values, "MODEL.DILATIONS", values["MODEL.NUM_BASIC_BLOCKS"], "residual blocks")
-    strides = [4 >> i for i in range(deconvs + 1)]
+    strides = strides_of(deconvs)
     chosen = values["TEST.AGGREGATE"]
     if len(set(chosen)) < len(chosen) or not set(chosen) <= set(strides):
         raise ValueError(
             f"TEST.AGGREGATE is {list(chosen)}; MODEL.NUM_DECONVS {deconvs} gives outputs of "
             f"stride {', '.join(map(str, strides))}, each of which may stand once"
         )
+
+
+def strides_of(deconvs: int) -> list[int]:
+    """Network pixels per cell of the outputs that so many deconvolutions make."""
+    return [4 >> i for i in range(deconvs + 1)]
 
 
 def _one_or_each(values: dict[str, Any], key: str, count: int, of_what: str) -> None:

@@ -34,6 +34,11 @@ def each(check: Check) -> Check:
     return lambda values: next((f"a list; each {w}" for w in map(check, values) if w), None)
 
 
+def some_of(check: Check) -> Check:
+    """A list of at least one, of which every entry passes."""
+    return lambda values: each(check)(values) if values else "a list of at least one"
+
+
 def _is_template(text: str) -> bool:
     try:
         text.format(split="")
@@ -65,14 +70,6 @@ scales = rule(
 )
 named = rule(lambda value: bool(value), "not empty")
 some = rule(lambda value: len(value) > 0, "a list of at least one")
-some_above_0 = rule(
-    lambda values: len(values) > 0 and not any(map(above_0, values)),
-    "a list of at least one, each above 0",
-)
-some_weights = rule(
-    lambda values: len(values) > 0 and not any(map(not_negative, values)),
-    "a list of at least one, each 0 or more",
-)
 
 # fmt: off
 OPTIONS = (
@@ -149,7 +146,7 @@ OPTIONS = (
            "Deconvolution modules: the finest output is 1/4, 1/2 or 1/1."),
     Option("MODEL.NUM_BASIC_BLOCKS", 4, not_negative,
            "Residual blocks behind each deconvolution."),
-    Option("MODEL.DILATIONS", (1,), some_above_0,
+    Option("MODEL.DILATIONS", (1,), some_of(above_0),
            "Dilation of these blocks: one, or one per block."),
     Option("MODEL.CAT_OUTPUT", True, anything,
            "Whether a deconvolution also sees what was predicted before it."),
@@ -164,7 +161,7 @@ OPTIONS = (
 
     Option("LOSS.TERMS", ("heatmap", "tags"), some,
            "What the loss is made of; names of build.LOSSES."),
-    Option("LOSS.HEATMAP", (1.0,), some_weights,
+    Option("LOSS.HEATMAP", (1.0,), some_of(not_negative),
            "Weight of the heatmap loss: one, or one per resolution, coarse to fine."),
     Option("LOSS.PULL", 1e-3, not_negative,
            "Weight of the loss that brings the tags of one person together."),
@@ -172,7 +169,7 @@ OPTIONS = (
            "Weight of the loss that drives the tags of two people apart."),
     Option("LOSS.AE_TYPE", "exp", one_of("exp", "max"),
            "How push falls with distance: exp or max."),
-    Option("LOSS.SIGMA", (2.0,), some_above_0,
+    Option("LOSS.SIGMA", (2.0,), some_of(above_0),
            "Deviation of the drawn Gaussians in cells: one, or one per resolution."),
     Option("LOSS.SAHR", False, anything,
            "Scale-adaptive heatmaps: MODEL.NAME swahr says how wide each Gaussian is."),

@@ -1,7 +1,7 @@
 """What SWAHR's scale maps say of people, and whether it has to do with their sizes.
 
 Luo, Wang, Huang, Wang, Tan, Zhou: Rethinking the Heatmap Regression for Bottom-up Human Pose
-Estimation, CVPR 2021, section 3.2.
+Estimation, CVPR 2021, section 3.
 
 1 / s = 1 + alpha is what the network says. Where it is high Gaussians are narrow, so that it
 should fall as people grow. Training has a say in it only where a Gaussian is drawn, hence people

@@ -91,7 +91,7 @@ def group_truth(
     draw: joints (1, N, K, 3) in network pixels, and the size (H, W) of the maps that are decoded
           -> true heatmaps (1, K, H, W)
     marked: an image (H, W, 3) uint8 RGB, and the joints (N, K, 3) annotated in it
-    Source: Newell et al. 2017, section 4.2 (ground truth detections).
+    Source: Newell et al. 2017, who put ground truth detections in the place of their own.
     """
     image, joints = marked
     maps, to_maps = predictor.maps(image)

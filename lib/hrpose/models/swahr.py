@@ -1,7 +1,7 @@
 """SWAHR: HigherHRNet that, while it trains, also says how wide each joint's Gaussian should be.
 
 Luo, Wang, Huang, Wang, Tan, Zhou: Rethinking the Heatmap Regression for Bottom-up Human Pose
-Estimation, CVPR 2021, section 3.2 and figure 2.
+Estimation, CVPR 2021, section 3.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ def plot(bars: Sequence[Bar]) -> bytes | None:
     """A PNG with the rows in their order from above; None where matplotlib is not installed.
 
     Left: the seeds as dots, their mean, their deviation. Right: the published AP, where any is.
-    The two have axes of their own, since at a smaller scale only orders and differences compare.
+    The two have axes of their own, since a smaller scale is another experiment.
     """
     try:
         from matplotlib.figure import Figure  # as such it draws with Agg, on no screen
