@@ -15,6 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
@@ -224,24 +225,25 @@ def supervised(record: Record, size: tuple[int, int], name: str) -> np.ndarray:
 
     size: (H, W) of the decoded image, not of the annotations (CrowdPose's are swapped in places)
     """
-    mask = np.ones(size, bool)
-    for region in record.ignore:
-        covered = coco_mask.decode(_run_lengths(region, size, name))
-        if covered.shape[:2] != size:
+    if not record.ignore:
+        return np.ones(size, bool)
+    parts = [part for region in record.ignore for part in _run_lengths(region, size, name)]
+    for height, width in (part["size"] for part in parts):
+        if (height, width) != size:
             raise ValueError(
                 f"{name} is {size[1]} x {size[0]}, but a crowd region of it was drawn on "
-                f"{covered.shape[1]} x {covered.shape[0]}; use the annotations of this image"
+                f"{width} x {height}; use the annotations of this image"
             )
-        mask &= ~(covered.reshape(*size, -1) > 0).any(-1)
-    return mask
+    covered = coco_mask.decode(coco_mask.merge(parts))  # column by column in memory
+    return cv2.transpose(covered.T) == 0
 
 
-def _run_lengths(region: Any, size: tuple[int, int], name: str) -> Any:
+def _run_lengths(region: Any, size: tuple[int, int], name: str) -> list[Any]:
     """COCO's three forms (polygons, plain and packed run lengths) in the packed one."""
-    if isinstance(region, dict) and not isinstance(region["counts"], list):
-        return region
-    polygons = [] if isinstance(region, dict) else region
-    if any(len(polygon) < 6 or len(polygon) % 2 for polygon in polygons):
+    if isinstance(region, dict):
+        packed = not isinstance(region["counts"], list)
+        return [region if packed else coco_mask.frPyObjects(region, *size)]
+    if any(len(polygon) < 6 or len(polygon) % 2 for polygon in region):
         raise ValueError(f"a segmentation of {name} is no polygon of three or more points x, y")
     return coco_mask.frPyObjects(region, *size)
 
