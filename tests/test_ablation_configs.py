@@ -255,7 +255,8 @@ def step_and_look(text: str) -> Poses:
     model = build_model(config)
     step, optimizer = build_train_step(config, model), build_optimizer(config, model)
     before = {key: weight.clone() for key, weight in model.named_parameters()}
-    batch = collate(list(enumerate(samples(model.joints, rng))), output_strides(config)[-1])
+    side = 64 // output_strides(config)[-1]
+    batch = collate(list(enumerate(samples(model.joints, side, rng))))
     step(batch)["loss"].mean().backward()
     optimizer.step()
     for key, weight in model.named_parameters():
@@ -265,13 +266,13 @@ def step_and_look(text: str) -> Poses:
     return build_predictor(config, model)(rng.integers(0, 255, (64, 80, 3), np.uint8))
 
 
-def samples(kinds: int, rng: np.random.Generator) -> list[Sample]:
-    """Two images of three people, one of them mirrored."""
+def samples(kinds: int, side: int, rng: np.random.Generator) -> list[Sample]:
+    """Two images of three people, one of them mirrored; masks (side, side)."""
     return [
         Sample(
             image=rng.integers(0, 255, (64, 64, 3), np.uint8),
             joints=rng.uniform(2, 62, (3, kinds, 3)).astype(np.float32),
-            mask=np.ones((64, 64), bool),
+            mask=np.ones((side, side), bool),
             sizes=np.full(3, 60, np.float32),
             image_id=i,
             mirrored=bool(i),

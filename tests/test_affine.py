@@ -8,11 +8,10 @@ import pytest
 import torch
 
 from hrpose.ops.affine import (
-    Affine,
     about,
-    finest_mask,
     fit,
     mask_at,
+    mirror_image,
     mirror_joints,
     to_cells,
 )
@@ -219,25 +218,52 @@ def scribble(size=320):
     return mask
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_coarse_masks_oracle_warped_at_their_own_size(rng, mirrored, record_difference):
-    """Against the mask warped by the coarser frame's own matrix and mirrored there."""
+def test_a_coarser_frame_shows_every_stride_th_pixel_of_the_finer(rng, stride, mirrored):
+    """Bit for bit. Mirrored for itself, it shows those that are every stride-th from the right."""
+    side = 256 // stride
     for _ in range(8):
         crop = about((160, 160), (256, 256), rng.uniform(0.6, 1.4), rng.uniform(-30, 30))
-        order = slice(None, None, -1 if mirrored else 1)
-        whole = (crop.image(scribble(), (256, 256)) > 127)[:, order]
-        finest = finest_mask(whole, 2, mirrored)
-        coarse = mask_at(torch.from_numpy(finest.copy())[None], 2, torch.tensor([mirrored]))[0]
-        for stride, ours in ((2, finest), (4, coarse.numpy())):
-            side = 256 // stride
-            warped = Affine(crop.matrix / stride).image(scribble(), (side, side)) > 127
-            wrong = (warped[:, order] != ours).mean()
-            record_difference(f"mask at 1/{stride} (share of cells)", wrong)
-            assert ours.shape == (side, side)
-            assert 0.2 < ours.mean() < 0.9
-            assert wrong < 0.0005  # a tie of the threshold now and then
-        shifted = finest_mask(whole, 2, not mirrored)
-        assert (shifted != finest).mean() > 0.002  # so that the columns read do matter
+        whole = crop.image(scribble(), (256, 256))
+        coarse = crop.coarser(stride).image(scribble(), (side, side))
+        first = 0
+        if mirrored:
+            whole, coarse, first = whole[:, ::-1], mirror_image(coarse), stride - 1
+        assert coarse.shape == (side, side)
+        assert 50 < coarse.mean() < 230
+        assert np.array_equal(coarse, whole[::stride, first::stride])
+        if stride > 1:  # so that the columns read do matter
+            assert not np.array_equal(coarse, whole[::stride, stride - 1 - first :: stride])
+
+
+@pytest.mark.parametrize("mirrored", [False, True])
+def test_coarse_masks_oracle_warped_at_their_own_size(rng, mirrored):
+    """A finer mask read coarsely, against the mask warped by the coarser frame's own matrix."""
+    for _ in range(8):
+        crop = about((160, 160), (256, 256), rng.uniform(0.6, 1.4), rng.uniform(-30, 30))
+        fine, coarse = (
+            crop.coarser(stride).image(scribble(), (256 // stride,) * 2) > 127 for stride in (2, 4)
+        )
+        if mirrored:
+            fine, coarse = mirror_image(fine), mirror_image(coarse)
+        ours, other = (
+            mask_at(torch.from_numpy(fine)[None], 2, torch.tensor([turned]))[0].numpy()
+            for turned in (mirrored, not mirrored)
+        )
+        assert 0.2 < ours.mean() < 0.9
+        assert np.array_equal(ours, coarse)
+        assert (ours != other).mean() > 0.002  # so that the columns read do matter
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3), (1, 1)])
+def test_a_mirror_image_is_a_copy_that_runs_forwards(rng, kind, shape):
+    image = rng.integers(0, 2, shape).astype(kind)
+    mirrored = mirror_image(image)
+    assert mirrored.dtype == kind
+    assert mirrored.flags.c_contiguous
+    assert np.array_equal(mirrored, image[:, ::-1])
 
 
 def test_masks_of_a_batch_are_read_each_in_its_own_way():

@@ -75,6 +75,33 @@ def test_everything_goes_through_one_map():
     assert not moved.mirrored
 
 
+@pytest.mark.parametrize("stride", [1, 2, 4])
+@pytest.mark.parametrize("chance", [0.0, 1.0])
+def test_the_mask_comes_out_at_the_finest_stride(stride, chance):
+    """As it would be read from the mask of all pixels, mirrored with the image."""
+    for seed in range(5):
+        fine, coarse = (
+            random_flip(
+                random_affine(sample(), np.random.default_rng(seed), Crop(64, stride=s)),
+                np.random.default_rng(0), chance, FLIP,
+            )
+            for s in (1, stride)
+        )  # fmt: skip
+        first = stride - 1 if chance else 0
+        assert coarse.mask.shape == (64 // stride, 64 // stride)
+        assert np.array_equal(coarse.mask, fine.mask[::stride, first::stride])
+        assert 0.1 < coarse.mask.mean() < 1
+        assert np.array_equal(coarse.image, fine.image)
+        assert np.array_equal(coarse.joints, fine.joints)
+
+
+def test_a_sample_is_cropped_once_and_before_it_is_mirrored():
+    rng = np.random.default_rng(0)
+    for done in (flip(sample(), FLIP), random_affine(sample(), rng, Crop(64, stride=2))):
+        with pytest.raises(ValueError, match="affine first in DATASET.AUGMENTATIONS"):
+            random_affine(done, rng, Crop(64))
+
+
 def test_what_was_outside_of_the_image_is_black_and_masked():
     light = replace(sample(), image=np.full((*SIZE[::-1], 3), 255, np.uint8))
     light = replace(light, mask=np.ones(SIZE[::-1], bool))

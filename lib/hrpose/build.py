@@ -126,19 +126,18 @@ def build_training_loader(config: CfgNode) -> DataLoader:
         for name in config.DATASET.AUGMENTATIONS
     ]
     dataset = BottomUpDataset(annotated, split.images, steps, config.TRAIN.SEED)
-    return training_loader(
-        dataset,
-        config.TRAIN.BATCH,
-        output_strides(config)[-1],
-        config.WORKERS,
-        config.TRAIN.SEED,
-    )
+    return training_loader(dataset, config.TRAIN.BATCH, config.WORKERS, config.TRAIN.SEED)
 
 
 def _crop(config: CfgNode) -> Crop:
     data = config.DATASET
     return Crop(
-        data.INPUT_SIZE, data.MAX_ROTATION, data.MIN_SCALE, data.MAX_SCALE, data.MAX_TRANSLATE
+        data.INPUT_SIZE,
+        data.MAX_ROTATION,
+        data.MIN_SCALE,
+        data.MAX_SCALE,
+        data.MAX_TRANSLATE,
+        output_strides(config)[-1],
     )
 
 

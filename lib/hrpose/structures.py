@@ -23,7 +23,9 @@ class Sample:
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
     joints: np.ndarray  # (N, K, 3) float32: x, y in pixels of `image`, visibility 0 | 1 | 2
-    mask: np.ndarray  # (H, W) bool: True where heatmaps are supervised
+    mask: np.ndarray
+    """bool, True where heatmaps are supervised: (H, W), and once the image is cropped to the
+    network's size (H / s, W / s), s the stride of its finest output."""
     sizes: np.ndarray  # (N,) float32: longer side of each person's box, in pixels of `image`
     image_id: int
     mirrored: bool = False

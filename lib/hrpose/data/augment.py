@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hrpose.ops.affine import Affine, about, mirror_joints
+from hrpose.ops.affine import Affine, about, mirror_image, mirror_joints
 from hrpose.structures import Sample
 
 Augment = Callable[[Sample, np.random.Generator], Sample]
@@ -25,6 +25,7 @@ class Crop(NamedTuple):
     min_scale: float = 0.75  # side of the crop, in shorter sides of the image; above 1: zoomed out
     max_scale: float = 1.5
     max_translate: float = 40.0  # in 200ths of the crop's side, either way
+    stride: int = 1  # network pixels per cell of the mask: the finest output's
 
 
 def random_crop(image_size: tuple[int, int], crop: Crop, rng: np.random.Generator) -> Affine:
@@ -40,19 +41,21 @@ def random_crop(image_size: tuple[int, int], crop: Crop, rng: np.random.Generato
     return about(centre, (crop.size, crop.size), crop.size / side, degrees)
 
 
-def move(sample: Sample, by: Affine, size: tuple[int, int]) -> Sample:
+def move(sample: Sample, by: Affine, size: tuple[int, int], stride: int = 1) -> Sample:
     """Image, joints, mask and sizes through one map. What was outside the image is masked.
 
-    size: (width, height) of the new frame
+    size: (width, height) of the new frame   stride: pixels of it per cell of the new mask
     """
-    mask = by.image(sample.mask.astype(np.uint8) * 255, size) > 127
+    cells = (size[0] // stride, size[1] // stride)
+    covered = by.coarser(stride).image(sample.mask.view(np.uint8) * 255, cells)
+    scale = np.float32(by.scale)
     return replace(
         sample,
         image=by.image(sample.image, size),
         joints=by.joints(sample.joints).astype(np.float32),
-        mask=mask,
-        sizes=sample.sizes * np.float32(by.scale),
-        widths=sample.widths * np.float32(by.scale),
+        mask=covered > 127,
+        sizes=sample.sizes * scale,
+        widths=sample.widths * scale,
     )
 
 
@@ -60,17 +63,22 @@ def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
     """Mirror the image and everything marked on it."""
     return replace(
         sample,
-        image=sample.image[:, ::-1],
-        mask=sample.mask[:, ::-1],
+        image=mirror_image(sample.image),
+        mask=mirror_image(sample.mask),
         joints=mirror_joints(sample.joints, sample.image.shape[1], list(flip_order)),
         mirrored=not sample.mirrored,
     )
 
 
 def random_affine(sample: Sample, rng: np.random.Generator, crop: Crop) -> Sample:
-    """Cut a random crop out."""
+    """Cut a random crop out, once and before any mirror: every frame is mirrored for itself."""
     height, width = sample.image.shape[:2]
-    return move(sample, random_crop((width, height), crop, rng), (crop.size, crop.size))
+    if sample.mirrored or sample.mask.shape != (height, width):
+        raise ValueError(
+            "a sample is cropped once, and then mirrored; put affine first in DATASET.AUGMENTATIONS"
+        )
+    by = random_crop((width, height), crop, rng)
+    return move(sample, by, (crop.size, crop.size), crop.stride)
 
 
 def random_flip(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import cv2
 import numpy as np
@@ -13,7 +12,6 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from hrpose.data.bottomup import BottomUpDataset
-from hrpose.ops.affine import finest_mask
 from hrpose.structures import Sample
 
 
@@ -44,10 +42,8 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
         self.epoch, self.start = epoch, start
 
 
-def training_loader(
-    dataset: BottomUpDataset, batch: int, stride: int, workers: int, seed: int
-) -> DataLoader:
-    """Batches as `collate` makes them; `stride` is that of the network's finest output.
+def training_loader(dataset: BottomUpDataset, batch: int, workers: int, seed: int) -> DataLoader:
+    """Batches as `collate` makes them.
 
     `loader.batch_sampler.enter(epoch, start)` chooses what comes next.
     """
@@ -55,7 +51,7 @@ def training_loader(
     return DataLoader(
         dataset,
         batch_sampler=ShuffledBatches(len(dataset), batch, seed),
-        collate_fn=partial(collate, stride=stride),
+        collate_fn=collate,
         num_workers=workers,
         worker_init_fn=_begin_worker,
         persistent_workers=workers > 0,
@@ -63,21 +59,21 @@ def training_loader(
     )
 
 
-def collate(samples: Sequence[tuple[int, Sample]], stride: int) -> dict[str, Tensor]:
-    """Samples of S x S pixels as one batch of tensors.
+def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
+    """Samples of S x S pixels, masks at the finest output's stride s, as one batch of tensors.
 
-    image (B, 3, S, S) uint8; joints (B, N, K, 3) float32 in network pixels, N people of the
-    fullest image, the others' rows 0; sizes and widths (B, N) float32; mask (B, S / stride,
-    S / stride) uint8; mirrored (B,) bool; index (B,) int64.
+    image (B, 3, S, S) uint8, in memory as (B, S, S, 3), which is what convolutions like best and
+    images are anyway; joints (B, N, K, 3) float32 in network pixels, N people of the
+    fullest image, the others' rows 0; sizes and widths (B, N) float32; mask (B, S / s, S / s)
+    uint8; mirrored (B,) bool; index (B,) int64.
     """
     parts = [sample for _, sample in samples]
-    masks = [finest_mask(sample.mask, stride, sample.mirrored) for sample in parts]
     return {
-        "image": torch.from_numpy(np.stack([s.image.transpose(2, 0, 1) for s in parts])),
+        "image": torch.from_numpy(np.stack([s.image for s in parts])).permute(0, 3, 1, 2),
         "joints": _padded([sample.joints for sample in parts]),
         "sizes": _padded([sample.sizes for sample in parts]),
         "widths": _padded([sample.widths for sample in parts]),
-        "mask": torch.from_numpy(np.stack(masks).astype(np.uint8)),
+        "mask": torch.from_numpy(np.stack([s.mask for s in parts]).view(np.uint8)),
         "mirrored": torch.tensor([sample.mirrored for sample in parts]),
         "index": torch.tensor([index for index, _ in samples]),
     }

@@ -49,6 +49,10 @@ class Affine(NamedTuple):
         """
         return cv2.warpAffine(image, self.matrix, size, flags=cv2.INTER_LINEAR)
 
+    def coarser(self, stride: int) -> Affine:
+        """The same map to a frame of cells, where cell i stands at pixel `stride` * i."""
+        return Affine(self.matrix / stride)
+
     def inverse(self) -> Affine:
         return Affine(cv2.invertAffineTransform(self.matrix))
 
@@ -101,6 +105,14 @@ def mirror_joints(joints: np.ndarray, width: int, flip_order: list[int]) -> np.n
     return mirrored
 
 
+def mirror_image(image: np.ndarray) -> np.ndarray:
+    """The image or mask (H, W[, 3]), of bytes or bool, from right to left.
+
+    A copy: a view that runs backwards would be slow to read for everybody after.
+    """
+    return cv2.flip(image.view(np.uint8), 1).view(image.dtype)  # OpenCV knows no bool
+
+
 def to_cells(joints: Tensor, stride: int, mirrored: Tensor, convention: str) -> Tensor:
     """Joints of network pixels as cells of a heatmap: whole numbers, possibly outside of it.
 
@@ -126,9 +138,3 @@ def mask_at(mask: Tensor, step: int, mirrored: Tensor) -> Tensor:
     """
     rows = mask[:, ::step]
     return rows[:, :, ::step].where(~mirrored[:, None, None], rows[:, :, step - 1 :: step])
-
-
-def finest_mask(mask: np.ndarray, stride: int, mirrored: bool) -> np.ndarray:
-    """The mask (S, S) of network pixels at the finest output stride, (S / stride, S / stride)."""
-    first = stride - 1 if mirrored else 0
-    return mask[::stride, first::stride]
