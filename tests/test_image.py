@@ -131,6 +131,17 @@ def test_written_is_read(rng, tmp_path):
     assert np.array_equal(read_photo(tmp_path / "new folder" / "x.png"), image)
 
 
+def test_a_step_sends_no_constants_to_the_device(monkeypatch):
+    """Only the first one does, and it may look without learning."""
+    images = torch.zeros(1, 3, 2, 2)
+    with torch.inference_mode():
+        wanted = normalise(images)
+    monkeypatch.setattr(torch, "tensor", None)
+    found = normalise(images.requires_grad_())
+    assert torch.equal(found, wanted)
+    found.sum().backward()
+
+
 def test_normalise_oracle_by_hand(rng, record_difference):
     image = rng.integers(0, 256, (2, 3, 4, 5), np.uint8)
     ours = normalise(torch.from_numpy(image))

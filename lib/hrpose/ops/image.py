@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import cv2
@@ -48,6 +49,13 @@ def write(path: Path, image: np.ndarray) -> None:
 
 def normalise(images: Tensor) -> Tensor:
     """uint8 RGB (B, 3, H, W) -> float32 with ImageNet's mean and deviation, on the same device."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    mean, std = _statistics(images.device)
     return (images.float() / 255 - mean) / std
+
+
+@lru_cache
+@torch.inference_mode(False)
+def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
+    """ImageNet's mean and deviation, (3, 1, 1), sent once: a GPU stops its work for such a copy."""
+    mean, std = (torch.tensor(each, device=device) for each in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean.view(3, 1, 1), std.view(3, 1, 1)
