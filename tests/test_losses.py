@@ -11,8 +11,11 @@ from hrpose.losses.multi_scale import (
     draw_truths,
     heatmap_term,
     multi_scale_loss,
+    scale_adaptive_term,
     tag_term,
+    weight_adaptive_distance,
 )
+from hrpose.losses.scale_adaptive import adaptive_weight
 from hrpose.losses.tags import tag_gap, tag_loss
 from hrpose.ops.affine import to_cells
 from hrpose.ops.gaussian import draw_heatmaps, joint_cells
@@ -154,6 +157,26 @@ def test_the_kind_of_push_is_chosen_by_the_term():
     assert torch.equal(exp["pull/4"], hinge["pull/4"])
     assert not torch.equal(exp["push/4"], hinge["push/4"])
     assert set(exp) == {"pull/4", "push/4"}
+
+
+def test_nothing_is_read_back_from_the_device():
+    """On tensors that hold no values nobody can: no .item(), no choice by a mask."""
+    batch = {name: value.to("meta") for name, value in make_batch().items()}
+    batch["widths"] = torch.empty(2, 4, device="meta")
+    outputs = [
+        ScaleOutput(*(part if part is None else part.to("meta") for part in output[:2]),
+                    scales=output.heatmaps.to("meta"), stride=output.stride)
+        for output in make_outputs()
+    ]  # fmt: skip
+    weigh = partial(weight_adaptive_distance, weigh=partial(adaptive_weight, gamma=0.01))
+    weights = {name: 1.0 for name in ("heatmap", "scale", "pull", "push")}
+    for term in (heatmap_term, partial(scale_adaptive_term, distance=weigh)):
+        loss, _, watch = multi_scale_loss(
+            outputs, batch, (term, tag_term), weights, Targets(unit_width=256.0)
+        )
+        assert all(
+            value.shape == (2,) and value.is_meta for value in [*loss.values(), *watch.values()]
+        )
 
 
 def test_nobody_looks_at_the_gradient_of_what_is_watched():
