@@ -142,6 +142,16 @@ def pull_push(tags, cells, kind):
     return pull, push
 
 
+def told_apart(tags, cells, threshold):
+    """Spread, gap and share of close pairs of one image: tags (K*H*W,), cells (N, K)."""
+    people = [[float(tags[cell]) for cell in row if cell >= 0] for row in cells.tolist()]
+    spreads = [np.std(seen) for seen in people if len(seen) > 1]
+    means = [np.mean(seen) for seen in people if seen]
+    gaps = [abs(a - b) for a, b in itertools.combinations(means, 2)]
+    close = [gap < threshold for gap in gaps]
+    return [np.mean(each) if each else math.nan for each in (spreads, gaps, close)]
+
+
 def cheapest(cost):
     """Smallest total of a (rows, columns) assignment that leaves out as few as it must."""
     rows, columns = cost.shape

@@ -16,7 +16,7 @@ from hrpose.losses.multi_scale import (
     weight_adaptive_distance,
 )
 from hrpose.losses.scale_adaptive import adaptive_weight
-from hrpose.losses.tags import tag_gap, tag_loss
+from hrpose.losses.tags import tag_loss, tag_statistics
 from hrpose.ops.affine import to_cells
 from hrpose.ops.gaussian import draw_heatmaps, joint_cells
 from hrpose.structures import ScaleOutput
@@ -100,7 +100,7 @@ def test_terms_are_named_and_weighted():
     loss, weights, watch = make_terms()
     assert set(loss) == {"heatmap/4", "heatmap/2", "pull/4", "push/4"}
     assert weights == {"heatmap/4": 1.0, "heatmap/2": 1.0, "pull/4": 1e-3, "push/4": 2e-3}
-    assert set(watch) == {"tag_gap/4"}
+    assert set(watch) == {"tag_spread/4", "tag_gap/4", "tag_close/4"}
     assert all(value.shape == (2,) for value in [*loss.values(), *watch.values()])
 
 
@@ -126,7 +126,8 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
     pull, push = tag_loss(tags, cells)
     assert torch.equal(loss["pull/4"], pull)
     assert torch.equal(loss["push/4"], push)
-    assert torch.equal(watch["tag_gap/4"], tag_gap(tags, cells))
+    for name, value in tag_statistics(tags, cells, 1.0).items():
+        assert torch.equal(watch[f"{name}/4"], value)
 
 
 def test_sigma_reaches_the_targets():
@@ -149,7 +150,18 @@ def test_an_image_without_people_has_a_loss_and_no_tag_loss():
     assert loss["heatmap/4"].min() > 0
     assert not loss["pull/4"].any()
     assert not loss["push/4"].any()
-    assert not watch["tag_gap/4"].any()
+    assert all(value.isnan().all() for value in watch.values())
+
+
+def test_the_threshold_of_grouping_says_who_is_close():
+    everybody, nobody = (
+        multi_scale_loss(
+            make_outputs(), make_batch(), [heatmap_term], {"heatmap": 1.0}, USUAL, threshold
+        ).watch["tag_close/4"]
+        for threshold in (2.0, 0.0)
+    )
+    assert everybody.tolist() == [1, 1]
+    assert nobody.tolist() == [0, 0]
 
 
 def test_the_kind_of_push_is_chosen_by_the_term():

@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from hrpose.losses.tags import tag_gap, tag_loss
-from oracles import pull_push
+from hrpose.losses.tags import tag_loss, tag_statistics
+from oracles import pull_push, told_apart
 
 KINDS = ("exp", "max")
 
@@ -137,8 +137,52 @@ def test_an_unknown_kind_is_no_loss():
         tag_loss(*people([1.0]), "linear")
 
 
-def test_gap_is_the_mean_distance_of_two_people():
-    assert tag_gap(*people([0, 2], [4], [])).item() == 3
-    assert tag_gap(*people([0], [1], [5])).item() == pytest.approx((1 + 4 + 5) / 3)
-    assert tag_gap(*people([0, 9])).item() == 0
-    assert tag_gap(*people()).item() == 0
+# What is watched --------------------------------------------------------------------------------
+
+
+def statistics(*tags_of_each, threshold=1.0):
+    """Spread, gap and share of close pairs of one image."""
+    found = tag_statistics(*people(*tags_of_each), threshold)
+    assert list(found) == ["tag_spread", "tag_gap", "tag_close"]
+    return [value.item() for value in found.values()]
+
+
+def test_known_statistics():
+    assert statistics([0, 2], [4], []) == [1, 3, 0]
+    assert statistics([0, 2], [4, 10], threshold=6) == [2, 6, 0]  # at the threshold: two people
+    assert statistics([0], [1], [5], threshold=4.5)[1:] == pytest.approx([(1 + 4 + 5) / 3, 2 / 3])
+    assert statistics([3, 3], [3, 3, 3]) == [0, 0, 1]
+
+
+@pytest.mark.parametrize("tags, wanted", [
+    ([], "nan nan nan"),
+    ([[], []], "nan nan nan"),
+    ([[7]], "nan nan nan"),
+    ([[0, 4], []], "2 nan nan"),
+    ([[0], [4]], "nan 4 0"),
+])  # fmt: skip
+def test_what_nobody_shows_is_no_number(tags, wanted):
+    assert " ".join(f"{value:g}" for value in statistics(*tags)) == wanted
+
+
+@pytest.mark.parametrize("threshold", [0.05, 0.5])
+@pytest.mark.parametrize("count, joints", [(0, 5), (1, 5), (1, 1), (2, 1), (7, 5), (30, 5)])
+def test_tag_statistics_oracle(count, joints, threshold, record_difference):
+    tags, cells = random_batch(count, joints)
+    found = torch.stack([*tag_statistics(tags, cells, threshold).values()], -1)  # (B, 3)
+    plain = [told_apart(of_image, where, threshold) for of_image, where in zip(tags, cells)]
+    plain = torch.tensor(plain, dtype=torch.float64)
+    away = (found - plain).nan_to_num().abs().max()
+    record_difference("tag_statistics", away)
+    assert torch.equal(found.isnan(), plain.isnan())
+    assert away < 1e-7  # shares are float32
+    padded = torch.cat([cells, torch.full((3, 4, joints), -1)], 1)
+    more = torch.stack([*tag_statistics(tags, padded, threshold).values()], -1)
+    torch.testing.assert_close(more, found, rtol=0, atol=1e-7, equal_nan=True)
+
+
+def test_statistics_are_not_learnt_from():
+    tags, cells = people([1.0, 3.0], [8.0])
+    found = tag_statistics(tags.half().requires_grad_(), cells, 1.0)
+    assert not any(value.requires_grad for value in found.values())
+    assert all(value.dtype == torch.float32 for value in found.values())

@@ -154,6 +154,7 @@ def build_loss(config: CfgNode) -> Callable:
         terms=[term for term, _ in chosen],
         weights={name: weight for _, weights in chosen for name, weight in weights.items()},
         targets=build_targets(config),
+        tag_threshold=config.TEST.TAG_THRESHOLD,
     )
 
 

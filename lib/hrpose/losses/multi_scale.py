@@ -9,7 +9,7 @@ from torch import Tensor
 
 from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.scale_adaptive import scale_penalty, scaled_target, weighted_mse
-from hrpose.losses.tags import tag_gap, tag_loss
+from hrpose.losses.tags import tag_loss, tag_statistics
 from hrpose.ops.affine import mask_at, to_cells
 from hrpose.ops.gaussian import draw_heatmaps, joint_cells
 from hrpose.structures import ScaleOutput, Terms
@@ -48,10 +48,12 @@ def multi_scale_loss(
     terms: Sequence[LossTerm],
     weights: Weights,
     targets: Targets,
+    tag_threshold: float = 1.0,
 ) -> Terms:
     """All terms at all resolutions, named `term/stride`, with what each counts in the sum.
 
     outputs: coarse to fine   batch: see data/loaders.py
+    tag_threshold: tags of less distance are grouped as one person's; only watched
     """
     loss: dict[str, Tensor] = {}
     watch: dict[str, Tensor] = {}
@@ -63,7 +65,8 @@ def multi_scale_loss(
                 loss[f"{name}/{output.stride}"] = value
                 factors[f"{name}/{output.stride}"] = _at(weights[name], i)
         if output.tags is not None:
-            watch[f"tag_gap/{output.stride}"] = tag_gap(output.tags.flatten(1), truth.cells)
+            seen = tag_statistics(output.tags.flatten(1), truth.cells, tag_threshold)
+            watch |= {f"{name}/{output.stride}": value for name, value in seen.items()}
     return Terms(loss, factors, watch)
 
 

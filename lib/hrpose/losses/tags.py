@@ -27,8 +27,8 @@ def tag_loss(tags: Tensor, cells: Tensor, kind: str = "exp") -> tuple[Tensor, Te
     Returns (pull, push), each (B,), in float32 or better.
     Source: Newell et al. 2017 (Associative Embedding), section 3.2; Cheng et al. 2020, section 3.6.
     """
-    tags = tags.float() if tags.itemsize < 4 else tags
-    mean, spread, person = _people(tags, cells)
+    mean, spread, labelled = _people(tags, cells)
+    person = labelled > 0
     people = person.sum(-1)  # (B,)
     pull = (spread * person).sum(-1) / people.clamp(min=1)
 
@@ -38,26 +38,38 @@ def tag_loss(tags: Tensor, cells: Tensor, kind: str = "exp") -> tuple[Tensor, Te
     return pull, push
 
 
-def tag_gap(tags: Tensor, cells: Tensor) -> Tensor:
-    """Mean distance between the mean tags of two people, (B,); 0 where there are not two.
+def tag_statistics(tags: Tensor, cells: Tensor, threshold: float) -> dict[str, Tensor]:
+    """How far the tags are from what grouping needs: a small spread, a large gap, no close pairs.
 
-    Worth watching: grouping needs it well above TEST.TAG_THRESHOLD.
+    tag_spread: mean over people of two or more labelled joints of the deviation of their tags
+    tag_gap:    mean distance between the mean tags of two people
+    tag_close:  share of pairs of people whose mean tags are nearer than `threshold`, and so would
+                be grouped as one
+
+    tags, cells: see `tag_loss`
+    Returns (B,) each, without a gradient; NaN where an image has no such people.
     """
-    mean, _, person = _people(tags.detach().float(), cells)
-    pair = _pairs(person)
-    distance = (mean[:, :, None] - mean[:, None, :]).abs() * pair
-    return distance.sum((1, 2)) / pair.sum((1, 2)).clamp(min=1)
+    mean, spread, labelled = _people(tags.detach(), cells)
+    several, pair = labelled > 1, _pairs(labelled > 0)
+    distance = (mean[:, :, None] - mean[:, None, :]).abs()  # (B, N, N)
+    pairs = pair.sum((1, 2))
+    return {
+        "tag_spread": (spread.sqrt() * several).sum(-1) / several.sum(-1),
+        "tag_gap": (distance * pair).sum((1, 2)) / pairs,
+        "tag_close": ((distance < threshold) & pair).sum((1, 2)) / pairs,
+    }
 
 
 def _people(tags: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean tag, mean squared distance to it, and whether anything is labelled: (B, N) each."""
+    """Mean tag, mean squared distance to it, how many joints are labelled: (B, N) each."""
     seen = cells >= 0
     tag = tags.gather(1, cells.clamp(min=0).flatten(1)).view(cells.shape)  # (B, N, K)
+    tag = tag.float() if tag.itemsize < 4 else tag
     tag = tag.where(seen, 0)
     count = seen.sum(-1)
     mean = tag.sum(-1) / count.clamp(min=1)
     spread = ((tag - mean[..., None]) ** 2 * seen).sum(-1) / count.clamp(min=1)
-    return mean, spread, count > 0
+    return mean, spread, count
 
 
 def _pairs(person: Tensor) -> Tensor:
