@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hrpose.models.blocks import basic_block
+from hrpose.models.blocks import Steps, basic_block
 from hrpose.models.hrnet import HRNet
 from hrpose.structures import ScaleOutput
 
@@ -39,7 +39,7 @@ def deconv(inputs: int, width: int, dilations: Sequence[int]) -> nn.Sequential:
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
     )
-    refine = nn.Sequential(*(basic_block(width, dilation) for dilation in dilations))
+    refine = Steps(*(basic_block(width, dilation) for dilation in dilations))
     return nn.Sequential(OrderedDict(up=up, blocks=refine))
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hrpose.models.blocks import basic_block, bottleneck, conv_bn
+from hrpose.models.blocks import Steps, basic_block, bottleneck, conv_bn
 
 
 def route(widths: Sequence[int], source: int, target: int) -> nn.Module:
@@ -91,7 +91,7 @@ class Stage(nn.Module):
         self.entry = nn.ModuleList(_enter(before, after) for before, after in zip(arriving, widths))
         self.entry.append(conv_bn(arriving[-1], widths[len(arriving)], stride=2))
         leaving = [len(widths)] * (exchanges - 1) + [outputs]
-        self.exchanges = nn.Sequential(*(Exchange(widths, blocks, count) for count in leaving))
+        self.exchanges = Steps(*(Exchange(widths, blocks, count) for count in leaving))
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
         # The new branch grows out of the coarsest one.
@@ -130,7 +130,7 @@ class HRNet(nn.Module):
         self.width = width
         widths = [width, 2 * width, 4 * width, 8 * width]
         self.stem = nn.Sequential(conv_bn(3, stem, stride=2), conv_bn(stem, stem, stride=2))
-        self.stage1 = nn.Sequential(
+        self.stage1 = Steps(
             bottleneck(stem, stem), *(bottleneck(4 * stem, stem) for _ in range(bottlenecks - 1))
         )
         self.stage2 = Stage([4 * stem], widths[:2], modules[0], blocks, outputs=2)
