@@ -37,7 +37,8 @@ def configure(*overrides, name="swahr"):
 
 def small(*overrides, name="swahr"):
     torch.manual_seed(0)
-    return build_model(configure(*overrides, name=name))
+    learning = ["LOSS.SAHR", "true"] if name == "swahr" else []  # or the branches would be frozen
+    return build_model(configure(*learning, *overrides, name=name))
 
 
 def awake(model, seed=1):
@@ -258,6 +259,24 @@ def test_an_endless_lambda_leaves_the_branch_as_it_is():
     assert branches
     assert [endless[2][name] for name in branches] == [None] * len(branches)
     assert all(torch.equal(endless[0][name], endless[3][name]) for name in branches)
+
+
+@pytest.mark.parametrize("loss, learns", [
+    ("LOSS.SAHR true", True),
+    ("LOSS.SAHR false", False),
+    ("LOSS.SAHR true LOSS.LAMBDA .inf", False),
+    ("LOSS.SAHR false LOSS.WAHR true", False),
+])  # fmt: skip
+def test_what_no_loss_reads_is_frozen_and_all_else_has_a_gradient(loss, learns):
+    """Processes that learn together wait for the gradient of everything that is not frozen."""
+    config = configure(*loss.split())
+    model = build_model(config).train()
+    build_train_step(config, model)(make_batch())["loss"].mean().backward()
+    branches = dict(model.scale_branches.named_parameters())
+    assert all(weight.requires_grad == learns for weight in branches.values())
+    assert all(weight.requires_grad for weight in model.network.parameters())
+    for weight in model.parameters():
+        assert (weight.grad is not None) == weight.requires_grad
 
 
 def test_training_in_evaluation_mode_is_refused():

@@ -65,11 +65,24 @@ def _higher_hrnet(config: CfgNode) -> HigherHRNet:
     return network
 
 
+def _swahr(config: CfgNode) -> SWAHR:
+    """With branches that learn only where a loss reads them."""
+    network = SWAHR(_higher_hrnet(config))
+    if not _is_scale_adaptive(config):  # processes that learn together wait for every gradient
+        network.scale_branches.requires_grad_(False)
+    return network
+
+
+def _is_scale_adaptive(config: CfgNode) -> bool:
+    """Whether scales are descended: an endless LAMBDA holds them all at 1."""
+    return config.LOSS.SAHR and math.isfinite(config.LOSS.LAMBDA)
+
+
 def _heatmap_loss(config: CfgNode) -> tuple[LossTerm, Weights]:
     """Heatmaps against the drawn ones or, with SAHR, against those of the predicted scales."""
     loss = config.LOSS
     distance = _heatmap_distance(config)
-    if loss.SAHR and math.isfinite(loss.LAMBDA):
+    if _is_scale_adaptive(config):
         term = partial(scale_adaptive_term, distance=distance)
         return term, {"heatmap": loss.HEATMAP, "scale": loss.LAMBDA}
     return partial(heatmap_term, distance=distance), {"heatmap": loss.HEATMAP}
@@ -84,7 +97,7 @@ def _heatmap_distance(config: CfgNode) -> Distance:
 
 MODELS: dict[str, Callable[[CfgNode], nn.Module]] = {
     "higher_hrnet": _higher_hrnet,
-    "swahr": lambda config: SWAHR(_higher_hrnet(config)),
+    "swahr": _swahr,
 }
 INITS = {"published": published_init, "fan_in": fan_in_init}
 AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
