@@ -220,7 +220,9 @@ def scribble(size=320):
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_a_coarser_frame_shows_every_stride_th_pixel_of_the_finer(rng, stride, mirrored):
+def test_a_coarser_frame_oracle_every_stride_th_pixel_of_the_finer(
+    rng, stride, mirrored, record_difference
+):
     """Bit for bit. Mirrored for itself, it shows those that are every stride-th from the right."""
     side = 256 // stride
     for _ in range(8):
@@ -232,13 +234,15 @@ def test_a_coarser_frame_shows_every_stride_th_pixel_of_the_finer(rng, stride, m
             whole, coarse, first = whole[:, ::-1], mirror_image(coarse), stride - 1
         assert coarse.shape == (side, side)
         assert 50 < coarse.mean() < 230
-        assert np.array_equal(coarse, whole[::stride, first::stride])
+        wrong = (coarse != whole[::stride, first::stride]).mean()
+        record_difference(f"mask warped at 1/{stride} (share of cells)", wrong)
+        assert wrong == 0
         if stride > 1:  # so that the columns read do matter
             assert not np.array_equal(coarse, whole[::stride, stride - 1 - first :: stride])
 
 
 @pytest.mark.parametrize("mirrored", [False, True])
-def test_coarse_masks_oracle_warped_at_their_own_size(rng, mirrored):
+def test_coarse_masks_oracle_warped_at_their_own_size(rng, mirrored, record_difference):
     """A finer mask read coarsely, against the mask warped by the coarser frame's own matrix."""
     for _ in range(8):
         crop = about((160, 160), (256, 256), rng.uniform(0.6, 1.4), rng.uniform(-30, 30))
@@ -252,6 +256,7 @@ def test_coarse_masks_oracle_warped_at_their_own_size(rng, mirrored):
             for turned in (mirrored, not mirrored)
         )
         assert 0.2 < ours.mean() < 0.9
+        record_difference("mask read at 1/4 (share of cells)", (ours != coarse).mean())
         assert np.array_equal(ours, coarse)
         assert (ours != other).mean() > 0.002  # so that the columns read do matter
 

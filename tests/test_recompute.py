@@ -75,8 +75,8 @@ def test_a_copy_forgets_too_and_shares_nothing():
     assert all(torch.equal(before[name], value) for name, value in twin.state_dict().items())
     assert_same_learning(small(), twin)
     steps = [layer for layer in twin.modules() if isinstance(layer, Steps)]
+    assert all(layer._replicate_for_data_parallel().recompute for layer in steps)
     assert len(steps) == 1 + 3 + 2  # stage 1; the exchanges of stages 2 to 4; two deconvolutions
-    assert all(layer.recompute for layer in steps)
 
 
 def blocks(count=2):
