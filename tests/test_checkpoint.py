@@ -1,14 +1,18 @@
 """A checkpoint is the old file or the new one, and never runs what it holds."""
 
+import contextlib
+import errno
 import json
 import math
 import os
 import pickle
+import subprocess
+from itertools import count
 
 import pytest
 import torch
 
-from hrpose.engine.checkpoint import load_checkpoint, save_checkpoint
+from hrpose.engine.checkpoint import load_checkpoint, load_newest, save_checkpoint, series
 from hrpose.ops.files import write_json, write_whole
 
 STATE = {
@@ -19,13 +23,111 @@ STATE = {
 }
 
 
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
 def test_what_was_saved_is_loaded(tmp_path):
-    path = tmp_path / "checkpoints" / "last.pth"
-    save_checkpoint(path, STATE)
-    loaded = load_checkpoint(path)
-    assert torch.equal(loaded.pop("model")["weight"], STATE["model"]["weight"])
-    assert loaded == {key: value for key, value in STATE.items() if key != "model"}
-    assert [entry.name for entry in path.parent.iterdir()] == ["last.pth"]
+    save_checkpoint(tmp_path, "last", 7, STATE, keep=2)
+    for name in ("last.pth", "last_000000007.pth"):
+        loaded = load_checkpoint(tmp_path / name)
+        assert torch.equal(loaded.pop("model")["weight"], STATE["model"]["weight"])
+        assert loaded == {key: value for key, value in STATE.items() if key != "model"}
+    assert names(tmp_path) == ["last.pth", "last_000000007.pth", "last_000000007.pth.sha256"]
+
+
+def test_the_last_few_of_a_series_are_kept(tmp_path):
+    for step in (1, 20, 300):
+        save_checkpoint(tmp_path, "last", step, {"step": step}, keep=2)
+        save_checkpoint(tmp_path, "best", step, {"step": -step}, keep=1)
+    assert [path.name for path in series(tmp_path, "last")] == [
+        "last_000000300.pth", "last_000000020.pth",
+    ]  # fmt: skip
+    assert len(series(tmp_path, "best")) == 1
+    assert load_checkpoint(tmp_path / "last.pth") == {"step": 300}
+    assert load_checkpoint(tmp_path / "best.pth") == {"step": -300}
+    assert len(list(tmp_path.glob("*.sha256"))) == 3
+
+
+def test_sha256sum_agrees(tmp_path):
+    save_checkpoint(tmp_path, "last", 7, STATE, keep=2)
+    asked = ["sha256sum", "--check", "--strict", "last_000000007.pth.sha256"]
+    subprocess.run(asked, cwd=tmp_path, check=True, capture_output=True)
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+def flip_a_bit(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.parametrize("damage", [cut, flip_a_bit, lambda path: path.write_bytes(b"")])
+def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, damage):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, "last", step, {"step": step, "x": torch.zeros(99)}, keep=2)
+    damage(tmp_path / "last.pth")  # the same file as the numbered one
+    warnings = []
+    assert load_newest(tmp_path, "last", warnings.append)["step"] == 1
+    (warning,) = warnings
+    assert "last_000000002.pth is damaged" in warning and "the one before" in warning
+    assert load_newest(tmp_path, "last", warnings.append)["step"] == 1
+    assert len(warnings) == 1  # it was set aside
+    assert load_checkpoint(tmp_path / "last.pth")["step"] == 1
+    save_checkpoint(tmp_path, "last", 2, {"step": 2}, keep=2)
+    assert load_newest(tmp_path, "last", warnings.append)["step"] == 2
+
+
+def test_nothing_is_begun_anew_where_all_are_damaged(tmp_path):
+    for step in (1, 2):
+        save_checkpoint(tmp_path, "last", step, {"step": step}, keep=2)
+        cut(tmp_path / f"last_{step:09d}.pth")
+    with pytest.raises(ValueError, match="no last checkpoint in .* is whole"):
+        load_newest(tmp_path, "last", lambda warning: None)
+    with pytest.raises(FileNotFoundError, match="no last checkpoint"):
+        load_newest(tmp_path, "last", lambda warning: None)
+
+
+def test_saving_the_same_step_anew_never_leaves_another_s_checksum(tmp_path, monkeypatch):
+    """Killed between any two of its acts, the file is still read."""
+    save_checkpoint(tmp_path, "last", 7, {"x": 1}, keep=2)
+    for act in range(4):
+        acts = count()
+
+        def killed(path, write, act=act, acts=acts):
+            if next(acts) == act:
+                raise KeyboardInterrupt
+            write_whole(path, write)
+
+        monkeypatch.setattr("hrpose.engine.checkpoint.write_whole", killed)
+        with contextlib.suppress(KeyboardInterrupt):
+            save_checkpoint(tmp_path, "last", 7, {"x": act + 2}, keep=2)
+        assert load_newest(tmp_path, "last", pytest.fail)["x"] in (1, act + 1, act + 2)
+
+
+def test_a_disk_without_second_names_gets_a_copy(tmp_path, monkeypatch):
+    def no_links(*_):
+        raise OSError("not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    save_checkpoint(tmp_path, "last", 7, {"x": 1}, keep=2)
+    assert load_checkpoint(tmp_path / "last.pth") == {"x": 1}
+
+
+def test_without_room_everything_is_as_it_was(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, "last", 1, {"x": 1}, keep=1)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(number):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match=r"last_000000002\.pth cannot be written.*No space left"):
+        save_checkpoint(tmp_path, "last", 2, {"x": 2}, keep=1)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -71,7 +173,7 @@ def test_nothing_in_a_file_is_run(tmp_path, monkeypatch):
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_a_damaged_checkpoint_is_named(tmp_path, share):
     path = tmp_path / "last.pth"
-    save_checkpoint(path, STATE)
+    save_checkpoint(tmp_path, "last", 7, STATE, keep=1)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(ValueError, match=r"last\.pth is damaged"):

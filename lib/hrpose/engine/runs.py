@@ -8,9 +8,11 @@ import os
 import shutil
 import time
 import warnings
+from difflib import ndiff
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from hrpose.engine.checkpoint import series
 from hrpose.ops.files import write_whole
 
 try:
@@ -20,25 +22,30 @@ except ImportError:  # Windows has no such locks; there, do not start two runs o
 
 
 class Run(NamedTuple):
-    """A run folder that this process holds."""
+    """A run folder that this process holds, or that its leader does."""
 
     folder: Path
     continued: bool
-    lock: IO[str]  # held as long as it is open; the system lets go of it when the process dies
+    lock: IO[str] | None  # the leader's; the system lets go of it when the process dies
 
     def discard(self) -> None:
         """Leave nothing of a run that never began to train."""
-        self.lock.close()
-        if not (self.last.exists() or self.continued):
-            shutil.rmtree(self.folder)
+        if self.lock:
+            self.lock.close()
+            if not (self.last.exists() or self.continued):
+                shutil.rmtree(self.folder)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.folder / "checkpoints"
 
     @property
     def last(self) -> Path:
-        return self.folder / "checkpoints" / "last.pth"
+        return self.checkpoints / "last.pth"
 
     @property
     def best(self) -> Path:
-        return self.folder / "checkpoints" / "best.pth"
+        return self.checkpoints / "best.pth"
 
 
 def open_run(experiment: Path, config: str, resume: str) -> Run:
@@ -59,27 +66,35 @@ def open_run(experiment: Path, config: str, resume: str) -> Run:
 
 def is_unfinished(folder: Path) -> bool:
     """A run that has something to continue from and did not come to its end."""
-    started = (folder / "checkpoints" / "last.pth").is_file()
-    return started and not json.loads(_reads(folder / "run.json") or "{}").get("finished")
+    return bool(series(folder / "checkpoints", "last")) and not json.loads(
+        _reads(folder / "run.json") or "{}"
+    ).get("finished")
 
 
 def _continue_named(folder: Path, config: str) -> Run:
-    if not (folder / "checkpoints" / "last.pth").is_file():
+    if not series(folder / "checkpoints", "last"):
         raise FileNotFoundError(f"TRAIN.RESUME: no checkpoints/last.pth in {folder}")
-    if _reads(folder / "config.yaml") != config:
-        raise ValueError(
-            f"TRAIN.RESUME: {folder} was run with another config (compare its config.yaml); "
-            "use that one, or TRAIN.RESUME never to start anew"
-        )
+    refuse_other(_reads(folder / "config.yaml"), config, f"TRAIN.RESUME: {folder}")
     lock = hold(folder)
     if not lock:
         raise ValueError(f"TRAIN.RESUME: another process is working in {folder}")
     return _continued(folder, lock)
 
 
+def refuse_other(theirs: str, config: str, where: str) -> None:
+    """ValueError, naming what differs, if a run or a checkpoint is of another config."""
+    if theirs != config:
+        lines = ndiff(theirs.splitlines(), config.splitlines())
+        differing = [line for line in lines if line[0] in "-+"]
+        raise ValueError(
+            f"{where} was run with another config; use that one, or TRAIN.RESUME never to start "
+            "anew. It had -, this one has +:\n" + "\n".join(differing[:10])
+        )
+
+
 def _continued(folder: Path, lock: IO[str]) -> Run:
     """The run, less what a kill in the middle of saving left behind."""
-    for scrap in (folder / "checkpoints").glob(".*.pth.*"):
+    for scrap in (folder / "checkpoints").glob(".*"):
         scrap.unlink()
     return Run(folder, True, lock)
 
@@ -102,6 +117,11 @@ def new_folder(experiment: Path) -> Path:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise OSError(
+                f"no run folder can be made in {experiment}: {error}; set OUTPUT_DIR to a place "
+                "that can be written"
+            ) from error
         break
     return folder
 
