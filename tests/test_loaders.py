@@ -1,5 +1,8 @@
 """Batches: what is in them, in which order, and that nobody sees which worker made them."""
 
+import multiprocessing
+import os
+import signal
 from functools import partial
 
 import cv2
@@ -10,7 +13,7 @@ import torch
 from hrpose.data.augment import Crop, random_affine, random_flip
 from hrpose.data.bottomup import BottomUpDataset, read_sample
 from hrpose.data.coco import Images, Record
-from hrpose.data.loaders import ShuffledBatches, collate, training_loader
+from hrpose.data.loaders import Share, ShuffledBatches, TrainingLoader, collate
 from hrpose.structures import Sample
 
 SIDE = 64
@@ -105,10 +108,14 @@ def test_different_images_have_different_dice(dataset):
     assert len(set(places)) == 5
 
 
+def loader_of(dataset, workers):
+    return TrainingLoader(dataset, ShuffledBatches(len(dataset), 3, seed=1), workers)
+
+
 def test_however_many_workers_the_batches_are_the_same(dataset):
-    alone = training_loader(dataset, 3, 0, seed=1)
+    alone = loader_of(dataset, workers=0)
     wanted = [epoch(alone, number) for number in (0, 1)]
-    crew = training_loader(dataset, 3, 2, seed=1)
+    crew = loader_of(dataset, workers=2)
     for number in (1, 0):
         batches = epoch(crew, number)
         assert len(batches) == len(alone) == 3
@@ -134,6 +141,78 @@ def test_a_sample_knows_how_wide_its_people_are(dataset):
     )  # of two joints that a mirror swaps
     np.testing.assert_allclose(moved.widths / sample.widths, apart / before, rtol=1e-4)
     assert abs(apart / before - 1).min() > 0.1
+
+
+# Shares -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 6])
+def test_however_many_processes_the_batches_hold_the_same_images(size):
+    whole = ShuffledBatches(20, 6, seed=3)
+    shares = [ShuffledBatches(20, 6, 3, Share(rank, size)) for rank in range(size)]
+    for epoch in (0, 1):
+        for batches in (whole, *shares):
+            batches.enter(epoch, 1)
+        wanted = list(whole)
+        for i, parts in enumerate(zip(*shares, strict=True)):
+            assert {len(part) for part in parts} == {6 // size}
+            assert sorted(key for part in parts for key in part) == sorted(wanted[i])
+
+
+def test_a_small_set_is_shared_equally_too():
+    assert [ShuffledBatches(5, 8, 0, Share(0, size)).batch for size in (1, 2, 3)] == [5, 4, 3]
+    with pytest.raises(ValueError, match="5 images are too few for 8 processes"):
+        ShuffledBatches(5, 8, 0, Share(0, 8))
+
+
+# What goes wrong in a worker --------------------------------------------------------------------
+
+
+def broken_loader(dataset, fail, workers):
+    """A loader of which reading image 7 fails."""
+
+    def begin(sample, rng):
+        if sample.image_id == dataset.records[7].image_id:
+            fail()
+        return sample
+
+    spoilt = BottomUpDataset(dataset.records, dataset.images, [begin, *dataset.augmentations], 0)
+    return loader_of(spoilt, workers)
+
+
+def refuse():
+    raise ValueError("seven.jpg is not a readable image")
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_worker_s_error_says_what_was_wrong_and_no_more(dataset, workers):
+    with pytest.raises(ValueError) as error:
+        [*epoch(broken_loader(dataset, refuse, workers), 0)]
+    assert str(error.value) == "seven.jpg is not a readable image"
+
+
+def test_a_worker_that_dies_names_its_image(dataset):
+    def die():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with pytest.raises(ChildProcessError, match=dataset.records[7].file_name):
+        [*epoch(broken_loader(dataset, die, 2), 0)]
+
+
+def test_workers_leave_requests_to_stop_to_the_training(dataset):
+    """A scheduler asks all processes of a job; those of the loader must go on until it ends."""
+    before = multiprocessing.active_children()
+    loader = loader_of(dataset, 2)
+    loader.batch_sampler.enter(0)
+    batches = iter(loader)
+    next(batches)
+    workers = [child for child in multiprocessing.active_children() if child not in before]
+    assert len(workers) == 2
+    for worker in workers:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+            os.kill(worker.pid, number)
+    assert len(list(batches)) == 2
+    assert all(worker.is_alive() for worker in workers)
 
 
 # Batches ----------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -30,6 +30,7 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
         self.images = images
         self.augmentations = augmentations
         self.seed = seed
+        self.begin: Callable[[int], None] = lambda index: None  # told of every sample that is begun
 
     def __len__(self) -> int:
         return len(self.records)
@@ -37,6 +38,7 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, Sample]:
         """The sample of (epoch, index), with its index."""
         epoch, index = key
+        self.begin(index)
         rng = np.random.default_rng((self.seed, epoch, index + 1))  # 0 is the shuffle's
         sample = read_sample(self.records[index], self.images)
         for augment in self.augmentations:

@@ -10,7 +10,7 @@ import os
 import re
 import zipfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -249,7 +249,7 @@ def _run_lengths(region: Any, size: tuple[int, int], name: str) -> list[Any]:
 
 
 class AnnotatedImages:
-    """(image id, (image, joints)) of every record, read one by one."""
+    """(image id, (image, joints)) of every record, read when asked for."""
 
     def __init__(self, marked: Sequence[Record], images: Images):
         self.marked = marked
@@ -258,6 +258,6 @@ class AnnotatedImages:
     def __len__(self) -> int:
         return len(self.marked)
 
-    def __iter__(self) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
-        for record in self.marked:
-            yield record.image_id, (self.images.read(record.file_name), record.joints)
+    def __getitem__(self, i: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+        record = self.marked[i]
+        return record.image_id, (self.images.read(record.file_name), record.joints)

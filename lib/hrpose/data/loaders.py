@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import signal
+import threading
 from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from hrpose.data.bottomup import BottomUpDataset
 from hrpose.structures import Sample
 
 
-class ShuffledBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of (epoch, index), shuffled anew in every epoch by (seed, epoch).
+class Share(NamedTuple):
+    """Which part of every batch a process trains on."""
 
-    The last batch of an epoch is dropped if it is not full, unless it is the only one.
+    rank: int = 0
+    size: int = 1
+
+
+class ShuffledBatches(Sampler[list[tuple[int, int]]]):
+    """This process's share of batches of (epoch, index), shuffled anew by (seed, epoch).
+
+    The batches are the same however many processes share them. The last one of an epoch is dropped
+    if it is not full, unless it is the only one.
     """
 
-    def __init__(self, count: int, batch: int, seed: int):
+    def __init__(self, count: int, batch: int, seed: int, share: Share = Share()):  # noqa: B008
         self.count = count
-        self.batch = min(batch, count)
+        self.batch = min(batch, count) // share.size * share.size  # images, over all processes
         self.seed = seed
+        self.share = share
         self.epoch = 0
         self.start = 0  # batches of this epoch that were had before
+        if not self.batch:
+            raise ValueError(f"{count} images are too few for {share.size} processes")
 
     def __len__(self) -> int:
         return self.count // self.batch
@@ -35,28 +49,59 @@ class ShuffledBatches(Sampler[list[tuple[int, int]]]):
         order = np.random.default_rng((self.seed, self.epoch, 0)).permutation(self.count)
         for i in range(self.start, len(self)):
             chosen = order[i * self.batch : (i + 1) * self.batch]
-            yield [(self.epoch, int(index)) for index in chosen]
+            yield [(self.epoch, int(index)) for index in chosen[self.share.rank :: self.share.size]]
 
     def enter(self, epoch: int, start: int = 0) -> None:
         """Choose where the next iteration begins."""
         self.epoch, self.start = epoch, start
 
 
-def training_loader(dataset: BottomUpDataset, batch: int, workers: int, seed: int) -> DataLoader:
-    """Batches as `collate` makes them.
+class TrainingLoader(DataLoader):
+    """Batches as `collate` makes them; `batch_sampler.enter(epoch, start)` chooses the next.
 
-    `loader.batch_sampler.enter(epoch, start)` chooses what comes next.
+    A worker's error says what was wrong and not how it came here; a worker that died names the
+    images that it may have died of.
     """
-    cv2.setNumThreads(0)  # a forked worker would wait for OpenCV's threads for ever
-    return DataLoader(
-        dataset,
-        batch_sampler=ShuffledBatches(len(dataset), batch, seed),
-        collate_fn=collate,
-        num_workers=workers,
-        worker_init_fn=_begin_worker,
-        persistent_workers=workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+
+    def __init__(self, dataset: BottomUpDataset, batches: ShuffledBatches, workers: int):
+        cv2.setNumThreads(0)  # a forked worker would wait for OpenCV's threads for ever
+        self.at_work = torch.full((workers,), -1).share_memory_()  # the image of each worker
+        super().__init__(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=workers,
+            worker_init_fn=partial(_begin_worker, at_work=self.at_work),
+            persistent_workers=workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
+        batches = super().__iter__()
+        if self.num_workers and threading.current_thread() is threading.main_thread():
+            # Otherwise torch would raise a worker's death in the middle of a step.
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except Exception as error:
+                raise self._explained(error) from error
+            yield batch
+
+    def _explained(self, error: Exception) -> Exception:
+        told, kind = str(error), type(error)
+        if told.startswith("Caught "):  # a worker's, with its traceback
+            return kind(told.rpartition(f"{kind.__name__}: ")[2].strip())
+        if kind is RuntimeError and "DataLoader worker" in told:
+            records = cast(BottomUpDataset, self.dataset).records
+            names = [records[i].file_name for i in self.at_work.tolist() if i >= 0]
+            return ChildProcessError(
+                f"{told}. The workers were reading {', '.join(names) or 'nothing'}; look at these "
+                "images, or use fewer WORKERS if memory is short"
+            )
+        return error
 
 
 def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
@@ -88,7 +133,17 @@ def _padded(rows: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(padded)
 
 
-def _begin_worker(worker: int) -> None:
-    """Workers are many already, and Ctrl-C is for the training alone to answer."""
+def _begin_worker(worker: int, at_work: Tensor) -> None:
+    """Workers are many already, and requests to stop are for the training alone to answer.
+
+    When it ends, they do.
+    """
     cv2.setNumThreads(0)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    get_worker_info().dataset.begin = partial(_mark, at_work, worker)  # type: ignore[union-attr]
+
+
+def _mark(at_work: Tensor, worker: int, index: int) -> None:
+    at_work[worker] = index
