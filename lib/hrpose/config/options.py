@@ -84,6 +84,8 @@ OPTIONS = (
            "Processes that read and augment images; 0: none beside the training itself."),
     Option("PRINT_FREQ", 100, above_0,
            "Steps between two lines of the journal."),
+    Option("TRACKERS", ("wandb",), each(one_of("wandb", "mlflow")),
+           "Services that are told what the journal is told: wandb, mlflow; empty: none."),
 
     Option("DATASET.ROOT", "data/coco", named,
            "Folder of annotations and images."),
@@ -194,18 +196,30 @@ OPTIONS = (
     Option("TRAIN.LR_SCALING", "linear", one_of("linear", "none"),
            "How the learning rate follows the batch: linear or none."),
     Option("TRAIN.OPTIMIZER", "adam", named,
-           "A name of engine.optim.OPTIMIZERS."),
+           "A name of engine.optim.OPTIMIZERS: adam, adamw or sgd."),
+    Option("TRAIN.MOMENTUM", 0.9, fraction,
+           "How much of its last step sgd keeps."),
     Option("TRAIN.WEIGHT_DECAY", 0.0, not_negative,
            "Of weights, not of biases and norms. Published: none (Adam with 1e-4 ends at AP "
            "12)."),
+    Option("TRAIN.CLIP_NORM", 0.0, not_negative,
+           "Longest gradient: a longer one is shortened to it; 0: none is."),
+    Option("TRAIN.EMA", 0.0, rule(lambda value: 0 <= value < 1, "0 or more and below 1"),
+           "Decay, a step, of an average of the weights that is evaluated too, e.g. 0.9998; 0: "
+           "none."),
     Option("TRAIN.SCHEDULE", "multistep", named,
-           "How the learning rate changes; a name of engine.optim.SCHEDULES."),
+           "How the learning rate changes; a name of engine.optim.SCHEDULES: multistep, "
+           "warmup_linear, cosine, cosine_restarts or one_cycle."),
     Option("TRAIN.MILESTONES", (200.0, 260.0), anything,
            "Epochs after which multistep multiplies the rate by DROP."),
     Option("TRAIN.DROP", 0.1, fraction,
            "Factor of multistep."),
     Option("TRAIN.WARMUP", 3.0, not_negative,
-           "Epochs in which warmup_linear rises from a tenth."),
+           "Epochs in which warmup_linear and cosine rise from a tenth."),
+    Option("TRAIN.FIRST_CYCLE", 16.0, above_0,
+           "Epochs before the first restart of cosine_restarts (T0)."),
+    Option("TRAIN.CYCLE_GROWTH", 2.0, rule(lambda value: 1 <= value < math.inf, "1 or more"),
+           "How much longer each cycle of cosine_restarts is than the one before (Tmul)."),
     Option("TRAIN.EPOCHS", 300, above_0,
            "Passes over the training images."),
     Option("TRAIN.VALIDATE_EVERY", 10, not_negative,
@@ -213,9 +227,30 @@ OPTIONS = (
            "alone."),
     Option("TRAIN.PICTURES_EVERY", 10, not_negative,
            "Epochs between two sets of pictures of what is trained on; 0: none."),
-    Option("TRAIN.PRECISION", "fp32", one_of("fp32", "bf16"),
-           "Of the network while training: fp32, or bf16 (faster where the processor knows it); "
+    Option("TRAIN.IMAGES_PER_DEVICE", 0, not_negative,
+           "Images that a device takes at once; of more, the gradients of several passes add up. "
+           "0: its whole share of BATCH."),
+    Option("TRAIN.PRECISION", "fp32", one_of("fp32", "bf16", "fp16"),
+           "Of the network while training: fp32, or bf16 or fp16 where the processor knows it; "
            "losses are float32."),
+    Option("TRAIN.CHANNELS_LAST", True, anything,
+           "Keep the channels of a pixel side by side in memory, which is faster on most devices."),
+    Option("TRAIN.COMPILE", False, anything,
+           "torch.compile the network: minutes at the start, faster steps afterwards."),
+    Option("TRAIN.RECOMPUTE", False, anything,
+           "Compute activations anew in the backward pass instead of keeping them: less memory, "
+           "a third more work, the same gradients."),
+    Option("TRAIN.SYNC_BN", False, anything,
+           "Batch statistics over all processes (torchrun, GPUs) rather than within each device."),
+    Option("TRAIN.SAVE_MINUTES", 10.0, not_negative,
+           "Minutes between two checkpoints within an epoch; 0: by SAVE_STEPS alone."),
+    Option("TRAIN.SAVE_STEPS", 0, not_negative,
+           "Steps between two checkpoints within an epoch; 0: by SAVE_MINUTES alone."),
+    Option("TRAIN.KEEP_CHECKPOINTS", 2, above_0,
+           "How many of the last checkpoints are kept, beside the best."),
+    Option("TRAIN.MAX_LOST_STEPS", 20, not_negative,
+           "Steps of an epoch that may be skipped since their loss or gradient is not finite, "
+           "before the run stops."),
     Option("TRAIN.SEED", 0, not_negative,
            "Of weights, order and augmentation."),
     Option("TRAIN.RESUME", "auto", named,
@@ -256,6 +291,7 @@ OPTIONS = (
 # fmt: on
 
 EMPTY_BY_DEFAULT = {
+    "TRACKERS",
     "DATASET.IMAGE_IDS",
     "DATASET.SIGMAS",
     "DATASET.GROUPING_ORDER",
