@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from hrpose.engine.journal import Journal
+from hrpose.engine.journal import Journal, Silence
 
 
 def lines(folder):
@@ -45,20 +45,59 @@ def test_text_has_its_time(journal, tmp_path, capsys):
 
 
 def test_a_continued_run_forgets_what_came_after_its_checkpoint(journal, tmp_path):
-    for step in (10, 20, 30):
-        journal.write({"loss": step / 10}, step)
+    journal.write({"loss": 1}, 10)
+    journal.write({"loss": 2}, 20)
+    journal.write({"val/AP": 0.5}, 20)
+    place = journal.place(20)
+    journal.write({"ema/AP": 0.6}, 20)  # of the same step, and yet after it
+    journal.write({"loss": 3}, 30)
     journal.say("before")
-    continued = Journal(tmp_path, step=20)
+    before = (tmp_path / "metrics.jsonl").read_bytes()[: place.size]
+    continued = Journal(tmp_path, place)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
     continued.write({"loss": 7}, 30)
     continued.say("after")
     continued.close()
-    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(10, 1), (20, 2), (30, 7)]
+    assert [line["step"] for line in lines(tmp_path)] == [10, 20, 20, 30]
+    assert lines(tmp_path)[-1]["loss"] == 7
     assert len((tmp_path / "log.txt").read_text().splitlines()) == 2
 
 
 def test_a_line_cut_short_by_a_crash_is_dropped(journal, tmp_path):
+    """The machine died, and the end of the file never came to the disk."""
     journal.write({"loss": 1}, 10)
-    with (tmp_path / "metrics.jsonl").open("a") as file:
-        file.write('{"step": 15, "lo')
-    Journal(tmp_path, step=20).close()
+    journal.write({"loss": 2}, 20)
+    place = journal.place(20)
+    whole = (tmp_path / "metrics.jsonl").read_bytes()
+    (tmp_path / "metrics.jsonl").write_bytes(whole[:-5])
+    Journal(tmp_path, place).close()
     assert lines(tmp_path) == [{"step": 10, "loss": 1}]
+
+
+def test_other_outlets_are_told_the_same(tmp_path):
+    class Outlet:
+        told, closed = [], 0
+
+        def write(self, values, step):
+            self.told.append((dict(values), step))
+
+        def close(self):
+            self.closed += 1
+
+    outlet = Outlet()
+    opened = Journal(tmp_path, outlets=[outlet])
+    opened.write({"loss": 0.5, "lr": 1e-3}, 10)
+    opened.close()
+    assert outlet.told == [({"loss": 0.5, "lr": 1e-3}, 10)]
+    assert outlet.closed == 1
+
+
+def test_who_does_not_lead_writes_nothing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    silence = Silence()
+    silence.say("something")
+    silence.write({"loss": 1}, 10)
+    silence.close()
+    assert silence.place(10).step == 10
+    assert not capsys.readouterr().out
+    assert not list(tmp_path.iterdir())

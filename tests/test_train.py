@@ -1,10 +1,10 @@
 """The engine with a toy: it learns, can be stopped anywhere, and does nothing twice."""
 
+import errno
 import json
 import math
 import os
 import signal
-import threading
 from itertools import count
 
 import pytest
@@ -13,12 +13,16 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from hrpose.data.loaders import ShuffledBatches
-from hrpose.engine.checkpoint import load_checkpoint
+from hrpose.engine.checkpoint import load_checkpoint, load_newest
+from hrpose.engine.descent import Descent, Manner
+from hrpose.engine.distributed import World
 from hrpose.engine.evaluate import evaluate
 from hrpose.engine.journal import Journal
 from hrpose.engine.optim import multistep
 from hrpose.engine.runs import open_run
-from hrpose.engine.train import Meter, Plan, Training, TrainStep, train, undisturbed
+from hrpose.engine.step import TrainStep
+from hrpose.engine.train import Hooks, Plan, train
+from hrpose.engine.training import Training, place_of
 from hrpose.structures import Terms
 
 IMAGES, BATCH, EPOCHS = 14, 4, 3
@@ -89,36 +93,41 @@ def toy_loss(outputs, batch):
     return Terms(terms, {"near": 1.0, "far": 0.25}, {"size": outputs.detach().flatten(1).sum(1)})
 
 
+CPU = [torch.device("cpu")]
+
+
 class Workshop:
     """One start of a run in `folder`; the next start continues it."""
 
-    def __init__(self, folder, strike=NEVER, loss=toy_loss, aps=APS, **plan):
-        self.drawn, self.asked, self.aps = [], [], aps
+    def __init__(self, folder, strike=NEVER, loss=toy_loss, aps=APS, manner=Manner(BATCH), **plan):  # noqa: B008
+        self.drawn, self.asked, self.aps, self.warnings = [], [], aps, []
         self.strike = strike
         torch.manual_seed(0)
         model = Toy(strike)
         batches = ShuffledBatches(IMAGES, BATCH, seed=1)
-        dataset = Noise(strike)
-        loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collate)
+        loader = DataLoader(Noise(strike), batch_sampler=batches, collate_fn=collate)
         run = open_run(folder, "config", "auto")
+        state = (
+            load_newest(run.checkpoints, "last", self.warnings.append) if run.continued else None
+        )
+        step = TrainStep(lambda images: images * 2, model, loss)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1.0, fused=True)
         self.training = Training(
-            step=TrainStep(lambda images: images * 2, model, loss),
+            descent=Descent(step, optimizer, manner, World(), CPU),
             loader=loader,
-            optimizer=torch.optim.Adam(model.parameters(), lr=1.0),
-            journal=Journal(run.folder),
+            journal=Journal(run.folder, place_of(state)),
             run=run,
             kept={"config": "config", "joints": ["nose"]},
-            devices=[torch.device("cpu")],
         )
-        if run.continued:
-            self.training.resume(load_checkpoint(run.last))
+        if state:
+            self.training.resume(state)
         usual = {"print_every": 2, "validate_every": 1, "pictures_every": 2}
         schedule = lambda epoch: multistep(epoch, (1.5,), 0.5)  # noqa: E731
         self.plan = Plan(EPOCHS, 0.01, schedule, **{**usual, **plan})
 
-    def validate(self):
+    def validate(self, network, name):
         self.strike("validate")
-        self.training.step.model.eval()
+        network.eval()
         epoch = self.training.progress.epoch
         self.asked.append(epoch)
         return {"AP": self.aps[epoch], "AR": 0.5}
@@ -129,14 +138,17 @@ class Workshop:
 
     def work(self):
         try:
-            return train(self.training, self.plan, self.validate, self.draw)
+            hooks = Hooks(self.validate, self.draw, lambda index: f"{index}.jpg")
+            return train(self.training, self.plan, hooks)
         finally:
             self.training.run.lock.close()
             self.training.journal.close()
 
     @property
     def last(self):
-        return load_checkpoint(self.training.run.last)
+        """All but the journal's size, in which there are times."""
+        state = load_checkpoint(self.training.run.last)
+        return {key: value for key, value in state.items() if key != "journal"}
 
     @property
     def best(self):
@@ -146,6 +158,12 @@ class Workshop:
     def lines(self):
         text = (self.training.run.folder / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
+
+
+def losses(workshop):
+    """What the journal has of every step, but for how fast it was."""
+    timed = ("images/s", "data_wait", "memory")
+    return [{k: v for k, v in line.items() if k not in timed} for line in workshop.lines]
 
 
 def same(a, b):
@@ -171,17 +189,17 @@ def whole(tmp_path_factory):
 
 def test_it_goes_through_the_plan(whole):
     assert whole.last["progress"] == {
-        "epoch": EPOCHS, "batch": 0, "step": EPOCHS * STEPS, "best": 0.6,
-        "figures": {"AP": 0.4, "AR": 0.5},
+        "epoch": EPOCHS, "batch": 0, "step": EPOCHS * STEPS, "lost": 0, "best": 0.6,
+        "figures": {"val": {"AP": 0.4, "AR": 0.5}},
     }  # fmt: skip
     assert whole.asked == [0, 1, 2]
-    assert whole.figures == {"AP": 0.4, "AR": 0.5}
+    assert whole.figures == {"val": {"AP": 0.4, "AR": 0.5}}
     assert whole.last["config"] == whole.best["config"] == "config"
     assert whole.last["joints"] == ["nose"]
 
 
 def test_it_learns_in_training_mode_and_looks_in_evaluation_mode(whole):
-    modes = whole.training.step.model.modes
+    modes = whole.training.model.modes
     trained = [mode for mode in modes if mode[0]]
     assert trained == [(True, BATCH, False)] * (EPOCHS * STEPS)
     assert [mode for mode in modes if not mode[0]] == [(False, BATCH, True)] * 2
@@ -247,7 +265,7 @@ def test_a_step_gives_every_term_of_every_image():
 )
 def test_the_last_epoch_is_always_evaluated(tmp_path, every, asked):
     workshop = Workshop(tmp_path, validate_every=every, pictures_every=0)
-    assert workshop.work()["AP"] == APS[2]
+    assert workshop.work()["val"]["AP"] == APS[2]
     assert workshop.asked == asked
     assert workshop.drawn == []
 
@@ -263,9 +281,9 @@ def test_the_best_is_the_best_by_ap_and_the_first_of_equals(tmp_path, aps, best)
     models = []
     validate = workshop.validate
 
-    def remember():
-        models.append({k: v.clone() for k, v in workshop.training.step.model.state_dict().items()})
-        return validate()
+    def remember(network, name):
+        models.append({k: v.clone() for k, v in workshop.training.model.state_dict().items()})
+        return validate(network, name)
 
     workshop.validate = remember
     workshop.work()
@@ -298,7 +316,7 @@ def test_interrupted_anywhere_and_continued_it_is_as_if_nothing_had_been(
     with pytest.raises(KeyboardInterrupt):
         interrupted.work()
     folder = interrupted.training.run.folder
-    assert "interrupted" in (folder / "log.txt").read_text()
+    assert "stopped" in (folder / "log.txt").read_text()
     continued = Workshop(tmp_path)
     assert continued.training.run.continued
     assert continued.training.run.folder == folder
@@ -307,6 +325,7 @@ def test_interrupted_anywhere_and_continued_it_is_as_if_nothing_had_been(
     continued.work()
     assert same(continued.last, whole.last)
     assert same(continued.best, whole.best)
+    assert losses(continued) == losses(whole)
 
 
 def test_interrupted_many_times(tmp_path, whole):
@@ -350,7 +369,7 @@ def test_killed_without_warning_it_goes_on_from_the_last_epoch(tmp_path, whole, 
 
     workshop = Workshop(tmp_path, Strike("step", 5, kill))
     with monkeypatch.context() as dead, pytest.raises(Killed):
-        dead.setattr("hrpose.engine.train._rescue", lambda training: None)
+        dead.setattr("hrpose.engine.train._rescue", lambda *_: None)
         workshop.work()
     continued = Workshop(tmp_path)
     assert continued.training.progress.step == STEPS
@@ -359,46 +378,17 @@ def test_killed_without_warning_it_goes_on_from_the_last_epoch(tmp_path, whole, 
     assert same(continued.best, whole.best)
 
 
-def test_a_step_is_never_half_taken():
-    before = signal.getsignal(signal.SIGINT)
-    done = []
-    with pytest.raises(KeyboardInterrupt), undisturbed():
-        press_ctrl_c()
-        done.append(1)
-        press_ctrl_c()
-        done.append(2)
-    assert done == [1, 2]
-    assert signal.getsignal(signal.SIGINT) is before
-    with undisturbed():
-        pass
-    with pytest.raises(ZeroDivisionError), undisturbed():
-        _ = 1 / 0
-    assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_other_threads_may_train_too():
-    done = []
-
-    def work():
-        with undisturbed():
-            done.append(1)
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join()
-    assert done == [1]
-
-
 # What goes wrong --------------------------------------------------------------------------------
 
 
-def nan_after(steps):
-    """toy_loss, but not a number after so many steps."""
+def nan_in(*steps):
+    """toy_loss, but in these steps the loss of the second image is not a number."""
     times = count(1)
 
     def loss(outputs, batch):
         terms = toy_loss(outputs, batch)
-        factor = math.nan if next(times) > steps else 1.0
+        factor = torch.ones(BATCH)
+        factor[1] = math.nan if next(times) in steps else 1.0
         return terms._replace(loss={**terms.loss, "near": factor * terms.loss["near"]})
 
     return loss
@@ -408,26 +398,106 @@ def all_finite(state):
     return all(value.isfinite().all() for value in state["model"].values())
 
 
+def indices_of(step):
+    """Images of a step of the run, the first being 1."""
+    batches = ShuffledBatches(IMAGES, BATCH, seed=1)
+    batches.enter((step - 1) // STEPS)
+    return [index for _, index in list(batches)[(step - 1) % STEPS]]
+
+
+def test_a_loss_that_is_no_number_costs_its_step_and_names_its_image(tmp_path):
+    """Weights, statistics and Adam's memory are as if the fifth step had not been."""
+    workshop = Workshop(tmp_path, loss=nan_in(5), pictures_every=0, keep=9)
+    workshop.work()
+    before, after = (
+        load_checkpoint(workshop.training.run.checkpoints / f"last_{step:09d}.pth")
+        for step in (3, 9)
+    )
+    assert all_finite(after)
+    assert after["optimizer"]["state"][0]["step"] == 8
+    name = f"{indices_of(5)[1]}.jpg"
+    log = (workshop.training.run.folder / "log.txt").read_text()
+    assert "1 steps up to step 6 were skipped, 1 in this epoch" in log
+    assert f"Images: {name}\n" in log
+    assert before["progress"]["lost"] == after["progress"]["lost"] == 0  # counted by the epoch
+
+
+def test_a_skipped_step_leaves_everything_bit_for_bit(tmp_path):
+    workshop = Workshop(tmp_path, loss=nan_in(2), save_steps=1, print_every=100, keep=9)
+    workshop.work()
+    first, second = (
+        load_checkpoint(workshop.training.run.checkpoints / f"last_{step:09d}.pth")
+        for step in (1, 2)
+    )
+    assert same(first["model"], second["model"])
+    states = [state["optimizer"]["state"] for state in (first, second)]
+    assert same(*states)
+
+
+def test_what_is_no_number_does_not_enter_the_journal_means(tmp_path):
+    workshop = Workshop(tmp_path, loss=nan_in(2), print_every=2, pictures_every=0)
+    workshop.work()
+    line = workshop.lines[0]
+    assert line["step"] == 2
+    assert math.isfinite(line["loss"]) and math.isfinite(line["near"])
+
+
 @pytest.mark.parametrize("print_every", [1, 2, 100])
-def test_a_loss_that_is_no_number_ends_the_run_and_is_not_kept(tmp_path, print_every):
-    workshop = Workshop(tmp_path, loss=nan_after(4), print_every=print_every, pictures_every=0)
-    with pytest.raises(FloatingPointError, match=r"nan at step [56].*TRAIN\.LR.*last\.pth"):
+def test_too_many_losses_that_are_no_number_end_the_run(tmp_path, print_every):
+    workshop = Workshop(
+        tmp_path, loss=nan_in(*range(5, 99)), print_every=print_every, pictures_every=0, most_lost=1
+    )
+    with pytest.raises(FloatingPointError, match=r"step [56].*TRAIN\.MAX_LOST_STEPS.*TRAIN\.LR"):
+        workshop.work()
+    assert workshop.last["progress"]["step"] in (5, 6)
+    assert all_finite(workshop.last)
+
+
+def test_lost_steps_and_their_images_survive_an_interruption(tmp_path):
+    """The fifth step is skipped, nobody has looked yet, and Ctrl-C comes in the same step."""
+    strike = Strike("step", 5, press_ctrl_c)
+    workshop = Workshop(tmp_path, strike, nan_in(5), print_every=100, pictures_every=0)
+    with pytest.raises(KeyboardInterrupt):
+        workshop.work()
+    continued = Workshop(tmp_path, print_every=100, pictures_every=0)
+    continued.work()
+    log = (workshop.training.run.folder / "log.txt").read_text()
+    assert "1 steps up to step 6 were skipped, 1 in this epoch" in log
+    assert f"Images: {indices_of(5)[1]}.jpg" in log
+
+
+def test_a_network_past_saving_is_not_saved(tmp_path):
+    workshop = Workshop(tmp_path, Strike("step", 5, lambda: spoil(workshop)), pictures_every=0)
+    with pytest.raises(FloatingPointError, match="not finite"):
         workshop.work()
     assert workshop.last["progress"]["step"] == STEPS
     assert all_finite(workshop.last)
 
 
-def test_an_interruption_keeps_no_network_of_nans(tmp_path):
-    """The fifth step is not a number, nobody has looked yet, and Ctrl-C comes in the sixth."""
-    workshop = Workshop(
-        tmp_path, Strike("step", 6, press_ctrl_c), nan_after(4), print_every=100, pictures_every=0
-    )
-    with pytest.raises((KeyboardInterrupt, FloatingPointError)):
+def spoil(workshop):
+    with torch.no_grad():
+        next(workshop.training.model.parameters()).fill_(math.nan)
+
+
+def test_a_full_disk_stops_the_run_and_leaves_what_was_there(tmp_path, monkeypatch, capsys):
+    def full(path, write):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    workshop = Workshop(tmp_path, Strike("step", 5, lambda: fill()), save_steps=1, pictures_every=0)
+
+    def fill():
+        monkeypatch.setattr("hrpose.engine.checkpoint.write_whole", full)
+
+    with pytest.raises(OSError, match=r"No space left.*make room"):
         workshop.work()
-    assert all_finite(workshop.last)
+    assert "are as before" in capsys.readouterr().out
+    monkeypatch.undo()
+    assert workshop.last["progress"]["step"] == 4
+    Workshop(tmp_path, save_steps=1, pictures_every=0).work()
+    assert workshop.last["progress"]["step"] == EPOCHS * STEPS
 
 
-def test_an_error_is_not_swallowed_and_costs_no_step(tmp_path):
+def test_an_error_is_not_swallowed_and_costs_no_step(tmp_path, whole):
     def fail():
         raise RuntimeError("out of memory")
 
@@ -435,22 +505,12 @@ def test_an_error_is_not_swallowed_and_costs_no_step(tmp_path):
     with pytest.raises(RuntimeError, match="out of memory"):
         workshop.work()
     assert workshop.last["progress"]["step"] == 4
+    continued = Workshop(tmp_path)
+    continued.work()
+    assert same(continued.last, whole.last)  # running statistics of the broken step included
 
 
 # Small parts ------------------------------------------------------------------------------------
-
-
-def test_a_meter_reads_means_per_image_and_starts_anew():
-    meter = Meter()
-    for values in ([1.0, 2.0], [6.0]):
-        meter.waited()
-        meter.add({"loss": torch.tensor(values), "tag_gap": 2 * torch.tensor(values)})
-    first = meter.read()
-    assert (first["loss"], first["tag_gap"]) == (3, 6)
-    assert first["images/s"] > 0
-    assert 0 <= first["data_wait"] <= 1
-    meter.add({"loss": torch.tensor([5.0])})
-    assert meter.read()["loss"] == 5
 
 
 def test_evaluate_hands_every_pose_to_the_evaluator():

@@ -15,17 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, Crop, random_affine, random_flip
 from hrpose.data.bottomup import BottomUpDataset
 from hrpose.data.coco import person_category
-from hrpose.data.loaders import training_loader
+from hrpose.data.loaders import Share, ShuffledBatches, TrainingLoader
 from hrpose.engine import optim
+from hrpose.engine.descent import Descent, Manner
+from hrpose.engine.distributed import World
 from hrpose.engine.optim import OPTIMIZERS, SCHEDULES, Schedule
-from hrpose.engine.train import TrainStep
+from hrpose.engine.step import Numerics, TrainStep
+from hrpose.engine.train import Plan
 from hrpose.evaluation.keypoints import KeypointEvaluator, crowdpose_evaluator
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing, group_truth
 from hrpose.inference.grouping import Settings
@@ -113,7 +115,7 @@ LOSSES: dict[str, Callable[[CfgNode], tuple[LossTerm, Weights]]] = {
         {"pull": config.LOSS.PULL, "push": config.LOSS.PUSH},
     ),
 }
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
     "coco": lambda bounds, **data: KeypointEvaluator(**data),
     "crowdpose": crowdpose_evaluator,
@@ -130,8 +132,14 @@ def pick(table: Mapping[str, Any], name: str, option: str) -> Any:
 # Training -------------------------------------------------------------------------------------
 
 
-def build_training_loader(config: CfgNode) -> DataLoader:
-    """Augmented batches of the images of which anybody is annotated, crowds included."""
+ALONE = World()
+
+
+def build_training_loader(config: CfgNode, world: World = ALONE) -> TrainingLoader:
+    """This process's share of augmented batches.
+
+    Trained on are the images of which anybody is annotated, crowds included.
+    """
     split = read_split(config, config.DATASET.TRAIN)
     annotated = [record for record in split.records if record.annotated]
     steps = [
@@ -139,7 +147,14 @@ def build_training_loader(config: CfgNode) -> DataLoader:
         for name in config.DATASET.AUGMENTATIONS
     ]
     dataset = BottomUpDataset(annotated, split.images, steps, config.TRAIN.SEED)
-    return training_loader(dataset, config.TRAIN.BATCH, config.WORKERS, config.TRAIN.SEED)
+    if config.TRAIN.BATCH % world.size:
+        raise ValueError(
+            f"TRAIN.BATCH {config.TRAIN.BATCH} cannot be shared equally by {world.size} processes; "
+            "use a multiple"
+        )
+    share = Share(world.rank, world.size)
+    batches = ShuffledBatches(len(dataset), config.TRAIN.BATCH, config.TRAIN.SEED, share)
+    return TrainingLoader(dataset, batches, config.WORKERS)
 
 
 def _crop(config: CfgNode) -> Crop:
@@ -177,12 +192,32 @@ def build_targets(config: CfgNode) -> Targets:
 
 
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
-    return TrainStep(normalise, model, build_loss(config), PRECISIONS[config.TRAIN.PRECISION])
+    """The network with its loss. What the network recomputes is set here too."""
+    plan = config.TRAIN
+    if plan.RECOMPUTE:
+        recompute_activations(model)
+    layout = torch.channels_last if plan.CHANNELS_LAST else torch.contiguous_format
+    numerics = Numerics(PRECISIONS[plan.PRECISION], layout, plan.COMPILE)
+    return TrainStep(normalise, model, build_loss(config), numerics)
+
+
+def build_descent(
+    config: CfgNode, model: nn.Module, batch: int, devices: list[torch.device], world: World = ALONE
+) -> Descent:
+    """Steps of `batch` images over all processes. The model must lie on the first device."""
+    plan = config.TRAIN
+    at_once = plan.IMAGES_PER_DEVICE * len(devices)
+    passes = math.ceil(batch / world.size / at_once) if at_once else 1
+    manner = Manner(batch, passes, plan.CLIP_NORM, plan.SEED, plan.EMA)
+    step, optimizer = build_train_step(config, model), build_optimizer(config, model)
+    return Descent(step, optimizer, manner, world, devices)
 
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
-    kind = pick(OPTIMIZERS, config.TRAIN.OPTIMIZER, "TRAIN.OPTIMIZER")
-    return kind(optim.grouped_parameters(model, config.TRAIN.WEIGHT_DECAY), lr=config.TRAIN.LR)
+    plan = config.TRAIN
+    kind = pick(OPTIMIZERS, plan.OPTIMIZER, "TRAIN.OPTIMIZER")
+    groups = optim.grouped_parameters(model, plan.WEIGHT_DECAY)
+    return kind(groups, lr=plan.LR, momentum=plan.MOMENTUM)
 
 
 def learning_rate(config: CfgNode, batch: int) -> float:
@@ -194,7 +229,29 @@ def learning_rate(config: CfgNode, batch: int) -> float:
 def build_schedule(config: CfgNode) -> Schedule:
     plan = config.TRAIN
     return pick(SCHEDULES, plan.SCHEDULE, "TRAIN.SCHEDULE")(
-        milestones=plan.MILESTONES, drop=plan.DROP, warmup=plan.WARMUP, epochs=plan.EPOCHS
+        milestones=plan.MILESTONES,
+        drop=plan.DROP,
+        warmup=plan.WARMUP,
+        epochs=plan.EPOCHS,
+        first_cycle=plan.FIRST_CYCLE,
+        cycle_growth=plan.CYCLE_GROWTH,
+    )
+
+
+def build_plan(config: CfgNode, batch: int) -> Plan:
+    """How long to train with steps of `batch` images, and what to do on the way."""
+    plan = config.TRAIN
+    return Plan(
+        epochs=plan.EPOCHS,
+        rate=learning_rate(config, batch),
+        schedule=build_schedule(config),
+        print_every=config.PRINT_FREQ,
+        validate_every=plan.VALIDATE_EVERY,
+        pictures_every=plan.PICTURES_EVERY,
+        save_minutes=plan.SAVE_MINUTES,
+        save_steps=plan.SAVE_STEPS,
+        keep=plan.KEEP_CHECKPOINTS,
+        most_lost=plan.MAX_LOST_STEPS,
     )
 
 
@@ -226,19 +283,50 @@ def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
         ) from None
 
 
-def build_devices(config: CfgNode) -> list[torch.device]:
-    """Where to compute: `auto` and `cuda` mean all GPUs of CUDA_VISIBLE_DEVICES."""
+def build_devices(config: CfgNode, world: World = ALONE) -> list[torch.device]:
+    """Where this process computes: `auto` and `cuda` mean all GPUs of CUDA_VISIBLE_DEVICES.
+
+    Where several processes work together, each of them has one.
+    """
     name, count = config.DEVICE, torch.cuda.device_count()
     if name == "cpu" or (name == "auto" and count == 0):
         return [torch.device("cpu")]
     if count == 0:
         raise ValueError(f"DEVICE is {name}, but torch sees no GPU here; use DEVICE cpu or auto")
+    if world.size > 1:
+        return [_gpu_of(world, name, count)]
     if name in ("auto", "cuda"):
         return [torch.device("cuda", i) for i in range(count)]
     device = torch.device(name)
     if device.index >= count:
         raise ValueError(f"DEVICE is {name}, but torch sees only {count} GPUs, from cuda:0")
     return [device]
+
+
+def _gpu_of(world: World, name: str, count: int) -> torch.device:
+    if name not in ("auto", "cuda"):
+        raise ValueError(f"DEVICE is {name}, but every process needs a GPU of its own; use auto")
+    if world.local_rank >= count:
+        raise ValueError(
+            f"torch sees {count} GPUs for more processes; use torchrun --nproc-per-node {count}"
+        )
+    device = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(device)  # or NCCL would take the first for all
+    return device
+
+
+def with_shared_norms(
+    config: CfgNode, model: nn.Module, devices: list[torch.device], world: World
+) -> nn.Module:
+    """The network with TRAIN.SYNC_BN, which alone on one device is what it is anyway."""
+    if not config.TRAIN.SYNC_BN or (world.size == 1 and len(devices) == 1):
+        return model
+    if world.size == 1 or devices[0].type != "cuda":
+        raise ValueError(
+            "TRAIN.SYNC_BN needs a process for each GPU: start with torchrun, on GPUs; or set "
+            "TRAIN.SYNC_BN false, and every device normalises by its own images"
+        )
+    return nn.SyncBatchNorm.convert_sync_batchnorm(model)
 
 
 # Prediction and evaluation --------------------------------------------------------------------
@@ -289,15 +377,15 @@ def _settings(config: CfgNode) -> Settings:
     )
 
 
-def load_predictor(config: CfgNode) -> BottomUpPredictor:
-    """A predictor with the weights of TEST.MODEL_FILE, on the first of the config's devices."""
+def load_predictor(config: CfgNode, world: World = ALONE) -> BottomUpPredictor:
+    """A predictor with the weights of TEST.MODEL_FILE, on the first of this process's devices."""
     if not config.TEST.MODEL_FILE:
         raise ValueError(
             "TEST.MODEL_FILE is empty; name the weights, e.g. .../checkpoints/best.pth"
         )
     model = build_model(config)
     load_weights(model, Path(config.TEST.MODEL_FILE))
-    return build_predictor(config, model.to(build_devices(config)[0]))
+    return build_predictor(config, model.to(build_devices(config, world)[0]))
 
 
 def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> KeypointEvaluator:

@@ -1,4 +1,4 @@
-"""Predict on images, one after the other, and score what was found."""
+"""Predict on images, shared among processes, and score what was found."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from tqdm import tqdm
 
+from hrpose.engine.distributed import World
 from hrpose.structures import Poses
 
 
@@ -17,16 +18,34 @@ class Evaluator(Protocol):
 
 
 class Images(Sized, Protocol):
-    def __iter__(self) -> Any: ...
+    def __getitem__(self, i: int, /) -> tuple[int, Any]: ...
+
+
+ALONE = World()
 
 
 def evaluate(
-    predictor: Callable[[Any], Poses], images: Images, evaluator: Evaluator
+    predictor: Callable[[Any], Poses],
+    images: Images,
+    evaluator: Evaluator,
+    world: World = ALONE,
 ) -> dict[str, float]:
-    """The evaluator's figures for what the predictor finds.
+    """The evaluator's figures for what the predictor finds, in every process.
+
+    Every process looks at its share of the images; the leader hears of all people in the order of
+    the images, as if it had found them alone.
 
     images: (image_id, what the predictor takes) pairs
     """
-    for image_id, image in tqdm(images, desc="evaluating", unit="image", leave=False, disable=None):
-        evaluator.add(image_id, predictor(image))
-    return evaluator.summarize()
+    mine = range(len(images))[world.rank :: world.size]
+    shown = tqdm(
+        mine, "evaluating", unit="image", leave=False, disable=None if world.leads else True
+    )
+    found = [(i, images[i][0], predictor(images[i][1])) for i in shown]
+    everything = sorted((i, *rest) for share in world.gathered(found) for i, *rest in share)
+    figures: dict[str, float] = {}
+    if world.leads:
+        for _, image_id, poses in everything:
+            evaluator.add(image_id, poses)
+        figures = evaluator.summarize()
+    return world.told(figures)

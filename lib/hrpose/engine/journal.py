@@ -1,32 +1,44 @@
-"""What happened, in three forms: text for people, JSON lines for programs, TensorBoard events."""
+"""What happened: text for people, JSON lines for programs, TensorBoard events, and trackers."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from json import dumps
 from pathlib import Path
+from typing import NamedTuple, Protocol
 
 from tensorboardX import SummaryWriter
-from torch import Tensor
 from tqdm import tqdm
 
-from hrpose.ops.files import write_whole
+
+class Place(NamedTuple):
+    """How far a journal has come."""
+
+    size: int = 0  # bytes of metrics.jsonl
+    step: int = 0
+
+
+class Outlet(Protocol):
+    """Where numbers go besides."""
+
+    def write(self, values: Mapping[str, float], step: int) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Journal:
     """Writes log.txt, metrics.jsonl and TensorBoard events into one folder.
 
-    A run that is continued at `step` forgets what was written after it. (An evaluation that was
-    interrupted before it was saved is done, and written, again.)
+    A run that is continued from `place` forgets what was written after it.
     """
 
-    def __init__(self, folder: Path, step: int = 0):
+    def __init__(self, folder: Path, place: Place = Place(), outlets: Sequence[Outlet] = ()):  # noqa: B008
         self.log = folder / "log.txt"
         self.metrics = folder / "metrics.jsonl"
-        _forget_after(self.metrics, step)
-        self.events = SummaryWriter(str(folder), purge_step=step + 1)
+        _cut(self.metrics, place.size)
+        self.events = SummaryWriter(str(folder), purge_step=place.step + 1)
+        self.outlets = list(outlets)
 
     def say(self, text: str) -> None:
         """A line for people, on the screen and in log.txt."""
@@ -36,61 +48,44 @@ class Journal:
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         """Named numbers of one step, the same in every form."""
-        line = json.dumps({"step": step, **values})
         with self.metrics.open("a") as file:
-            file.write(line + "\n")
+            file.write(dumps({"step": step, **values}) + "\n")
         for name, value in values.items():
             self.events.add_scalar(name, value, step)
         self.events.flush()
+        for outlet in self.outlets:
+            outlet.write(values, step)
+
+    def place(self, step: int) -> Place:
+        """Where the journal stands now, for a checkpoint."""
+        return Place(self.metrics.stat().st_size if self.metrics.exists() else 0, step)
 
     def close(self) -> None:
         self.events.close()
+        for outlet in self.outlets:
+            outlet.close()
 
 
-class Meter:
-    """Means of the terms since the last reading, without asking the device in between."""
+class Silence:
+    """The journal of a process that does not lead."""
 
-    def __init__(self) -> None:
-        self.restart()
+    def say(self, text: str) -> None:
+        """Nothing."""
 
-    def restart(self) -> None:
-        self.sums: dict[str, Tensor | float] = defaultdict(float)
-        self.images = 0
-        self.waiting = 0.0
-        self.since = self.began = time.perf_counter()
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        """Nothing."""
 
-    def waited(self) -> None:
-        """A batch has come; what passed since the last step was waiting for it."""
-        self.waiting += time.perf_counter() - self.since
+    def place(self, step: int) -> Place:
+        return Place(0, step)
 
-    def add(self, terms: Mapping[str, Tensor]) -> None:
-        for name, value in terms.items():
-            self.sums[name] = self.sums[name] + value.detach().sum()
-        self.images += len(terms["loss"])
-        self.since = time.perf_counter()
-
-    def read(self) -> dict[str, float]:
-        """Means per image, images/s and the share of time that went into waiting; starts anew."""
-        means = {name: float(value) / self.images for name, value in self.sums.items()}
-        elapsed = time.perf_counter() - self.began
-        pace = {"images/s": self.images / elapsed, "data_wait": self.waiting / elapsed}
-        self.restart()
-        return {**means, **pace}
+    def close(self) -> None:
+        """Nothing."""
 
 
-def _forget_after(metrics: Path, step: int) -> None:
+def _cut(metrics: Path, size: int) -> None:
+    """Forget what is beyond the place, and what a crash left of a line."""
     if not metrics.is_file():
         return
-    lines = [line for line in metrics.read_text().splitlines() if _is_whole(line)]
-    kept = [line for line in lines if json.loads(line)["step"] <= step]
-    text = "".join(line + "\n" for line in kept)
-    write_whole(metrics, lambda file: file.write(text.encode()))
-
-
-def _is_whole(line: str) -> bool:
-    """A line that a crash cut short is not."""
-    try:
-        json.loads(line)
-    except ValueError:
-        return False
-    return True
+    kept = metrics.read_bytes()[:size]
+    with metrics.open("r+b") as file:
+        file.truncate(kept.rfind(b"\n") + 1)

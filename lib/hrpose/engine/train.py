@@ -3,59 +3,19 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from functools import reduce
+import time
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.utils.data import DataLoader
+from torch import nn
 from tqdm import tqdm
 
 from hrpose.engine.checkpoint import save_checkpoint
-from hrpose.engine.journal import Journal, Meter
-from hrpose.engine.optim import Schedule, set_learning_rate
-from hrpose.engine.runs import Run
-from hrpose.structures import Terms
-
-Batch = dict[str, Tensor]
-
-
-class TrainStep(nn.Module):
-    """A batch -> its losses: what DataParallel copies to every device, loss included."""
-
-    def __init__(
-        self,
-        prepare: Callable[[Tensor], Tensor],
-        model: nn.Module,
-        loss: Callable[[Any, Mapping[str, Tensor]], Terms],
-        precision: torch.dtype = torch.float32,
-    ):
-        """precision: of the network; the loss computes in float32 or better"""
-        super().__init__()
-        self.prepare = prepare
-        # Convolutions are faster so on CPUs and on tensor cores; the values do not change.
-        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.loss = loss
-        self.precision = precision
-
-    def forward(self, batch: Batch) -> dict[str, Tensor]:
-        """{"loss": the weighted sum that is descended, then every term unweighted}, each (B,)."""
-        terms = self.loss(self.outputs(batch), batch)
-        # One after the other, so that a term that is 0 leaves the sum as it is, bit for bit.
-        total = reduce(torch.add, [terms.weights[name] * terms.loss[name] for name in terms.loss])
-        return {"loss": total, **terms.loss, **terms.watch}
-
-    def outputs(self, batch: Batch) -> Any:
-        images = self.prepare(batch["image"])
-        half = self.precision != torch.float32
-        with torch.autocast(images.device.type, self.precision, enabled=half):
-            return self.model(images.contiguous(memory_format=torch.channels_last))
+from hrpose.engine.meter import Reading
+from hrpose.engine.optim import Schedule
+from hrpose.engine.step import Batch, to_device
+from hrpose.engine.training import Figures, Training
 
 
 class Plan(NamedTuple):
@@ -67,212 +27,208 @@ class Plan(NamedTuple):
     print_every: int = 100  # steps
     validate_every: int = 10  # epochs; 0: after the last one alone
     pictures_every: int = 10  # epochs; 0: never
+    save_minutes: float = 0.0  # between two checkpoints in an epoch, whichever
+    save_steps: int = 0  # comes first; 0: neither, at its end alone
+    keep: int = 2  # checkpoints
+    most_lost: int = 20  # steps of an epoch that may be skipped for want of a finite loss
 
 
-@dataclass
-class Progress:
-    """Where a run is."""
+class Hooks(NamedTuple):
+    """What a training asks of those who know what it is about."""
 
-    epoch: int = 0
-    batch: int = 0  # of this epoch, done
-    step: int = 0  # of the run, done
-    best: float = -math.inf  # AP
-    figures: dict[str, float] = field(default_factory=dict)  # of the last evaluation
+    validate: Callable[[nn.Module, str], Figures]  # a network, its name -> figures, "AP" of them
+    draw: Callable[[Batch, Any], None]  # a batch, what the network says of it -> pictures
+    name_image: Callable[[int], str] = str  # by its index in the data set
 
 
-@dataclass
-class Training:
-    """A run: what learns, from what, where it is kept."""
+def train(training: Training, plan: Plan, hooks: Hooks) -> dict[str, Figures]:
+    """Train to the plan's end; each network's last figures.
 
-    step: TrainStep
-    loader: DataLoader
-    optimizer: Optimizer
-    journal: Journal
-    run: Run
-    kept: dict[str, Any]  # stands in every checkpoint: config, joints, convention
-    devices: list[torch.device]
-    progress: Progress = field(default_factory=Progress)
-
-    def checkpoint(self) -> dict[str, Any]:
-        return {
-            "model": self.step.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "progress": asdict(self.progress),
-            **self.kept,
-        }
-
-    def resume(self, state: Mapping[str, Any]) -> None:
-        """Continue where a checkpoint stands."""
-        self.step.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.progress = Progress(**state["progress"])
-
-
-def train(
-    training: Training,
-    plan: Plan,
-    validate: Callable[[], dict[str, float]],
-    draw: Callable[[Batch, Any], None],
-) -> dict[str, float]:
-    """Train to the plan's end; the last evaluation's figures.
-
-    validate: figures of the network as it is, "AP" among them   draw: pictures of a batch
-    Whatever stops it, Ctrl-C or an error, it saves where it was and passes that on.
+    Whatever stops it, a signal or an error, it saves where it was and passes that on.
     """
+    with training.signals.heard():
+        try:
+            _train_epochs(training, plan, hooks)
+        except BaseException:
+            with training.signals.held():
+                _rescue(training, plan)
+            raise
+    return training.progress.figures
+
+
+def _train_epochs(training: Training, plan: Plan, hooks: Hooks) -> None:
     progress = training.progress
-    try:
-        while progress.epoch < plan.epochs:
-            _train_epoch(training, plan, draw)
-            if _is_due(progress.epoch, plan.validate_every, plan.epochs):
-                _save(training)
-                _validate(training, validate)
-            progress.epoch, progress.batch = progress.epoch + 1, 0
-            _save(training)
-    except BaseException:
-        with undisturbed():
-            _rescue(training)
-        raise
-    return progress.figures
-
-
-def _rescue(training: Training) -> None:
-    """Keep what was learnt: steps are whole, so it is good, whatever went wrong since."""
-    last = training.run.last
-    if _is_finite(training.step.model):
-        save_checkpoint(last, training.checkpoint())
-        training.journal.say(f"stopped; kept in {last}. Start again to continue.")
-    else:
-        training.journal.say(f"stopped with weights that are not finite; {last} is from before.")
-
-
-def _is_finite(model: nn.Module) -> bool:
-    return all(bool(torch.isfinite(weight).all()) for weight in model.state_dict().values())
-
-
-def _save(training: Training) -> None:
-    """The last checkpoint anew, unless the network is past saving: then the old one stays."""
-    if not _is_finite(training.step.model):
-        raise FloatingPointError(
-            f"the network has weights that are not finite; lower TRAIN.LR. What stands in "
-            f"{training.run.last} is from before"
-        )
-    save_checkpoint(training.run.last, training.checkpoint())
+    while progress.epoch < plan.epochs:
+        _train_epoch(training, plan, hooks)
+        if _is_due(progress.epoch, plan.validate_every, plan.epochs):
+            _save(training, plan)
+            _validate(training, hooks)
+        progress.epoch, progress.batch, progress.lost = progress.epoch + 1, 0, 0
+        _save(training, plan)
 
 
 def _is_due(epoch: int, every: int, epochs: int) -> bool:
     return epoch + 1 == epochs or (every > 0 and (epoch + 1) % every == 0)
 
 
-def _validate(training: Training, validate: Callable[[], dict[str, float]]) -> None:
-    figures = validate()
-    progress, journal = training.progress, training.journal
-    journal.write({f"val/{name}": value for name, value in figures.items()}, progress.step)
-    said = ", ".join(f"{name} {value:.3f}" for name, value in figures.items())
-    journal.say(f"epoch {progress.epoch + 1}: {said}")
-    if figures["AP"] > progress.best:
-        kept = {"model": training.step.model.state_dict(), "figures": figures, **training.kept}
-        save_checkpoint(training.run.best, kept)
-        progress.best = figures["AP"]
-    progress.figures = figures
+# An epoch -------------------------------------------------------------------------------------
 
 
-def _train_epoch(training: Training, plan: Plan, draw: Callable[[Batch, Any], None]) -> None:
+def _train_epoch(training: Training, plan: Plan, hooks: Hooks) -> None:
     """The rest of an epoch."""
-    progress, sampler = training.progress, training.loader.batch_sampler
-    sampler.enter(progress.epoch, progress.batch)  # type: ignore[union-attr]
-    total = len(training.loader)
-    step, meter = _on_devices(training), Meter()
-    with _bar(progress, total, plan.epochs) as bar:
-        for batch in training.loader if progress.batch < total else ():
-            meter.waited()
-            with undisturbed():
-                meter.add(_descend(training, plan, step, batch))
-                progress.batch, progress.step = progress.batch + 1, progress.step + 1
-            bar.update()
-            if progress.step % plan.print_every == 0 or progress.batch == total:
-                gist = _report(training, meter)
-                bar.set_postfix_str(gist)
-            if progress.batch == total:
-                training.journal.say(f"epoch {progress.epoch + 1}/{plan.epochs}: {gist}")
+    progress, world, total = training.progress, training.world, len(training.loader)
+    training.loader.batch_sampler.enter(progress.epoch, progress.batch)  # type: ignore[union-attr]
+    training.descent.step.train()
+    with _bar(training, plan) as bar:
+        batches = iter(training.loader) if progress.batch < total else iter(())
+        while progress.batch < total:
+            batch = next(batches)
+            with training.signals.held():
+                _advance(training, plan, batch)
+                bar.update()
+                _look_up(training, plan, hooks, bar)
+            # Hosts talk; devices go on.
+            training.signals.agree(lambda number: int(world.highest(torch.tensor(number))))
     if plan.pictures_every and progress.epoch % plan.pictures_every == 0 and progress.batch:
-        _draw(training, draw)
+        _draw(training, hooks)
 
 
-def _bar(progress: Progress, total: int, epochs: int) -> tqdm:
+def _advance(training: Training, plan: Plan, batch: Batch) -> None:
+    """A step, whole."""
+    progress = training.progress
+    training.meter.waited()
+    done = progress.epoch + progress.batch / len(training.loader)
+    rate = plan.rate * plan.schedule(done)
+    training.meter.add(*training.descent.take(batch, rate, progress.step))
+    progress.batch, progress.step = progress.batch + 1, progress.step + 1
+
+
+def _look_up(training: Training, plan: Plan, hooks: Hooks, bar: tqdm) -> None:
+    """Report, or save, when it is time for it."""
+    progress = training.progress
+    if progress.step % plan.print_every == 0 or progress.batch == len(training.loader):
+        bar.set_postfix_str(_report(training, plan, hooks))
+    if _is_time(training, plan):
+        _save(training, plan)
+
+
+def _bar(training: Training, plan: Plan) -> tqdm:
     """The progress of an epoch, where there is a screen to show it on."""
+    progress = training.progress
     return tqdm(
-        desc=f"epoch {progress.epoch + 1}/{epochs}",
+        desc=f"epoch {progress.epoch + 1}/{plan.epochs}",
         initial=progress.batch,
-        total=total,
+        total=len(training.loader),
         unit="step",
         leave=False,
-        disable=None,
+        disable=None if training.world.leads else True,
     )
 
 
-def _on_devices(training: Training) -> nn.Module:
-    """The step as it is, or copied to several GPUs of this process."""
-    training.step.train()
-    if len(training.devices) == 1:
-        return training.step
-    return nn.DataParallel(training.step, training.devices)
-
-
-def _descend(training: Training, plan: Plan, step: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """One step down the mean loss of the batch; its terms."""
-    progress = training.progress
-    done = progress.epoch + progress.batch / len(training.loader)
-    set_learning_rate(training.optimizer, plan.rate * plan.schedule(done))
-    terms = step(to_device(batch, training.devices[0]))
-    training.optimizer.zero_grad(set_to_none=True)
-    terms["loss"].mean().backward()
-    training.optimizer.step()
-    return terms
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    return {name: value.to(device, non_blocking=True) for name, value in batch.items()}
-
-
-def _report(training: Training, meter: Meter) -> str:
+def _report(training: Training, plan: Plan, hooks: Hooks) -> str:
     """Write what the meter read into the journal; the gist of it for the screen."""
-    progress = training.progress
-    values = meter.read()
-    values["lr"] = training.optimizer.param_groups[0]["lr"]
-    values["epoch"] = progress.epoch + progress.batch / len(training.loader)
-    if not math.isfinite(values["loss"]):
-        raise FloatingPointError(
-            f"the loss is {values['loss']} at step {progress.step}; lower TRAIN.LR, or look at the "
-            f"data with tools/inspect.py. The last checkpoint is {training.run.last}"
-        )
+    progress, total = training.progress, len(training.loader)
+    reading = training.meter.read()
+    values = {**reading.means, **reading.pace}
+    values["lr"] = training.descent.optimizer.param_groups[0]["lr"]
+    values["epoch"] = progress.epoch + progress.batch / total
+    progress.lost += reading.lost
+    left = (plan.epochs - values["epoch"]) * total * training.descent.manner.batch
+    gist = (
+        f"loss {values.get('loss', math.nan):.5f}, {values['images/s']:.1f} images/s, "
+        f"{values['data_wait']:.0%} waiting for data, {values['memory'] / 2**30:.1f} GiB, "
+        f"{tqdm.format_interval(int(left / values['images/s']))} to go"
+    )
     training.journal.write(values, progress.step)
-    return f"loss {values['loss']:.5f}, {values['images/s']:.1f} images/s"
+    if progress.batch == total:
+        training.journal.say(f"epoch {progress.epoch + 1}/{plan.epochs}: {gist}")
+    _answer_losses(training, plan, hooks, reading)
+    return gist
 
 
-def _draw(training: Training, draw: Callable[[Batch, Any], None]) -> None:
+def _answer_losses(training: Training, plan: Plan, hooks: Hooks, reading: Reading) -> None:
+    """Name the images whose loss was no number; stop if that is so too often."""
+    if not reading.lost:
+        return
+    progress = training.progress
+    names = [hooks.name_image(index) for index in reading.culprits]
+    more = f" and {len(names) - 10} more" * (len(names) > 10)
+    said = (
+        f"{reading.lost} steps up to step {progress.step} were skipped, {progress.lost} in this "
+        f"epoch: their loss or gradient was not finite. Images: {', '.join(names[:10])}{more}"
+    )
+    if progress.lost > plan.most_lost:
+        raise FloatingPointError(
+            f"{said}. More than TRAIN.MAX_LOST_STEPS {plan.most_lost}; lower TRAIN.LR, or look at "
+            "the data with tools/inspect.py"
+        )
+    training.journal.say(said)
+
+
+def _draw(training: Training, hooks: Hooks) -> None:
     """Pictures of the first batch of the epoch, as the network sees it now."""
+    if not training.world.leads:
+        return
     dataset, sampler = training.loader.dataset, training.loader.batch_sampler
     sampler.enter(training.progress.epoch)  # type: ignore[union-attr]
     keys = next(iter(sampler))  # type: ignore[arg-type]
     batch = training.loader.collate_fn([dataset[key] for key in keys[:4]])
-    batch = to_device(batch, training.devices[0])
-    training.step.eval()
+    batch = to_device(batch, training.descent.device)
+    step = training.descent.step.eval()
     with torch.inference_mode():
-        draw(batch, training.step.outputs(batch))
-    training.step.train()
+        hooks.draw(batch, step.outputs(batch))
 
 
-@contextmanager
-def undisturbed() -> Iterator[None]:
-    """Let Ctrl-C wait until the block is done, so that no step is half taken."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
+# Looking and keeping --------------------------------------------------------------------------
+
+
+def _validate(training: Training, hooks: Hooks) -> None:
+    """Figures of every network; the best of all so far is kept."""
+    progress, journal = training.progress, training.journal
+    for name, network in training.networks.items():
+        figures = hooks.validate(network, name)
+        journal.write({f"{name}/{key}": value for key, value in figures.items()}, progress.step)
+        said = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())
+        journal.say(f"epoch {progress.epoch + 1}, {name}: {said}")
+        progress.figures[name] = figures
+        if figures["AP"] > progress.best:
+            kept = {"model": network.state_dict(), "network": name, "figures": figures}
+            if training.world.leads:
+                folder = training.run.checkpoints
+                save_checkpoint(folder, "best", progress.step, {**kept, **training.kept}, keep=1)
+            progress.best = figures["AP"]
+
+
+def _is_time(training: Training, plan: Plan) -> bool:
+    by_steps = plan.save_steps and training.progress.step % plan.save_steps == 0
+    minutes = (time.monotonic() - training.saved) / 60
+    return bool(by_steps) or 0 < plan.save_minutes <= minutes
+
+
+def _save(training: Training, plan: Plan) -> None:
+    """A checkpoint, unless the network is past saving: then the old ones stay."""
+    if not training.world.leads:
         return
-    arrived: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: arrived.append(number))
+    folder, progress = training.run.checkpoints, training.progress
+    if not all(bool(weight.isfinite().all()) for weight in training.model.state_dict().values()):
+        raise FloatingPointError(
+            f"the network has weights that are not finite; lower TRAIN.LR. What stands in {folder} "
+            "is from before"
+        )
+    with training.signals.held():
+        save_checkpoint(folder, "last", progress.step, training.checkpoint(), plan.keep)
+        training.saved, training.saved_at = time.monotonic(), (progress.epoch, progress.batch)
+
+
+def _rescue(training: Training, plan: Plan) -> None:
+    """Keep what was learnt: steps are whole, so it is good, whatever went wrong since."""
+    progress, run = training.progress, training.run
+    if not training.world.leads:
+        return
     try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if arrived:
-        raise KeyboardInterrupt
+        training.descent.undo()
+        if training.saved_at != (progress.epoch, progress.batch):
+            _save(training, plan)
+        training.journal.say(f"stopped; kept in {run.last}. Start again to continue.")
+    except Exception as error:  # what stopped it comes first, and is raised by who called
+        tqdm.write(f"stopped; the checkpoints in {run.checkpoints} are as before: {error}")

@@ -15,7 +15,7 @@ from hrpose.config import load_config
 MISTAKES = (ValueError, FileNotFoundError, FloatingPointError, OSError)
 """Errors whose message says all that the user needs; others are ours and show where they arose."""
 
-INTERRUPTED = 130
+INTERRUPTED = 130  # by Ctrl-C; by SIGTERM 143, by SIGUSR1 138
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
@@ -43,7 +43,7 @@ def _origin(error: BaseException) -> str:
 
 
 def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Let a mistake end with its message and status 2, and Ctrl-C with 130, without a traceback."""
+    """Let a mistake end with its message and status 2, and a request to stop with 128 + signal."""
 
     @functools.wraps(main)
     def run(arguments: Sequence[str] | None = None) -> None:
@@ -52,7 +52,7 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
         except MISTAKES as error:
             print(f"error: {error}\n({_origin(error)})", file=sys.stderr)
             sys.exit(2)
-        except KeyboardInterrupt:
-            sys.exit(INTERRUPTED)
+        except KeyboardInterrupt as stop:
+            sys.exit(getattr(stop, "status", INTERRUPTED))
 
     return run

@@ -6,28 +6,36 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.build import (
+    build_descent,
     build_devices,
     build_evaluator,
     build_model,
-    build_optimizer,
+    build_plan,
     build_predictor,
-    build_schedule,
-    build_train_step,
     build_training_loader,
     learning_rate,
     load_pretrained,
+    with_shared_norms,
 )
-from hrpose.engine.checkpoint import load_checkpoint
-from hrpose.engine.journal import Journal
-from hrpose.engine.runs import Run, open_run
-from hrpose.engine.train import Batch, Plan, Training, train
+from hrpose.engine.checkpoint import load_newest
+from hrpose.engine.distributed import World, together
+from hrpose.engine.journal import Journal, Place, Silence
+from hrpose.engine.runs import Run, open_run, refuse_other
+from hrpose.engine.step import Batch
+from hrpose.engine.trackers import open_trackers
+from hrpose.engine.train import Hooks, train
+from hrpose.engine.training import Figures, Training, place_of
 from hrpose.evaluation.keypoints import format_table
 from hrpose.models.counting import count_parameters
 from hrpose.models.weights import LoadReport
@@ -39,7 +47,19 @@ from hrpose.programs.pictures import training_sheet
 from hrpose.programs.valid import score
 from hrpose.splits import build_skeleton, read_split
 
-ON_THE_SPOT = ("OUTPUT_DIR", "DEVICE", "WORKERS", "PRINT_FREQ")
+ON_THE_SPOT = (
+    "OUTPUT_DIR",
+    "DEVICE",
+    "WORKERS",
+    "PRINT_FREQ",
+    "TRACKERS",
+    "TRAIN.IMAGES_PER_DEVICE",
+    "TRAIN.RECOMPUTE",
+    "TRAIN.SAVE_MINUTES",
+    "TRAIN.SAVE_STEPS",
+    "TRAIN.KEEP_CHECKPOINTS",
+    "TRAIN.MAX_LOST_STEPS",
+)
 """Options that two starts of one training may have different, as TRAIN.RESUME."""
 
 
@@ -47,70 +67,93 @@ ON_THE_SPOT = ("OUTPUT_DIR", "DEVICE", "WORKERS", "PRINT_FREQ")
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = config_parser("Train as a config says; started again, it continues.")
     _, config = parsed_config(parser, arguments)
-    run = open_run(Path(config.OUTPUT_DIR) / config.NAME, frozen_text(config), config.TRAIN.RESUME)
-    try:
-        training = prepare(config, run)
-        validate = validation(config, training)
-    except BaseException:
-        run.discard()
-        raise
-    figures = train(training, build_plan(config, training), validate, painter(config, training))
-    _finish(training, figures)
+    with together() as world:
+        run = _open_run(config, world)
+        try:
+            training = prepare(config, run, world)
+            hooks = Hooks(validation(config, training), painter(config, training), _names(training))
+        except BaseException:
+            run.discard()
+            raise
+        train(training, build_plan(config, _batch(training)), hooks)
+        if world.leads:
+            _finish(training)
 
 
 def frozen_text(config: CfgNode) -> str:
     """The config as YAML, less what may differ between two starts of one run."""
     free = config.clone()
     free.defrost()
-    del free.TRAIN["RESUME"]
-    for name in ON_THE_SPOT:
-        del free[name]
+    for key in (*ON_THE_SPOT, "TRAIN.RESUME"):
+        *groups, last = key.split(".")
+        del reduce(getitem, groups, free)[last]
     return free.dump()
 
 
-def prepare(config: CfgNode, run: Run) -> Training:
+def _open_run(config: CfgNode, world: World) -> Run:
+    """The run that the leader chose; it alone holds the lock."""
+    if not world.leads:
+        return Run(*world.told(None), lock=None)  # type: ignore[misc]
+    folder = Path(config.OUTPUT_DIR) / config.NAME
+    run = open_run(folder, frozen_text(config), config.TRAIN.RESUME)
+    world.told((run.folder, run.continued))
+    return run
+
+
+def prepare(config: CfgNode, run: Run, world: World) -> Training:
     """Everything that a run needs, as far as it has come."""
     torch.manual_seed(config.TRAIN.SEED)
-    devices = build_devices(config)
+    devices = build_devices(config, world)
+    warnings: list[str] = []
+    state = _state(config, run, world, warnings.append)
     model = build_model(config)
-    state = load_checkpoint(run.last) if run.continued else None
     report = None if state else load_pretrained(config, model)
-    loader = build_training_loader(config)
-    model.to(devices[0])
+    model = with_shared_norms(config, model.to(devices[0]), devices, world)
+    loader = build_training_loader(config, world)
+    batch = loader.batch_sampler.batch  # type: ignore[union-attr]
     training = Training(
-        step=build_train_step(config, model),
+        descent=build_descent(config, model, batch, devices, world),
         loader=loader,
-        optimizer=build_optimizer(config, model),
-        journal=Journal(run.folder, state["progress"]["step"] if state else 0),
+        journal=_journal(config, run, place_of(state)) if world.leads else Silence(),
         run=run,
         kept=_kept(config),
-        devices=devices,
     )
     if state:
         training.resume(state)
-    _announce(config, training, report)
+    for warning in warnings:
+        training.journal.say(f"warning: {warning}")
+    _announce(config, training, devices, report)
     return training
 
 
-def build_plan(config: CfgNode, training: Training) -> Plan:
-    return Plan(
-        epochs=config.TRAIN.EPOCHS,
-        rate=learning_rate(config, _batch(training)),
-        schedule=build_schedule(config),
-        print_every=config.PRINT_FREQ,
-        validate_every=config.TRAIN.VALIDATE_EVERY,
-        pictures_every=config.TRAIN.PICTURES_EVERY,
-    )
+def _state(
+    config: CfgNode, run: Run, world: World, warn: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The newest checkpoint that is whole, the same one in every process; None in a new run."""
+    if not run.continued:
+        return None
+    # The leader sets damaged files aside before anybody else looks.
+    state = load_newest(run.checkpoints, "last", warn) if world.leads else None
+    world.told(None)
+    state = state or load_newest(run.checkpoints, "last", warn)
+    refuse_other(state["config"], frozen_text(config), f"{run.last}")
+    return state
 
 
-def validation(config: CfgNode, training: Training) -> Callable[[], dict[str, float]]:
-    """A function that evaluates the network as it then is. The split is read now, to fail early."""
+def _journal(config: CfgNode, run: Run, place: Place) -> Journal:
+    facts = {"name": config.NAME, "config": frozen_text(config)}
+    return Journal(run.folder, place, open_trackers(config.TRACKERS, run.folder, facts, tqdm.write))
+
+
+def validation(config: CfgNode, training: Training) -> Callable[[nn.Module, str], Figures]:
+    """A function that evaluates a network as it then is. The split is read now, to fail early."""
     split = read_split(config, config.DATASET.VAL)
     build_evaluator(config, split.truth)  # annotations that it refuses are refused today
-    predictor = build_predictor(config, training.step.model)
 
-    def validate() -> dict[str, float]:
-        return score(config, predictor, split, training.run.folder)
+    def validate(network: nn.Module, name: str) -> Figures:
+        folder = training.run.folder if name == "val" else training.run.folder / name
+        predictor = build_predictor(config, network)
+        return score(config, predictor, split, folder, training.world)
 
     return validate
 
@@ -125,6 +168,12 @@ def painter(config: CfgNode, training: Training) -> Callable[[Batch, Any], None]
     return draw
 
 
+def _names(training: Training) -> Callable[[int], str]:
+    """Index of a training image -> its file."""
+    records = training.loader.dataset.records  # type: ignore[attr-defined]
+    return lambda index: records[index].file_name
+
+
 def _kept(config: CfgNode) -> dict[str, Any]:
     return {
         "config": frozen_text(config),
@@ -133,26 +182,33 @@ def _kept(config: CfgNode) -> dict[str, Any]:
     }
 
 
-def _announce(config: CfgNode, training: Training, report: LoadReport | None) -> None:
+def _announce(
+    config: CfgNode, training: Training, devices: list[torch.device], report: LoadReport | None
+) -> None:
     """Say and keep what a reader of the results will want to know."""
-    run, journal = training.run, training.journal
+    run, world, manner = training.run, training.world, training.descent.manner
     facts = {
-        **circumstances(training.devices),
+        **circumstances(devices),
         "seed": config.TRAIN.SEED,
-        "world_size": len(training.devices),
-        "batch": _batch(training),
-        "learning_rate": learning_rate(config, _batch(training)),
+        "world_size": world.size * len(devices),
+        "processes": world.size,
+        "batch": manner.batch,
+        "passes": manner.passes,
+        "learning_rate": learning_rate(config, manner.batch),
         "images": len(training.loader.dataset),  # type: ignore[arg-type]
-        "parameters": count_parameters(training.step.model),
+        "parameters": count_parameters(training.model),
     }
-    _keep_facts(run, facts)
+    if world.leads:
+        _keep_facts(run, facts)
+    say = training.journal.say
     begun = f"continuing at epoch {training.progress.epoch + 1}" if run.continued else "new run"
-    journal.say(f"{begun} in {run.folder}")
+    say(f"{begun}, step {training.progress.step}, in {run.folder}")
     if not run.continued:
-        journal.say(str(report) if report else "MODEL.PRETRAINED is '': training from nothing")
-    journal.say(
+        say(str(report) if report else "MODEL.PRETRAINED is '': training from nothing")
+    say(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters on "
-        f"{', '.join(facts['device'])}; batch {facts['batch']}, learning rate "
+        f"{', '.join(facts['device'])} in each of {world.size} processes; batch {manner.batch} = "
+        f"{world.size * len(devices)} devices x {manner.passes} passes, learning rate "
         f"{facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} for {config.TRAIN.BASE_BATCH})"
     )
 
@@ -168,16 +224,17 @@ def _keep_facts(run: Run, facts: dict[str, Any]) -> None:
 
 def _batch(training: Training) -> int:
     """Images of a step, which are fewer than TRAIN.BATCH where there are no more."""
-    return training.loader.batch_sampler.batch  # type: ignore[union-attr]
+    return training.descent.manner.batch
 
 
-def _finish(training: Training, figures: dict[str, float]) -> None:
+def _finish(training: Training) -> None:
     """Mark the run as finished, and print what it came to."""
-    folder = training.run.folder
+    folder, figures = training.run.folder, training.progress.figures
     facts = json.loads((folder / "run.json").read_text())
-    facts |= {"finished": time.strftime(NOW), "figures": figures}
-    write_json(folder / "run.json", facts, indent=1)
+    ended = {"finished": time.strftime(NOW), "figures": figures["val"], "all_figures": figures}
+    write_json(folder / "run.json", facts | ended, indent=1)
     training.journal.close()
-    print(format_table(figures))
+    for name, found in figures.items():
+        print(f"{name}:\n{format_table(found)}")
     print(f"best checkpoint (AP {training.progress.best:.3f}): {training.run.best}")
     print(f"pictures, results and journal: {folder}")

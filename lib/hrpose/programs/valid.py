@@ -12,6 +12,7 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_devices, build_evaluator, build_finder, load_predictor
 from hrpose.data.coco import AnnotatedImages, load_annotations
+from hrpose.engine.distributed import World, together
 from hrpose.engine.evaluate import evaluate
 from hrpose.engine.runs import new_folder
 from hrpose.evaluation.keypoints import format_table
@@ -30,13 +31,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="where to write; default: a new run folder")
     known, config = parsed_config(parser, arguments)
     judge = partial(score_results, path=known.results) if known.results else score_weights
-    folder = known.output or new_folder(Path(config.OUTPUT_DIR) / config.NAME)
-    try:
-        figures = judge(config, folder)
-    except BaseException:
-        if folder.is_dir() and not any(folder.iterdir()):
-            folder.rmdir()  # nothing came of it
-        raise
+    with together() as world:
+        folder = _folder(config, known.output, world)
+        try:
+            figures = judge(config, folder, world)
+        except BaseException:
+            if world.leads and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()  # nothing came of it
+            raise
+        if world.leads:
+            _keep(config, folder, figures)
+
+
+def _folder(config: CfgNode, asked: Path | None, world: World) -> Path:
+    """Where to write: what was asked for, or a new folder that the leader makes."""
+    if asked or not world.leads:
+        return asked or Path(world.told(""))
+    return Path(world.told(str(new_folder(Path(config.OUTPUT_DIR) / config.NAME))))
+
+
+def _keep(config: CfgNode, folder: Path, figures: dict[str, float]) -> None:
+    """Leave the figures with what they came of, and print them."""
     facts = {**circumstances(build_devices(config)), "weights": config.TEST.MODEL_FILE}
     write_json(folder / "run.json", {**facts, "figures": figures}, indent=1)
     write_whole(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
@@ -44,25 +59,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"written to {folder}")
 
 
-def score_weights(config: CfgNode, folder: Path) -> dict[str, float]:
+def score_weights(config: CfgNode, folder: Path, world: World) -> dict[str, float]:
     """Score TEST.MODEL_FILE on DATASET.VAL."""
     split = read_split(config, config.DATASET.VAL)
-    return score(config, load_predictor(config), split, folder)
+    return score(config, load_predictor(config, world), split, folder, world)
 
 
 def score(
-    config: CfgNode, predictor: BottomUpPredictor, split: Split, folder: Path
+    config: CfgNode, predictor: BottomUpPredictor, split: Split, folder: Path, world: World
 ) -> dict[str, float]:
-    """Predict on a split; leave results, figures and pictures in `folder`."""
+    """Predict on a split, all processes together; the leader leaves what it found in `folder`."""
     evaluator, find = build_evaluator(config, split.truth), build_finder(config, predictor)
-    figures = evaluate(find, AnnotatedImages(split.records, split.images), evaluator)
-    write_json(folder / "results" / "keypoints.json", evaluator.results)
-    write_json(folder / "results" / "metrics.json", figures, indent=1)
-    show_predictions(config, find, split, folder / "pictures")
+    figures = evaluate(find, AnnotatedImages(split.records, split.images), evaluator, world)
+    if world.leads:
+        write_json(folder / "results" / "keypoints.json", evaluator.results)
+        write_json(folder / "results" / "metrics.json", figures, indent=1)
+        show_predictions(config, find, split, folder / "pictures")
     return figures
 
 
-def score_results(config: CfgNode, folder: Path, path: Path) -> dict[str, float]:
+def score_results(config: CfgNode, folder: Path, world: World, path: Path) -> dict[str, float]:
     """Score a file in COCO's results format; the images themselves are not needed."""
     evaluator = build_evaluator(
         config, load_annotations(annotation_path(config, config.DATASET.VAL))

@@ -5,13 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
-import yaml
 from yacs.config import CfgNode
 
 from hrpose.config import load_config
 from hrpose.config.loading import read_entries
 from hrpose.programs.ablation import REPOSITORY
-from hrpose.programs.ablation.rows import plain, setting
+from hrpose.programs.ablation.rows import setting, written
 
 BENCH = REPOSITORY / "configs" / "bench.yaml"
 
@@ -52,7 +51,7 @@ def bench(config: CfgNode) -> list[str]:
     budget = load_config(BENCH)
     keys = dict.fromkeys([*(entry.key for entry in read_entries(BENCH)), *_WHOLE])
     values = {key: setting(budget, key) for key in keys} | _shrunk(config)
-    return [word for key, value in values.items() for word in (key, _written(value))]
+    return [word for key, value in values.items() for word in (key, written(value))]
 
 
 SCALES: dict[str, Callable[[CfgNode], list[str]]] = {"full": as_it_is, "bench": bench}
@@ -70,10 +69,3 @@ def _shrunk(config: CfgNode) -> dict[str, float]:
 def shrunk_size(side: int) -> int:
     """The nearest multiple of 32 (the larger of two) to 1/4 of a side; 0 stays 0."""
     return side and 32 * max(1, math.floor(side * SIZE / 32 + 0.5))
-
-
-def _written(value: object) -> str:
-    """A value as one would type it on the command line."""
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(plain(value), default_flow_style=True).removesuffix("...\n").strip()

@@ -9,6 +9,7 @@ import os
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import yaml
 from yacs.config import CfgNode
 
 from hrpose.config.loading import BY_KEY, defaults
@@ -25,6 +26,12 @@ FREE = (
     "TRAIN.RESUME",
     "TRAIN.VALIDATE_EVERY",
     "TRAIN.PICTURES_EVERY",
+    "TRAIN.RECOMPUTE",
+    "TRAIN.SAVE_MINUTES",
+    "TRAIN.SAVE_STEPS",
+    "TRAIN.KEEP_CHECKPOINTS",
+    "TRAIN.MAX_LOST_STEPS",
+    "TRACKERS",
     "TEST.MODEL_FILE",
 )
 """Options that say where, how fast and how closely watched a row is run, not what comes of it."""
@@ -95,6 +102,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value
+
+
+def written(value: object) -> str:
+    """A value as one would type it on the command line."""
+    if isinstance(value, str):
+        return value
+    return yaml.safe_dump(plain(value), default_flow_style=True).removesuffix("...\n").strip()
 
 
 def _portable(key: str, value: Any) -> Any:

@@ -27,7 +27,7 @@ import yaml
 from hrpose.engine.runs import hold
 from hrpose.ops.files import write_whole
 from hrpose.programs.ablation import REPOSITORY
-from hrpose.programs.ablation.rows import Row, changed, plain
+from hrpose.programs.ablation.rows import Row, changed, plain, setting, written
 from hrpose.programs.train import ON_THE_SPOT
 
 LOG = "log.txt"
@@ -154,8 +154,8 @@ def _write_config(path: Path, row: Row) -> None:
 
 
 def _on_the_spot(row: Row, place: Place) -> list[str]:
-    values = {**{key: row.config[key] for key in ON_THE_SPOT}, "DEVICE": place.device}
-    return [str(word) for pair in values.items() for word in pair]
+    values = {key: setting(row.config, key) for key in ON_THE_SPOT} | {"DEVICE": place.device}
+    return [word for key, value in values.items() for word in (key, written(value))]
 
 
 # Evaluation -----------------------------------------------------------------------------------

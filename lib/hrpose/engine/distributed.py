@@ -1,0 +1,84 @@
+"""The processes that work together: those that torchrun started, or this one alone."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, NamedTuple, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+T = TypeVar("T")
+
+PATIENCE = timedelta(hours=1)
+"""How long processes wait for one that is late: the leader writes what was found on its own."""
+
+
+class World(NamedTuple):
+    """Which of how many processes this is. The one of rank 0 leads: it alone writes files."""
+
+    rank: int = 0
+    size: int = 1
+    local_rank: int = 0  # among those of this machine
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def told(self, value: T) -> T:
+        """What the leader says, in every process."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0)
+        return box[0]
+
+    def gathered(self, value: T) -> list[T]:
+        """Everybody's value, by rank, in every process."""
+        if self.size == 1:
+            return [value]
+        boxes: list[Any] = [None] * self.size
+        dist.all_gather_object(boxes, value)
+        return boxes
+
+    def share(self, items: Sequence[T]) -> Sequence[T]:
+        """Every `size`-th of the items, this process's."""
+        return items[self.rank :: self.size]
+
+    def summed(self, values: Tensor) -> Tensor:
+        """The sum over all processes; `values` become it."""
+        if self.size > 1:
+            dist.all_reduce(values)
+        return values
+
+    def highest(self, values: Tensor) -> Tensor:
+        """The largest over all processes; `values` become it."""
+        if self.size > 1:
+            dist.all_reduce(values, dist.ReduceOp.MAX)
+        return values
+
+
+@contextmanager
+def together() -> Iterator[World]:
+    """The world that torchrun, or whoever else set RANK and WORLD_SIZE, put this process into."""
+    if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
+        yield World()
+        return
+    dist.init_process_group(timeout=PATIENCE)  # gloo for tensors of the CPU, NCCL for GPUs
+    yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+    dist.destroy_process_group()  # after an error the others may not answer any more
+
+
+def replicated(step: nn.Module, world: World, devices: Sequence[torch.device]) -> nn.Module:
+    """A training step on this process's share of every batch, or on several GPUs of its own."""
+    if world.size > 1:
+        ids = [devices[0]] if devices[0].type == "cuda" else None
+        return DistributedDataParallel(step, device_ids=ids, gradient_as_bucket_view=True)
+    if len(devices) > 1:
+        return nn.DataParallel(step, list(devices))
+    return step
