@@ -1,0 +1,71 @@
+"""The gradients of one step of a small network, however its batch is shared; see test_descent.py.
+
+python -m torch.distributed.run --standalone --nproc-per-node 2 tests/gradients.py SCENES FILE
+"""
+
+import sys
+
+import torch
+from torch import nn
+
+from hrpose.build import build_loss, build_model, build_optimizer, build_training_loader
+from hrpose.config import load_config
+from hrpose.engine.descent import Descent, Manner
+from hrpose.engine.distributed import World, together
+from hrpose.engine.step import TrainStep
+from hrpose.ops.image import normalise
+
+BATCH = 6
+OPTIONS = (
+    "MODEL.WIDTH 8 MODEL.STEM 8 MODEL.BLOCKS 1 MODEL.MODULES [1,1,1] MODEL.NUM_BASIC_BLOCKS 1 "
+    "MODEL.INIT fan_in MODEL.NAME swahr LOSS.SAHR true LOSS.WAHR true DATASET.INPUT_SIZE 64 "
+    f"TRAIN.BATCH {BATCH} WORKERS 0 DEVICE cpu"
+)
+CPU = [torch.device("cpu")]
+
+
+class Replicas(nn.Module):
+    """What DataParallel does: parts of the batch, each with its loss, and the terms gathered."""
+
+    def __init__(self, step, count):
+        super().__init__()
+        self.step, self.count = step, count
+
+    def forward(self, batch):
+        parts = zip(*(value.tensor_split(self.count) for value in batch.values()))
+        terms = [self.step(dict(zip(batch, part))) for part in parts]
+        return {name: torch.cat([part[name] for part in terms]) for name in terms[0]}
+
+
+def gradients(scenes, world=World(), passes=1, replicas=1, training=False, clip=0.0):  # noqa: B008
+    """name -> gradient of the mean loss of the first batch, in float64."""
+    config = load_config("configs/w32_512.yaml", [*OPTIONS.split(), "DATASET.ROOT", str(scenes)])
+    torch.manual_seed(0)
+    model = build_model(config).double()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):  # as if it had learnt, lest all of it be alike
+            nn.init.uniform_(norm.running_mean, -0.1, 0.1)
+            nn.init.uniform_(norm.running_var, 0.5, 2)
+    prepare = lambda images: normalise(images).double()  # noqa: E731
+    step = TrainStep(prepare, model, build_loss(config))
+    manner = Manner(BATCH, passes, clip)
+    descent = Descent(step, build_optimizer(config, model), manner, world, CPU)
+    if replicas > 1:
+        descent.replicas = Replicas(step, replicas)
+    step.train(training)
+    if not training:  # the norms' running statistics; scales are predicted all the same
+        model.network.eval()
+        model.forward = model.with_scales
+    batch = next(iter(build_training_loader(config, world)))
+    terms, verdict = descent.take(batch, 0.0, 0)
+    assert not verdict.lost and len(terms["loss"]) == BATCH // world.size
+    return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+if __name__ == "__main__":
+    scenes, path, mode = sys.argv[1:]
+    torch.set_num_threads(1)
+    with together() as world:
+        found = gradients(scenes, world, int(mode[-1]), training=mode.startswith("train"))
+        if world.leads:
+            torch.save(found, path)
