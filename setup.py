@@ -25,5 +25,6 @@ setup(
     extras_require={
         "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "matplotlib"],
         "report": ["matplotlib"],
+        "trackers": ["wandb>=0.31", "mlflow>=3"],
     },
 )

@@ -218,7 +218,7 @@ OPTIONS = (
            "Epochs in which warmup_linear and cosine rise from a tenth."),
     Option("TRAIN.FIRST_CYCLE", 16.0, above_0,
            "Epochs before the first restart of cosine_restarts (T0)."),
-    Option("TRAIN.CYCLE_GROWTH", 2.0, rule(lambda value: 1 <= value < math.inf, "1 or more"),
+    Option("TRAIN.CYCLE_GROWTH", 2.0, rule(lambda value: 1 <= value < math.inf, "1 or more and finite"),
            "How much longer each cycle of cosine_restarts is than the one before (Tmul)."),
     Option("TRAIN.EPOCHS", 300, above_0,
            "Passes over the training images."),

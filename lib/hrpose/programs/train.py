@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.build import (
@@ -141,8 +140,10 @@ def _state(
 
 
 def _journal(config: CfgNode, run: Run, place: Place) -> Journal:
+    journal = Journal(run.folder, place)
     facts = {"name": config.NAME, "config": frozen_text(config)}
-    return Journal(run.folder, place, open_trackers(config.TRACKERS, run.folder, facts, tqdm.write))
+    journal.outlets += open_trackers(config.TRACKERS, run.folder, facts, journal.say)
+    return journal
 
 
 def validation(config: CfgNode, training: Training) -> Callable[[nn.Module, str], Figures]:
