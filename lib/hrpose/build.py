@@ -45,7 +45,7 @@ from hrpose.losses.multi_scale import (
     weight_adaptive_distance,
 )
 from hrpose.losses.scale_adaptive import adaptive_weight, constant_weight
-from hrpose.models.blocks import fan_in_init, published_init
+from hrpose.models.blocks import fan_in_init, published_init, recompute_activations
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
 from hrpose.models.swahr import SWAHR

@@ -130,9 +130,7 @@ class Descent:
         return state | ({"average": self.average.averaged.state_dict()} if self.average else {})
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        # Of how it steps, what the config says holds; of what it remembers, the state.
-        own, memory = self.optimizer.state_dict(), state["optimizer"]["state"]
-        self.optimizer.load_state_dict({**own, "state": memory})
+        self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
             self.average.averaged.load_state_dict(state["average"])

@@ -82,7 +82,7 @@ def _train_epoch(training: Training, plan: Plan, hooks: Hooks) -> None:
     with _bar(training, plan) as bar:
         batches = iter(training.loader) if progress.batch < total else iter(())
         while progress.batch < total:
-            batch = next(batches)
+            batch: Batch = next(batches)
             with training.signals.held():
                 _advance(training, plan, batch)
                 bar.update()
