@@ -1,0 +1,106 @@
+"""Measure how fast we are, against the plain way of doing the same in the same run."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from hrpose.build import build_devices
+from hrpose.programs.benchmarking.ladder import Ladder, benchmark_ladder
+from hrpose.programs.benchmarking.loading import benchmark_loading
+from hrpose.programs.benchmarking.report import publish, surroundings
+from hrpose.programs.benchmarking.tags import Crowd, benchmark_tags
+from hrpose.programs.benchmarking.training import benchmark_training
+from hrpose.programs.command import command, config_parser, parsed_config
+
+CPU = torch.device("cpu")
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=BENCHMARKS, help="what to measure; `train -h` says more")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, metavar="...", help="its own arguments")
+    known = parser.parse_args(arguments)
+    BENCHMARKS[known.what](known.rest)
+
+
+def benchmark_train(arguments: Sequence[str]) -> None:
+    parser = config_parser("images/s of a config's training, and where the time goes.")
+    _add_common(parser, "train")
+    parser.add_argument("--steps", type=at_least_1, default=10, help="timed steps of a block")
+    parser.add_argument("--ladder", action="store_true", help="one means of speed after the other")
+    parser.add_argument("--batch", type=at_least_1, help="of --ladder, not the largest that fits")
+    known, config = parsed_config(parser, arguments)
+    _check_ladder(known)
+    device = build_devices(config)[0]
+    facts = _facts(known, device)
+    if known.ladder:
+        ladder = Ladder(known.cfg, known.overrides, device)
+        report = benchmark_ladder(ladder, known.batch, known.steps, known.blocks)
+    else:
+        report = benchmark_training(config, device, known.against, known.steps, known.blocks)
+    publish(report, facts, known.json)
+
+
+def _check_ladder(known: argparse.Namespace) -> None:
+    if known.ladder and known.against:
+        raise ValueError("--ladder begins with the plain way; leave --against out")
+    if known.batch and not known.ladder:
+        raise ValueError("--batch belongs to --ladder; without it, give TRAIN.BATCH N")
+
+
+def benchmark_data(arguments: Sequence[str]) -> None:
+    parser = config_parser("samples/s of one worker, and where its time goes.")
+    _add_common(parser, "data")
+    parser.add_argument("--samples", type=at_least_1, default=48, help="of a block")
+    known, config = parsed_config(parser, arguments)
+    facts = _facts(known, CPU)
+    report = benchmark_loading(config, known.against, known.samples, known.blocks)
+    publish(report, facts, known.json)
+
+
+def benchmark_tag_loss(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="The loss of the tags, forward and backward.")
+    _add_common(parser, "tags")
+    for name, default in Crowd._field_defaults.items():
+        parser.add_argument(f"--{name}", type=at_least_1, default=default)
+    known = parser.parse_args(arguments)
+    facts = _facts(known, CPU)
+    crowd = Crowd(*(getattr(known, name) for name in Crowd._fields))
+    publish(benchmark_tags(crowd, known.against, known.blocks), facts, known.json)
+
+
+BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
+    "train": benchmark_train,
+    "data": benchmark_data,
+    "tags": benchmark_tag_loss,
+}
+
+
+def _add_common(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.prog = f"{parser.prog} {what}"
+    parser.add_argument("--against", choices=["plain"], help="beside the plain way, in turns")
+    parser.add_argument("--blocks", type=at_least_1, default=4, help="turns that each side takes")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same numbers there")
+
+
+def at_least_1(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return value
+
+
+def _facts(known: argparse.Namespace, device: torch.device) -> dict[str, Any]:
+    """Taken before, so that the load is that of others."""
+    facts = surroundings([device])
+    options = {name: str(value) for name, value in vars(known).items() if value is not None}
+    return {**facts, "options": options}

@@ -1,0 +1,11 @@
+"""Measure speed: python tools/benchmark.py train --cfg configs/w32_512.yaml --against plain"""
+
+import sys
+from os.path import abspath, dirname
+
+sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"  # tools/inspect.py would hide Python's
+
+from hrpose.programs.benchmark import main
+
+if __name__ == "__main__":
+    main()
