@@ -1,0 +1,149 @@
+"""Killed at any moment and started again, a run ends in the weights of an undisturbed one."""
+
+import hashlib
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+OPTIONS = (
+    "MODEL.WIDTH 8 MODEL.STEM 8 MODEL.BLOCKS 1 DATASET.INPUT_SIZE 64 TRAIN.BATCH 4 DEVICE cpu "
+    "TRAIN.IMAGES_PER_DEVICE 1 TRAIN.EMA 0.99 TRAIN.CLIP_NORM 1 TRAIN.SCHEDULE cosine WORKERS 1 "
+    "TRAIN.SAVE_STEPS 2 PRINT_FREQ 5 TRAIN.VALIDATE_EVERY 20 TRAIN.PICTURES_EVERY 50"
+)
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+ALONE, SHARED = [], TORCHRUN
+
+
+def begin(launch, scenes, output, epochs):
+    """The command in a process group of its own."""
+    asked = [sys.executable, *launch, str(ROOT / "tools/train.py"), "--cfg", QUICKSTART]
+    asked += [
+        *OPTIONS.split(),
+        "DATASET.ROOT",
+        str(scenes),
+        "OUTPUT_DIR",
+        str(output),
+        "TRAIN.EPOCHS",
+        str(epochs),
+    ]
+    return subprocess.Popen(
+        asked,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def saved_step(output):
+    """Of the newest checkpoint, 0 if there is none."""
+    steps = [int(path.stem.split("_")[1]) for path in output.rglob("last_*.pth")]
+    return max(steps, default=0)
+
+
+def resumed_step(said):
+    """Where a start began, None if it did not come so far as to say."""
+    found = re.search(r"^(?:continuing at epoch \d+|new run), step (\d+)", said, re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def kill(process, output, dice, seconds):
+    """SIGKILL to all of a start: every fifth before it trains, the others while it does."""
+    said = ""
+    if dice.random() < 0.2:
+        time.sleep(dice.uniform(0, 3))
+    else:
+        while "learning rate" not in said and process.poll() is None:
+            said += process.stdout.readline()
+        time.sleep(dice.uniform(0, seconds))
+    assert process.poll() is None, "it was done before it was killed; give it more epochs"
+    # All of them: torchrun's processes have sessions of their own, and live on without it.
+    subprocess.run(["pkill", "-KILL", "--full", str(output)], check=True)
+    return said + process.communicate(timeout=60)[0]
+
+
+def killed_until_done(launch, scenes, output, epochs, kills, seconds):
+    """Kill the run so many times, each at most so many seconds after it began to train."""
+    dice, kept = random.Random(kills), 0
+    for number in range(kills + 1):
+        process = begin(launch, scenes, output, epochs)
+        said = kill(process, output, dice, seconds) if number < kills else process.communicate()[0]
+        assert number < kills or process.returncode == 0, said
+        began = resumed_step(said)
+        if began is not None:
+            assert began >= kept, f"steps {began + 1} to {kept} were lost"
+        assert "warning" not in said and "Traceback" not in said, said
+        kept = max(kept, saved_step(output))
+        print(f"start {number + 1}: began at step {began}, newest checkpoint {kept}")
+
+
+def outcome(output):
+    """The finished run, its folder looked through for damage."""
+    folders = {path.parent for path in output.rglob("run.json")}
+    (folder,) = [f for f in folders if json.loads((f / "run.json").read_text()).get("finished")]
+    files = sorted((folder / "checkpoints").iterdir())
+    assert not [path.name for path in files if "damaged" in path.name or path.name[0] == "."]
+    for path in files:
+        if path.suffix == ".sha256":
+            digest, name = path.read_text().split()
+            assert hashlib.sha256(path.with_name(name).read_bytes()).hexdigest() == digest
+    return folder
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(
+            same(one[k], other[k]) for k in one if k != "journal"
+        )
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def measured(folder, without):
+    """metrics.jsonl, less what depends on the clock."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in without} for line in lines]
+
+
+def compare(whole, killed, launch):
+    for name in ("last.pth", "best.pth"):
+        one, other = (
+            torch.load(folder / "checkpoints" / name, weights_only=True)
+            for folder in (whole, killed)
+        )
+        assert same(one, other), name
+    if launch is ALONE:  # several processes mean over the steps since their start
+        clock = ("images/s", "data_wait", "memory")
+        assert measured(whole, clock) == measured(killed, clock)
+
+
+@pytest.mark.parametrize(
+    "launch, epochs, kills, seconds",
+    [
+        pytest.param(ALONE, 20, 2, 1, id="alone", marks=pytest.mark.slow),
+        pytest.param(SHARED, 20, 1, 1, id="shared", marks=pytest.mark.slow),
+        pytest.param(ALONE, 200, 20, 1.5, id="alone, 20 kills", marks=pytest.mark.long),
+        pytest.param(SHARED, 100, 5, 2, id="shared, 5 kills", marks=pytest.mark.long),
+    ],
+)
+def test_killed_and_started_again_nothing_is_lost(scenes, tmp_path, launch, epochs, kills, seconds):
+    process = begin(launch, scenes, tmp_path / "whole", epochs)
+    said, _ = process.communicate()
+    assert process.returncode == 0, said
+    killed_until_done(launch, scenes, tmp_path / "killed", epochs, kills, seconds)
+    compare(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"), launch)
