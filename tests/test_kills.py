@@ -2,49 +2,27 @@
 
 import hashlib
 import json
-import os
 import random
 import re
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
 
-ROOT = Path(__file__).parents[1]
-QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+from commands import QUICKSTART, TORCHRUN, read_until, start
+
 OPTIONS = (
     "MODEL.WIDTH 8 MODEL.STEM 8 MODEL.BLOCKS 1 DATASET.INPUT_SIZE 64 TRAIN.BATCH 4 DEVICE cpu "
     "TRAIN.IMAGES_PER_DEVICE 1 TRAIN.EMA 0.99 TRAIN.CLIP_NORM 1 TRAIN.SCHEDULE cosine WORKERS 1 "
     "TRAIN.SAVE_STEPS 2 PRINT_FREQ 5 TRAIN.VALIDATE_EVERY 20 TRAIN.PICTURES_EVERY 50"
 )
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-ALONE, SHARED = [], TORCHRUN
+ALONE, SHARED = (), TORCHRUN
 
 
 def begin(launch, scenes, output, epochs):
-    """The command in a process group of its own."""
-    asked = [sys.executable, *launch, str(ROOT / "tools/train.py"), "--cfg", QUICKSTART]
-    asked += [
-        *OPTIONS.split(),
-        "DATASET.ROOT",
-        str(scenes),
-        "OUTPUT_DIR",
-        str(output),
-        "TRAIN.EPOCHS",
-        str(epochs),
-    ]
-    return subprocess.Popen(
-        asked,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
-    )
+    place = ["DATASET.ROOT", scenes, "OUTPUT_DIR", output, "TRAIN.EPOCHS", epochs]
+    return start("train", "--cfg", QUICKSTART, *OPTIONS.split(), *place, launch=launch)
 
 
 def saved_step(output):
@@ -65,8 +43,7 @@ def kill(process, output, dice, seconds):
     if dice.random() < 0.2:
         time.sleep(dice.uniform(0, 3))
     else:
-        while "learning rate" not in said and process.poll() is None:
-            said += process.stdout.readline()
+        said = read_until(process, "learning rate")
         time.sleep(dice.uniform(0, seconds))
     assert process.poll() is None, "it was done before it was killed; give it more epochs"
     # All of them: torchrun's processes have sessions of their own, and live on without it.

@@ -4,37 +4,17 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, start, tool
 from hrpose.build import load_predictor
 from hrpose.config import load_config
 from hrpose.ops.image import read_photo
 
 pytestmark = pytest.mark.slow
-
-ROOT = Path(__file__).parents[1]
-QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
-BRIEFLY = (
-    "MODEL.WIDTH 8 MODEL.STEM 8 MODEL.BLOCKS 1 DATASET.INPUT_SIZE 64 TRAIN.BATCH 4 TRAIN.EPOCHS 2 "
-    "TRAIN.PRECISION fp32 WORKERS 0 PRINT_FREQ 1 DEVICE cpu TRAIN.VALIDATE_EVERY 1"
-)
-SMALL = BRIEFLY.split()
-
-
-def tool(name, *arguments, fails=False, minutes=5):
-    """Run a command from the repository; what it printed."""
-    asked = [sys.executable, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
-    done = subprocess.run(asked, capture_output=True, text=True, cwd=ROOT, timeout=60 * minutes)
-    assert (done.returncode != 0) == fails, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -93,18 +73,18 @@ def test_the_same_seed_ends_in_the_same_weights(trained, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-def test_ctrl_c_keeps_a_checkpoint_and_the_same_command_continues(trained, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
+def test_asked_to_stop_it_keeps_a_checkpoint_and_the_same_command_continues(
+    trained, tmp_path, number
+):
     _, options = trained
     longer = [*options, "TRAIN.EPOCHS", "4", "OUTPUT_DIR", str(tmp_path)]
-    asked = [sys.executable, str(ROOT / "tools/train.py"), "--cfg", QUICKSTART, *longer]
-    process = subprocess.Popen(asked, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    begun = time.time()
-    while not list(tmp_path.glob("quickstart/*/metrics.jsonl")) and time.time() - begun < 120:
-        time.sleep(0.05)
-    os.kill(process.pid, signal.SIGINT)
-    said, errors = process.communicate(timeout=120)
-    assert process.returncode == 130, errors.decode()
-    assert b"Start again to continue" in said and b"Traceback" not in errors
+    process = start("train", "--cfg", QUICKSTART, *longer)
+    said = read_until(process, "epoch 1/4")
+    os.kill(process.pid, number)
+    said += process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + number, said
+    assert "Start again to continue" in said and "Traceback" not in said
     (folder,) = (tmp_path / "quickstart").iterdir()
     assert (folder / "checkpoints" / "last.pth").exists()
 
@@ -120,7 +100,7 @@ def test_photos_are_drawn_on_and_a_broken_one_is_named(trained, scenes, tmp_path
     (photos / "broken.jpg").write_bytes(b"not an image")
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
     command = ["--cfg", QUICKSTART, "--input", photos, "--output", tmp_path / "found"]
-    said = tool("test", *command, *options, *weights, fails=True)
+    said = tool("test", *command, *options, *weights, status=2)
     assert "broken.jpg" in said
     assert len(list((tmp_path / "found").glob("*.jpg"))) == 6
     for pose in json.loads((tmp_path / "found" / "keypoints.json").read_text()):
@@ -197,7 +177,7 @@ def test_annotations_that_cannot_be_evaluated_stop_a_run_before_it_begins(
     spoil(truth)
     path.write_text(json.dumps(truth))
     here = ["DATASET.ROOT", tmp_path / "scenes", "OUTPUT_DIR", tmp_path / "out"]
-    assert cure in tool("train", "--cfg", QUICKSTART, *options, *here, fails=True)
+    assert cure in tool("train", "--cfg", QUICKSTART, *options, *here, status=2)
     assert not list(tmp_path.glob("out/*/*"))
 
 
@@ -221,7 +201,7 @@ def test_a_crash_costs_no_step(trained, scenes, tmp_path):
         path.write_bytes(b"")
     here = ["DATASET.ROOT", tmp_path / "scenes", "OUTPUT_DIR", tmp_path / "out"]
     small = [*options, *here, "TRAIN.BATCH", "1"]
-    said = tool("train", "--cfg", QUICKSTART, *small, fails=True)
+    said = tool("train", "--cfg", QUICKSTART, *small, status=2)
     assert "Start again to continue" in said
     for path, data in zip(broken, kept):
         path.write_bytes(data)
@@ -245,26 +225,56 @@ def test_a_crash_costs_no_step(trained, scenes, tmp_path):
 def test_a_mistake_ends_with_its_cure_and_leaves_nothing(trained, tmp_path, arguments, cure):
     _, options = trained
     output = ["OUTPUT_DIR", tmp_path / "out"]
-    said = tool("train", "--cfg", QUICKSTART, *options, *output, *arguments, fails=True)
+    said = tool("train", "--cfg", QUICKSTART, *options, *output, *arguments, status=2)
     assert cure in said
     assert not list(tmp_path.glob("out/*/*"))
 
 
-def test_an_unreadable_image_is_named(trained, scenes, tmp_path):
+def test_two_processes_evaluate_as_one_does(trained, tmp_path):
+    folder, options = trained
+    weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth"]
+    for name, launch in {"one": (), "two": TORCHRUN}.items():
+        asked = ["--cfg", QUICKSTART, "--output", tmp_path / name, *options, *weights]
+        tool("valid", *asked, "TEST.DETECTION_THRESHOLD", "0", launch=launch)
+    for name in ("keypoints.json", "metrics.json"):
+        one, two = (tmp_path / place / "results" / name for place in ("one", "two"))
+        assert one.read_bytes() == two.read_bytes()
+    assert len(json.loads((tmp_path / "two" / "results" / "keypoints.json").read_text())) > 6
+
+
+def test_two_processes_train_in_one_folder_and_are_stopped_at_the_same_step(trained, tmp_path):
     _, options = trained
-    broken = tmp_path / "scenes"
-    shutil.copytree(scenes, broken)
-    victim = sorted((broken / "images" / "train2017").iterdir())[0]
-    victim.write_bytes(b"")
-    here = ["DATASET.ROOT", broken, "OUTPUT_DIR", tmp_path / "out"]
-    said = tool("train", "--cfg", QUICKSTART, *options, *here, fails=True)
-    assert victim.name in said
+    asked = ["--cfg", QUICKSTART, *options, "TRAIN.EPOCHS", "9", "OUTPUT_DIR", tmp_path]
+    process = start("train", *asked, launch=TORCHRUN)
+    said = read_until(process, "epoch 1/9")
+    os.kill(process.pid, signal.SIGTERM)  # torchrun tells its processes, and ends with status 1
+    said += process.communicate(timeout=120)[0]
+    assert said.count("Start again to continue") == 1
+    assert process.returncode == 1 and "SignalException" in said
+    assert "continuing at epoch" in tool("train", *asked, launch=TORCHRUN)
+    (folder,) = (tmp_path / "quickstart").iterdir()
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["finished"] and facts["world_size"] == facts["processes"] == 2
+    assert facts["batch"] == 4 and len(facts["continued"]) == 1
+    alone = tool("train", *asked, "TRAIN.RESUME", folder)  # nothing is left to do
+    assert "in each of 1 processes" in alone
+
+
+def test_an_average_is_evaluated_beside_the_network(trained, tmp_path):
+    _, options = trained
+    said = tool("train", "--cfg", QUICKSTART, *options, "TRAIN.EMA", "0.9", "OUTPUT_DIR", tmp_path)
+    (folder,) = (tmp_path / "quickstart").iterdir()
+    assert "epoch 2, ema: AP" in said
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert sum("ema/AP" in line for line in lines) == 2
+    assert (folder / "ema" / "results" / "keypoints.json").exists()
+    assert set(json.loads((folder / "run.json").read_text())["all_figures"]) == {"val", "ema"}
 
 
 def test_a_model_file_that_does_not_fit_says_so(trained):
     folder, options = trained
     wider = [*options, "MODEL.WIDTH", "16", "TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
-    assert "shape" in tool("valid", "--cfg", QUICKSTART, *wider, fails=True)
+    assert "shape" in tool("valid", "--cfg", QUICKSTART, *wider, status=2)
 
 
 def test_a_png_photo_with_spaces_in_its_name_is_found(trained, tmp_path):

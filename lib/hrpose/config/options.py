@@ -55,6 +55,7 @@ anything = rule(lambda value: True, "")
 above_0 = rule(lambda value: 0 < value < math.inf, "above 0 and finite")
 not_negative = rule(lambda value: 0 <= value < math.inf, "0 or more and finite")
 not_negative_or_inf = rule(lambda value: value >= 0, "0 or more, or .inf")
+at_least_1 = rule(lambda value: 1 <= value < math.inf, "1 or more and finite")
 fraction = rule(lambda value: 0 <= value <= 1, "between 0 and 1")
 by_32 = rule(
     lambda value: value > 0 and value % 32 == 0,
@@ -218,7 +219,7 @@ OPTIONS = (
            "Epochs in which warmup_linear and cosine rise from a tenth."),
     Option("TRAIN.FIRST_CYCLE", 16.0, above_0,
            "Epochs before the first restart of cosine_restarts (T0)."),
-    Option("TRAIN.CYCLE_GROWTH", 2.0, rule(lambda value: 1 <= value < math.inf, "1 or more and finite"),
+    Option("TRAIN.CYCLE_GROWTH", 2.0, at_least_1,
            "How much longer each cycle of cosine_restarts is than the one before (Tmul)."),
     Option("TRAIN.EPOCHS", 300, above_0,
            "Passes over the training images."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -136,10 +137,12 @@ def _padded(rows: Sequence[np.ndarray]) -> Tensor:
 def _begin_worker(worker: int, at_work: Tensor) -> None:
     """Workers are many already, and requests to stop are for the training alone to answer.
 
-    When it ends, they do.
+    In a session of its own a worker is not told what a terminal or a scheduler tells all of a job.
     """
     cv2.setNumThreads(0)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1"):
+    if hasattr(os, "setsid"):
+        os.setsid()
+    for name in ("SIGINT", "SIGUSR1"):  # SIGTERM is how the training ends it
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
     get_worker_info().dataset.begin = partial(_mark, at_work, worker)  # type: ignore[union-attr]

@@ -142,6 +142,8 @@ def hold(folder: Path) -> IO[str] | None:
             return None
         except OSError as error:  # some network disks cannot lock
             warnings.warn(f"{folder} cannot be locked ({error}); do not run twice", stacklevel=2)
+    if hasattr(os, "register_at_fork"):  # a process that outlives us must not hold it for us
+        os.register_at_fork(after_in_child=lock.close)
     lock.truncate(0)
     lock.write(str(os.getpid()))
     lock.flush()

@@ -1,0 +1,46 @@
+"""The commands as a user runs them, on so small a network that it takes seconds."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+BRIEFLY = (
+    "MODEL.WIDTH 8 MODEL.STEM 8 MODEL.BLOCKS 1 DATASET.INPUT_SIZE 64 TRAIN.BATCH 4 TRAIN.EPOCHS 2 "
+    "TRAIN.PRECISION fp32 WORKERS 0 PRINT_FREQ 1 DEVICE cpu TRAIN.VALIDATE_EVERY 1"
+)
+SMALL = BRIEFLY.split()
+TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+
+
+def start(name, *arguments, launch=()):
+    """One of tools/ in a session of its own; what it prints can be read as it comes."""
+    asked = [sys.executable, *launch, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+    return subprocess.Popen(
+        asked,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+    )
+
+
+def read_until(process, text):
+    """What the process prints, up to a line with this text."""
+    said = ""
+    while text not in said and process.poll() is None:
+        said += process.stdout.readline()
+    return said
+
+
+def tool(name, *arguments, status=0, launch=()):
+    """Run a command from the repository to its end; what it printed."""
+    process = start(name, *arguments, launch=launch)
+    said, _ = process.communicate(timeout=300)
+    assert process.returncode == status, said
+    assert launch or "Traceback" not in said, said
+    return said
