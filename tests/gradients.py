@@ -8,7 +8,8 @@ import sys
 import torch
 from torch import nn
 
-from hrpose.build import build_loss, build_model, build_optimizer, build_training_loader
+from hrpose.build import build_loss, build_model
+from hrpose.build_training import build_optimizer, build_training_loader
 from hrpose.config import load_config
 from hrpose.engine.descent import Descent, Manner
 from hrpose.engine.distributed import World, together

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrpose.build import build_loss, build_model, build_optimizer, build_schedule
+from hrpose.build import build_loss, build_model
+from hrpose.build_training import build_optimizer, build_schedule
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, read_entries
 from hrpose.config.options import OPTIONS
@@ -17,7 +18,7 @@ SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MOD
 
 
 def readers() -> str:
-    assembly = [ROOT / "lib/hrpose/build.py", ROOT / "lib/hrpose/splits.py"]
+    assembly = [ROOT / f"lib/hrpose/{name}.py" for name in ("build", "build_training", "splits")]
     files = [*assembly, *(ROOT / "lib/hrpose/programs").glob("*.py")]
     return "\n".join(path.read_text() for path in files)
 

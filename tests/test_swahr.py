@@ -9,13 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.build import (
-    build_model,
-    build_optimizer,
-    build_predictor,
-    build_train_step,
-    output_strides,
-)
+from hrpose.build import build_model, build_predictor, output_strides
+from hrpose.build_training import build_optimizer, build_train_step
 from hrpose.config import load_config
 from hrpose.models.counting import count_operations
 from hrpose.models.weights import to_published

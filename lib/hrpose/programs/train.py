@@ -16,15 +16,17 @@ from torch import nn
 from yacs.config import CfgNode
 
 from hrpose.build import (
-    build_descent,
     build_devices,
     build_evaluator,
     build_model,
-    build_plan,
     build_predictor,
+    load_pretrained,
+)
+from hrpose.build_training import (
+    build_descent,
+    build_plan,
     build_training_loader,
     learning_rate,
-    load_pretrained,
     with_shared_norms,
 )
 from hrpose.engine.checkpoint import load_newest

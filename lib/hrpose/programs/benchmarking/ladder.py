@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from yacs.config import CfgNode
 
-from hrpose.build import build_training_loader
+from hrpose.build_training import build_training_loader
 from hrpose.config import load_config
 from hrpose.engine.step import Batch
 from hrpose.programs.benchmarking.plain_data import plain_loader

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from hrpose.build import build_descent, build_model
+from hrpose.build import build_model
+from hrpose.build_training import build_descent
 from hrpose.engine.step import Batch, to_device
 from hrpose.programs.benchmarking.plain_step import PlainStep, build_plain_loss, plain_adam
 from hrpose.programs.benchmarking.timing import Stopwatch, waiter
