@@ -17,15 +17,19 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 def start(name, *arguments, launch=()):
     """One of tools/ in a session of its own; what it prints can be read as it comes."""
-    asked = [sys.executable, *launch, str(ROOT / "tools" / f"{name}.py"), *map(str, arguments)]
+    return begin(sys.executable, *launch, ROOT / "tools" / f"{name}.py", *arguments)
+
+
+def begin(*words, **environment):
+    """Any command, likewise."""
     return subprocess.Popen(
-        asked,
+        list(map(str, words)),
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment},
     )
 
 

@@ -121,7 +121,7 @@ EXPERIMENTS = {
     "w48_640_swahr": Row(
         "w48_640",
         published("AP AP50 AP75 AP-M AP-L", "70.8 88.5 76.8 66.3 77.4"),
-        f"{SWAHR} TRAIN.BATCH 80 TRAIN.BASE_BATCH 80 TRAIN.LR 9.6e-4",
+        f"{SWAHR} TRAIN.BATCH 80 TRAIN.BASE_BATCH 80 TRAIN.LR 9.6e-4 TRAIN.SYNC_BN true",
     ),
     "crowdpose/w32_512_swahr": Row(
         "w32_512_swahr", "", f"{CROWDPOSE} TEST.DETECTION_THRESHOLD 0.1"

@@ -31,17 +31,17 @@ def weights(output):
 
 @pytest.fixture(scope="module")
 def whole(scenes, tmp_path_factory):
-    """Where a run of 4 epochs went undisturbed."""
+    """Where a run of 12 epochs went undisturbed."""
     output = tmp_path_factory.mktemp("whole")
-    tool("train", *arguments(scenes, output, "TRAIN.EPOCHS", "4"))
+    tool("train", *arguments(scenes, output, "TRAIN.EPOCHS", "12"))
     return output
 
 
 def interrupted(scenes, output):
-    """A run of 4 epochs that was stopped in its third, with checkpoints of every step."""
-    asked = arguments(scenes, output, "TRAIN.EPOCHS", "4", "TRAIN.SAVE_STEPS", "1")
+    """A run of 12 epochs that was stopped early, with checkpoints of every step."""
+    asked = arguments(scenes, output, "TRAIN.EPOCHS", "12", "TRAIN.SAVE_STEPS", "1")
     process = start("train", *asked)
-    said = read_until(process, "epoch 2/4")
+    said = read_until(process, "epoch 2/12")
     os.kill(process.pid, signal.SIGTERM)
     process.communicate(timeout=120)
     assert process.returncode == 143, said
@@ -77,9 +77,9 @@ def small_disk(folder, megabytes):
 
 def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(scenes, whole, tmp_path):
     with small_disk(tmp_path / "disk", 64) as output:
-        asked = arguments(scenes, output, "TRAIN.EPOCHS", "4", "TRAIN.SAVE_STEPS", "1")
+        asked = arguments(scenes, output, "TRAIN.EPOCHS", "12", "TRAIN.SAVE_STEPS", "1")
         process = start("train", *asked)
-        said = read_until(process, "epoch 2/4")
+        said = read_until(process, "epoch 2/12")
         with contextlib.suppress(OSError), (output / "others").open("wb") as file:
             while True:  # somebody else fills it
                 file.write(bytes(1 << 16))
@@ -140,7 +140,7 @@ def test_two_runs_never_share_a_folder(scenes, tmp_path):
 
 def test_a_run_whose_workers_outlive_it_is_continued_at_once(scenes, tmp_path):
     """Killed alone, as by the system when memory is short: its workers notice seconds later."""
-    asked = arguments(scenes, tmp_path, "TRAIN.EPOCHS", "3", "WORKERS", "2")
+    asked = arguments(scenes, tmp_path, "TRAIN.EPOCHS", "12", "WORKERS", "2")
     first = start("train", *asked)
     read_until(first, "epoch 1, val")
     first.kill()
@@ -152,7 +152,7 @@ def test_a_run_whose_workers_outlive_it_is_continued_at_once(scenes, tmp_path):
 
 def test_a_checkpoint_of_another_config_is_refused(whole, scenes, tmp_path):
     folder = run_folder(whole)
-    more = ["TRAIN.EPOCHS", "4", "TRAIN.RESUME", folder, "TRAIN.LR", "1e-4"]
+    more = ["TRAIN.EPOCHS", "12", "TRAIN.RESUME", folder, "TRAIN.LR", "1e-4"]
     said = tool("train", *arguments(scenes, whole, *more), status=2)
     assert "was run with another config" in said
     assert "-   LR: 0.002" in said and "+   LR: 0.0001" in said

@@ -78,9 +78,9 @@ def test_asked_to_stop_it_keeps_a_checkpoint_and_the_same_command_continues(
     trained, tmp_path, number
 ):
     _, options = trained
-    longer = [*options, "TRAIN.EPOCHS", "4", "OUTPUT_DIR", str(tmp_path)]
+    longer = [*options, "TRAIN.EPOCHS", "20", "OUTPUT_DIR", str(tmp_path)]
     process = start("train", "--cfg", QUICKSTART, *longer)
-    said = read_until(process, "epoch 1/4")
+    said = read_until(process, "epoch 1/20")
     os.kill(process.pid, number)
     said += process.communicate(timeout=120)[0]
     assert process.returncode == 128 + number, said
@@ -244,9 +244,10 @@ def test_two_processes_evaluate_as_one_does(trained, tmp_path):
 
 def test_two_processes_train_in_one_folder_and_are_stopped_at_the_same_step(trained, tmp_path):
     _, options = trained
-    asked = ["--cfg", QUICKSTART, *options, "TRAIN.EPOCHS", "9", "OUTPUT_DIR", tmp_path]
+    asked = ["--cfg", QUICKSTART, *options, "TRAIN.EPOCHS", "60", "OUTPUT_DIR", tmp_path]
+    asked += ["TRAIN.VALIDATE_EVERY", "0"]
     process = start("train", *asked, launch=TORCHRUN)
-    said = read_until(process, "epoch 1/9")
+    said = read_until(process, "epoch 1/60")
     os.kill(process.pid, signal.SIGTERM)  # torchrun tells its processes, and ends with status 1
     said += process.communicate(timeout=120)[0]
     assert said.count("Start again to continue") == 1
