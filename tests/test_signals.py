@@ -64,6 +64,18 @@ def test_another_process_s_request_stops_this_one_too():
     signals.agree(lambda number: number)  # answered once
 
 
+def test_a_request_that_comes_while_processes_agree_is_not_lost():
+    def agree(number):
+        ask(signal.SIGTERM)
+        return number
+
+    signals = Signals(patient=True)
+    with pytest.raises(Stopped) as stop, signals.heard():
+        signals.agree(agree)  # nobody had asked when it was asked
+        signals.agree(lambda number: number)
+    assert stop.value.status == 143
+
+
 def test_other_threads_may_train_too():
     done = []
 

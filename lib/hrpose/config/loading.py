@@ -177,8 +177,6 @@ def _check_together(values: dict[str, Any]) -> None:
     _check_scale_set(values["TEST.SCALE_FACTOR"])
     _check_resolutions(values)
     _check_scale_losses(values)
-    if values["TRAIN.COMPILE"] and values["TRAIN.RECOMPUTE"]:
-        raise ValueError("TRAIN.COMPILE decides by itself what to recompute; leave out RECOMPUTE")
     if values["DATASET.MIN_SCALE"] > values["DATASET.MAX_SCALE"]:
         raise ValueError("DATASET.MIN_SCALE is above DATASET.MAX_SCALE")
 

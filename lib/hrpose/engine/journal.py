@@ -8,7 +8,9 @@ from json import dumps
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
 
@@ -37,8 +39,7 @@ class Journal:
         self.log = folder / "log.txt"
         self.metrics = folder / "metrics.jsonl"
         _cut(self.metrics, place.size)
-        self.events = SummaryWriter(str(folder), purge_step=place.step + 1)
-        self.outlets = list(outlets)
+        self.outlets = [Events(folder, place.step), *outlets]
 
     def say(self, text: str) -> None:
         """A line for people, on the screen and in log.txt."""
@@ -50,9 +51,6 @@ class Journal:
         """Named numbers of one step, the same in every form."""
         with self.metrics.open("a") as file:
             file.write(dumps({"step": step, **values}) + "\n")
-        for name, value in values.items():
-            self.events.add_scalar(name, value, step)
-        self.events.flush()
         for outlet in self.outlets:
             outlet.write(values, step)
 
@@ -61,9 +59,30 @@ class Journal:
         return Place(self.metrics.stat().st_size if self.metrics.exists() else 0, step)
 
     def close(self) -> None:
-        self.events.close()
-        for outlet in self.outlets:
-            outlet.close()
+        while self.outlets:
+            self.outlets.pop().close()
+
+
+class Events:
+    """TensorBoard's, from `step` on anew.
+
+    They are written at once and by whoever asks: tensorboardX's own thread would die of a full disk
+    without a word, and the run would then wait for it for ever.
+    """
+
+    def __init__(self, folder: Path, step: int):
+        self.writer = EventsWriter(str(folder / "events"))
+        begins = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
+        self.writer.write_event(begins)
+
+    def write(self, values: Mapping[str, float], step: int) -> None:
+        named = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=named))
+        self.writer.write_event(event)
+        self.writer.flush()
+
+    def close(self) -> None:
+        self.writer.close()
 
 
 class Silence:

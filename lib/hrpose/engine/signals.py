@@ -61,8 +61,10 @@ class Signals:
 
         agree: the number of this process's request, or 0, to that of all
         """
-        self._number = agree(self._number)
-        self._answer()
+        agreed = agree(self._number)  # one that comes meanwhile waits for the next time
+        if agreed:
+            self._number = 0
+            raise Stopped(agreed)
 
     def _arrive(self, number: int, frame: FrameType | None) -> None:
         self._number = number

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
 from operator import getitem
@@ -76,9 +77,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         except BaseException:
             run.discard()
             raise
-        train(training, build_plan(config, _batch(training)), hooks)
-        if world.leads:
-            _finish(training)
+        try:
+            train(training, build_plan(config, _batch(training)), hooks)
+            if world.leads:
+                _finish(training)
+        finally:
+            _close(training.journal)
 
 
 def frozen_text(config: CfgNode) -> str:
@@ -230,13 +234,18 @@ def _batch(training: Training) -> int:
     return training.descent.manner.batch
 
 
+def _close(journal: Journal | Silence) -> None:
+    """What cannot be written in the end, for want of room, has been said before."""
+    with suppress(OSError):
+        journal.close()
+
+
 def _finish(training: Training) -> None:
     """Mark the run as finished, and print what it came to."""
     folder, figures = training.run.folder, training.progress.figures
     facts = json.loads((folder / "run.json").read_text())
     ended = {"finished": time.strftime(NOW), "figures": figures["val"], "all_figures": figures}
     write_json(folder / "run.json", facts | ended, indent=1)
-    training.journal.close()
     for name, found in figures.items():
         print(f"{name}:\n{format_table(found)}")
     print(f"best checkpoint (AP {training.progress.best:.3f}): {training.run.best}")
