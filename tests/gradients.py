@@ -4,9 +4,11 @@ python -m torch.distributed.run --standalone --nproc-per-node 2 tests/gradients.
 """
 
 import sys
+from unittest import mock
 
 import torch
 from torch import nn
+from torch.nn.parallel import replicate
 
 from hrpose.build import build_loss, build_model
 from hrpose.build_training import build_optimizer, build_training_loader
@@ -26,15 +28,21 @@ CPU = [torch.device("cpu")]
 
 
 class Replicas(nn.Module):
-    """What DataParallel does: parts of the batch, each with its loss, and the terms gathered."""
+    """DataParallel on the CPU: its own copies of the step, a part of the batch for each, and the
+    terms gathered. Only the copying of weights to GPUs is replaced, by clones."""
 
     def __init__(self, step, count):
         super().__init__()
         self.step, self.count = step, count
 
     def forward(self, batch):
+        clones = lambda tensors, devices, detach=False: [  # noqa: E731
+            [tensor.clone() for tensor in tensors] for _ in devices
+        ]
+        with mock.patch("torch.nn.parallel.replicate._broadcast_coalesced_reshape", clones):
+            steps = replicate(self.step, [0] * self.count)
         parts = zip(*(value.tensor_split(self.count) for value in batch.values()))
-        terms = [self.step(dict(zip(batch, part))) for part in parts]
+        terms = [step(dict(zip(batch, part))) for step, part in zip(steps, parts)]
         return {name: torch.cat([part[name] for part in terms]) for name in terms[0]}
 
 
@@ -53,10 +61,10 @@ def gradients(scenes, world=World(), passes=1, replicas=1, training=False, clip=
     descent = Descent(step, build_optimizer(config, model), manner, world, CPU)
     if replicas > 1:
         descent.replicas = Replicas(step, replicas)
-    step.train(training)
-    if not training:  # the norms' running statistics; scales are predicted all the same
-        model.network.eval()
-        model.forward = model.with_scales
+    step.train()
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.train(training)
     batch = next(iter(build_training_loader(config, world)))
     terms, verdict = descent.take(batch, 0.0, 0)
     assert not verdict.lost and len(terms["loss"]) == BATCH // world.size

@@ -8,6 +8,7 @@ import os
 import pickle
 import subprocess
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
@@ -47,6 +48,24 @@ def test_the_last_few_of_a_series_are_kept(tmp_path):
     assert load_checkpoint(tmp_path / "last.pth") == {"step": 300}
     assert load_checkpoint(tmp_path / "best.pth") == {"step": -300}
     assert len(list(tmp_path.glob("*.sha256"))) == 3
+
+
+def test_nothing_is_left_lying_about(tmp_path, monkeypatch):
+    """Whether it is read again or killed while it forgets an old one."""
+    save_checkpoint(tmp_path, "last", 1, {"x": 1}, keep=1)
+    load_newest(tmp_path, "last", pytest.fail)
+    assert names(tmp_path) == ["last.pth", "last_000000001.pth", "last_000000001.pth.sha256"]
+
+    def killed(path, missing_ok=False, unlink=Path.unlink):
+        if path.suffix == ".pth" and path.name[0] != ".":
+            raise KeyboardInterrupt
+        unlink(path, missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        save_checkpoint(tmp_path, "last", 2, {"x": 2}, keep=1)
+    save_checkpoint(tmp_path, "last", 3, {"x": 3}, keep=1)
+    assert names(tmp_path) == ["last.pth", "last_000000003.pth", "last_000000003.pth.sha256"]
 
 
 def test_sha256sum_agrees(tmp_path):

@@ -12,7 +12,7 @@ from torch import nn
 from gradients import CPU, Replicas, gradients
 from hrpose.engine.average import Average
 from hrpose.engine.descent import Descent, Manner, Statistics
-from hrpose.engine.distributed import World
+from hrpose.engine.distributed import World, replicated
 from hrpose.engine.optim import OPTIMIZERS, grouped_parameters
 from hrpose.engine.step import Numerics, TrainStep
 from hrpose.structures import Terms
@@ -196,6 +196,13 @@ def test_statistics_of_any_kind_come_back():
     assert all(torch.equal(value, changed[name]) for name, value in model.named_buffers())
     statistics.return_where(torch.tensor(True))
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
+
+
+def test_a_compiled_step_is_not_copied_to_several_gpus():
+    step = TrainStep(lambda images: images, Toy(), None, Numerics(compiled=True))
+    devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
+    with pytest.raises(ValueError, match="TRAIN.COMPILE.*torchrun"):
+        replicated(step, World(), devices)
 
 
 # Dice ---------------------------------------------------------------------------------------------

@@ -40,8 +40,8 @@ def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], k
             "the disk, and start again"
         ) from error
     for old in series(folder, name)[keep:]:
-        old.unlink()
         _checksum(old).unlink(missing_ok=True)
+        old.unlink()
 
 
 def series(folder: Path, name: str) -> list[Path]:
@@ -106,7 +106,7 @@ def _checksum(path: Path) -> Path:
 
 def _name_also(path: Path, other: Path) -> None:
     """Let `other` be the same file, or a copy where the disk knows no second names."""
-    if path == other:
+    if other.is_file() and other.samefile(path):
         return
     beside = other.with_name(f".{other.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)

@@ -13,6 +13,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from hrpose.engine.step import TrainStep
+
 T = TypeVar("T")
 
 PATIENCE = timedelta(hours=1)
@@ -74,8 +76,12 @@ def together() -> Iterator[World]:
     dist.destroy_process_group()  # after an error the others may not answer any more
 
 
-def replicated(step: nn.Module, world: World, devices: Sequence[torch.device]) -> nn.Module:
+def replicated(step: TrainStep, world: World, devices: Sequence[torch.device]) -> nn.Module:
     """A training step on this process's share of every batch, or on several GPUs of its own."""
+    if len(devices) > 1 and step.compiled:
+        raise ValueError(
+            "TRAIN.COMPILE makes a program for one GPU: start with torchrun, or leave it out"
+        )
     if world.size > 1:
         ids = [devices[0]] if devices[0].type == "cuda" else None
         return DistributedDataParallel(step, device_ids=ids, gradient_as_bucket_view=True)

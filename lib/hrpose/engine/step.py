@@ -38,7 +38,7 @@ class TrainStep(nn.Module):
         self.loss = loss
         self.numerics = numerics
         # Compiled beside the network, which keeps its names and is evaluated as it is.
-        self.compute = torch.compile(self._compute) if numerics.compiled else self._compute
+        self.compiled = torch.compile(self._compute) if numerics.compiled else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss": the weighted sum that is descended, then every term unweighted}, each (B,)."""
@@ -51,7 +51,7 @@ class TrainStep(nn.Module):
         images, precision = batch["image"], self.numerics.precision
         half = precision != torch.float32
         with torch.autocast(images.device.type, precision, enabled=half):
-            return self.compute(images)
+            return self.compiled(images) if self.compiled else self._compute(images)
 
     def _compute(self, images: Tensor) -> Any:
         prepared = self.prepare(images)

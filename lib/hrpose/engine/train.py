@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -79,7 +80,7 @@ def _train_epoch(training: Training, plan: Plan, hooks: Hooks) -> None:
     progress, world, total = training.progress, training.world, len(training.loader)
     training.loader.batch_sampler.enter(progress.epoch, progress.batch)  # type: ignore[union-attr]
     training.descent.step.train()
-    with _bar(training, plan) as bar:
+    with _bar(training, plan) as bar, _batches_of_one_size():
         batches = iter(training.loader) if progress.batch < total else iter(())
         while progress.batch < total:
             batch: Batch = next(batches)
@@ -91,6 +92,16 @@ def _train_epoch(training: Training, plan: Plan, hooks: Hooks) -> None:
             training.signals.agree(lambda number: int(world.highest(torch.tensor(number))))
     if plan.pictures_every and progress.epoch % plan.pictures_every == 0 and progress.batch:
         _draw(training, hooks)
+
+
+@contextmanager
+def _batches_of_one_size() -> Iterator[None]:
+    """Let cuDNN find the fastest convolutions, which pays where every step's are alike."""
+    before, torch.backends.cudnn.benchmark = torch.backends.cudnn.benchmark, True
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = before
 
 
 def _advance(training: Training, plan: Plan, batch: Batch) -> None:
