@@ -46,8 +46,8 @@ class Replicas(nn.Module):
         return {name: torch.cat([part[name] for part in terms]) for name in terms[0]}
 
 
-def gradients(scenes, world=World(), passes=1, replicas=1, training=False, clip=0.0):  # noqa: B008
-    """name -> gradient of the mean loss of the first batch, in float64."""
+def gradients(scenes, world=World(), passes=1, replicas=1, training=False, clip=0.0, part=None):  # noqa: B008, PLR0913
+    """name -> gradient of the mean loss of the first batch, or of a part of it, in float64."""
     config = load_config("configs/w32_512.yaml", [*OPTIONS.split(), "DATASET.ROOT", str(scenes)])
     torch.manual_seed(0)
     model = build_model(config).double()
@@ -57,7 +57,7 @@ def gradients(scenes, world=World(), passes=1, replicas=1, training=False, clip=
             nn.init.uniform_(norm.running_var, 0.5, 2)
     prepare = lambda images: normalise(images).double()  # noqa: E731
     step = TrainStep(prepare, model, build_loss(config))
-    manner = Manner(BATCH, passes, clip)
+    manner = Manner(BATCH // (part.size if part else 1), passes, clip)
     descent = Descent(step, build_optimizer(config, model), manner, world, CPU)
     if replicas > 1:
         descent.replicas = Replicas(step, replicas)
@@ -65,16 +65,28 @@ def gradients(scenes, world=World(), passes=1, replicas=1, training=False, clip=
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.train(training)
-    batch = next(iter(build_training_loader(config, world)))
+    batch = next(iter(build_training_loader(config, part or world)))
     terms, verdict = descent.take(batch, 0.0, 0)
-    assert not verdict.lost and len(terms["loss"]) == BATCH // world.size
+    assert not verdict.lost and len(terms["loss"]) == BATCH // (part or world).size
     return {name: p.grad.clone() for name, p in model.named_parameters()}
+
+
+def running_means(world):
+    """What norms of all processes remember, before and after they are told the leader's."""
+    norm = nn.BatchNorm2d(1)
+    norm.running_mean.fill_(world.rank)
+    before = world.gathered(float(norm.running_mean))
+    world.equalise(norm)
+    return {"before": before, "after": world.gathered(float(norm.running_mean))}
 
 
 if __name__ == "__main__":
     scenes, path, mode = sys.argv[1:]
     torch.set_num_threads(1)
     with together() as world:
-        found = gradients(scenes, world, int(mode[-1]), training=mode.startswith("train"))
+        if mode == "buffers":
+            found = running_means(world)
+        else:
+            found = gradients(scenes, world, int(mode[-1]), training=mode.startswith("train"))
         if world.leads:
             torch.save(found, path)

@@ -90,14 +90,15 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, damage):
         save_checkpoint(tmp_path, "last", step, {"step": step, "x": torch.zeros(99)}, keep=2)
     damage(tmp_path / "last.pth")  # the same file as the numbered one
     warnings = []
-    assert load_newest(tmp_path, "last", warnings.append)["step"] == 1
+    path, state = load_newest(tmp_path, "last", warnings.append)
+    assert (path.name, state["step"]) == ("last_000000001.pth", 1)
     (warning,) = warnings
     assert "last_000000002.pth is damaged" in warning and "the one before" in warning
-    assert load_newest(tmp_path, "last", warnings.append)["step"] == 1
+    assert load_newest(tmp_path, "last", warnings.append)[1]["step"] == 1
     assert len(warnings) == 1  # it was set aside
     assert load_checkpoint(tmp_path / "last.pth")["step"] == 1
     save_checkpoint(tmp_path, "last", 2, {"step": 2}, keep=2)
-    assert load_newest(tmp_path, "last", warnings.append)["step"] == 2
+    assert load_newest(tmp_path, "last", warnings.append)[1]["step"] == 2
 
 
 def test_nothing_is_begun_anew_where_all_are_damaged(tmp_path):
@@ -106,8 +107,21 @@ def test_nothing_is_begun_anew_where_all_are_damaged(tmp_path):
         cut(tmp_path / f"last_{step:09d}.pth")
     with pytest.raises(ValueError, match="no last checkpoint in .* is whole"):
         load_newest(tmp_path, "last", lambda warning: None)
-    with pytest.raises(FileNotFoundError, match="no last checkpoint"):
-        load_newest(tmp_path, "last", lambda warning: None)
+    assert len(series(tmp_path, "last")) == 2  # so that the next start says so again
+    with pytest.raises(FileNotFoundError, match="no best checkpoint"):
+        load_newest(tmp_path, "best", lambda warning: None)
+
+
+def test_a_whole_file_is_not_called_damaged_for_want_of_memory(tmp_path, monkeypatch):
+    save_checkpoint(tmp_path, "last", 1, {"x": 1}, keep=1)
+
+    def fail(*_, **__):
+        raise RuntimeError("not enough memory")
+
+    monkeypatch.setattr(torch, "load", fail)
+    with pytest.raises(RuntimeError, match="memory"):
+        load_newest(tmp_path, "last", pytest.fail)
+    assert len(series(tmp_path, "last")) == 1
 
 
 def test_saving_the_same_step_anew_never_leaves_another_s_checksum(tmp_path, monkeypatch):
@@ -124,7 +138,7 @@ def test_saving_the_same_step_anew_never_leaves_another_s_checksum(tmp_path, mon
         monkeypatch.setattr("hrpose.engine.checkpoint.write_whole", killed)
         with contextlib.suppress(KeyboardInterrupt):
             save_checkpoint(tmp_path, "last", 7, {"x": act + 2}, keep=2)
-        assert load_newest(tmp_path, "last", pytest.fail)["x"] in (1, act + 1, act + 2)
+        assert load_newest(tmp_path, "last", pytest.fail)[1]["x"] in (1, act + 1, act + 2)
 
 
 def test_a_disk_without_second_names_gets_a_copy(tmp_path, monkeypatch):

@@ -105,7 +105,7 @@ def compare(whole, killed, launch):
         )
         assert same(one, other), name
     if launch is ALONE:  # several processes mean over the steps since their start
-        clock = ("images/s", "data_wait", "memory")
+        clock = ("images/s", "data_wait", "memory", "eta")
         assert measured(whole, clock) == measured(killed, clock)
 
 

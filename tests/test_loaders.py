@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 from functools import partial
 
@@ -181,14 +182,26 @@ def broken_loader(dataset, fail, workers):
 
 
 def refuse():
-    raise ValueError("seven.jpg is not a readable image")
+    raise ValueError("7.png is not a readable image")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_worker_s_error_says_what_was_wrong_and_no_more(dataset, workers):
     with pytest.raises(ValueError) as error:
         [*epoch(broken_loader(dataset, refuse, workers), 0)]
-    assert str(error.value) == "seven.jpg is not a readable image"
+    assert str(error.value) == "7.png is not a readable image"
+
+
+def test_an_error_that_names_no_image_gets_its_name(dataset):
+    def fail():
+        raise IndexError("out of range")
+
+    with pytest.raises(RuntimeError, match=r"^7\.png: IndexError: out of range$"):
+        [*epoch(broken_loader(dataset, fail, 2), 0)]
+
+
+def test_workers_may_be_given_the_data_set_by_pickle(dataset):
+    assert len(pickle.loads(pickle.dumps(dataset))) == len(dataset)
 
 
 def test_a_worker_that_dies_names_its_image(dataset):

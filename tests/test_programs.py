@@ -8,6 +8,7 @@ import signal
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, start, tool
 from hrpose.build import load_predictor
@@ -61,8 +62,6 @@ def test_valid_scores_weights_and_results_alike(trained, tmp_path):
 
 
 def test_the_same_seed_ends_in_the_same_weights(trained, tmp_path):
-    import torch
-
     folder, options = trained
     tool("train", "--cfg", QUICKSTART, *options, "OUTPUT_DIR", tmp_path)
     (again,) = (tmp_path / "quickstart").iterdir()
@@ -259,6 +258,25 @@ def test_two_processes_train_in_one_folder_and_are_stopped_at_the_same_step(trai
     assert facts["batch"] == 4 and len(facts["continued"]) == 1
     alone = tool("train", *asked, "TRAIN.RESUME", folder)  # nothing is left to do
     assert "in each of 1 processes" in alone
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "TRAIN.RECOMPUTE true TRAIN.CHANNELS_LAST false",
+        "TRAIN.PRECISION fp16 TRAIN.OPTIMIZER adamw",
+        pytest.param("TRAIN.COMPILE true MODEL.MODULES [1,1,1]", marks=pytest.mark.long),
+    ],
+)
+def test_however_the_network_computes_it_trains(trained, tmp_path, more):
+    _, options = trained
+    tool("train", "--cfg", QUICKSTART, *options, *more.split(), "OUTPUT_DIR", tmp_path)
+    (folder,) = (tmp_path / "quickstart").iterdir()
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    losses = [line["loss"] for line in lines if "loss" in line]
+    assert len(losses) == 6 and max(losses) < 1
+    state = torch.load(folder / "checkpoints" / "last.pth", weights_only=True)
+    assert state["optimizer"]["state"][0]["step"] > 0  # not all were skipped
 
 
 def test_an_average_is_evaluated_beside_the_network(trained, tmp_path):

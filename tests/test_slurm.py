@@ -11,6 +11,7 @@ import pytest
 from commands import QUICKSTART, ROOT, SMALL, begin, read_until
 
 SRUN = """#!/usr/bin/env bash
+while [ "$1" != python ]; do shift; done
 exec "$@"
 """
 SCONTROL = """#!/usr/bin/env bash
@@ -54,6 +55,30 @@ def test_a_job_saves_before_its_time_is_up_and_is_queued_again_until_it_is_done(
     assert job.returncode == 0, said
     assert "continuing at epoch" in said and "in each of 2 processes" in said
     assert (tmp_path / "asked").read_text() == "requeue 7\n"  # it is done: not again
+
+
+@pytest.mark.slow
+def test_a_job_that_is_cancelled_saves_and_is_not_queued_again(scenes, tmp_path):
+    output = tmp_path / "output"
+    asked = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", output]
+    job = submit(tmp_path, [*asked, "TRAIN.EPOCHS", "60", "TRAIN.VALIDATE_EVERY", "0"])
+    said = read_until(job, "epoch 1/60")
+    os.kill(job.pid, signal.SIGTERM)
+    said += job.communicate(timeout=120)[0]
+    assert job.returncode == 1 and "Start again to continue" in said
+    assert not (tmp_path / "asked").exists()
+
+
+@pytest.mark.slow
+def test_a_job_that_is_done_as_its_time_is_up_is_not_queued_again(scenes, tmp_path):
+    asked = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path / "output"]
+    job = submit(tmp_path, asked)
+    said = read_until(job, "epoch 2, val")  # nothing is left but to say so
+    os.kill(job.pid, signal.SIGUSR1)
+    said += job.communicate(timeout=120)[0]
+    done = list((tmp_path / "output").rglob("run.json"))
+    finished = '"finished"' in done[0].read_text()
+    assert finished != (tmp_path / "asked").exists(), said  # it may have been asked in time
 
 
 @pytest.mark.slow

@@ -107,9 +107,9 @@ class Workshop:
         batches = ShuffledBatches(IMAGES, BATCH, seed=1)
         loader = DataLoader(Noise(strike), batch_sampler=batches, collate_fn=collate)
         run = open_run(folder, "config", "auto")
-        state = (
-            load_newest(run.checkpoints, "last", self.warnings.append) if run.continued else None
-        )
+        state = None
+        if run.continued:
+            _, state = load_newest(run.checkpoints, "last", self.warnings.append)
         step = TrainStep(lambda images: images * 2, model, loss)
         optimizer = torch.optim.Adam(model.parameters(), lr=1.0, fused=True)
         self.training = Training(
@@ -162,7 +162,7 @@ class Workshop:
 
 def losses(workshop):
     """What the journal has of every step, but for how fast it was."""
-    timed = ("images/s", "data_wait", "memory")
+    timed = ("images/s", "data_wait", "memory", "eta")
     return [{k: v for k, v in line.items() if k not in timed} for line in workshop.lines]
 
 

@@ -49,11 +49,11 @@ def build_training_loader(config: CfgNode, world: World = ALONE) -> TrainingLoad
 
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
     """The network with its loss. What the network recomputes is set here too."""
-    plan = config.TRAIN
-    if plan.RECOMPUTE:
+    options = config.TRAIN
+    if options.RECOMPUTE:
         recompute_activations(model)
-    layout = torch.channels_last if plan.CHANNELS_LAST else torch.contiguous_format
-    numerics = Numerics(PRECISIONS[plan.PRECISION], layout, plan.COMPILE)
+    layout = torch.channels_last if options.CHANNELS_LAST else torch.contiguous_format
+    numerics = Numerics(PRECISIONS[options.PRECISION], layout, options.COMPILE)
     return TrainStep(normalise, model, build_loss(config), numerics)
 
 
@@ -61,65 +61,65 @@ def build_descent(
     config: CfgNode, model: nn.Module, batch: int, devices: list[torch.device], world: World = ALONE
 ) -> Descent:
     """Steps of `batch` images over all processes. The model must lie on the first device."""
-    plan = config.TRAIN
-    at_once = plan.IMAGES_PER_DEVICE * len(devices)
+    options = config.TRAIN
+    at_once = options.IMAGES_PER_DEVICE * len(devices)
     passes = math.ceil(batch / world.size / at_once) if at_once else 1
-    manner = Manner(batch, passes, plan.CLIP_NORM, plan.SEED, plan.EMA)
+    manner = Manner(batch, passes, options.CLIP_NORM, options.SEED, options.EMA)
     step, optimizer = build_train_step(config, model), build_optimizer(config, model)
     return Descent(step, optimizer, manner, world, devices)
 
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
-    plan = config.TRAIN
-    kind = pick(OPTIMIZERS, plan.OPTIMIZER, "TRAIN.OPTIMIZER")
-    groups = optim.grouped_parameters(model, plan.WEIGHT_DECAY)
-    return kind(groups, lr=plan.LR, momentum=plan.MOMENTUM)
+    options = config.TRAIN
+    kind = pick(OPTIMIZERS, options.OPTIMIZER, "TRAIN.OPTIMIZER")
+    groups = optim.grouped_parameters(model, options.WEIGHT_DECAY)
+    return kind(groups, lr=options.LR, momentum=options.MOMENTUM)
 
 
 def learning_rate(config: CfgNode, batch: int) -> float:
     """The rate that TRAIN.LR and TRAIN.LR_SCALING make of the real batch."""
-    plan = config.TRAIN
-    return optim.scaled_rate(plan.LR, batch, plan.BASE_BATCH, plan.LR_SCALING)
+    options = config.TRAIN
+    return optim.scaled_rate(options.LR, batch, options.BASE_BATCH, options.LR_SCALING)
 
 
 def build_schedule(config: CfgNode) -> Schedule:
-    plan = config.TRAIN
-    return pick(SCHEDULES, plan.SCHEDULE, "TRAIN.SCHEDULE")(
-        milestones=plan.MILESTONES,
-        drop=plan.DROP,
-        warmup=plan.WARMUP,
-        epochs=plan.EPOCHS,
-        first_cycle=plan.FIRST_CYCLE,
-        cycle_growth=plan.CYCLE_GROWTH,
+    options = config.TRAIN
+    return pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE")(
+        milestones=options.MILESTONES,
+        drop=options.DROP,
+        warmup=options.WARMUP,
+        epochs=options.EPOCHS,
+        first_cycle=options.FIRST_CYCLE,
+        cycle_growth=options.CYCLE_GROWTH,
     )
 
 
 def build_plan(config: CfgNode, batch: int) -> Plan:
     """How long to train with steps of `batch` images, and what to do on the way."""
-    plan = config.TRAIN
+    options = config.TRAIN
     return Plan(
-        epochs=plan.EPOCHS,
+        epochs=options.EPOCHS,
         rate=learning_rate(config, batch),
         schedule=build_schedule(config),
         print_every=config.PRINT_FREQ,
-        validate_every=plan.VALIDATE_EVERY,
-        pictures_every=plan.PICTURES_EVERY,
-        save_minutes=plan.SAVE_MINUTES,
-        save_steps=plan.SAVE_STEPS,
-        keep=plan.KEEP_CHECKPOINTS,
-        most_lost=plan.MAX_LOST_STEPS,
+        validate_every=options.VALIDATE_EVERY,
+        pictures_every=options.PICTURES_EVERY,
+        save_minutes=options.SAVE_MINUTES,
+        save_steps=options.SAVE_STEPS,
+        keep=options.KEEP_CHECKPOINTS,
+        most_lost=options.MAX_LOST_STEPS,
     )
+
+
+def shares_norms(config: CfgNode, devices: list[torch.device], world: World) -> bool:
+    """Whether TRAIN.SYNC_BN can be had: by a process for each GPU."""
+    return config.TRAIN.SYNC_BN and world.size > 1 and devices[0].type == "cuda"
 
 
 def with_shared_norms(
     config: CfgNode, model: nn.Module, devices: list[torch.device], world: World
 ) -> nn.Module:
-    """The network with TRAIN.SYNC_BN, which alone on one device is what it is anyway."""
-    if not config.TRAIN.SYNC_BN or (world.size == 1 and len(devices) == 1):
+    """The network, its batch statistics taken over all processes where they can be."""
+    if not shares_norms(config, devices, world):
         return model
-    if world.size == 1 or devices[0].type != "cuda":
-        raise ValueError(
-            "TRAIN.SYNC_BN needs a process for each GPU: start with torchrun, on GPUs; or set "
-            "TRAIN.SYNC_BN false, and every device normalises by its own images"
-        )
     return nn.SyncBatchNorm.convert_sync_batchnorm(model)

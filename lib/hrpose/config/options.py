@@ -82,7 +82,8 @@ OPTIONS = (
     Option("DEVICE", "auto", a_device,
            "auto (GPUs if there are any), cpu, cuda, or one of them: cuda:0."),
     Option("WORKERS", 4, not_negative,
-           "Processes that read and augment images; 0: none beside the training itself."),
+           "Processes that read and augment images, each two batches ahead; 0: none beside the "
+           "training itself."),
     Option("PRINT_FREQ", 100, above_0,
            "Steps between two lines of the journal."),
     Option("TRACKERS", ("wandb",), each(one_of("wandb", "mlflow")),

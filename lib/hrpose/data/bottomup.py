@@ -30,7 +30,7 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
         self.images = images
         self.augmentations = augmentations
         self.seed = seed
-        self.begin: Callable[[int], None] = lambda index: None  # told of every sample that is begun
+        self.begin: Callable[[int], None] = _nobody_cares  # told of every sample that is begun
 
     def __len__(self) -> int:
         return len(self.records)
@@ -39,11 +39,21 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
         """The sample of (epoch, index), with its index."""
         epoch, index = key
         self.begin(index)
+        record = self.records[index]
         rng = np.random.default_rng((self.seed, epoch, index + 1))  # 0 is the shuffle's
-        sample = read_sample(self.records[index], self.images)
-        for augment in self.augmentations:
-            sample = augment(sample, rng)
+        try:
+            sample = read_sample(record, self.images)
+            for augment in self.augmentations:
+                sample = augment(sample, rng)
+        except Exception as error:
+            if record.file_name in str(error):
+                raise
+            raise RuntimeError(f"{record.file_name}: {type(error).__name__}: {error}") from error
         return index, sample
+
+
+def _nobody_cares(index: int) -> None:
+    """A function of the module, since workers may get the data set by pickle."""
 
 
 def read_sample(record: Record, images: Images) -> Sample:

@@ -79,7 +79,8 @@ class TrainingLoader(DataLoader):
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
         batches = super().__iter__()
-        if self.num_workers and threading.current_thread() is threading.main_thread():
+        main = threading.current_thread() is threading.main_thread()
+        if self.num_workers and main and hasattr(signal, "SIGCHLD"):
             # Otherwise torch would raise a worker's death in the middle of a step.
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         while True:

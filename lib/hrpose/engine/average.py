@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
-
-Tensors = tuple[Tensor, ...] | list[Tensor]
 
 
 class Average:
@@ -14,25 +15,35 @@ class Average:
 
     In its first steps it follows faster, so that it does not remember for long how the network
     began: with the smaller of `decay` and (1 + n) / (10 + n) after n steps.
+    (swa_utils.AveragedModel waits for the device in every step.)
     """
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay
-        self.averaged = AveragedModel(model, multi_avg_fn=self._approach, use_buffers=True)
-        self.averaged.requires_grad_(False)
-
-    @property
-    def network(self) -> nn.Module:
-        return self.averaged.module
-
-    def follow(self, model: nn.Module) -> None:
-        """A step was taken."""
-        self.averaged.update_parameters(model)
+        self.network = copy.deepcopy(model).requires_grad_(False)
+        self.steps = 0  # that were followed
 
     @torch.no_grad()
-    def _approach(self, own: Tensors, new: Tensors, _: Tensor | int) -> None:
-        if not own[0].is_floating_point():  # counters
-            torch._foreach_copy_(own, new)
-            return
-        steps = int(self.averaged.n_averaged)  # it lies on the host, so nobody waits for a device
-        torch._foreach_lerp_(own, new, 1 - min(self.decay, (1 + steps) / (10 + steps)))
+    def follow(self, model: nn.Module, skipped: Tensor) -> None:
+        """A step was taken, unless it was skipped, which the device alone knows."""
+        if not self.steps:
+            self.network.load_state_dict(model.state_dict())
+        kept = min(self.decay, (1 + self.steps) / (10 + self.steps))
+        pairs = zip(_state(self.network), _state(model))
+        alike = [(own, new) for own, new in pairs if own.is_floating_point()]
+        own, new = [one for one, _ in alike], [other for _, other in alike]
+        step = torch._foreach_sub(new, own)
+        torch._foreach_mul_(step, (1 - kept) * (~skipped))
+        torch._foreach_add_(own, step)
+        self.steps += 1
+
+    def state(self) -> dict[str, Any]:
+        return {"model": self.network.state_dict(), "steps": self.steps}
+
+    def resume(self, state: Mapping[str, Any]) -> None:
+        self.network.load_state_dict(state["model"])
+        self.steps = state["steps"]
+
+
+def _state(model: nn.Module) -> list[Tensor]:
+    return [*model.parameters(), *model.buffers()]

@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,9 @@ def series(folder: Path, name: str) -> list[Path]:
     return numbered or [alone] * alone.is_file()
 
 
-def load_newest(folder: Path, name: str, warn: Callable[[str], None]) -> dict[str, Any]:
+def load_newest(
+    folder: Path, name: str, warn: Callable[[str], None]
+) -> tuple[Path, dict[str, Any]]:
     """The newest checkpoint of a series that is whole; damaged ones are set aside, with a warning.
 
     FileNotFoundError: there is none.   ValueError: none is whole.
@@ -59,40 +61,50 @@ def load_newest(folder: Path, name: str, warn: Callable[[str], None]) -> dict[st
     found = series(folder, name)
     if not found:
         raise FileNotFoundError(f"no {name} checkpoint in {folder}")
+    damaged: list[Path] = []
     for path in found:
         try:
             state = load_checkpoint(path)
-        except ValueError as error:
-            _set_aside(path, folder / f"{name}.pth")
+        except Damaged as error:
+            damaged.append(path)
             warn(f"{error}; set aside as {path.stem}.damaged, going back to the one before")
         else:
+            _set_aside(damaged, folder / f"{name}.pth")
             _name_also(path, folder / f"{name}.pth")
-            return state
+            return path, state
     raise ValueError(f"no {name} checkpoint in {folder} is whole; TRAIN.RESUME never begins anew")
+
+
+class Damaged(ValueError):
+    """A file is not what was written."""
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint that `save_checkpoint` wrote, on the CPU. Never runs what a file may hold.
 
-    ValueError: it is damaged; where a checksum stands beside it, one bit is enough.
+    Damaged: where a checksum stands beside it, one bit is enough.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    if _checksum(path).is_file() and not _is_as_written(path):
-        raise ValueError(f"{path} is damaged: it is not what its checksum says")
+    checked = _checksum(path).is_file()
+    if checked and not _is_as_written(path):
+        raise Damaged(f"{path} is damaged: it is not what its checksum says")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        raise ValueError(
+        if checked or isinstance(error, MemoryError):  # the file is not to blame
+            raise
+        raise Damaged(
             f"{path} is damaged or not a checkpoint of this program ({type(error).__name__})"
         ) from error
 
 
-def _set_aside(path: Path, newest: Path) -> None:
-    if newest.is_file() and newest.samefile(path):
-        newest.unlink()
-    if path.is_file():
-        path.replace(path.with_suffix(".damaged"))
+def _set_aside(damaged: Sequence[Path], newest: Path) -> None:
+    for path in damaged:
+        if newest.is_file() and newest.samefile(path):
+            newest.unlink()
+        if path.is_file():
+            path.replace(path.with_suffix(".damaged"))
 
 
 def _is_as_written(path: Path) -> bool:

@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from hrpose.engine.average import Average
 from hrpose.engine.distributed import World, replicated
 from hrpose.engine.meter import Verdict
+from hrpose.engine.optim import set_learning_rate
 from hrpose.engine.step import Batch, TrainStep, to_device
 
 
@@ -56,29 +57,35 @@ class Descent:
         half = step.numerics.precision == torch.float16
         self.scaler = GradScaler(self.device.type, enabled=half)
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.under_way = False
+        self.under_way = False  # a step has begun
+        self.changing = False  # and come so far that it cannot be undone
 
     def take(self, batch: Batch, rate: float, number: int) -> tuple[dict[str, Tensor], Verdict]:
         """Step `number` of the run, at this learning rate: the terms of every image (B,)."""
-        self.under_way = True
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        set_learning_rate(self.optimizer, rate)
         torch.manual_seed(_dice(self.manner.seed, number, self.world.rank))
         self.statistics.remember()
+        self.under_way = True
         self.optimizer.zero_grad(set_to_none=True)
         terms = _joined([self._pass(part, last) for part, last in self._parts(batch)])
         skipped, verdict = self._judge(terms["loss"], batch["index"])
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
+        self.changing = True
         self.optimizer.step()
         self.scaler.update()
         self.statistics.return_where(skipped)
         if self.average:
-            self.average.follow(self.step.model)
-        self.under_way = False
+            self.average.follow(self.step.model, skipped)
+        self.under_way = self.changing = False
         return terms, verdict
 
     def undo(self) -> None:
-        """Forget a step that broke off before the weights changed."""
+        """Forget a step that broke off before the weights changed.
+
+        RuntimeError: they may have changed, some of them; nothing here is fit to be kept.
+        """
+        if self.changing:
+            raise RuntimeError("a step broke off while weights were changing")
         if self.under_way:
             self.statistics.return_where(torch.tensor(True, device=self.device))
             self.under_way = False
@@ -86,11 +93,10 @@ class Descent:
     def _parts(self, batch: Batch) -> Iterator[tuple[Batch, bool]]:
         """The share of this process in nearly equal parts, and whether one is the last."""
         images = len(batch["image"])
-        places = torch.arange(images).tensor_split(self.manner.passes)
-        for place in places:
-            first, last = int(place[0]), int(place[-1])
-            part = {name: value[first : last + 1] for name, value in batch.items()}
-            yield to_device(part, self.device), last + 1 == images
+        for place in np.array_split(np.arange(images), self.manner.passes):
+            first, end = place[0], place[-1] + 1
+            part = {name: value[first:end] for name, value in batch.items()}
+            yield to_device(part, self.device), end == images
 
     def _pass(self, part: Batch, last: bool) -> dict[str, Tensor]:
         with nullcontext() if last else self._unshared():
@@ -127,13 +133,13 @@ class Descent:
 
     def state(self) -> dict[str, Any]:
         state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-        return state | ({"average": self.average.averaged.state_dict()} if self.average else {})
+        return state | ({"average": self.average.state()} if self.average else {})
 
     def resume(self, state: Mapping[str, Any]) -> None:
         self.optimizer.load_state_dict(state["optimizer"])
         self.scaler.load_state_dict(state["scaler"])
         if self.average:
-            self.average.averaged.load_state_dict(state["average"])
+            self.average.resume(state["average"])
 
 
 class Statistics:

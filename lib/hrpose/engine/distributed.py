@@ -48,15 +48,16 @@ class World(NamedTuple):
         dist.all_gather_object(boxes, value)
         return boxes
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Every `size`-th of the items, this process's."""
-        return items[self.rank :: self.size]
-
     def summed(self, values: Tensor) -> Tensor:
         """The sum over all processes; `values` become it."""
         if self.size > 1:
             dist.all_reduce(values)
         return values
+
+    def equalise(self, network: nn.Module) -> None:
+        """Give a network the leader's running statistics; while training, each has its own."""
+        for buffer in network.buffers() if self.size > 1 else ():
+            dist.broadcast(buffer, src=0)
 
     def highest(self, values: Tensor) -> Tensor:
         """The largest over all processes; `values` become it."""

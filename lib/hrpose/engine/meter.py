@@ -5,13 +5,15 @@ from __future__ import annotations
 import sys
 import time
 from collections import defaultdict
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
 from hrpose.engine.distributed import World
+
+T = TypeVar("T")
 
 
 class Reading(NamedTuple):
@@ -19,7 +21,7 @@ class Reading(NamedTuple):
 
     means: dict[str, float]  # of every term, over the images of which it is a number
     pace: dict[str, float]  # images/s, share of time spent waiting for data, bytes in use
-    lost: int  # steps that were skipped
+    lost: int  # steps that were skipped, somebody being to blame
     culprits: list[int]  # indices of the images to blame
 
 
@@ -43,13 +45,18 @@ class Meter:
         self.counts: dict[str, Tensor | float] = defaultdict(float)
         self.lost: Tensor | int = 0
         self.culprits: list[Tensor] = []
-        self.images = 0
-        self.waiting = 0.0
-        self.since = self.began = time.perf_counter()
+        self.start_clock()
 
-    def waited(self) -> None:
-        """A batch has come; what passed since the last step was waiting for it."""
-        self.waiting += time.perf_counter() - self.since
+    def start_clock(self) -> None:
+        """What passed before counts for nothing: an evaluation, say."""
+        self.images, self.waiting, self.began = 0, 0.0, time.perf_counter()
+
+    def awaited(self, source: Iterator[T]) -> T:
+        """What comes next from a source of batches, the time until then being noted."""
+        began = time.perf_counter()
+        batch = next(source)
+        self.waiting += time.perf_counter() - began
+        return batch
 
     def add(self, terms: Mapping[str, Tensor], verdict: Verdict) -> None:
         """The terms of a step's images, (B,) each."""
@@ -60,14 +67,14 @@ class Meter:
         self.lost = self.lost + verdict.lost.long()
         self.culprits.append(verdict.culprits)
         self.images += len(terms["loss"]) * self.world.size
-        self.since = time.perf_counter()
 
     def read(self) -> Reading:
         """What was added since the last reading; begins anew. All processes must read at once."""
-        elapsed = time.perf_counter() - self.began
         blamed = {index for own in self.world.gathered(self._blamed()) for index in own}
+        means = self._means()  # by now the device has caught up
+        elapsed = time.perf_counter() - self.began
         reading = Reading(
-            self._means(),
+            means,
             {
                 "images/s": self.images / elapsed,
                 "data_wait": self.waiting / elapsed,

@@ -24,7 +24,8 @@ class Stopped(KeyboardInterrupt):
 class Signals:
     """Raises `Stopped` as soon as a request comes, or after what must not be disturbed.
 
-    patient: only where processes have agreed, so that all of them stop at the same step
+    patient: only where processes have agreed, so that all of them stop at the same step; and not at
+             all once a run is being stopped
     """
 
     def __init__(self, patient: bool = False) -> None:

@@ -51,7 +51,9 @@ class TrainStep(nn.Module):
         images, precision = batch["image"], self.numerics.precision
         half = precision != torch.float32
         with torch.autocast(images.device.type, precision, enabled=half):
-            return self.compiled(images) if self.compiled else self._compute(images)
+            # Whoever only looks, now and then, would wait for another compilation.
+            compiled = self.compiled if self.training else None
+            return compiled(images) if compiled else self._compute(images)
 
     def _compute(self, images: Tensor) -> Any:
         prepared = self.prepare(images)

@@ -15,8 +15,12 @@ from tqdm import tqdm
 from hrpose.engine.checkpoint import save_checkpoint
 from hrpose.engine.meter import Reading
 from hrpose.engine.optim import Schedule
+from hrpose.engine.signals import Stopped
 from hrpose.engine.step import Batch, to_device
 from hrpose.engine.training import Figures, Training
+
+LEAST_SCALE = 2.0**-10
+"""Of the loss in half precision, which begins with 2^16 and is halved by every overflow."""
 
 
 class Plan(NamedTuple):
@@ -50,11 +54,20 @@ def train(training: Training, plan: Plan, hooks: Hooks) -> dict[str, Figures]:
     with training.signals.heard():
         try:
             _train_epochs(training, plan, hooks)
-        except BaseException:
-            with training.signals.held():
+        except BaseException as stop:
+            training.signals.patient = True  # it is being stopped already
+            if _can_be_kept(training, stop):
                 _rescue(training, plan)
+            if isinstance(stop, Stopped):
+                training.world.told(None)  # let nobody leave while the leader needs them
             raise
     return training.progress.figures
+
+
+def _can_be_kept(training: Training, stop: BaseException) -> bool:
+    """Whether the device may be read: after an error it may be waiting for others for ever."""
+    waits = training.world.size > 1 and training.descent.device.type == "cuda"
+    return isinstance(stop, Stopped) or not waits
 
 
 def _train_epochs(training: Training, plan: Plan, hooks: Hooks) -> None:
@@ -64,8 +77,9 @@ def _train_epochs(training: Training, plan: Plan, hooks: Hooks) -> None:
         if _is_due(progress.epoch, plan.validate_every, plan.epochs):
             _save(training, plan)
             _validate(training, hooks)
-        progress.epoch, progress.batch, progress.lost = progress.epoch + 1, 0, 0
-        _save(training, plan)
+        with training.signals.held():
+            progress.epoch, progress.batch, progress.lost = progress.epoch + 1, 0, 0
+            _save(training, plan)
 
 
 def _is_due(epoch: int, every: int, epochs: int) -> bool:
@@ -80,17 +94,18 @@ def _train_epoch(training: Training, plan: Plan, hooks: Hooks) -> None:
     progress, world, total = training.progress, training.world, len(training.loader)
     training.loader.batch_sampler.enter(progress.epoch, progress.batch)  # type: ignore[union-attr]
     training.descent.step.train()
+    training.meter.start_clock()
     with _bar(training, plan) as bar, _batches_of_one_size():
         batches = iter(training.loader) if progress.batch < total else iter(())
         while progress.batch < total:
-            batch: Batch = next(batches)
+            batch: Batch = training.meter.awaited(batches)
             with training.signals.held():
                 _advance(training, plan, batch)
                 bar.update()
                 _look_up(training, plan, hooks, bar)
             # Hosts talk; devices go on.
             training.signals.agree(lambda number: int(world.highest(torch.tensor(number))))
-    if plan.pictures_every and progress.epoch % plan.pictures_every == 0 and progress.batch:
+    if plan.pictures_every and progress.epoch % plan.pictures_every == 0:
         _draw(training, hooks)
 
 
@@ -107,7 +122,6 @@ def _batches_of_one_size() -> Iterator[None]:
 def _advance(training: Training, plan: Plan, batch: Batch) -> None:
     """A step, whole."""
     progress = training.progress
-    training.meter.waited()
     done = progress.epoch + progress.batch / len(training.loader)
     rate = plan.rate * plan.schedule(done)
     training.meter.add(*training.descent.take(batch, rate, progress.step))
@@ -145,15 +159,24 @@ def _report(training: Training, plan: Plan, hooks: Hooks) -> str:
     values["epoch"] = progress.epoch + progress.batch / total
     progress.lost += reading.lost
     left = (plan.epochs - values["epoch"]) * total * training.descent.manner.batch
+    values["eta"] = left / values["images/s"]  # seconds
     gist = (
         f"loss {values.get('loss', math.nan):.5f}, {values['images/s']:.1f} images/s, "
         f"{values['data_wait']:.0%} waiting for data, {values['memory'] / 2**30:.1f} GiB, "
-        f"{tqdm.format_interval(int(left / values['images/s']))} to go"
+        f"{tqdm.format_interval(int(values['eta']))} to go"
     )
+    scaler = training.descent.scaler
+    if scaler.is_enabled():
+        values["loss_scale"] = scaler.get_scale()
     training.journal.write(values, progress.step)
     if progress.batch == total:
         training.journal.say(f"epoch {progress.epoch + 1}/{plan.epochs}: {gist}")
     _answer_losses(training, plan, hooks, reading)
+    if scaler.is_enabled() and values["loss_scale"] < LEAST_SCALE:
+        raise FloatingPointError(
+            f"half precision overflows however small the loss is made ({values['loss_scale']:g} "
+            "times itself); use TRAIN.PRECISION bf16 or fp32"
+        )
     return gist
 
 
@@ -197,6 +220,7 @@ def _validate(training: Training, hooks: Hooks) -> None:
     """Figures of every network; the best of all so far is kept."""
     progress, journal = training.progress, training.journal
     for name, network in training.networks.items():
+        training.world.equalise(network)
         figures = hooks.validate(network, name)
         journal.write({f"{name}/{key}": value for key, value in figures.items()}, progress.step)
         said = ", ".join(f"{key} {value:.3f}" for key, value in figures.items())

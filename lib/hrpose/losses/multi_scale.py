@@ -63,7 +63,7 @@ def multi_scale_loss(
         for term in terms:
             for name, value in term(output, truth).items():
                 loss[f"{name}/{output.stride}"] = value
-                factors[f"{name}/{output.stride}"] = _at(weights[name], i)
+                factors[f"{name}/{output.stride}"] = at_resolution(weights[name], i)
         if output.tags is not None:
             seen = tag_statistics(output.tags.flatten(1), truth.cells, tag_threshold)
             watch |= {f"{name}/{output.stride}": value for name, value in seen.items()}
@@ -83,7 +83,7 @@ def draw_truths(
         mask = mask_at(batch["mask"], coarser, batch["mirrored"])
         size = (mask.shape[-2], mask.shape[-1])
         joints = to_cells(batch["joints"], stride, batch["mirrored"], targets.convention)
-        drawn = draw_heatmaps(joints, size, _at(targets.sigma, i), variances)
+        drawn = draw_heatmaps(joints, size, at_resolution(targets.sigma, i), variances)
         truths.append(Truth(drawn, mask, joint_cells(joints[:, : targets.max_people], size)))
     return truths
 
@@ -136,7 +136,8 @@ def tag_term(output: ScaleOutput, truth: Truth, kind: str = "exp") -> dict[str, 
     return {"pull": pull, "push": push}
 
 
-def _at(values: PerResolution, resolution: int) -> float:
+def at_resolution(values: PerResolution, resolution: int) -> float:
+    """The value for a resolution, 0 being the coarsest."""
     if isinstance(values, (int, float)):
         return values
     return values[resolution if len(values) > 1 else 0]

@@ -28,9 +28,10 @@ from hrpose.build_training import (
     build_plan,
     build_training_loader,
     learning_rate,
+    shares_norms,
     with_shared_norms,
 )
-from hrpose.engine.checkpoint import load_newest
+from hrpose.engine.checkpoint import load_checkpoint, load_newest
 from hrpose.engine.distributed import World, together
 from hrpose.engine.journal import Journal, Place, Silence
 from hrpose.engine.runs import Run, open_run, refuse_other
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run.discard()
             raise
         try:
-            train(training, build_plan(config, _batch(training)), hooks)
+            train(training, build_plan(config, training.descent.manner.batch), hooks)
             if world.leads:
                 _finish(training)
         finally:
@@ -137,10 +138,11 @@ def _state(
     """The newest checkpoint that is whole, the same one in every process; None in a new run."""
     if not run.continued:
         return None
-    # The leader sets damaged files aside before anybody else looks.
-    state = load_newest(run.checkpoints, "last", warn) if world.leads else None
-    world.told(None)
-    state = state or load_newest(run.checkpoints, "last", warn)
+    if world.leads:
+        path, state = load_newest(run.checkpoints, "last", warn)
+        world.told(path)
+    else:
+        state = load_checkpoint(world.told(run.last))  # the leader's choice
     refuse_other(state["config"], frozen_text(config), f"{run.last}")
     return state
 
@@ -204,10 +206,16 @@ def _announce(
         "learning_rate": learning_rate(config, manner.batch),
         "images": len(training.loader.dataset),  # type: ignore[arg-type]
         "parameters": count_parameters(training.model),
+        "sync_bn": shares_norms(config, devices, world),
     }
-    if world.leads:
-        _keep_facts(run, facts)
     say = training.journal.say
+    if world.leads:
+        _keep_facts(run, facts, say)
+    if config.TRAIN.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
+        say(
+            "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
+            "normalises by its own images"
+        )
     begun = f"continuing at epoch {training.progress.epoch + 1}" if run.continued else "new run"
     say(f"{begun}, step {training.progress.step}, in {run.folder}")
     if not run.continued:
@@ -220,18 +228,20 @@ def _announce(
     )
 
 
-def _keep_facts(run: Run, facts: dict[str, Any]) -> None:
+def _keep_facts(run: Run, facts: dict[str, Any], say: Callable[[str], None]) -> None:
     """run.json: how the run was begun, and each time that it was continued."""
     path = run.folder / "run.json"
     if path.exists():
         begun = json.loads(path.read_text())
+        before = begun.get("continued", [begun])[-1]
+        changed = [name for name in ("world_size", "passes") if before.get(name) != facts[name]]
+        if changed:
+            say(
+                f"warning: {' and '.join(changed)} changed since; batch statistics are now of "
+                "other numbers of images"
+            )
         facts = {**begun, "continued": [*begun.get("continued", []), facts]}
     write_json(path, facts, indent=1)
-
-
-def _batch(training: Training) -> int:
-    """Images of a step, which are fewer than TRAIN.BATCH where there are no more."""
-    return training.descent.manner.batch
 
 
 def _close(journal: Journal | Silence) -> None:

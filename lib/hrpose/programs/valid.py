@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 folder.rmdir()  # nothing came of it
             raise
         if world.leads:
-            _keep(config, folder, figures)
+            _keep(config, folder, figures, world)
 
 
 def _folder(config: CfgNode, asked: Path | None, world: World) -> Path:
@@ -50,9 +50,9 @@ def _folder(config: CfgNode, asked: Path | None, world: World) -> Path:
     return Path(world.told(str(new_folder(Path(config.OUTPUT_DIR) / config.NAME))))
 
 
-def _keep(config: CfgNode, folder: Path, figures: dict[str, float]) -> None:
+def _keep(config: CfgNode, folder: Path, figures: dict[str, float], world: World) -> None:
     """Leave the figures with what they came of, and print them."""
-    facts = {**circumstances(build_devices(config)), "weights": config.TEST.MODEL_FILE}
+    facts = {**circumstances(build_devices(config, world)), "weights": config.TEST.MODEL_FILE}
     write_json(folder / "run.json", {**facts, "figures": figures}, indent=1)
     write_whole(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
     print(format_table(figures))
@@ -85,7 +85,8 @@ def score_results(config: CfgNode, folder: Path, world: World, path: Path) -> di
     )
     evaluator.add_results(_read_results(path))
     figures = evaluator.summarize()
-    write_json(folder / "results" / "metrics.json", figures, indent=1)
+    if world.leads:
+        write_json(folder / "results" / "metrics.json", figures, indent=1)
     return figures
 
 

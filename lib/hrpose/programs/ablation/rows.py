@@ -13,25 +13,17 @@ import yaml
 from yacs.config import CfgNode
 
 from hrpose.config.loading import BY_KEY, defaults
+from hrpose.programs.train import ON_THE_SPOT
 
 FIGURES = ("AP", "AP50", "AP75", "AP-M", "AP-L")
 """What the tables show, in their order."""
 
 FREE = (
     "NAME",
-    "OUTPUT_DIR",
-    "DEVICE",
-    "WORKERS",
-    "PRINT_FREQ",
+    *(key for key in ON_THE_SPOT if key != "TRAIN.IMAGES_PER_DEVICE"),
     "TRAIN.RESUME",
     "TRAIN.VALIDATE_EVERY",
     "TRAIN.PICTURES_EVERY",
-    "TRAIN.RECOMPUTE",
-    "TRAIN.SAVE_MINUTES",
-    "TRAIN.SAVE_STEPS",
-    "TRAIN.KEEP_CHECKPOINTS",
-    "TRAIN.MAX_LOST_STEPS",
-    "TRACKERS",
     "TEST.MODEL_FILE",
 )
 """Options that say where, how fast and how closely watched a row is run, not what comes of it."""

@@ -15,7 +15,7 @@ from torch.optim import Adam
 from yacs.config import CfgNode
 
 from hrpose.build import LOSSES
-from hrpose.losses.multi_scale import LossTerm, PerResolution, Truth
+from hrpose.losses.multi_scale import LossTerm, Truth, Weights, at_resolution
 from hrpose.losses.tags import CLOSENESS
 from hrpose.structures import ScaleOutput
 
@@ -59,7 +59,7 @@ def plain_loss(
     outputs: Sequence[ScaleOutput],
     batch: Mapping[str, Tensor],
     terms: Sequence[LossTerm],
-    weights: Mapping[str, PerResolution],
+    weights: Weights,
 ) -> dict[str, Tensor]:
     """{"loss": what is descended, then every term unweighted}, each (B,)."""
     losses: dict[str, Tensor] = {}
@@ -70,7 +70,7 @@ def plain_loss(
         for term in terms:
             for name, value in term(output, truth).items():
                 losses[f"{name}/{output.stride}"] = value
-                total = total + _at(weights[name], i) * value
+                total = total + at_resolution(weights[name], i) * value
     return {"loss": total, **losses}
 
 
@@ -117,9 +117,3 @@ def _pull_and_push(tags: Tensor, people: Tensor, kind: str) -> tuple[Tensor, Ten
 def listed(cells: Tensor) -> Tensor:
     """Cells (B, N, K), -1 where not labelled, as the loops want them: (B, N, K, 2)."""
     return torch.stack([cells.clamp(min=0), (cells >= 0).long()], -1)
-
-
-def _at(values: PerResolution, resolution: int) -> float:
-    if isinstance(values, (int, float)):
-        return values
-    return values[resolution if len(values) > 1 else 0]

@@ -123,7 +123,7 @@ def surroundings(devices: Sequence[torch.device]) -> dict[str, Any]:
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": [round(load, 2) for load in os.getloadavg()],
+        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
     }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import resource
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_model
 from hrpose.build_training import build_descent
+from hrpose.engine.meter import memory_in_use
 from hrpose.engine.step import Batch, to_device
 from hrpose.programs.benchmarking.plain_step import PlainStep, build_plain_loss, plain_adam
 from hrpose.programs.benchmarking.timing import Stopwatch, waiter
@@ -176,9 +176,7 @@ def peak_memory(build: Callable[[], Side]) -> float:
     for _ in range(WARM_UP):
         side.take(next(side.batches.source))
     waiter(side.device)()
-    if side.device.type == "cuda":
-        return torch.cuda.max_memory_allocated(side.device)
-    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return memory_in_use(side.device)
 
 
 def release() -> None:
