@@ -76,8 +76,8 @@ def test_a_job_that_is_done_as_its_time_is_up_is_not_queued_again(scenes, tmp_pa
     said = read_until(job, "epoch 2, val")  # nothing is left but to say so
     os.kill(job.pid, signal.SIGUSR1)
     said += job.communicate(timeout=120)[0]
-    done = list((tmp_path / "output").rglob("run.json"))
-    finished = '"finished"' in done[0].read_text()
+    (facts,) = (tmp_path / "output").rglob("run.json")
+    finished = '"finished"' in facts.read_text()
     assert finished != (tmp_path / "asked").exists(), said  # it may have been asked in time
 
 
