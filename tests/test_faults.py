@@ -155,7 +155,7 @@ def test_a_checkpoint_of_another_config_is_refused(whole, scenes, tmp_path):
     more = ["TRAIN.EPOCHS", "12", "TRAIN.RESUME", folder, "TRAIN.LR", "1e-4"]
     said = tool("train", *arguments(scenes, whole, *more), status=2)
     assert "was run with another config" in said
-    assert "-   LR: 0.002" in said and "+   LR: 0.0001" in said
+    assert "What changed: TRAIN.LR 0.002 -> 0.0001" in said
     shutil.copytree(folder, tmp_path / "copied")
     config = tmp_path / "copied" / "config.yaml"
     config.write_text(config.read_text().replace("LR: 0.002", "LR: 0.0001"))

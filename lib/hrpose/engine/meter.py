@@ -21,6 +21,7 @@ class Reading(NamedTuple):
 
     means: dict[str, float]  # of every term, over the images of which it is a number
     pace: dict[str, float]  # images/s, share of time spent waiting for data, bytes in use
+    steps: int
     lost: int  # steps that were skipped, somebody being to blame
     culprits: list[int]  # indices of the images to blame
 
@@ -43,6 +44,7 @@ class Meter:
     def _restart(self) -> None:
         self.sums: dict[str, Tensor | float] = defaultdict(float)
         self.counts: dict[str, Tensor | float] = defaultdict(float)
+        self.steps = 0
         self.lost: Tensor | int = 0
         self.culprits: list[Tensor] = []
         self.start_clock()
@@ -59,11 +61,13 @@ class Meter:
         return batch
 
     def add(self, terms: Mapping[str, Tensor], verdict: Verdict) -> None:
-        """The terms of a step's images, (B,) each."""
+        """The terms of a step's images, (B,) each; who has no finite loss adds nothing."""
+        sound = terms["loss"].isfinite()
         for name, value in terms.items():
-            number = value.isfinite()
+            number = sound & value.isfinite()
             self.sums[name] = self.sums[name] + value.where(number, 0).sum()
             self.counts[name] = self.counts[name] + number.sum()
+        self.steps += 1
         self.lost = self.lost + verdict.lost.long()
         self.culprits.append(verdict.culprits)
         self.images += len(terms["loss"]) * self.world.size
@@ -80,6 +84,7 @@ class Meter:
                 "data_wait": self.waiting / elapsed,
                 "memory": float(memory_in_use(self.device)),
             },
+            self.steps,
             int(self.lost),
             sorted(blamed),
         )
@@ -92,6 +97,7 @@ class Meter:
         return {
             "sums": {name: float(value) for name, value in self.sums.items() if alone},
             "counts": {name: float(value) for name, value in self.counts.items() if alone},
+            "steps": self.steps,
             "lost": int(self.lost),
             "culprits": self._blamed(),
         }
@@ -99,7 +105,7 @@ class Meter:
     def resume(self, state: Mapping[str, Any]) -> None:
         self.sums.update(state["sums"])
         self.counts.update(state["counts"])
-        self.lost = state["lost"]
+        self.steps, self.lost = state["steps"], state["lost"]
         self.culprits = [torch.tensor(state["culprits"], dtype=torch.int64, device=self.device)]
 
     def _blamed(self) -> list[int]:

@@ -8,9 +8,12 @@ import os
 import shutil
 import time
 import warnings
-from difflib import ndiff
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
+
+import yaml
 
 from hrpose.engine.checkpoint import series
 from hrpose.ops.files import write_whole
@@ -34,6 +37,8 @@ class Run(NamedTuple):
             self.lock.close()
             if not (self.last.exists() or self.continued):
                 shutil.rmtree(self.folder)
+                with suppress(OSError):  # other runs stand there
+                    self.folder.parent.rmdir()
 
     @property
     def checkpoints(self) -> Path:
@@ -73,7 +78,10 @@ def is_unfinished(folder: Path) -> bool:
 
 def _continue_named(folder: Path, config: str) -> Run:
     if not series(folder / "checkpoints", "last"):
-        raise FileNotFoundError(f"TRAIN.RESUME: no checkpoints/last.pth in {folder}")
+        raise FileNotFoundError(
+            f"TRAIN.RESUME: no checkpoints/last.pth in {folder}; give auto, never, or a run folder "
+            "such as output/w32_512/20260131-120000"
+        )
     refuse_other(_reads(folder / "config.yaml"), config, f"TRAIN.RESUME: {folder}")
     lock = hold(folder)
     if not lock:
@@ -84,12 +92,22 @@ def _continue_named(folder: Path, config: str) -> Run:
 def refuse_other(theirs: str, config: str, where: str) -> None:
     """ValueError, naming what differs, if a run or a checkpoint is of another config."""
     if theirs != config:
-        lines = ndiff(theirs.splitlines(), config.splitlines())
-        differing = [line for line in lines if line[0] in "-+"]
+        had, have = _options(yaml.safe_load(theirs)), _options(yaml.safe_load(config))
+        differing = [key for key in sorted(had | have) if had.get(key) != have.get(key)]
+        changes = ", ".join(f"{key} {had.get(key)} -> {have.get(key)}" for key in differing[:10])
         raise ValueError(
             f"{where} was run with another config; use that one, or TRAIN.RESUME never to start "
-            "anew. It had -, this one has +:\n" + "\n".join(differing[:10])
+            f"anew. What changed: {changes}"
         )
+
+
+def _options(tree: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
+    """A.B.C -> value"""
+    options: dict[str, Any] = {}
+    for key, value in (tree or {}).items():
+        inner = isinstance(value, Mapping)
+        options |= _options(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
+    return options
 
 
 def _continued(folder: Path, lock: IO[str]) -> Run:

@@ -38,7 +38,7 @@ class TrainStep(nn.Module):
         self.loss = loss
         self.numerics = numerics
         # Compiled beside the network, which keeps its names and is evaluated as it is.
-        self.compiled = torch.compile(self._compute) if numerics.compiled else None
+        self.compiled = torch.compile(model.forward) if numerics.compiled else None
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss": the weighted sum that is descended, then every term unweighted}, each (B,)."""
@@ -53,11 +53,10 @@ class TrainStep(nn.Module):
         with torch.autocast(images.device.type, precision, enabled=half):
             # Whoever only looks, now and then, would wait for another compilation.
             compiled = self.compiled if self.training else None
-            return compiled(images) if compiled else self._compute(images)
+            return (compiled or self.model)(self._prepared(images))
 
-    def _compute(self, images: Tensor) -> Any:
-        prepared = self.prepare(images)
-        return self.model(prepared.contiguous(memory_format=self.numerics.layout))
+    def _prepared(self, images: Tensor) -> Tensor:
+        return self.prepare(images).contiguous(memory_format=self.numerics.layout)
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

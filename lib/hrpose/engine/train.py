@@ -170,7 +170,8 @@ def _report(training: Training, plan: Plan, hooks: Hooks) -> str:
         values["loss_scale"] = scaler.get_scale()
     training.journal.write(values, progress.step)
     if progress.batch == total:
-        training.journal.say(f"epoch {progress.epoch + 1}/{plan.epochs}: {gist}")
+        said = f"epoch {progress.epoch + 1}/{plan.epochs}, its last {reading.steps} steps: {gist}"
+        training.journal.say(said)
     _answer_losses(training, plan, hooks, reading)
     if scaler.is_enabled() and values["loss_scale"] < LEAST_SCALE:
         raise FloatingPointError(
@@ -191,10 +192,11 @@ def _answer_losses(training: Training, plan: Plan, hooks: Hooks, reading: Readin
         f"{reading.lost} steps up to step {progress.step} were skipped, {progress.lost} in this "
         f"epoch: their loss or gradient was not finite. Images: {', '.join(names[:10])}{more}"
     )
-    if progress.lost > plan.most_lost:
+    total = len(training.loader)
+    if progress.lost > plan.most_lost or (progress.batch == total and 2 * progress.lost > total):
         raise FloatingPointError(
-            f"{said}. More than TRAIN.MAX_LOST_STEPS {plan.most_lost}; lower TRAIN.LR, or look at "
-            "the data with tools/inspect.py"
+            f"{said}. More than TRAIN.MAX_LOST_STEPS {plan.most_lost}, or than half of the epoch; "
+            "lower TRAIN.LR, or look at the data with tools/inspect.py"
         )
     training.journal.say(said)
 

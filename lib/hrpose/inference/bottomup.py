@@ -134,5 +134,7 @@ def find_candidates(
     xy = place(heatmaps, joint, peaks[..., :2])
     candidates = torch.cat([xy, peaks[..., 2:]], -1).cpu().numpy()
     if not np.isfinite(candidates).all():
-        raise FloatingPointError("heatmaps or tags are not finite: the weights are broken")
+        raise FloatingPointError(
+            "heatmaps or tags are not finite: the weights are broken, perhaps by too high a TRAIN.LR"
+        )
     return Candidates(candidates)

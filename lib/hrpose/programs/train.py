@@ -75,11 +75,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         try:
             training = prepare(config, run, world)
             hooks = Hooks(validation(config, training), painter(config, training), _names(training))
+            plan = build_plan(config, training.descent.manner.batch)
         except BaseException:
             run.discard()
             raise
         try:
-            train(training, build_plan(config, training.descent.manner.batch), hooks)
+            train(training, plan, hooks)
             if world.leads:
                 _finish(training)
         finally:
@@ -211,6 +212,7 @@ def _announce(
     say = training.journal.say
     if world.leads:
         _keep_facts(run, facts, say)
+    _warn(config, manner.batch, devices, say)
     if config.TRAIN.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
         say(
             "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
@@ -221,11 +223,21 @@ def _announce(
     if not run.continued:
         say(str(report) if report else "MODEL.PRETRAINED is '': training from nothing")
     say(
-        f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters on "
-        f"{', '.join(facts['device'])} in each of {world.size} processes; batch {manner.batch} = "
+        f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
+        f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {world.size} processes; batch {manner.batch} = "
         f"{world.size * len(devices)} devices x {manner.passes} passes, learning rate "
         f"{facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} for {config.TRAIN.BASE_BATCH})"
     )
+
+
+def _warn(
+    config: CfgNode, batch: int, devices: list[torch.device], say: Callable[[str], None]
+) -> None:
+    """What the user may not have meant."""
+    if batch != config.TRAIN.BATCH:
+        say(f"warning: TRAIN.BATCH {config.TRAIN.BATCH} is more than there are images: {batch}")
+    if config.TRAIN.PRECISION == "fp16" and devices[0].type == "cpu":
+        say("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
 
 
 def _keep_facts(run: Run, facts: dict[str, Any], say: Callable[[str], None]) -> None:

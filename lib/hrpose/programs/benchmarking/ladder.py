@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
@@ -10,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.build_training import build_training_loader
@@ -159,7 +161,9 @@ def benchmark_ladder(ladder: Ladder, batch: int | None, steps: int, blocks: int)
         for trial in trials:
             release()
             side = ladder.side(trial.rung, trial.config, trial.batch)
-            paces[trial.rung.name].append(measure(side, steps)["images/s"])
+            pace = measure(side, steps)["images/s"]
+            paces[trial.rung.name].append(pace)
+            tqdm.write(f"{trial.rung.name}, batch {trial.batch}: {pace:.3g} images/s", sys.stderr)
             del side
     return _report(ladder, trials, paces, steps)
 

@@ -30,7 +30,7 @@ from hrpose.programs.benchmarking.timing import Measured, take_turns
 
 CONFIGURED, PLAIN = "as configured", "plain"
 BUILDERS = {CONFIGURED: configured_side, PLAIN: plain_side}
-PEAK, SHARE = "peak memory, GiB", "share of matmul rate, %"
+PEAK = "peak memory, GiB"
 
 
 def benchmark_training(
@@ -50,7 +50,8 @@ def benchmark_training(
     work = operations_of_an_image(config)
     for name, figures in measured.items():
         figures["TFLOP/s"] = [work * pace / 1e12 for pace in figures["images/s"]]
-        figures[SHARE] = [1e14 * rate / rates[precisions[name]] for rate in figures["TFLOP/s"]]
+        share = f"share of the {precisions[name]} matmul rate, %"  # of another, another quantity
+        figures[share] = [1e14 * rate / rates[precisions[name]] for rate in figures["TFLOP/s"]]
         figures[PEAK] = [peaks[name] / 2**30]
     report = paired_report(measured, PHASES)
     report.notes += [_how(config, device, measured, steps)]
