@@ -135,6 +135,6 @@ def find_candidates(
     candidates = torch.cat([xy, peaks[..., 2:]], -1).cpu().numpy()
     if not np.isfinite(candidates).all():
         raise FloatingPointError(
-            "heatmaps or tags are not finite: the weights are broken, perhaps by too high a TRAIN.LR"
+            "heatmaps or tags are not finite: the weights are broken, perhaps by a high TRAIN.LR"
         )
     return Candidates(candidates)

@@ -224,9 +224,9 @@ def _announce(
         say(str(report) if report else "MODEL.PRETRAINED is '': training from nothing")
     say(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
-        f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {world.size} processes; batch {manner.batch} = "
-        f"{world.size * len(devices)} devices x {manner.passes} passes, learning rate "
-        f"{facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} for {config.TRAIN.BASE_BATCH})"
+        f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {world.size} "
+        f"processes; batch {manner.batch} = {facts['world_size']} devices x {manner.passes} "
+        f"passes, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} for {config.TRAIN.BASE_BATCH})"
     )
 
 
