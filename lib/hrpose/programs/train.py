@@ -226,7 +226,8 @@ def _announce(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
         f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {world.size} "
         f"processes; batch {manner.batch} = {facts['world_size']} devices x {manner.passes} "
-        f"passes, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} for {config.TRAIN.BASE_BATCH})"
+        f"passes, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} for "
+        f"{config.TRAIN.BASE_BATCH})"
     )
 
 
