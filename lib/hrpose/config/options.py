@@ -207,11 +207,9 @@ OPTIONS = (
     Option("TRAIN.CLIP_NORM", 0.0, not_negative,
            "Longest gradient: a longer one is shortened to it; 0: none is."),
     Option("TRAIN.EMA", 0.0, rule(lambda value: 0 <= value < 1, "0 or more and below 1"),
-           "Decay, a step, of an average of the weights that is evaluated too, e.g. 0.9998; 0: "
-           "none."),
+           "Decay, a step, of an average of the weights that is evaluated too; 0: none."),
     Option("TRAIN.SCHEDULE", "multistep", named,
-           "How the learning rate changes; a name of engine.optim.SCHEDULES: multistep, "
-           "warmup_linear, cosine, cosine_restarts or one_cycle."),
+           "Course of the rate: multistep, warmup_linear, cosine, cosine_restarts or one_cycle."),
     Option("TRAIN.MILESTONES", (200.0, 260.0), anything,
            "Epochs after which multistep multiplies the rate by DROP."),
     Option("TRAIN.DROP", 0.1, fraction,
@@ -251,8 +249,7 @@ OPTIONS = (
     Option("TRAIN.KEEP_CHECKPOINTS", 2, above_0,
            "How many of the last checkpoints are kept, beside the best."),
     Option("TRAIN.MAX_LOST_STEPS", 20, not_negative,
-           "Steps of an epoch that may be skipped since their loss or gradient is not finite, "
-           "before the run stops."),
+           "Steps of an epoch that may be skipped for want of a finite loss before the run stops."),
     Option("TRAIN.SEED", 0, not_negative,
            "Of weights, order and augmentation."),
     Option("TRAIN.RESUME", "auto", named,

@@ -212,12 +212,7 @@ def _announce(
     say = training.journal.say
     if world.leads:
         _keep_facts(run, facts, say)
-    _warn(config, manner.batch, devices, say)
-    if config.TRAIN.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
-        say(
-            "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
-            "normalises by its own images"
-        )
+    _warn(config, facts, say)
     begun = f"continuing at epoch {training.progress.epoch + 1}" if run.continued else "new run"
     say(f"{begun}, step {training.progress.step}, in {run.folder}")
     if not run.continued:
@@ -231,14 +226,21 @@ def _announce(
     )
 
 
-def _warn(
-    config: CfgNode, batch: int, devices: list[torch.device], say: Callable[[str], None]
-) -> None:
+def _warn(config: CfgNode, facts: dict[str, Any], say: Callable[[str], None]) -> None:
     """What the user may not have meant."""
-    if batch != config.TRAIN.BATCH:
-        say(f"warning: TRAIN.BATCH {config.TRAIN.BATCH} is more than there are images: {batch}")
-    if config.TRAIN.PRECISION == "fp16" and devices[0].type == "cpu":
+    options = config.TRAIN
+    if facts["batch"] != options.BATCH:
+        say(
+            f"warning: there are {facts['images']} images for a TRAIN.BATCH of {options.BATCH}; a "
+            f"step takes {facts['batch']}, and the learning rate follows"
+        )
+    if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         say("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
+    if options.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
+        say(
+            "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
+            "normalises by its own images"
+        )
 
 
 def _keep_facts(run: Run, facts: dict[str, Any], say: Callable[[str], None]) -> None:
