@@ -13,7 +13,8 @@ import pytest
 import yaml
 
 from hrpose.config import load_config, loading
-from hrpose.config.options import Option, anything
+from hrpose.config.checks import anything
+from hrpose.config.options import Option
 from hrpose.programs.ablate import parse_seeds
 from hrpose.programs.ablation.budget import bench, shrunk_size
 from hrpose.programs.ablation.checks import measure

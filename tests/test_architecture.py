@@ -21,7 +21,7 @@ WORDS = [
     "ops.oks",
 ]
 PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
-ASSEMBLY = ["config", "splits", "build", "build_training"]
+ASSEMBLY = ["config", "splits", "build_devices", "build", "build_training"]
 TORCHLESS = ["skeletons", "structures", "ops.affine", "ops.oks", "inference.grouping"]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

@@ -18,8 +18,8 @@ SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MOD
 
 
 def readers() -> str:
-    assembly = [ROOT / f"lib/hrpose/{name}.py" for name in ("build", "build_training", "splits")]
-    files = [*assembly, *(ROOT / "lib/hrpose/programs").glob("*.py")]
+    assembly = (ROOT / "lib/hrpose").glob("build*.py")
+    files = [*assembly, ROOT / "lib/hrpose/splits.py", *(ROOT / "lib/hrpose/programs").glob("*.py")]
     return "\n".join(path.read_text() for path in files)
 
 

@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from hrpose.build import ALONE, AUGMENTATIONS, build_loss, pick
+from hrpose.build import AUGMENTATIONS, build_loss, pick
+from hrpose.build_devices import ALONE
 from hrpose.data.bottomup import BottomUpDataset
 from hrpose.data.loaders import Share, ShuffledBatches, TrainingLoader
 from hrpose.engine import optim

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hrpose.build import build_devices
+from hrpose.build_devices import build_devices
 from hrpose.programs.benchmarking.ladder import Ladder, benchmark_ladder
 from hrpose.programs.benchmarking.loading import benchmark_loading
 from hrpose.programs.benchmarking.report import publish, surroundings

@@ -21,7 +21,8 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import build_devices, load_predictor
+from hrpose.build import load_predictor
+from hrpose.build_devices import build_devices
 from hrpose.data.coco import Record, person_category, records
 from hrpose.engine.runs import new_folder
 from hrpose.evaluation.scales import (

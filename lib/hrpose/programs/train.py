@@ -17,12 +17,12 @@ from torch import nn
 from yacs.config import CfgNode
 
 from hrpose.build import (
-    build_devices,
     build_evaluator,
     build_model,
     build_predictor,
     load_pretrained,
 )
+from hrpose.build_devices import build_devices
 from hrpose.build_training import (
     build_descent,
     build_plan,

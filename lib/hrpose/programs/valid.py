@@ -10,7 +10,8 @@ import json_tricks
 import numpy as np
 from yacs.config import CfgNode
 
-from hrpose.build import build_devices, build_evaluator, build_finder, load_predictor
+from hrpose.build import build_evaluator, build_finder, load_predictor
+from hrpose.build_devices import build_devices
 from hrpose.data.coco import AnnotatedImages, load_annotations
 from hrpose.engine.distributed import World, together
 from hrpose.engine.evaluate import evaluate
