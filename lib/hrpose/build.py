@@ -44,7 +44,7 @@ from hrpose.models.hrnet import HRNet
 from hrpose.models.swahr import SWAHR
 from hrpose.models.weights import LoadReport, load_weights
 from hrpose.ops.affine import to_cells
-from hrpose.ops.gaussian import draw_heatmaps
+from hrpose.ops.gaussian import DRAWINGS
 from hrpose.ops.image import normalise
 from hrpose.splits import build_skeleton
 from hrpose.structures import Poses
@@ -133,6 +133,7 @@ def _crop(config: CfgNode) -> Crop:
         data.MAX_SCALE,
         data.MAX_TRANSLATE,
         output_strides(config)[-1],
+        config.MODEL.CONVENTION,
     )
 
 
@@ -216,7 +217,8 @@ def build_finder(
 
     def draw(joints: Tensor, size: tuple[int, int]) -> Tensor:
         plain = torch.zeros(1, dtype=torch.bool, device=joints.device)
-        return draw_heatmaps(to_cells(joints, stride, plain, config.MODEL.CONVENTION), size, sigma)
+        cells = to_cells(joints, stride, plain, config.MODEL.CONVENTION)
+        return DRAWINGS[config.MODEL.CONVENTION].heatmaps(cells, size, sigma)
 
     return partial(group_truth, predictor, draw)
 

@@ -125,8 +125,9 @@ OPTIONS = (
            "Weights to begin from; empty: from nothing."),
     Option("MODEL.MAY_MISS", ("heads.*", "deconvs.*", "scale_branches.*"), anything,
            "Tensors (patterns of our names) that PRETRAINED need not fill."),
-    Option("MODEL.CONVENTION", "official", one_of("official"),
-           "Coordinate convention (ops/affine.py), kept with the weights."),
+    Option("MODEL.CONVENTION", "official", one_of("official", "exact"),
+           "Coordinates: official (as published) or exact (unbiased; ops/affine.py). Kept with the "
+           "weights."),
 
     Option("LOSS.TERMS", ("heatmap", "tags"), some,
            "What the loss is made of; names of build.LOSSES."),

@@ -26,6 +26,7 @@ class Crop(NamedTuple):
     max_scale: float = 1.5
     max_translate: float = 40.0  # in 200ths of the crop's side, either way
     stride: int = 1  # network pixels per cell of the mask: the finest output's
+    convention: str = "official"
 
 
 def random_crop(image_size: tuple[int, int], crop: Crop, rng: np.random.Generator) -> Affine:
@@ -38,16 +39,22 @@ def random_crop(image_size: tuple[int, int], crop: Crop, rng: np.random.Generato
     shift = rng.integers(-reach, reach + 1, size=2)  # whole image pixels
     degrees = rng.uniform(-crop.max_rotation, crop.max_rotation)
     centre = (image_size[0] / 2 + shift[0], image_size[1] / 2 + shift[1])
-    return about(centre, (crop.size, crop.size), crop.size / side, degrees)
+    return about(centre, (crop.size, crop.size), crop.size / side, degrees, crop.convention)
 
 
-def move(sample: Sample, by: Affine, size: tuple[int, int], stride: int = 1) -> Sample:
+def move(
+    sample: Sample,
+    by: Affine,
+    size: tuple[int, int],
+    stride: int = 1,
+    convention: str = "official",
+) -> Sample:
     """Image, joints, mask and sizes through one map. What was outside the image is masked.
 
     size: (width, height) of the new frame   stride: pixels of it per cell of the new mask
     """
     cells = (size[0] // stride, size[1] // stride)
-    covered = by.coarser(stride).image(sample.mask.view(np.uint8) * 255, cells)
+    covered = by.coarser(stride, convention).image(sample.mask.view(np.uint8) * 255, cells)
     scale = np.float32(by.scale)
     return replace(
         sample,
@@ -78,7 +85,7 @@ def random_affine(sample: Sample, rng: np.random.Generator, crop: Crop) -> Sampl
             "a sample is cropped once, and then mirrored; put affine first in DATASET.AUGMENTATIONS"
         )
     by = random_crop((width, height), crop, rng)
-    return move(sample, by, (crop.size, crop.size), crop.stride)
+    return move(sample, by, (crop.size, crop.size), crop.stride, crop.convention)
 
 
 def random_flip(

@@ -11,7 +11,7 @@ from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.scale_adaptive import scale_penalty, scaled_target, weighted_mse
 from hrpose.losses.tags import tag_loss, tag_statistics
 from hrpose.ops.affine import mask_at, to_cells
-from hrpose.ops.gaussian import draw_heatmaps, joint_cells
+from hrpose.ops.gaussian import DRAWINGS
 from hrpose.structures import ScaleOutput, Terms
 
 PerResolution = float | Sequence[float]
@@ -23,7 +23,7 @@ class Targets(NamedTuple):
 
     sigma: PerResolution = 2.0  # cells
     max_people: int = 30  # people whose tags are trained; heatmaps show everybody
-    convention: str = "official"
+    convention: str = "official"  # of coordinates: see ops/affine.py
     unit_width: float = 0.0  # box width whose Gaussians have deviation sigma; 0: everybody's have
 
 
@@ -80,11 +80,12 @@ def draw_truths(
     variances, truths = _person_variances(batch, targets.unit_width), []
     for i, stride in enumerate(strides):
         coarser = stride // strides[-1]
-        mask = mask_at(batch["mask"], coarser, batch["mirrored"])
+        mask = mask_at(batch["mask"], coarser, batch["mirrored"], targets.convention)
         size = (mask.shape[-2], mask.shape[-1])
         joints = to_cells(batch["joints"], stride, batch["mirrored"], targets.convention)
-        drawn = draw_heatmaps(joints, size, at_resolution(targets.sigma, i), variances)
-        truths.append(Truth(drawn, mask, joint_cells(joints[:, : targets.max_people], size)))
+        drawing = DRAWINGS[targets.convention]
+        drawn = drawing.heatmaps(joints, size, at_resolution(targets.sigma, i), variances)
+        truths.append(Truth(drawn, mask, drawing.cells(joints[:, : targets.max_people], size)))
     return truths
 
 
