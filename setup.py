@@ -1,8 +1,13 @@
+import re
+from pathlib import Path
+
 from setuptools import find_packages, setup
+
+ABOUT = (Path(__file__).parent / "lib" / "hrpose" / "__init__.py").read_text()
 
 setup(
     name="hrpose",
-    version="0.1.0",
+    version=re.search(r'__version__ = "(.+)"', ABOUT)[1],
     description="Bottom-up multi-person pose: HRNet and HigherHRNet with associative embedding",
     license="MIT",
     package_dir={"": "lib"},
@@ -25,6 +30,7 @@ setup(
     extras_require={
         "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "matplotlib"],
         "report": ["matplotlib"],
+        "weights": ["safetensors>=0.4"],
         "trackers": ["wandb>=0.31", "mlflow>=3"],
     },
 )

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from yacs.config import CfgNode
 
 from hrpose.data.coco import LAYOUTS, Images, Record, load_annotations, person_category, records
-from hrpose.engine.checkpoint import load_checkpoint
+from hrpose.models.files import read_weights
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category
 
 SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}
@@ -38,7 +38,7 @@ def _skeleton_of_file(
 
 @lru_cache(maxsize=4)
 def _skeleton_of_weights(path: Path) -> Skeleton:
-    state = load_checkpoint(path)
+    state = read_weights(path)
     if "skeleton" not in state:
         raise ValueError(f"{path} does not say what its joints are; DATASET.SKELETON must")
     return Skeleton(**{name: _tuples(value) for name, value in state["skeleton"].items()})

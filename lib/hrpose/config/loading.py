@@ -32,10 +32,21 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     the cure. FileNotFoundError: no such file, or its BASE.
     """
     path = Path(path)
+    return _config_of(read_entries(path), overrides, _experiment(path))
+
+
+def parse_config(text: str, origin: str, overrides: Sequence[str] = ()) -> CfgNode:
+    """The same from text that checkpoints and releases keep; errors say that it is of `origin`."""
+    place = Path(f"{origin}, its config")
+    return _config_of(list(_flatten(_parse(text, place), place, {})), overrides, "")
+
+
+def _config_of(written: Sequence[Entry], overrides: Sequence[str], name: str) -> CfgNode:
+    """`written` over the defaults, `overrides` over both; `name` where nobody gave one."""
     values = defaults()
-    for entry in [*read_entries(path), *_override_entries(overrides)]:
+    for entry in [*written, *_override_entries(overrides)]:
         values[entry.key] = _checked(entry)
-    values["NAME"] = values["NAME"] or _experiment(path)
+    values["NAME"] = values["NAME"] or name
     _check_together(values)
     return _as_node(values)
 
@@ -52,7 +63,7 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
         raise ValueError(f"BASE goes round in a circle: {' -> '.join(map(str, (*below, path)))}")
     if not path.is_file():
         raise FileNotFoundError(f"no config at {path}; see configs/")
-    written = list(_flatten(_parse(path), path, {}))
+    written = list(_flatten(_parse(path.read_text(), path), path, {}))
     bases = [entry for entry in written if entry.key == "BASE"]
     inherited: list[Entry] = []
     for base in bases:
@@ -63,9 +74,9 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     return inherited + [entry for entry in written if entry.key != "BASE"]
 
 
-def _parse(path: Path) -> yaml.Node | None:
+def _parse(text: str, path: Path) -> yaml.Node | None:
     try:
-        return yaml.compose(path.read_text(), Loader=yaml.SafeLoader)
+        return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
 

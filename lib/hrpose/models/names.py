@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cache
 
 RENAMES = (
     # ours                                           published
@@ -24,28 +25,43 @@ RENAMES = (
 )
 """Pieces of a name, ours and published; where two rules fit, the first one speaks."""
 
-# Of DataParallel, of half-precision training, and of models/swahr.py around its HigherHRNet.
-_WRAPPERS = re.compile(r"^((module|1|network)\.)+")
+OWN_WRAPPER = "network."
+"""What models/swahr.py has around its HigherHRNet."""
+
+# Of DataParallel, of half-precision training, and our own.
+_WRAPPERS = re.compile(r"^((module|1|network)\.)*")
 
 _FIELD = re.compile(r"<(\w)(\+\d)?>")
 
 
 def _translate(name: str, source: str, target: str) -> str:
     """Rewrite what of `name` looks like `source`: <i> is any number, <i+1> the one after it."""
-    shifts = {field: int(shift or 0) for field, shift in _FIELD.findall(source)}
-    pattern = _FIELD.sub(r"(?P<\1>\\d+)", source.replace(".", r"\."))
-    anchor = "" if source.startswith(".") else "^"
+    pattern, shifts = _pattern(source)
 
     def rewrite(found: re.Match[str]) -> str:
         numbers = {field: int(found[field]) - shift for field, shift in shifts.items()}
         return _FIELD.sub(lambda field: str(numbers[field[1]] + int(field[2] or 0)), target)
 
-    return re.sub(anchor + pattern, rewrite, name)
+    return pattern.sub(rewrite, name)
+
+
+@cache
+def _pattern(source: str) -> tuple[re.Pattern[str], dict[str, int]]:
+    """What a piece of a name looks like, and what is added to each number in it."""
+    shifts = {field: int(shift or 0) for field, shift in _FIELD.findall(source)}
+    pattern = _FIELD.sub(r"(?P<\1>\\d+)", source.replace(".", r"\."))
+    anchor = "" if source.startswith(".") else "^"
+    return re.compile(anchor + pattern), shifts
 
 
 def bare_name(name: str) -> str:
     """A name without what wraps the network."""
-    return _WRAPPERS.sub("", name)
+    return name[len(prefix(name)) :]
+
+
+def prefix(name: str) -> str:
+    """What wrappers of the network put before a name."""
+    return _WRAPPERS.match(name)[0]  # type: ignore[index]  # it matches nothing, too
 
 
 def our_name(name: str) -> str:
@@ -54,6 +70,11 @@ def our_name(name: str) -> str:
     for ours, published in RENAMES:
         name = _translate(name, published, ours)
     return name
+
+
+def is_published(name: str) -> bool:
+    """Whether a name is one of the published files, and not ours as well."""
+    return our_name(name) != bare_name(name)
 
 
 def published_name(name: str) -> str:

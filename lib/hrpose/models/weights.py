@@ -1,4 +1,4 @@
-"""Weights from outside: read without running code, renamed, and loaded whole or not at all.
+"""Weights from outside: renamed, and loaded whole or not at all. models/files.py reads them.
 
 Three kinds of names are understood, each told by itself: ours; those of the published HigherHRNet
 and SWAHR files; those of HRNet classifiers trained on ImageNet. models/names.py translates.
@@ -7,17 +7,21 @@ and SWAHR files; those of HRNet classifiers trained on ImageNet. models/names.py
 from __future__ import annotations
 
 import os
-import pickle
-import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor, nn
 
-from hrpose.models.names import bare_name, our_name, published_name
+from hrpose.models.files import read_weights
+from hrpose.models.names import (
+    OWN_WRAPPER,
+    bare_name,
+    is_published,
+    our_name,
+    prefix,
+    published_name,
+)
 
 KNOWN_LEFTOVERS = (
     "conv_scale_layers.*",  # SWAHR's scale branch, in a model without one
@@ -97,8 +101,15 @@ def load_weights(
     """
     if isinstance(may_miss, str):
         raise ValueError(f"may_miss is {may_miss!r}; give a list of patterns: [{may_miss!r}]")
-    origin = "the given weights" if isinstance(source, Mapping) else os.fspath(source)
-    contents = source if isinstance(source, Mapping) else read_weights(source)
+    if isinstance(source, Mapping):
+        return load_contents(model, source, "the given weights", may_miss)
+    return load_contents(model, read_weights(source), os.fspath(source), may_miss)
+
+
+def load_contents(
+    model: nn.Module, contents: Mapping[str, Any], origin: str, may_miss: Sequence[str] = ()
+) -> LoadReport:
+    """`load_weights` of what was read already; errors name `origin` as where it is from."""
     _refuse_other_convention(model, contents, origin)
     _refuse_other_joints(model, contents, origin, may_miss)
     tensors = _by_our_names(_tensors_in(contents, origin), origin)
@@ -116,53 +127,38 @@ def load_weights(
     return report
 
 
+class Nature(NamedTuple):
+    """What can be told of weights by their tensors alone."""
+
+    published: bool  # named as in the published files
+    prefixes: tuple[str, ...]  # of wrappers, before those names
+    kinds: tuple[str, ...]  # of floating-point numbers: float32, float16 ...
+    joints: int  # that the heads are for; 0: a backbone without heads
+
+
+def nature(contents: Mapping[str, Any], origin: str) -> Nature:
+    """What weights are of, whatever surrounds them and however they are named."""
+    state = _tensors_in(contents, origin)
+    tensors = _by_our_names(state, origin)
+    floats = {str(each.dtype) for each in state.values() if each.is_floating_point()}
+    return Nature(
+        published=any(map(is_published, state)),
+        prefixes=tuple(sorted({prefix(name) for name in state} - {"", OWN_WRAPPER})),
+        kinds=tuple(sorted(kind.removeprefix("torch.") for kind in floats)),
+        joints=_joints_of(tensors),
+    )
+
+
+def _joints_of(tensors: Mapping[str, Tensor]) -> int:
+    """The finest head predicts a heatmap of every joint; an only one its tags as well."""
+    heads = [name for name in tensors if fnmatchcase(name, "heads.*.weight")]
+    rows = len(tensors[max(heads)]) if heads else 0
+    return rows // 2 if len(heads) == 1 else rows
+
+
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """A state dict of ours under the names of the published files."""
     return {published_name(name): tensor for name, tensor in state.items()}
-
-
-def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of weights holds; no code in it is ever run."""
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no file of weights at {path}")
-    try:
-        contents = _READERS.get(path.suffix, _read_torch)(path)
-    except (OSError, ImportError):
-        raise
-    except Exception as error:  # a damaged file may raise anything at all
-        raise ValueError(_why_unreadable(path, error)) from error
-    if not isinstance(contents, Mapping):
-        raise ValueError(f"{path} holds a {type(contents).__name__}, not named tensors")
-    return dict(contents)
-
-
-def _read_torch(path: Path) -> Any:
-    return torch.load(path, map_location="cpu", weights_only=True)
-
-
-def _read_safetensors(path: Path) -> Any:
-    from safetensors import safe_open  # optional: only who has such a file needs it
-
-    with safe_open(path, framework="pt") as file:
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        return {**(file.metadata() or {}), "model": tensors}
-
-
-_READERS = {".safetensors": _read_safetensors}
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    whole = zipfile.is_zipfile(path) or "Unsupported global" in str(error)
-    if whole and isinstance(error, pickle.UnpicklingError):
-        return (
-            f"{path} holds pickled objects beside its tensors, and unpickling runs code. Where you "
-            "trust it, load it with torch yourself and save its state dict alone"
-        )
-    return (
-        f"{path} is cut short or is no file of weights ({type(error).__name__}); "
-        "compare its size and checksum with the original, then fetch it again"
-    )
 
 
 def _tensors_in(contents: Mapping[str, Any], origin: str) -> Mapping[str, Tensor]:
@@ -246,7 +242,8 @@ def _refuse_other_joints(
     model: nn.Module, contents: Mapping[str, Any], origin: str, may_miss: Sequence[str]
 ) -> None:
     """As many joints need not be the same ones; heads that may be missed may be of others."""
-    theirs = contents.get("skeleton", {}).get("joints")
+    skeleton = contents.get("skeleton")
+    theirs = skeleton.get("joints") if isinstance(skeleton, Mapping) else None
     ours = getattr(model, "joint_names", None)
     if theirs and ours and list(theirs) != list(ours) and "heads.*" not in may_miss:
         raise ValueError(

@@ -123,7 +123,7 @@ def prepare(config: CfgNode, run: Run, world: World) -> Training:
         loader=loader,
         journal=_journal(config, run, place_of(state)) if world.leads else Silence(),
         run=run,
-        kept=_kept(config),
+        kept=kept_facts(config),
     )
     if state:
         training.resume(state)
@@ -184,7 +184,8 @@ def _names(training: Training) -> Callable[[int], str]:
     return lambda index: records[index].file_name
 
 
-def _kept(config: CfgNode) -> dict[str, Any]:
+def kept_facts(config: CfgNode) -> dict[str, Any]:
+    """What stands beside weights wherever they are kept."""
     return {
         "config": frozen_text(config),
         "skeleton": asdict(build_skeleton(config)),

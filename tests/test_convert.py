@@ -1,0 +1,429 @@
+"""Weights go from any format to any other and stay what they are, or are refused in plain words."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from commands import QUICKSTART, ROOT, SMALL, tool
+from hrpose.build import build_model
+from hrpose.config import load_config, parse_config
+from hrpose.models.files import read_weights
+from hrpose.models.weights import load_weights, to_published
+from hrpose.programs.convert import main
+from hrpose.programs.train import frozen_text, kept_facts
+from hrpose.splits import build_skeleton
+
+LISTS = ROOT.parent / "shared" / "data" / "published_keys"
+PUBLISHED = {
+    "w32_coco": ("higher_hrnet", "w32_512.yaml"),
+    "w48_coco": ("higher_hrnet", "w48_640.yaml"),
+    "w32_coco_2deconv": ("higher_hrnet", "w32_512.yaml", "MODEL.NUM_DECONVS", "2"),
+    "w32_coco_0deconv": ("higher_hrnet", "w32_512.yaml", "MODEL.NUM_DECONVS", "0"),
+    "w32_crowdpose": ("higher_hrnet", "crowdpose/w32_512.yaml"),
+    "swahr_w32_coco": ("swahr", "w32_512_swahr.yaml"),
+    "swahr_w48_crowdpose": ("swahr", "crowdpose/w48_640_swahr.yaml"),
+}
+W32 = str(ROOT / "configs" / "w32_512.yaml")
+TINY = [
+    *("MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MODEL.BLOCKS", "1"),
+    *("MODEL.BOTTLENECKS", "1", "MODEL.NUM_BASIC_BLOCKS", "1"),
+]
+
+
+def shuffled(model, seed):
+    """The network with numbers in every tensor that a fresh one does not have."""
+    dice = torch.Generator().manual_seed(seed)
+    state = model.state_dict()
+    model.load_state_dict({name: drawn(name, each.shape, dice) for name, each in state.items()})
+    return model
+
+
+def drawn(name, shape, dice):
+    """Random numbers with which activations neither die out nor explode."""
+    if name.endswith("num_batches_tracked"):
+        return torch.randint(1, 1000, shape, generator=dice)
+    if name.endswith("running_var"):
+        return 0.5 + torch.rand(shape, generator=dice)
+    if len(shape) == 4:
+        return torch.randn(shape, generator=dice) / (shape[1] * shape[2] * shape[3]) ** 0.5
+    return 0.3 * torch.randn(shape, generator=dice)
+
+
+def tiny(*overrides, seed=1, cfg=W32):
+    config = load_config(cfg, [*TINY, *overrides])
+    return config, shuffled(build_model(config), seed)
+
+
+def saved(path, *overrides, seed=1, cfg=W32, **more):
+    """A checkpoint such as training leaves."""
+    config, model = tiny(*overrides, seed=seed, cfg=cfg)
+    torch.save({"model": model.state_dict(), **more, **kept_facts(config)}, path)
+    return model.state_dict()
+
+
+def assert_same(state, other):
+    assert state.keys() == other.keys()
+    assert [name for name in state if not torch.equal(state[name], other[name])] == []
+
+
+def convert(capsys, *arguments):
+    """What the command prints."""
+    main([str(each) for each in arguments])
+    return capsys.readouterr().out
+
+
+def refused(capsys, *arguments):
+    """What the command says in refusing; it leaves no file behind."""
+    target = Path(arguments[1])
+    before = target.read_bytes() if target.is_file() else None
+    with pytest.raises(SystemExit) as stop:
+        main([str(each) for each in arguments])
+    assert stop.value.code == 2
+    assert (target.read_bytes() if target.is_file() else None) == before
+    assert not target.parent.is_dir() or not list(target.parent.glob(f".{target.name}*"))
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and "Traceback" not in said
+    return said
+
+
+# Published files, there and back ----------------------------------------------------------------
+
+
+def listed(name):
+    path = LISTS / f"{PUBLISHED[name][0]}.json"
+    if not path.is_file():
+        pytest.skip(f"no lists of published tensors at {LISTS}")
+    return json.loads(path.read_text())[name]
+
+
+@torch.inference_mode()
+def looked(model, path):
+    """All that the network says of a small image with these weights."""
+    for tensor in model.state_dict().values():
+        tensor.zero_()
+    load_weights(model, path)
+    image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    said = model.with_scales(image) if hasattr(model, "with_scales") else model(image)
+    maps = [each for output in said for each in output[:3] if each is not None]
+    assert all(each.isfinite().all() and each.std() > 0 for each in maps)
+    return maps
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_published_weights_come_back_as_they_were_in_every_bit(name, capsys):
+    """published .pth -> a release under our names -> published .pth; and what the networks say."""
+    given = listed(name)
+    dice = torch.Generator().manual_seed(0)
+    state = {key: drawn(key, shape, dice) for key, shape in given["state"].items()}
+    _, cfg, *overrides = PUBLISHED[name]
+    cfg = ["--cfg", str(ROOT / "configs" / cfg), *overrides]
+    with tempfile.TemporaryDirectory() as folder:  # hundreds of megabytes
+        source, release, back = (
+            Path(folder) / each for each in ("a.pth", "b.safetensors", "c.pth")
+        )
+        torch.save(state, source)
+        said = convert(capsys, source, release, *cfg)
+        assert f"({given['params']})" in said and "official, as in all published files" in said
+        assert ("CrowdPose's" if "crowdpose" in name else "COCO's") in said
+        convert(capsys, release, back, "--names", "published")
+        returned = torch.load(back, weights_only=True)
+        assert list(returned) == list(state)
+        assert_same(returned, state)
+        model = build_model(load_config(cfg[1], overrides)).eval()
+        maps = [looked(model, each) for each in (source, release, back)]
+        assert all(torch.equal(*pair) for other in maps[1:] for pair in zip(maps[0], other))
+
+
+@pytest.mark.parametrize("prefix", ["1.", "module.", "module.1."])
+@pytest.mark.parametrize("container", ["", "state_dict", "best_state_dict"])
+def test_prefixes_are_taken_off_and_named(prefix, container, tmp_path, capsys):
+    _, model = tiny()
+    state = {prefix + key: each for key, each in to_published(model.state_dict()).items()}
+    torch.save({container: state, "epoch": 3} if container else state, tmp_path / "a.pth")
+    said = convert(capsys, tmp_path / "a.pth", tmp_path / "b.safetensors", "--cfg", W32, *TINY)
+    assert f"taken off its names: {prefix}\n" in said
+    assert_same(read_weights(tmp_path / "b.safetensors")["model"], model.state_dict())
+
+
+def test_half_precision_is_read_and_named(tmp_path, capsys):
+    _, model = tiny()
+    torch.save(to_published(model.half().state_dict()), tmp_path / "a.pth")
+    said = convert(capsys, tmp_path / "a.pth", tmp_path / "b.pth", "--cfg", W32, *TINY)
+    assert "float16 read as float32" in said
+    assert_same(read_weights(tmp_path / "b.pth")["model"], model.float().state_dict())
+
+
+def test_a_backbone_alone_stays_one(tmp_path, capsys):
+    """Of a classifier trained on ImageNet: no joints, so it may begin any network."""
+    _, model = tiny()
+    backbone = {k: each for k, each in model.state_dict().items() if k.startswith("backbone.")}
+    extra = {"incre_modules.0.0.conv1.weight": torch.ones(2), "classifier.bias": torch.ones(3)}
+    torch.save({**to_published(backbone), **extra}, tmp_path / "a.pth")
+    release, back = tmp_path / "b.safetensors", tmp_path / "c.pth"
+    said = convert(capsys, tmp_path / "a.pth", release, "--cfg", W32, *TINY)
+    assert "2 known leftovers: incre_modules" in said and "a backbone alone" in said
+    contents = read_weights(release)
+    assert not {"skeleton", "convention", "config"} & set(contents)
+    assert_same(contents["model"], backbone)
+    convert(capsys, release, back, "--cfg", W32, *TINY, "--names", "published")
+    assert_same(torch.load(back, weights_only=True), to_published(backbone))
+
+
+# Runs and releases ------------------------------------------------------------------------------
+
+
+def options(text):
+    """What a config says, however YAML writes it."""
+    return yaml.safe_load(text)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("names", ["ours", "published"])
+def test_a_run_needs_no_config_and_keeps_what_it_says(suffix, names, tmp_path, capsys):
+    state = saved(tmp_path / "last.pth", "MODEL.NAME", "swahr", optimizer={"step": 3})
+    target, again = tmp_path / f"b{suffix}", tmp_path / "c.safetensors"
+    said = convert(capsys, tmp_path / "last.pth", target, "--names", names)
+    assert "does not name" not in said
+    bare = names == "published" and suffix == ".pth"
+    convert(capsys, target, again, *(["--cfg", W32, *TINY, "MODEL.NAME", "swahr"] * bare))
+    assert_same(read_weights(again)["model"], state)
+    config = load_config(W32, [*TINY, "MODEL.NAME", "swahr"])
+    contents = read_weights(target)
+    if bare:
+        assert_same(contents, to_published(state))
+    else:
+        assert contents["convention"] == "official"
+        assert list(contents["skeleton"]["joints"]) == list(build_skeleton(config).joints)
+        assert options(contents["config"]) == options(frozen_text(config))
+        assert set(contents["model"]) == set(state if names == "ours" else to_published(state))
+
+
+def test_the_average_is_there_for_who_asks(tmp_path, capsys):
+    _, average = tiny(seed=2)
+    kept = {"model": average.state_dict(), "steps": 5}
+    state = saved(tmp_path / "last.pth", average=kept)
+    said = convert(capsys, tmp_path / "last.pth", tmp_path / "val.pth")
+    assert "--network ema" in said
+    assert_same(read_weights(tmp_path / "val.pth")["model"], state)
+    said = convert(capsys, tmp_path / "last.pth", tmp_path / "ema.pth", "--network", "ema")
+    assert "--network ema" not in said
+    assert_same(read_weights(tmp_path / "ema.pth")["model"], average.state_dict())
+
+
+@pytest.mark.parametrize("asked", ["val", "ema"])
+def test_a_best_network_that_is_the_average_is_named_so(asked, tmp_path, capsys):
+    state = saved(tmp_path / "best.pth", network="ema")
+    said = convert(capsys, tmp_path / "best.pth", tmp_path / "b.pth", "--network", asked)
+    assert "it is the average of the weights" in said
+    assert_same(read_weights(tmp_path / "b.pth")["model"], state)
+
+
+def test_an_average_that_is_not_there_is_refused(tmp_path, capsys):
+    saved(tmp_path / "best.pth", network="val")
+    said = refused(capsys, tmp_path / "best.pth", tmp_path / "b.pth", "--network", "ema")
+    assert "holds no average of the weights" in said and "TRAIN.EMA" in said
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_the_same_weights_make_the_same_file(suffix, tmp_path, capsys):
+    saved(tmp_path / "last.pth")
+    digests = set()
+    for name in "abc":
+        said = convert(capsys, tmp_path / "last.pth", tmp_path / f"{name}{suffix}")
+        digests |= {line for line in said.splitlines() if line.startswith("sha256 ")}
+    assert len(digests) == 1
+
+
+def test_half_the_size_costs_digits_and_says_how_many(tmp_path, capsys):
+    state = saved(tmp_path / "last.pth")
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    convert(capsys, tmp_path / "last.pth", whole)
+    said = convert(capsys, tmp_path / "last.pth", half, "--half")
+    assert "loading gives float32 again" in said
+    kept = read_weights(half)["model"]
+    assert all(each.dtype != torch.float32 for each in kept.values())
+    _, model = tiny(seed=3)
+    load_weights(model, half)
+    expected = {k: v.half().float() if v.is_floating_point() else v for k, v in state.items()}
+    assert_same(model.state_dict(), expected)
+
+
+def test_what_half_precision_cannot_hold_is_refused(tmp_path, capsys):
+    _, model = tiny()
+    model.heads[0].bias.data[3] = 1e5
+    torch.save(model.state_dict(), tmp_path / "a.pth")
+    asked = [tmp_path / "a.pth", tmp_path / "b.pth", "--cfg", W32, *TINY, "--half"]
+    assert "heads.0.bias has values beyond 65504" in refused(capsys, *asked)
+
+
+def test_joints_of_a_run_are_known_without_its_annotations(tmp_path, capsys):
+    """DATASET.SKELETON file, on somebody else's machine."""
+    config, model = tiny()
+    here = parse_config(
+        frozen_text(config), "", ["DATASET.SKELETON", "file", "DATASET.ROOT", str(tmp_path / "no")]
+    )
+    facts = {**kept_facts(config), "config": frozen_text(here)}
+    torch.save({"model": model.state_dict(), **facts}, tmp_path / "last.pth")
+    release = tmp_path / "b.safetensors"
+    convert(capsys, tmp_path / "last.pth", release)
+    contents = read_weights(release)
+    assert contents["skeleton"]["joints"] == list(build_skeleton(config).joints)
+    assert str(tmp_path) not in contents["config"].replace(str(tmp_path / "no"), "")
+    convert(capsys, release, tmp_path / "c.pth")
+    assert_same(read_weights(tmp_path / "c.pth")["model"], model.state_dict())
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=str)
+def test_the_text_of_a_config_reads_back_as_the_config(path):
+    config = load_config(path, ["LOSS.LAMBDA", ".inf"])
+    text = frozen_text(config)
+    assert options(frozen_text(parse_config(text, "a file"))) == options(text)
+
+
+# Refused ----------------------------------------------------------------------------------------
+
+
+def test_other_joints_are_refused_with_the_cure(tmp_path, capsys):
+    crowdpose = str(ROOT / "configs" / "crowdpose" / "w32_512.yaml")
+    _, model = tiny(cfg=crowdpose)
+    torch.save(to_published(model.state_dict()), tmp_path / "published.pth")
+    asked = [tmp_path / "published.pth", tmp_path / "b.safetensors"]
+    said = refused(capsys, *asked, "--cfg", W32, *TINY)
+    assert "published.pth is for 14 joints, the config for 17" in said
+    assert "--cfg configs/crowdpose/w32_512.yaml" in said
+    assert "--cfg configs/crowdpose/w32_512.yaml" in refused(capsys, *asked)
+    saved(tmp_path / "last.pth", cfg=crowdpose)
+    asked = [tmp_path / "last.pth", tmp_path / "b.safetensors"]
+    said = refused(capsys, *asked, "--cfg", W32, *TINY)
+    assert "this model is for nose" in said and "DATASET.SKELETON" in said
+
+
+def test_another_network_is_refused_with_the_report(tmp_path, capsys):
+    _, model = tiny("MODEL.NUM_DECONVS", "2")
+    torch.save(to_published(model.state_dict()), tmp_path / "a.pth")
+    said = refused(capsys, tmp_path / "a.pth", tmp_path / "b.pth", "--cfg", W32, *TINY)
+    assert "a.pth does not fit the config:" in said
+    assert "not in the model: final_layers.2.weight" in said and "--cfg, or KEY VALUE" in said
+
+
+def test_a_config_of_another_version_asks_for_one_of_this(tmp_path, capsys):
+    _, model = tiny()
+    torch.save({"model": model.state_dict(), "config": "MODEL:\n  WIDHT: 8"}, tmp_path / "a.pth")
+    said = refused(capsys, tmp_path / "a.pth", tmp_path / "b.pth")
+    assert "a.pth, its config:2: unknown option MODEL.WIDHT" in said and "--cfg" in said
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    saved(tmp_path / "last.pth")
+    (tmp_path / "b.safetensors").write_text("dear to somebody")
+    said = refused(capsys, tmp_path / "last.pth", tmp_path / "b.safetensors")
+    assert "b.safetensors exists, and is not overwritten; remove it, or name another" in said
+    assert "exists" in refused(capsys, tmp_path / "last.pth", tmp_path / "last.pth")
+
+
+def test_a_target_of_no_known_kind_is_refused(tmp_path, capsys):
+    said = refused(capsys, tmp_path / "absent.pth", tmp_path / "b.onnx")
+    assert "b.onnx: a file of weights ends in .safetensors or .pth" in said
+
+
+def test_a_target_that_cannot_be_written_is_named(tmp_path, capsys):
+    saved(tmp_path / "last.pth")
+    (tmp_path / "file").write_text("")
+    target = tmp_path / "file" / "b.safetensors"
+    said = refused(capsys, tmp_path / "last.pth", target)
+    assert f"{target} cannot be written: " in said and "a folder that you may write to" in said
+
+
+def test_a_source_that_is_not_there_is_named(tmp_path, capsys):
+    said = refused(capsys, tmp_path / "absent.pth", tmp_path / "b.pth")
+    assert f"there is no file of weights at {tmp_path / 'absent.pth'}" in said
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda whole: whole[:-1000],
+        lambda whole: whole[:1000],
+        lambda whole: b"",
+        lambda w: b"Hi!\n",
+    ],
+    ids=["last bytes missing", "most bytes missing", "empty", "a text"],
+)
+def test_a_damaged_source_is_named(suffix, spoil, tmp_path, capsys):
+    saved(tmp_path / "last.pth")
+    source = tmp_path / f"a{suffix}"
+    convert(capsys, tmp_path / "last.pth", source)
+    source.write_bytes(spoil(source.read_bytes()))
+    said = refused(capsys, source, tmp_path / "b.pth")
+    assert f"{source} ({source.stat().st_size} bytes) is cut short or is no file of weights" in said
+    assert "fetch it again" in said
+
+
+def test_one_changed_byte_of_a_tensor_is_noticed(tmp_path, capsys):
+    saved(tmp_path / "last.pth")
+    release = tmp_path / "a.safetensors"
+    convert(capsys, tmp_path / "last.pth", release)
+    content = bytearray(release.read_bytes())
+    content[-100] ^= 1
+    release.write_bytes(content)
+    said = refused(capsys, release, tmp_path / "b.pth")
+    assert f"{release} is damaged" in said and "fetch it again" in said
+
+
+class Trap:
+    """Unpickled, it makes a file."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return (Path.touch, (self.path,))
+
+
+def test_pickled_code_is_never_run(tmp_path, capsys):
+    _, model = tiny()
+    sprung = tmp_path / "sprung"
+    torch.save({"state_dict": model.state_dict(), "extra": Trap(sprung)}, tmp_path / "a.pth")
+    said = refused(capsys, tmp_path / "a.pth", tmp_path / "b.pth", "--cfg", W32, *TINY)
+    assert "a.pth holds pickled objects" in said and not sprung.exists()
+    torch.load(tmp_path / "a.pth", weights_only=False)  # the trap does work
+    assert sprung.exists()
+
+
+@pytest.mark.parametrize("names", [("last.pth", "b.safetensors"), ("a.safetensors", "b.pth")])
+def test_without_safetensors_its_files_ask_for_it(names, tmp_path, capsys, monkeypatch):
+    saved(tmp_path / "last.pth")
+    convert(capsys, tmp_path / "last.pth", tmp_path / "a.safetensors")
+    for module in [name for name in sys.modules if name.split(".")[0] == "safetensors"]:
+        monkeypatch.setitem(sys.modules, module, None)
+    said = refused(capsys, *(tmp_path / name for name in names))
+    assert 'pip install "safetensors>=0.4"' in said
+    convert(capsys, tmp_path / "last.pth", tmp_path / "c.pth")  # which needs none
+
+
+# As a user runs it ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_release_scores_as_the_run_that_it_is_of(scenes, tmp_path):
+    options = [*SMALL, "DATASET.ROOT", str(scenes)]
+    output, release = tmp_path / "output", tmp_path / "release.safetensors"
+    tool("train", "--cfg", QUICKSTART, *options, "TRAIN.EMA", "0.9", "OUTPUT_DIR", output)
+    (folder,) = (output / "quickstart").iterdir()
+    last = folder / "checkpoints" / "last.pth"
+    tool("convert", last, release, "--network", "ema")
+    assert "exists" in tool("convert", last, release, status=2)
+    tool(
+        *("valid", "--cfg", QUICKSTART, *options, "TEST.MODEL_FILE", release),
+        *("--output", tmp_path / "scored"),
+    )
+    figures = json.loads((tmp_path / "scored" / "results" / "metrics.json").read_text())
+    facts = json.loads((folder / "run.json").read_text())
+    assert figures == facts["all_figures"]["ema"]

@@ -1,0 +1,11 @@
+"""Weights from one format to another: python tools/convert.py best.pth w32_512.safetensors"""
+
+import sys
+from os.path import abspath, dirname
+
+sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"  # tools/inspect.py would hide Python's
+
+from hrpose.programs.convert import main
+
+if __name__ == "__main__":
+    main()
