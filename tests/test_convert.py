@@ -304,6 +304,21 @@ def test_other_joints_are_refused_with_the_cure(tmp_path, capsys):
     assert "this model is for nose" in said and "DATASET.SKELETON" in said
 
 
+def test_published_weights_have_the_published_coordinates(tmp_path, capsys):
+    exact = ["--cfg", W32, *TINY, "MODEL.CONVENTION", "exact"]
+    _, model = tiny()
+    torch.save(to_published(model.state_dict()), tmp_path / "published.pth")
+    said = refused(capsys, tmp_path / "published.pth", tmp_path / "b.safetensors", *exact)
+    assert "all published weights were trained with official coordinates" in said
+    torch.save(model.state_dict(), tmp_path / "ours.pth")  # which do not say: the config does
+    said = convert(capsys, tmp_path / "ours.pth", tmp_path / "b.safetensors", *exact)
+    assert "taken for exact, as the config says" in said
+    said = refused(
+        capsys, tmp_path / "b.safetensors", tmp_path / "c.pth", "MODEL.CONVENTION", "official"
+    )
+    assert "set MODEL.CONVENTION: exact" in said
+
+
 def test_another_network_is_refused_with_the_report(tmp_path, capsys):
     _, model = tiny("MODEL.NUM_DECONVS", "2")
     torch.save(to_published(model.state_dict()), tmp_path / "a.pth")

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
@@ -131,7 +132,7 @@ def test_files_give_what_was_saved(tmp_path, suffix):
             {"model": theirs.state_dict(), "convention": "official", "joints": ["nose"]}, path
         )
     else:
-        pytest.importorskip("safetensors.torch").save_file(theirs.state_dict(), path)
+        save_file(theirs.state_dict(), path)
     load_weights(ours, path)
     load_weights(ours, str(path))
     assert_same(ours.state_dict(), theirs.state_dict())
@@ -236,7 +237,7 @@ def test_a_file_cut_short_is_named(tmp_path, suffix, kept):
     if suffix == ".pth":
         torch.save(small().state_dict(), path)
     else:
-        pytest.importorskip("safetensors.torch").save_file(small().state_dict(), path)
+        save_file(small().state_dict(), path)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(kept if kept >= 1 else kept * len(whole))])
     assert_refused(small(seed=1), path, str(path), "cut short")

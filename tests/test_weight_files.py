@@ -1,0 +1,263 @@
+"""Releases: what stands in them, bit for bit, and what of it is checked when they are read."""
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hrpose.models.files import RELEASE, checksum, read_weights, write_weights
+from hrpose.models.higher_hrnet import HigherHRNet
+from hrpose.models.hrnet import HRNet
+from hrpose.models.names import bare_name, is_published, prefix
+from hrpose.models.weights import load_weights
+
+FACTS = {
+    "skeleton": {"joints": ["nose", "left_eye", "right_eye"], "sigmas": [0.1, 0.2, 0.3]},
+    "convention": "official",
+    "config": "MODEL:\n  WIDTH: 8\n",
+    "hrpose": "0.1.0",
+}
+
+
+def some_tensors():
+    """Of every kind that a network may hold, one of them not in the order of its memory."""
+    dice = torch.Generator().manual_seed(0)
+    return {
+        "b.weight": torch.randn(4, 3, 2, 2, generator=dice).to(memory_format=torch.channels_last),
+        "a.bias": torch.randn(5, generator=dice).half(),
+        "a.rough": torch.randn(3, generator=dice).bfloat16(),
+        "c.num_batches_tracked": torch.tensor(7),
+        "d.mask": torch.tensor([True, False]),
+        "e.none": torch.zeros(0, 3),
+    }
+
+
+def release(path, facts=FACTS):
+    write_weights(path, some_tensors(), facts)
+    return path
+
+
+def parts(path):
+    """A .safetensors file taken apart by hand: its header, and the bytes of its tensors."""
+    content = path.read_bytes()
+    end = 8 + int.from_bytes(content[:8], "little")
+    return json.loads(content[8:end]), content[end:]
+
+
+def put_together(path, header, content):
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + content)
+
+
+def plain_bytes(tensor):
+    """One number after the other, the last index fastest."""
+    flat = [tensor[index] for index in np.ndindex(*tensor.shape)]
+    return b"".join(value.view(torch.uint8).numpy().tobytes() for value in map(as_one, flat))
+
+
+def as_one(value):
+    return value.clone().reshape(1)
+
+
+def plain_checksum(tensors):
+    digest = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        kind = {2: "float16", 4: "float32", 8: "int64", 1: "bool"}[tensor.element_size()]
+        kind = "bfloat16" if tensor.dtype == torch.bfloat16 else kind
+        line = f'["{name}", "{kind}", [{", ".join(map(str, tensor.shape))}]]\n'
+        digest.update(line.encode())
+        digest.update(plain_bytes(tensor))
+    return digest.hexdigest()
+
+
+def refused(path):
+    with pytest.raises(ValueError) as refusal:
+        read_weights(path)
+    assert str(path) in str(refusal.value)
+    return str(refusal.value)
+
+
+# What stands in a release -----------------------------------------------------------------------
+
+
+def test_the_checksum_is_that_of_a_plain_loop():
+    assert checksum(some_tensors()) == plain_checksum(some_tensors())
+    backwards = dict(reversed(some_tensors().items()))
+    assert checksum(backwards) == checksum(some_tensors())
+
+
+def test_the_file_is_what_its_format_says(tmp_path):
+    header, content = parts(release(tmp_path / "a.safetensors"))
+    said = header.pop("__metadata__")
+    assert said == {
+        **{name: FACTS[name] for name in ("convention", "config", "hrpose")},
+        "skeleton": json.dumps(FACTS["skeleton"]),
+        "format": "pt",
+        "hrpose_release": RELEASE,
+        "tensors_sha256": plain_checksum(some_tensors()),
+    }
+    kinds = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+    kinds |= {"I64": torch.int64, "BOOL": torch.bool}
+    assert set(header) == set(some_tensors())
+    for name, tensor in some_tensors().items():
+        start, end = header[name]["data_offsets"]
+        assert kinds[header[name]["dtype"]] == tensor.dtype
+        assert header[name]["shape"] == list(tensor.shape)
+        assert content[start:end] == plain_bytes(tensor)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_what_is_read_is_what_was_written(suffix, tmp_path):
+    path = release(tmp_path / f"a{suffix}")
+    contents = read_weights(path)
+    assert {name: contents[name] for name in FACTS} == FACTS
+    assert contents["model"].keys() == some_tensors().keys()
+    for name, tensor in some_tensors().items():
+        assert contents["model"][name].dtype == tensor.dtype
+        assert torch.equal(contents["model"][name], tensor)
+
+
+def test_what_is_returned_is_the_checksum_of_the_file(tmp_path):
+    path = tmp_path / "new" / "a.safetensors"
+    digest = write_weights(path, some_tensors(), FACTS)
+    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert [each.name for each in path.parent.iterdir()] == ["a.safetensors"]
+
+
+def test_bare_tensors_stay_bare(tmp_path):
+    path = release(tmp_path / "a.pth", facts={})
+    assert read_weights(path).keys() == some_tensors().keys()
+
+
+def test_files_of_other_programs_are_read_without_a_checksum(tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.ones(2)}, path, {"model": "hrnet", "state_dict": "no tensors"})
+    assert torch.equal(read_weights(path)["model"]["x"], torch.ones(2))
+
+
+# What is checked --------------------------------------------------------------------------------
+
+
+def test_any_changed_byte_of_a_tensor_is_noticed(tmp_path):
+    path = release(tmp_path / "a.safetensors")
+    whole = path.read_bytes()
+    _, content = parts(path)
+    for place in range(len(whole) - len(content), len(whole)):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0x10]) + whole[place + 1 :])
+        assert "damaged" in refused(path)
+    path.write_bytes(whole)
+    read_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [("a.bias", {"dtype": "I16"}), ("b.weight", {"shape": [3, 4, 2, 2]}), ("c", None)],
+    ids=["type", "shape", "name"],
+)
+def test_what_a_tensor_is_belongs_to_its_checksum(name, entry, tmp_path):
+    path = release(tmp_path / "a.safetensors")
+    header, content = parts(path)
+    if entry:
+        header[name] |= entry
+    else:
+        header[name] = header.pop("c.num_batches_tracked")
+    put_together(path, header, content)
+    assert "damaged" in refused(path)
+
+
+def test_a_release_has_a_checksum(tmp_path):
+    path = release(tmp_path / "a.safetensors")
+    header, content = parts(path)
+    del header["__metadata__"]["tensors_sha256"]
+    put_together(path, header, content)
+    assert "damaged" in refused(path)
+
+
+def test_a_release_of_a_later_format_asks_for_a_later_program(tmp_path):
+    path = release(tmp_path / "a.safetensors")
+    header, content = parts(path)
+    header["__metadata__"] |= {"hrpose_release": "2", "hrpose": "9.1"}
+    put_together(path, header, content)
+    assert "a release of format 2, written by hrpose 9.1" in refused(path)
+
+
+@pytest.mark.parametrize("text", ["coco", "[1, 2", '["nose"]', '{"joints": "nose"}', "{}"])
+def test_joints_that_cannot_be_understood_are_not_passed_by(text, tmp_path):
+    path = tmp_path / "a.safetensors"
+    save_file({"x": torch.ones(2)}, path, {"skeleton": text})
+    assert "`skeleton` in its metadata" in refused(path)
+
+
+def network(joints, convention="official"):
+    backbone = HRNet(8, modules=(1, 1, 1), blocks=1, stem=8, bottlenecks=1)
+    model = HigherHRNet(backbone, len(joints), 1, (1,))
+    model.joint_names, model.convention = joints, convention
+    return model
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_release_is_for_its_own_joints_and_coordinates(suffix, tmp_path):
+    joints = FACTS["skeleton"]["joints"]
+    path, theirs = tmp_path / f"a{suffix}", network(joints)
+    write_weights(path, theirs.state_dict(), FACTS)
+    with pytest.raises(ValueError, match="set DATASET.SKELETON"):
+        load_weights(network([*joints[:2], "mouth"]), path)
+    with pytest.raises(ValueError, match="set MODEL.CONVENTION: official"):
+        load_weights(network(joints, "exact"), path)
+    ours = network(joints)
+    load_weights(ours, path)
+    assert torch.equal(ours.heads[0].weight, theirs.heads[0].weight)
+
+
+# Folders and names ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def others_folder():
+    """A folder in which this process may not write, whoever runs the test."""
+    if os.name != "posix":
+        pytest.skip("permissions are those of POSIX")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        folder.chmod(0o555)
+        me = os.geteuid()
+        try:
+            if me == 0:  # may write anywhere, so be nobody for a while
+                os.seteuid(65534)
+            yield folder
+        finally:
+            os.seteuid(me)
+            folder.chmod(0o755)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_folder_of_others_is_named(suffix, others_folder):
+    path = others_folder / f"a{suffix}"
+    with pytest.raises(OSError, match="Permission denied") as refusal:
+        release(path)
+    assert f"{path} cannot be written: " in str(refusal.value)
+    assert "name a file in a folder that you may write to" in str(refusal.value)
+    assert not list(others_folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "published"),
+    [
+        ("module.1.conv1.weight", "module.1.", True),
+        ("1.final_layers.0.bias", "1.", True),
+        ("network.heads.0.bias", "network.", False),
+        ("backbone.stem.0.0.weight", "", False),
+        ("deconvs.0.up.0.weight", "", False),
+        ("10.conv1.weight", "", True),
+    ],
+)
+def test_names_tell_what_wraps_them_and_whose_they_are(name, before, published):
+    assert prefix(name) == before
+    assert before + bare_name(name) == name
+    assert is_published(name) == published
