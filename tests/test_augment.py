@@ -108,6 +108,23 @@ def test_an_exact_mask_shows_the_middles_of_its_cells(stride):
         assert moved.mask[64 // stride].argmax() == first
 
 
+@pytest.mark.parametrize("convention", CONVENTIONS)
+def test_image_joints_and_mask_of_a_crop_follow_one_convention(convention):
+    """The mask is the one of the crop's own map, read in the cells of that convention."""
+    for seed in range(5):
+        start, crop = sample(seed), Crop(64, stride=4, convention=convention)
+        done = random_affine(start, np.random.default_rng(seed), crop)
+        by = random_crop(SIZE, crop, np.random.default_rng(seed))
+        masks = {
+            name: by.coarser(4, name).image(start.mask.view(np.uint8) * 255, (16, 16)) > 127
+            for name in CONVENTIONS
+        }
+        assert np.array_equal(done.mask, masks.pop(convention))
+        assert not np.array_equal(done.mask, *masks.values())
+        assert np.array_equal(done.image, by.image(start.image, (64, 64)))
+        np.testing.assert_allclose(done.joints, by.joints(start.joints), rtol=1e-5, atol=1e-4)
+
+
 def test_a_crop_that_is_exact_is_another_crop_of_the_same_dice():
     """Between the centres of pixels: half a pixel is added, mapped, and taken off again."""
     for seed in range(20):
