@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tensors = NAMES[known.names](halved(state) if known.half else state)
     bare = known.names == "published" and known.target.suffix == ".pth"
     digest = write_weights(known.target, tensors, {} if bare else facts(config, source))
-    said = f"{len(tensors)} tensors under {known.names} names, {_size(model, state)}"
+    said = f"{len(tensors)} tensors (names: {known.names}), {_size(model, state)}"
     print(f"written: {known.target}, {said}\nsha256 {digest}")
 
 
