@@ -15,14 +15,25 @@ WORDS = [
     "structures",
     "ops.files",
     "ops.affine",
+    "ops.cells",
     "ops.image",
     "ops.gaussian",
     "ops.heatmaps",
     "ops.oks",
 ]
 PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
-ASSEMBLY = ["config", "splits", "build_devices", "build", "build_training"]
-TORCHLESS = ["skeletons", "structures", "ops.affine", "ops.oks", "inference.grouping"]
+ASSEMBLY = ["config", "splits", "build_devices", "build_inference", "build", "build_training"]
+TORCHLESS = [
+    "skeletons",
+    "structures",
+    "ops.affine",
+    "ops.cells",
+    "ops.oks",
+    "inference.assignment",
+    "inference.decoding",
+    "inference.grouping",
+    "inference.refine",
+]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
     for path in PACKAGE.rglob("*.py")

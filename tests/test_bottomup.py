@@ -6,11 +6,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.inference.bottomup import BottomUpPredictor, Sizing, decode, find_candidates
+from hrpose.inference.bottomup import BottomUpPredictor, Sizing, decode
+from hrpose.inference.decoding import peaks_of
 from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.tta import PLAIN, mirrored
 from hrpose.ops.gaussian import draw_heatmaps
-from hrpose.ops.heatmaps import cell_centres, quarter_shift
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
 from hrpose.structures import ScaleOutput
 
@@ -119,10 +119,9 @@ def test_empty_maps_hold_nobody(values):
 
 def test_settings_reach_the_peaks():
     heatmaps, tags = drawn(people(COCO, 3))
-    place = quarter_shift
-    assert find_candidates(heatmaps, tags, place, PUBLISHED).peaks.shape == (17, 30, 4)
-    few = find_candidates(heatmaps, tags, place, PUBLISHED._replace(max_people=2))
-    assert few.peaks.shape == (17, 2, 4)
+    maps = heatmaps.numpy(), tags.numpy()
+    assert peaks_of(*maps, PUBLISHED).shape == (17, 30, 4)
+    assert peaks_of(*maps, PUBLISHED._replace(max_people=2)).shape == (17, 2, 4)
     assert len(decode(heatmaps, tags, COCO, PUBLISHED._replace(detection_threshold=1.1))[0]) == 0
     assert len(decode(heatmaps, tags, COCO, PUBLISHED._replace(tag_threshold=100.0))[0]) == 3
 
@@ -137,11 +136,13 @@ def test_a_window_of_the_kernel_has_one_peak(kernel, count):
     assert len(found) == count
 
 
-def test_candidates_lie_where_they_are_placed():
-    heatmaps, tags = drawn(people(COCO, 1))
-    centres = find_candidates(heatmaps, tags, lambda maps, joint, cells: cell_centres(cells)).peaks
-    shifted = find_candidates(heatmaps, tags, quarter_shift).peaks
-    assert np.array_equal(abs(centres[..., :2] - shifted[..., :2]), np.full((17, 30, 2), 0.25))
+def test_peaks_lie_where_they_are_placed():
+    maps = [each.numpy() for each in drawn(people(COCO, 1))]
+    centres = peaks_of(*maps, PUBLISHED._replace(adjust=False))[:, :1]
+    stepped = peaks_of(*maps, PUBLISHED)[:, :1]
+    assert np.array_equal(abs(centres[..., :2] - stepped[..., :2]), np.full((17, 1, 2), 0.25))
+    exact = peaks_of(*maps, PUBLISHED._replace(step="taylor"))[:, :1]
+    np.testing.assert_allclose(exact, centres, atol=1e-5)  # drawn about the middle of a cell
 
 
 def test_maps_of_another_library_are_taken():

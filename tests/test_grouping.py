@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from hrpose.inference.grouping import PUBLISHED, SOLVERS, Settings, group_by_tag, pose_scores
+from hrpose.inference.assignment import SOLVERS
+from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_scores
 from hrpose.skeletons import COCO
 from oracles import cheapest, grouped
 
@@ -209,7 +210,8 @@ def test_a_missing_joint_counts_as_0_in_the_score():
 
 
 def test_the_published_settings():
-    assert PUBLISHED == (0.1, 1.0, 30, 5, True, True, "munkres")
+    assert PUBLISHED[:7] == (0.1, 1.0, 30, 5, True, True, "munkres")
+    assert PUBLISHED[7:] == ("rounded", "quarter", "all", 0, 1)
 
 
 def test_candidates_are_not_changed():

@@ -19,7 +19,13 @@ SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MOD
 
 def readers() -> str:
     assembly = (ROOT / "lib/hrpose").glob("build*.py")
-    files = [*assembly, ROOT / "lib/hrpose/splits.py", *(ROOT / "lib/hrpose/programs").glob("*.py")]
+    presets = ROOT / "lib/hrpose/config/loading.py"  # they stand before everything else
+    files = [
+        *assembly,
+        presets,
+        ROOT / "lib/hrpose/splits.py",
+        *(ROOT / "lib/hrpose/programs").glob("*.py"),
+    ]
     return "\n".join(path.read_text() for path in files)
 
 
@@ -30,7 +36,11 @@ def test_every_option_has_a_meaning_and_a_reader(option):
     group = groups[0] if groups else "config"
     # A reader may give a group a short name first: `data = config.DATASET`.
     short = re.findall(rf"(\w+) = config\.{group}\b", text) if groups else []
-    names = [rf"config\.{option.key}", *(rf"{name}\.{last}" for name in short)]
+    names = [
+        rf"config\.{option.key}",
+        rf"values.{{2}}{option.key}",
+        *(rf"{name}\.{last}" for name in short),
+    ]
     assert option.meaning.endswith(".")
     assert re.search("|".join(rf"\b{name}\b" for name in names), text), f"nobody reads {option.key}"
 

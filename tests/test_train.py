@@ -16,7 +16,7 @@ from hrpose.data.loaders import ShuffledBatches
 from hrpose.engine.checkpoint import load_checkpoint, load_newest
 from hrpose.engine.descent import Descent, Manner
 from hrpose.engine.distributed import World
-from hrpose.engine.evaluate import evaluate
+from hrpose.engine.evaluate import evaluate, one_by_one
 from hrpose.engine.journal import Journal
 from hrpose.engine.optim import multistep
 from hrpose.engine.runs import open_run
@@ -526,5 +526,5 @@ def test_evaluate_hands_every_pose_to_the_evaluator():
 
     evaluator = Evaluator()
     images = [(7, "an image"), (9, "another")]
-    assert evaluate(str.upper, images, evaluator) == {"AP": 2}
+    assert evaluate(one_by_one(str.upper), images, evaluator) == {"AP": 2}
     assert evaluator.added == [(7, "AN IMAGE"), (9, "ANOTHER")]

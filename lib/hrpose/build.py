@@ -5,8 +5,9 @@ Every table is name -> part. To add a part, write it in its package and give it 
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from hrpose.build_devices import ALONE, build_devices
+from hrpose.build_inference import ready
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, Crop, random_affine, random_flip
 from hrpose.data.coco import person_category
@@ -24,6 +26,7 @@ from hrpose.engine.distributed import World
 from hrpose.evaluation.keypoints import KeypointEvaluator, crowdpose_evaluator
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing, group_truth
 from hrpose.inference.grouping import Settings
+from hrpose.inference.stream import Crew
 from hrpose.inference.tta import PLAIN, mirrored
 from hrpose.losses.multi_scale import (
     Distance,
@@ -108,6 +111,8 @@ LOSSES: dict[str, Callable[[CfgNode], tuple[LossTerm, Weights]]] = {
         {"pull": config.LOSS.PULL, "push": config.LOSS.PUSH},
     ),
 }
+STEPS = {"official": "quarter", "exact": "taylor"}
+"""How TEST.ADJUST leaves the middle of a cell: exact heatmaps are drawn where the joint is."""
 EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
     "coco": lambda bounds, **data: KeypointEvaluator(**data),
     "crowdpose": crowdpose_evaluator,
@@ -199,6 +204,7 @@ def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
         test.SCALE_FACTOR,
         1 if test.PROJECT2IMAGE else output_strides(config)[-1],
         test.AGGREGATE,
+        config.MODEL.CONVENTION,
     )
     views = [PLAIN, mirrored(skeleton.flip_order)] if test.FLIP_TEST else [PLAIN]
     return BottomUpPredictor(model, normalise, skeleton, sizing, views, _settings(config))
@@ -223,6 +229,13 @@ def build_finder(
     return partial(group_truth, predictor, draw)
 
 
+def build_crew(config: CfgNode, predictors: Sequence[BottomUpPredictor]) -> Crew:
+    """Who works on a stream of images beside these predictors."""
+    device = next(predictors[0].model.parameters()).device
+    groupers = config.WORKERS if device.type != "cpu" else 0
+    return Crew(config.TEST.BATCH, max(1, config.WORKERS), groupers)
+
+
 def _settings(config: CfgNode) -> Settings:
     test = config.TEST
     return Settings(
@@ -233,18 +246,37 @@ def _settings(config: CfgNode) -> Settings:
         adjust=test.ADJUST,
         refine=test.REFINE,
         solver=test.SOLVER,
+        cost=test.COST,
+        step=STEPS[config.MODEL.CONVENTION],
+        score=test.SCORE,
+        min_score=test.MIN_SCORE,
+        suppress=test.SUPPRESS,
     )
 
 
 def load_predictor(config: CfgNode, world: World = ALONE) -> BottomUpPredictor:
     """A predictor with the weights of TEST.MODEL_FILE, on the first of this process's devices."""
+    model = load_model(config).to(build_devices(config, world)[0])
+    return build_predictor(config, ready(config, model))
+
+
+def load_predictors(config: CfgNode, world: World = ALONE) -> list[BottomUpPredictor]:
+    """One on each of this process's devices."""
+    model, devices = load_model(config), build_devices(config, world)
+    models = [model, *(copy.deepcopy(model) for _ in devices[1:])]
+    placed = [each.to(device) for each, device in zip(models, devices)]
+    return [build_predictor(config, ready(config, each)) for each in placed]
+
+
+def load_model(config: CfgNode) -> nn.Module:
+    """The network with the weights of TEST.MODEL_FILE."""
     if not config.TEST.MODEL_FILE:
         raise ValueError(
             "TEST.MODEL_FILE is empty; name the weights, e.g. .../checkpoints/best.pth"
         )
     model = build_model(config)
     load_weights(model, Path(config.TEST.MODEL_FILE))
-    return build_predictor(config, model.to(build_devices(config, world)[0]))
+    return model
 
 
 def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> KeypointEvaluator:

@@ -15,6 +15,12 @@ from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
 
 BY_KEY = {option.key: option for option in OPTIONS}
 
+PRESETS: dict[str, dict[str, Any]] = {
+    "published": {},  # the defaults
+    "fast": {"TEST.PROJECT2IMAGE": False, "TEST.SOLVER": "scipy", "TEST.COST": "clipped"},
+}
+"""What TEST.PRESET puts in the place of defaults; what a YAML or a command says goes before it."""
+
 
 class Entry(NamedTuple):
     """A value somebody wrote, and where."""

@@ -224,6 +224,11 @@ OPTIONS = (
 
     Option("TEST.MODEL_FILE", "", anything,
            "Weights to evaluate or predict with."),
+    Option("TEST.PRESET", "published", one_of("published", "fast"),
+           "What the other options of TEST are where nobody says: as published, or fast "
+           "(config.loading.PRESETS)."),
+    Option("TEST.BATCH", 4, above_0,
+           "Images of one size that the network looks at together."),
     Option("TEST.INPUT_SIZE", 0, by_32_or_0,
            "Pixels of the shorter side at test; 0: DATASET.INPUT_SIZE."),
     Option("TEST.FLIP_TEST", True, anything,
@@ -248,7 +253,27 @@ OPTIONS = (
     Option("TEST.REFINE", True, anything,
            "Look on the whole maps for joints a person misses."),
     Option("TEST.SOLVER", "munkres", one_of("munkres", "scipy"),
-           "Who assigns candidates: munkres (published ties) or scipy (fast)."),
+           "Who assigns candidates: munkres (published ties) or scipy (faster)."),
+    Option("TEST.COST", "rounded", one_of("rounded", "clipped"),
+           "What joining costs: the rounded tag distance (published), or the distance up to "
+           "TAG_THRESHOLD."),
+    Option("TEST.SCORE", "all", one_of("all", "found", "filled"),
+           "A pose's score: mean heat of all joints, those not found counting 0 (published); of "
+           "those found; of all after REFINE."),
+    Option("TEST.MIN_SCORE", 0.0, not_negative,
+           "A pose of a lower score is dropped."),
+    Option("TEST.SUPPRESS", 1.0, fraction,
+           "A pose is dropped whose OKS with a better one is above this; 1: none is."),
+    Option("TEST.PRECISION", "fp32", one_of("fp32", "bf16", "fp16"),
+           "Of the network at test: fp32, or bf16 or fp16 where the processor is faster in them; its "
+           "outputs are float32."),
+    Option("TEST.CHANNELS_LAST", True, anything,
+           "TRAIN.CHANNELS_LAST at test."),
+    Option("TEST.FOLD_NORMS", True, anything,
+           "Let convolutions do the work of the norms behind them: faster, the same but for "
+           "rounding."),
+    Option("TEST.COMPILE", False, anything,
+           "torch.compile the network at test: minutes for the first image, once for all sizes."),
     Option("TEST.CROWD_BOUNDS", (0.2, 0.8),
            rule(lambda v: len(v) == 2 and v[0] <= v[1], "two numbers, the lower first"),
            "crowdIndex from which an image is medium, and hard (CrowdPose)."),

@@ -248,6 +248,20 @@ def _run_lengths(region: Any, size: tuple[int, int], name: str) -> list[Any]:
     return coco_mask.frPyObjects(region, *size)
 
 
+class BareImages:
+    """(image id, image) of every record, read when asked for."""
+
+    def __init__(self, marked: Sequence[Record], images: Images):
+        self.marked = marked
+        self.images = images
+
+    def __len__(self) -> int:
+        return len(self.marked)
+
+    def __getitem__(self, i: int) -> tuple[int, np.ndarray]:
+        return self.marked[i].image_id, self.images.read(self.marked[i].file_name)
+
+
 class AnnotatedImages:
     """(image id, (image, joints)) of every record, read when asked for."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sized
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -17,31 +17,57 @@ class Evaluator(Protocol):
     def summarize(self) -> dict[str, float]: ...
 
 
-class Images(Sized, Protocol):
+class Images(Protocol):
+    """(image id, what the predictor takes) pairs."""
+
+    def __len__(self) -> int: ...
+
     def __getitem__(self, i: int, /) -> tuple[int, Any]: ...
 
 
+Find = Callable[[Images], Iterator[tuple[int, Poses]]]
+"""images -> (image id, its people), in the order of the images"""
 ALONE = World()
 
 
+class Part:
+    """Some of the images."""
+
+    def __init__(self, images: Images, chosen: Sequence[int]):
+        self.images = images
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def __getitem__(self, i: int) -> tuple[int, Any]:
+        return self.images[self.chosen[i]]
+
+
+def one_by_one(predictor: Callable[[Any], Poses]) -> Find:
+    """Each image when its turn comes, and nothing beside it."""
+
+    def find(images: Images) -> Iterator[tuple[int, Poses]]:
+        for i in range(len(images)):
+            image_id, image = images[i]
+            yield image_id, predictor(image)
+
+    return find
+
+
 def evaluate(
-    predictor: Callable[[Any], Poses],
-    images: Images,
-    evaluator: Evaluator,
-    world: World = ALONE,
+    find: Find, images: Images, evaluator: Evaluator, world: World = ALONE
 ) -> dict[str, float]:
-    """The evaluator's figures for what the predictor finds, in every process.
+    """The evaluator's figures for the people found, in every process.
 
     Every process looks at its share of the images; the leader hears of all people in the order of
     the images, as if it had found them alone.
-
-    images: (image_id, what the predictor takes) pairs
     """
     mine = range(len(images))[world.rank :: world.size]
-    shown = tqdm(
-        mine, "evaluating", unit="image", leave=False, disable=None if world.leads else True
-    )
-    found = [(i, images[i][0], predictor(images[i][1])) for i in shown]
+    share = find(Part(images, mine))
+    quiet = None if world.leads else True
+    shown = tqdm(share, "evaluating", len(mine), unit="image", leave=False, disable=quiet)
+    found = [(i, *each) for i, each in zip(mine, shown, strict=True)]
     everything = sorted((i, *rest) for share in world.gathered(found) for i, *rest in share)
     figures: dict[str, float] = {}
     if world.leads:

@@ -9,26 +9,41 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_scores
-from hrpose.inference.refine import Place, fill_missing
+from hrpose.inference.decoding import Grouped, decode_maps, group, judged
+from hrpose.inference.gathering import fill_open, gather
+from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.tta import Maps, View, average_scales, look
-from hrpose.ops.affine import Affine, fit
-from hrpose.ops.heatmaps import cell_centres, find_peaks, quarter_shift
+from hrpose.ops.affine import Affine, decoded_frame, fit, network_frame
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, Poses
 
+Group = Callable[[Candidates, Skeleton, Settings], Grouped]
+
 
 class Sizing(NamedTuple):
-    """At which sizes an image is looked at."""
+    """At which sizes an image is looked at, and in which coordinates."""
 
     input_size: int = 512  # pixels of the shorter side at scale 1
     scales: tuple[float, ...] = (1.0,)
     stride: int = 1  # network pixels per cell of the maps that are decoded; published: 1
     outputs: tuple[int, ...] = ()  # strides of the outputs that are averaged; none: of all
+    convention: str = "official"
+
+
+class Framed(NamedTuple):
+    """An image as the network will see it."""
+
+    pixels: tuple[np.ndarray, ...]  # of every scale, (H, W, 3) uint8
+    size: tuple[int, int]  # (H, W) of the maps to decode
+    to_maps: Affine  # from the image to their cells
 
 
 class BottomUpPredictor:
-    """Turns images into poses with a trained network."""
+    """Turns images into poses with a trained network.
+
+    A predictor does at once what can be done apart, and by others: `frame` on the host, `look` on
+    the device for images of one size, `people` on the host again (inference/stream.py).
+    """
 
     def __init__(
         self,
@@ -47,38 +62,62 @@ class BottomUpPredictor:
         self.views = views
         self.settings = settings
 
-    @torch.inference_mode()
     def __call__(self, image: np.ndarray) -> Poses:
         """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first."""
         return self.poses(*self.maps(image))
 
-    def poses(self, maps: Maps, to_maps: Affine) -> Poses:
-        """The people that these maps of one image show, brought back to where `to_maps` began."""
-        people, scores = decode(maps.heatmaps[0], maps.tags[0], self.skeleton, self.settings)
-        joints = to_maps.inverse().joints(people[..., :3]).astype(np.float32)
-        joints[people[..., 2] <= 0] = 0
-        return Poses(joints, scores)
-
-    @torch.inference_mode()
     def maps(self, image: np.ndarray) -> tuple[Maps, Affine]:
         """Heatmaps and tags over all scales and views, and the map from image to their cells."""
-        self.model.eval()
-        scales = self.sizing.scales
-        base, to_network = self._fit(image, 1.0 if len(scales) > 1 else scales[0])
-        size = (base[1] // self.sizing.stride, base[0] // self.sizing.stride)
-        maps = average_scales([self._look(image, scale, size) for scale in scales], scales)
-        return maps, Affine(to_network.matrix / self.sizing.stride)
+        framed = self.frame(image)
+        return self.look([framed]), framed.to_maps
 
-    def _look(self, image: np.ndarray, scale: float, size: tuple[int, int]) -> Maps:
-        network_size, to_network = self._fit(image, scale)
-        pixels = torch.from_numpy(to_network.image(image, network_size)).permute(2, 0, 1)[None]
+    def frame(self, image: np.ndarray) -> Framed:
+        """The image (H, W, 3) uint8 RGB at every scale."""
+        scales, stride = self.sizing.scales, self.sizing.stride
+        base, to_network = self._fit(image, 1.0 if len(scales) > 1 else scales[0])
+        fits = [self._fit(image, scale) for scale in scales]
+        pixels = tuple(affine.image(image, size) for size, affine in fits)
+        to_maps = decoded_frame(to_network, stride, self.sizing.convention)
+        return Framed(pixels, (base[1] // stride, base[0] // stride), to_maps)
+
+    @torch.inference_mode()
+    def look(self, framed: Sequence[Framed]) -> Maps:
+        """What the network says of images of one size, over all scales and views."""
+        self.model.eval()
         device = next(self.model.parameters()).device
-        images = self.prepare(pixels.to(device))
-        return look(self.model, images, self.views, size, self.sizing.outputs)
+        said = []
+        for pixels in zip(*(each.pixels for each in framed)):
+            images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(device)
+            prepared = self.prepare(images)
+            said.append(look(self.model, prepared, self.views, framed[0].size, self.sizing.outputs))
+        return average_scales(said, self.sizing.scales)
+
+    def gather(self, maps: Maps) -> Sequence[Candidates | None]:
+        """Each image's candidates, brought to the host; None where its maps are there already."""
+        return _gathered(maps.heatmaps.float(), maps.tags.float(), self.settings)
+
+    def people(
+        self, maps: Maps, candidates: Candidates | None, group: Group = group
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The people that the maps of one image show: what `decode` returns.
+
+        group: decoding.group, or the same somewhere else
+        """
+        heatmaps, tags = maps.heatmaps[0].float(), maps.tags[0].float()
+        return _people(heatmaps, tags, candidates, self.skeleton, self.settings, group)
+
+    def poses(self, maps: Maps, to_maps: Affine) -> Poses:
+        """The people that these maps of one image show, brought back to where `to_maps` began."""
+        [candidates] = self.gather(maps)
+        return brought_back(*self.people(maps, candidates), to_maps)
+
+    def to_network(self, to_maps: Affine) -> Affine:
+        """The map to network pixels of scale 1 behind one to the cells of the maps."""
+        return network_frame(to_maps, self.sizing.stride, self.sizing.convention)
 
     def _fit(self, image: np.ndarray, scale: float) -> tuple[tuple[int, int], Affine]:
-        size = (image.shape[1], image.shape[0])
-        return fit(size, self.sizing.input_size, scale, min(self.sizing.scales))
+        size, smallest = (image.shape[1], image.shape[0]), min(self.sizing.scales)
+        return fit(size, self.sizing.input_size, scale, smallest, self.sizing.convention)
 
 
 def group_truth(
@@ -95,11 +134,17 @@ def group_truth(
     """
     image, joints = marked
     maps, to_maps = predictor.maps(image)
-    to_network = Affine(to_maps.matrix * predictor.sizing.stride)
-    there = torch.from_numpy(to_network.joints(joints).astype(np.float32))[None]
+    there = predictor.to_network(to_maps).joints(joints).astype(np.float32)
     height, width = maps.heatmaps.shape[-2:]
-    drawn = draw(there.to(maps.heatmaps.device), (height, width))
+    drawn = draw(torch.from_numpy(there)[None].to(maps.heatmaps.device), (height, width))
     return predictor.poses(maps._replace(heatmaps=drawn), to_maps)
+
+
+def brought_back(people: np.ndarray, scores: np.ndarray, to_maps: Affine) -> Poses:
+    """People (N, K, 3 + T) found in maps, where `to_maps` began."""
+    joints = to_maps.inverse().joints(people[..., :3]).astype(np.float32)
+    joints[people[..., 2] <= 0] = 0
+    return Poses(joints, scores)
 
 
 def decode(
@@ -109,32 +154,31 @@ def decode(
 
     heatmaps: (K, H, W)   tags: (K, H, W, T)
     Returns people (N, K, 3 + T): x, y in cells of these maps (the middle of cell 0 is 0.5), score,
-    tags, a joint not found being all 0; and scores (N,), each the mean over all joints before the
-    missing ones are filled in.
+    tags, a joint not found being all 0; and scores (N,), as published each the mean over all
+    joints before the missing ones are filled in.
     """
     heatmaps, tags = torch.as_tensor(heatmaps).float(), torch.as_tensor(tags).float()
-    place: Place = (
-        quarter_shift if settings.adjust else lambda maps, joint, cells: cell_centres(cells)
-    )
-    candidates = find_candidates(heatmaps, tags, place, settings)
-    people = group_by_tag(candidates.peaks, skeleton.grouping_indices, settings)
-    scores = pose_scores(people)
-    if settings.refine and len(people):
-        whole = torch.from_numpy(people).to(heatmaps)
-        people = fill_missing(whole, heatmaps, tags, place).cpu().numpy()
-    return people, scores
+    [candidates] = _gathered(heatmaps[None], tags[None], settings)
+    return _people(heatmaps, tags, candidates, skeleton, settings, group)
 
 
-def find_candidates(
-    heatmaps: Tensor, tags: Tensor, place: Place, settings: Settings = PUBLISHED
-) -> Candidates:
-    """The highest peaks of every joint, each where it lies between the cells."""
-    peaks = find_peaks(heatmaps, tags, settings.max_people, settings.nms_kernel)
-    joint = torch.arange(len(peaks), device=peaks.device)[:, None].expand(peaks.shape[:2])
-    xy = place(heatmaps, joint, peaks[..., :2])
-    candidates = torch.cat([xy, peaks[..., 2:]], -1).cpu().numpy()
-    if not np.isfinite(candidates).all():
-        raise FloatingPointError(
-            "heatmaps or tags are not finite: the weights are broken, perhaps by a high TRAIN.LR"
-        )
-    return Candidates(candidates)
+def _gathered(heatmaps: Tensor, tags: Tensor, settings: Settings) -> Sequence[Candidates | None]:
+    if heatmaps.device.type == "cpu":
+        return [None] * len(heatmaps)
+    return gather(heatmaps, tags, settings)
+
+
+def _people(
+    heatmaps: Tensor,
+    tags: Tensor,
+    candidates: Candidates | None,
+    skeleton: Skeleton,
+    settings: Settings,
+    group: Group,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of one image, from its candidates or, where there are none, from the maps on the host."""
+    if candidates is None:
+        return decode_maps(heatmaps.numpy(), tags.numpy(), skeleton, settings)
+    grouped = group(candidates, skeleton, settings)
+    filled = fill_open(grouped, heatmaps, tags, settings)
+    return judged(grouped.found, filled, skeleton, settings)

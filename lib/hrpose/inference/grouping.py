@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from munkres import Munkres
-from scipy.optimize import linear_sum_assignment
+
+from hrpose.inference.assignment import COSTS, SOLVERS
 
 
 class Settings(NamedTuple):
@@ -17,9 +17,14 @@ class Settings(NamedTuple):
     tag_threshold: float = 1.0  # a candidate this far from everybody founds a new person
     max_people: int = 30  # candidates per joint, and people kept
     nms_kernel: int = 5  # cells; a peak is the highest of its neighbourhood
-    adjust: bool = True  # move each joint a quarter cell towards its higher neighbour
+    adjust: bool = True  # move each joint from the middle of its cell, by `step`
     refine: bool = True  # look for the joints a person still misses
-    solver: str = "munkres"
+    solver: str = "munkres"  # a name of assignment.SOLVERS
+    cost: str = "rounded"  # what joining a candidate and a person costs: a name of assignment.COSTS
+    step: str = "quarter"  # a name of ops.cells.STEPS
+    score: str = "all"  # what a pose's score is the mean of: a name of decoding.SCORES
+    min_score: float = 0.0  # a pose of less is dropped
+    suppress: float = 1.0  # a pose is dropped whose OKS with a better one exceeds this
 
 
 PUBLISHED = Settings()
@@ -30,19 +35,25 @@ class Person:
 
     def __init__(self, joints: int, values: int):
         self.joints = np.zeros((joints, values), np.float32)
-        self.tags: list[np.ndarray] = []
+        self.tags = np.empty((joints, values - 3), np.float32)  # in the order they were taken
+        self.taken = 0
+        self.mean = np.empty(values - 3, np.float32)
 
     def take(self, joint: int, candidate: np.ndarray) -> None:
         self.joints[joint] = candidate
-        self.tags.append(candidate[3:])
+        self.tags[self.taken] = candidate[3:]
+        self.taken += 1
+        self.mean = np.add.reduce(self.tags[: self.taken]) / self.taken  # np.mean, in a fifth of it
 
 
-def group_by_tag(peaks: np.ndarray, order: list[int], settings: Settings = PUBLISHED) -> np.ndarray:
+def group_by_tag(
+    peaks: np.ndarray, order: Sequence[int], settings: Settings = PUBLISHED
+) -> np.ndarray:
     """Assemble people, one joint after the other, giving candidates to whom their tags fit best.
 
-    Of each joint's candidates at most one goes to each person, so that the sum of rounded tag
-    distances is smallest (ties: the higher peak goes in). A candidate left over, or too far from
-    its person's mean tag, founds a new one. Two people remain two even if their tags are equal.
+    Of each joint's candidates at most one goes to each person, so that the sum of costs is
+    smallest. A candidate left over, or too far from its person's mean tag, founds a new one. Two
+    people remain two even if their tags are equal.
 
     peaks: (K, M, 3 + T) x, y, score, tags   order: joints in the order in which they are assigned
     Returns (N, K, 3 + T), the best `max_people`, best first; a missing joint is all 0.
@@ -73,29 +84,10 @@ def _assign(found: np.ndarray, known: list[Person], settings: Settings) -> list[
     joins: list[Person | None] = [None] * len(found)
     if not known or not len(found):
         return joins
-    means = np.array([np.mean(person.tags, axis=0) for person in known])  # (P, T)
-    distance = np.linalg.norm(found[:, None, 3:] - means, axis=-1)  # (M, P)
-    cost = np.round(distance) * 100 - found[:, 2:3]
+    means = np.array([person.mean for person in known])  # (P, T)
+    distance = np.sqrt(((found[:, None, 3:] - means) ** 2).sum(-1))  # (M, P)
+    cost = COSTS[settings.cost](distance, settings.tag_threshold) - found[:, 2:3]
     for row, column in SOLVERS[settings.solver](cost):
         if distance[row, column] < settings.tag_threshold:
             joins[row] = known[column]
     return joins
-
-
-def _munkres(cost: np.ndarray) -> list[tuple[int, int]]:
-    """The published solver: among equal assignments it picks those of the published figures."""
-    rows, columns = cost.shape
-    if rows > columns:  # it wants no more rows than columns; who gets a made-up column is left out
-        cost = np.pad(cost, ((0, 0), (0, rows - columns)), constant_values=1e10)
-    return [(row, column) for row, column in Munkres().compute(cost.tolist()) if column < columns]
-
-
-def _scipy(cost: np.ndarray) -> list[tuple[int, int]]:
-    """The same cost, many times faster; ties may fall otherwise."""
-    return list(zip(*linear_sum_assignment(cost)))
-
-
-SOLVERS: dict[str, Callable[[np.ndarray], list[tuple[int, int]]]] = {
-    "munkres": _munkres,
-    "scipy": _scipy,
-}

@@ -1,42 +1,87 @@
-"""Look once more for the joints that a person still misses, on the whole maps."""
+"""Look once more for the joints that a person still misses. On the host, without torch.
+
+A missing joint goes to the cell where heat - round(tag distance to its person) is highest, over the
+whole map; it stays missing if the heat there is not above 0. Joints already found do not move. A
+person's tag is the mean over the joints found before.
+
+Source: the released evaluation of HigherHRNet; no equation in the papers.
+
+The maps need not be searched person by person, because no cell scores more than its heat. Either
+the highest cells of each joint suffice (`fill_from_cells`), or a map is taken in blocks, most of
+which cannot hold the best cell (`fill_from_maps`). Both give what a search of everything gives.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
-Place = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""heatmaps (K, H, W), joint (...), cells (..., 2) -> where in them the joint lies (..., 2)"""
+from hrpose.inference.blocks import best_cells, tag_distance
+from hrpose.ops.cells import Place, describe, in_threads
+from hrpose.structures import Highest
 
 
-def fill_missing(people: Tensor, heatmaps: Tensor, tags: Tensor, place: Place) -> Tensor:
-    """Give each missing joint the cell where heat - round(tag distance to its person) is highest.
+class Missing(NamedTuple):
+    """The joints that people lack, and what is looked for: (L,) each, and (L, T)."""
 
-    A joint stays missing if the heat there is not above 0. Joints already found do not move. A
-    person's tag is the mean over the joints found before.
+    person: np.ndarray
+    joint: np.ndarray
+    tags: np.ndarray  # the mean tags of the person
+
+
+def missing_joints(people: np.ndarray) -> Missing:
+    """What people (N, K, 3 + T) of at least one joint each lack, joint after joint."""
+    found = people[..., 2] > 0
+    means = [np.mean(person[seen, 3:], axis=0) for person, seen in zip(people, found)]
+    joint, person = np.nonzero(~found.T)
+    tags = np.array(means, np.float32).reshape(len(people), people.shape[2] - 3)
+    return Missing(person, joint, tags[person])
+
+
+def fill_from_cells(people: np.ndarray, highest: Highest) -> tuple[np.ndarray, np.ndarray]:
+    """Fill in what the highest cells of each joint settle.
+
+    No other cell scores more than the floor of their heat: a score above it is the map's best.
+
+    people: (N, K, 3 + T)
+    Returns people (N, K, 3 + T), and what is not settled (N, K) bool.
+    """
+    filled, unsettled = people.copy(), np.zeros(people.shape[:2], bool)
+    missing = missing_joints(people)
+    for joint in np.unique(missing.joint):
+        person, said = missing.person[missing.joint == joint], highest.said[joint]
+        tags = missing.tags[missing.joint == joint]  # (P, T)
+        score = said[:, 2] - np.rint(tag_distance(said.T[3:], tags.T[..., None]))  # (P, C)
+        top = score.max(1, keepdims=True)
+        cell = np.where(score == top, highest.cells[joint], np.iinfo(int).max)  # of several, first
+        settled = top[:, 0] > highest.floor[joint]
+        best = said[cell.argmin(1)]
+        take = settled & (best[:, 2] > 0)
+        filled[person[take], joint] = best[take]
+        unsettled[person[~settled], joint] = True
+    return filled, unsettled
+
+
+def fill_from_maps(
+    people: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray, place: Place
+) -> np.ndarray:
+    """Fill in everything.
 
     people: (N, K, 3 + T)   heatmaps: (K, H, W)   tags: (K, H, W, T)
     Returns (N, K, 3 + T).
-    Source: the released evaluation of HigherHRNet; no equation in the papers.
     """
-    found = people[..., 2:3] > 0  # (N, K, 1)
-    mean = (people[..., 3:] * found).sum(1) / found.sum(1).clamp(min=1)  # (N, T)
-    filled = people.clone()
-    for joint in range(people.shape[1]):
-        lacking = (~found[:, joint, 0]).nonzero()[:, 0]
-        if len(lacking):
-            best = _best_cells(heatmaps, tags, joint, mean[lacking], place)
-            filled[lacking, joint] = best.where(best[:, 2:3] > 0, people[lacking, joint])
+    filled = people.copy()
+    missing = missing_joints(people)
+    planes = np.moveaxis(tags, -1, 0)  # (T, K, H, W)
+    cell = np.empty(len(missing.joint), int)
+
+    def find(joint: int) -> None:
+        mine = missing.joint == joint
+        cell[mine] = best_cells(heatmaps[joint], planes[:, joint], missing.tags[mine])
+
+    in_threads(find, np.unique(missing.joint))
+    found = describe(heatmaps, tags, missing.joint, cell, place)
+    take = found[:, 2] > 0
+    filled[missing.person[take], missing.joint[take]] = found[take]
     return filled
-
-
-def _best_cells(heatmaps: Tensor, tags: Tensor, joint: int, mean: Tensor, place: Place) -> Tensor:
-    """The best cell of one joint for each of the people's tags (P, T): (P, 3 + T)."""
-    distance = torch.linalg.vector_norm(tags[joint] - mean[:, None, None], dim=-1)  # (P, H, W)
-    cell = (heatmaps[joint] - distance.round()).flatten(1).argmax(1)
-    width = heatmaps.shape[-1]
-    row, column = cell // width, cell % width
-    xy = place(heatmaps, torch.full_like(cell, joint), torch.stack([column, row], -1))
-    return torch.cat([xy, heatmaps[joint, row, column, None], tags[joint, row, column]], -1)

@@ -26,6 +26,11 @@ class Maps(NamedTuple):
     tags: Tensor  # (B, K, H, W, T), one tag value per view
 
 
+def one_of(maps: Maps, i: int) -> Maps:
+    """Image i of a batch, as a batch."""
+    return Maps(maps.heatmaps[i : i + 1], maps.tags[i : i + 1])
+
+
 PLAIN = View(lambda images: images, lambda maps: maps)
 
 
@@ -47,25 +52,25 @@ def look(
     strides: of the resolutions whose heatmaps are averaged; none: all
     Source: Cheng et al. 2020 (HigherHRNet), section 3.5 (heatmap aggregation).
     """
-    said = [_bring_back(model(view.apply(images)), view, size, strides) for view in views]
-    heatmaps = torch.stack([heatmaps for heatmaps, _ in said]).mean(0)
-    return Maps(heatmaps, torch.stack([tags for _, tags in said], -1))
+    said = [_read(model(view.apply(images)), view, strides) for view in views]
+    # The mean is taken before it is enlarged: it is the same, and one map instead of several.
+    heatmaps = resize(torch.stack([heatmaps for heatmaps, _ in said]).mean(0), size)
+    tags = [resize(tags, size) for _, tags in said]
+    return Maps(heatmaps, torch.stack(tags).movedim(0, -1))  # one tag map after the other in memory
 
 
-def _bring_back(
-    outputs: Sequence[ScaleOutput], view: View, size: tuple[int, int], strides: Sequence[int]
+def _read(
+    outputs: Sequence[ScaleOutput], view: View, strides: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    """One view's heatmaps and tags (B, K, *size) in the frame of the plain image.
+    """One view's heatmaps and tags (B, K, h, w), at its finest resolution, undone.
 
-    Everything goes to the finest output first and from there to `size`: two resizes in a row are
-    not the same as one.
+    Everything goes there first: two resizes in a row are not the same as one.
     """
     finest = (outputs[-1].heatmaps.shape[-2], outputs[-1].heatmaps.shape[-1])
     averaged = [output.heatmaps for output in outputs if not strides or output.stride in strides]
     heatmaps = torch.stack([resize(heatmaps, finest) for heatmaps in averaged]).mean(0)
     (tags,) = [output.tags for output in outputs if output.tags is not None]
-    tags = resize(tags, finest)
-    return view.undo(resize(heatmaps, size)), view.undo(resize(tags, size))
+    return view.undo(heatmaps), view.undo(resize(tags, finest))
 
 
 def average_scales(maps: Sequence[Maps], scales: Sequence[float]) -> Maps:

@@ -1,4 +1,7 @@
-"""Heatmaps -> peaks: local maxima, the best of them, and where between the cells they lie."""
+"""Heatmaps -> their peaks and highest cells, on the device and for a whole batch; resizing.
+
+What lies in the cells goes to the host in one piece, `gather_cells`; ops/cells.py reads it there.
+"""
 
 from __future__ import annotations
 
@@ -6,53 +9,66 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+TINY = 1e-290
+"""So small that no float32 but 0 is smaller, and large enough for what `_in_order` takes of it."""
+
 
 def local_maxima(heatmaps: Tensor, window: int = 5) -> Tensor:
-    """Heatmaps (K, H, W) with all but the local maxima set to 0.
+    """Heatmaps (..., H, W) with all but the local maxima set to 0.
 
     A cell stays if none in the `window` x `window` cells about it is higher; all cells of a
     plateau stay, as in the authors' code.
     """
-    summit = F.max_pool2d(heatmaps[None], window, stride=1, padding=window // 2)[0]
+    flat = heatmaps.flatten(0, -3)[None]
+    summit = F.max_pool2d(flat, window, stride=1, padding=window // 2).view(heatmaps.shape)
     return heatmaps * (heatmaps == summit)
 
 
-def find_peaks(heatmaps: Tensor, tags: Tensor, count: int, window: int = 5) -> Tensor:
-    """The `count` highest local maxima of every joint, with the tags found there.
+def find_peaks(heatmaps: Tensor, count: int, window: int = 5) -> Tensor:
+    """The highest local maxima of every joint, the highest first; of equal ones the first in order.
 
-    heatmaps: (K, H, W)   tags: (K, H, W, T)
-    Returns (K, min(count, H * W), 3 + T): column, row, score, tags.
+    heatmaps: (B, K, H, W) float32
+    Returns flat cells (B, K, min(count, H * W)), -1 where there are fewer above 0.
     """
-    count = min(count, heatmaps[0].numel())
-    score, cell = local_maxima(heatmaps, window).flatten(1).topk(count)  # (K, M)
-    tag = tags.flatten(1, 2).gather(1, cell[..., None].expand(-1, -1, tags.shape[-1]))
-    width = heatmaps.shape[-1]
-    column, row = cell % width, cell // width
-    return torch.cat([torch.stack([column, row, score], -1), tag], -1)
+    maxima = local_maxima(heatmaps, window).flatten(2)
+    cells = _in_order(maxima).topk(min(count, maxima.shape[-1])).indices
+    return cells.where(maxima.gather(2, cells) > 0, -1)
 
 
-def cell_centres(cells: Tensor) -> Tensor:
-    """The middle of each cell (..., 2): half a cell right of and below its corner."""
-    return cells + 0.5
+def highest_cells(heatmaps: Tensor, count: int) -> Tensor:
+    """The highest cells of every joint, in order: (B, K, H, W) -> (B, K, min(count, H * W))."""
+    values = heatmaps.flatten(2)
+    return _in_order(values).topk(min(count, values.shape[-1])).indices
 
 
-def quarter_shift(heatmaps: Tensor, joint: Tensor, cells: Tensor) -> Tensor:
-    """The middle of each cell, a quarter cell towards its higher neighbour, along x and along y.
+def _in_order(values: Tensor) -> Tensor:
+    """Numbers (..., C) that are ordered as these, and where these are equal, the first highest.
 
-    Where both neighbours are equal the step is to the left, or up; a neighbour outside the map is
-    the cell itself. (Both as in the authors' code.)
+    Two different float32 are further apart than 2^-25 of themselves; a float64 has room for the
+    places of 2^24 cells below that.
+    """
+    place = torch.arange(values.shape[-1], dtype=torch.float64, device=values.device)
+    exact = values.double()
+    return exact - exact.abs().clamp(min=TINY) * place * 2.0**-50
 
-    heatmaps: (K, H, W)   joint: (...) which heatmap   cells: (..., 2) column, row, whole numbers
-    Returns (..., 2) float, in cells of the map.
+
+def gather_cells(heatmaps: Tensor, tags: Tensor, cells: Tensor) -> Tensor:
+    """What lies in cells, one number after the other: the cell, its 3 x 3 neighbourhood, its tags.
+
+    Outside the map the nearest cell inside stands. What a cell of -1 gets means nothing.
+
+    heatmaps: (B, K, H, W)   tags: (B, K, H, W, T)   cells: (B, K, M)
+    Returns (B, K, M, 10 + T) float32.
     """
     height, width = heatmaps.shape[-2:]
-    column, row = cells[..., 0].long(), cells[..., 1].long()
-    right = heatmaps[joint, row, (column + 1).clamp(max=width - 1)]
-    left = heatmaps[joint, row, (column - 1).clamp(min=0)]
-    below = heatmaps[joint, (row + 1).clamp(max=height - 1), column]
-    above = heatmaps[joint, (row - 1).clamp(min=0), column]
-    towards = torch.stack([right > left, below > above], -1)
-    return cell_centres(cells) + 0.5 * towards - 0.25
+    row, column = (cells // width).clamp(min=0), cells % width
+    rows = [(row + step).clamp(0, height - 1) for step in (-1, 0, 1)]
+    columns = [(column + step).clamp(0, width - 1) for step in (-1, 0, 1)]
+    flat = heatmaps.flatten(2)
+    patch = [flat.gather(2, r * width + c) for r in rows for c in columns]
+    here = row * width + column
+    seen = [value.flatten(2).gather(2, here) for value in tags.unbind(-1)]
+    return torch.stack([cells.float(), *(each.float() for each in (*patch, *seen))], -1)
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -34,3 +34,23 @@ def oks(
     labelled = np.asarray(visible) > 0  # (N, K)
     count = labelled.sum(-1)[:, None]  # (N, 1)
     return (alike * labelled[:, None]).sum(-1) / np.maximum(count, 1)
+
+
+def distinct(poses: np.ndarray, sigmas: Sequence[float], threshold: float) -> np.ndarray:
+    """Which poses to keep so that none is more than `threshold` like a better one that is kept.
+
+    As areas the boxes of the joints found stand, since nothing else is known of a found person.
+
+    poses: (N, K, 3) x, y, score (0: not found), the best first   Returns indices, in order.
+    """
+    found = poses[..., 2] > 0
+    xy = poses[..., :2].astype(float)
+    low = np.where(found[..., None], xy, np.inf).min(1, initial=np.inf)
+    high = np.where(found[..., None], xy, -np.inf).max(1, initial=-np.inf)
+    areas = np.prod(np.maximum(high - low, 0), axis=1)
+    alike = oks(poses, poses, areas, sigmas, found) > threshold  # (N, N)
+    kept: list[int] = []
+    for pose in range(len(poses)):
+        if not alike[kept, pose].any():
+            kept.append(pose)
+    return np.array(kept, int)

@@ -11,9 +11,10 @@ import numpy as np
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import load_predictor
+from hrpose.build import build_crew, load_predictor, load_predictors
 from hrpose.data.coco import load_image_list
 from hrpose.evaluation.records import to_results
+from hrpose.inference.stream import stream
 from hrpose.ops.files import write_json
 from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, read_photo, write
 from hrpose.programs.command import command, config_parser, parsed_config
@@ -29,6 +30,20 @@ class Task(NamedTuple):
 
     image_id: int
     path: Path
+
+
+class StoredImages:
+    """(image id, image) of every task, as stored, read when asked for."""
+
+    def __init__(self, tasks: Sequence[Task]):
+        self.tasks = tasks
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __getitem__(self, i: int) -> tuple[int, np.ndarray]:
+        path = self.tasks[i].path
+        return self.tasks[i].image_id, decode_annotated(path.read_bytes(), str(path))
 
 
 @command
@@ -111,11 +126,11 @@ def _photos(tasks: Sequence[Task], broken: list[str]) -> Iterator[tuple[Task, np
 
 def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> None:
     """Write the results file that COCO's evaluation server takes."""
-    predictor = load_predictor(config)
+    predictors = load_predictors(config)
+    found = stream(predictors, StoredImages(tasks), build_crew(config, predictors))
     results: list[dict] = []
-    for task in tqdm(tasks, unit="image", disable=None):
-        image = decode_annotated(task.path.read_bytes(), str(task.path))
-        results += to_results(task.image_id, predictor(image), PERSON)
+    for image_id, poses in tqdm(found, total=len(tasks), unit="image", disable=None):
+        results += to_results(image_id, poses, PERSON)
     path = folder / f"person_keypoints_{split}_hrpose_results.json"
     write_json(path, results)
     print(f"{len(results)} people in {len(tasks)} images; written to {path}")

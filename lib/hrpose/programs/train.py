@@ -163,7 +163,7 @@ def validation(config: CfgNode, training: Training) -> Callable[[nn.Module, str]
     def validate(network: nn.Module, name: str) -> Figures:
         folder = training.run.folder if name == "val" else training.run.folder / name
         predictor = build_predictor(config, network)
-        return score(config, predictor, split, folder, training.world)
+        return score(config, [predictor], split, folder, training.world)
 
     return validate
 

@@ -10,14 +10,15 @@ import json_tricks
 import numpy as np
 from yacs.config import CfgNode
 
-from hrpose.build import build_evaluator, build_finder, load_predictor
+from hrpose.build import build_crew, build_evaluator, build_finder, load_predictors
 from hrpose.build_devices import build_devices
-from hrpose.data.coco import AnnotatedImages, load_annotations
+from hrpose.data.coco import AnnotatedImages, BareImages, load_annotations
 from hrpose.engine.distributed import World, together
-from hrpose.engine.evaluate import evaluate
+from hrpose.engine.evaluate import evaluate, one_by_one
 from hrpose.engine.runs import new_folder
 from hrpose.evaluation.keypoints import format_table
 from hrpose.inference.bottomup import BottomUpPredictor
+from hrpose.inference.stream import stream
 from hrpose.ops.files import write_json, write_whole
 from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
@@ -63,15 +64,24 @@ def _keep(config: CfgNode, folder: Path, figures: dict[str, float], world: World
 def score_weights(config: CfgNode, folder: Path, world: World) -> dict[str, float]:
     """Score TEST.MODEL_FILE on DATASET.VAL."""
     split = read_split(config, config.DATASET.VAL)
-    return score(config, load_predictor(config, world), split, folder, world)
+    return score(config, load_predictors(config, world), split, folder, world)
 
 
 def score(
-    config: CfgNode, predictor: BottomUpPredictor, split: Split, folder: Path, world: World
+    config: CfgNode,
+    predictors: Sequence[BottomUpPredictor],
+    split: Split,
+    folder: Path,
+    world: World,
 ) -> dict[str, float]:
     """Predict on a split, all processes together; the leader leaves what it found in `folder`."""
-    evaluator, find = build_evaluator(config, split.truth), build_finder(config, predictor)
-    figures = evaluate(find, AnnotatedImages(split.records, split.images), evaluator, world)
+    evaluator, find = build_evaluator(config, split.truth), build_finder(config, predictors[0])
+    if config.TEST.HEATMAPS == "annotated":
+        marked = AnnotatedImages(split.records, split.images)
+        figures = evaluate(one_by_one(find), marked, evaluator, world)
+    else:
+        find_all = partial(stream, predictors, crew=build_crew(config, predictors))
+        figures = evaluate(find_all, BareImages(split.records, split.images), evaluator, world)
     if world.leads:
         write_json(folder / "results" / "keypoints.json", evaluator.results)
         write_json(folder / "results" / "metrics.json", figures, indent=1)

@@ -1,0 +1,98 @@
+"""Heatmaps and tags -> people, on the host and without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_scores
+from hrpose.inference.refine import fill_from_cells, fill_from_maps
+from hrpose.ops.cells import STEPS, Place, describe, find_peaks, middle
+from hrpose.ops.oks import distinct
+from hrpose.skeletons import Skeleton
+from hrpose.structures import Candidates
+
+
+class Grouped(NamedTuple):
+    """People in the making, as they go from grouping to what is still to be filled in."""
+
+    found: np.ndarray  # (N, K, 3 + T), before anything was filled in
+    filled: np.ndarray  # (N, K, 3 + T)
+    open: np.ndarray  # (N, K) bool: joints that only the whole maps can tell
+
+
+def decode_maps(
+    heatmaps: np.ndarray, tags: np.ndarray, skeleton: Skeleton, settings: Settings = PUBLISHED
+) -> tuple[np.ndarray, np.ndarray]:
+    """The people of one image, best first; see inference.bottomup.decode.
+
+    heatmaps: (K, H, W) float32   tags: (K, H, W, T) float32
+    Returns (N, K, 3 + T), (N,).
+    """
+    peaks = peaks_of(heatmaps, tags, settings)
+    found = group_by_tag(peaks, skeleton.grouping_indices, settings)
+    filled = found
+    if settings.refine and len(found):
+        filled = fill_from_maps(found, heatmaps, tags, place_of(settings))
+    return judged(found, filled, skeleton, settings)
+
+
+def peaks_of(heatmaps: np.ndarray, tags: np.ndarray, settings: Settings = PUBLISHED) -> np.ndarray:
+    """The highest peaks of every joint, each where it lies between the cells: (K, M, 3 + T)."""
+    flat = heatmaps.ravel()
+    _refuse_broken(np.dot(flat, flat))  # a fifth of the time of asking every cell
+    count = min(settings.max_people, heatmaps[0].size)
+    cell = find_peaks(heatmaps, count, settings.nms_kernel, settings.detection_threshold)
+    joint = np.arange(len(cell))[:, None].repeat(count, 1)
+    peaks = describe(heatmaps, tags, joint, cell, place_of(settings))
+    _refuse_broken(peaks)
+    return peaks
+
+
+def group(candidates: Candidates, skeleton: Skeleton, settings: Settings = PUBLISHED) -> Grouped:
+    """The people that candidates make, filled in as far as the candidates tell."""
+    _refuse_broken(candidates.peaks)
+    found = group_by_tag(candidates.peaks, skeleton.grouping_indices, settings)
+    if not settings.refine or not len(found):
+        return Grouped(found, found, np.zeros(found.shape[:2], bool))
+    return Grouped(found, *fill_from_cells(found, candidates.highest))
+
+
+def judged(
+    found: np.ndarray, filled: np.ndarray, skeleton: Skeleton, settings: Settings
+) -> tuple[np.ndarray, np.ndarray]:
+    """The people (N, K, 3 + T) worth reporting and their scores (N,), best first."""
+    scores = SCORES[settings.score](found, filled)
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= settings.min_score]
+    people, scores = filled[order], scores[order]
+    if settings.suppress < 1:
+        kept = distinct(people[..., :3], skeleton.sigmas, settings.suppress)
+        people, scores = people[kept], scores[kept]
+    return people, scores
+
+
+def _mean_of_found(found: np.ndarray, filled: np.ndarray) -> np.ndarray:
+    return found[:, :, 2].sum(1) / np.maximum((found[:, :, 2] > 0).sum(1), 1)
+
+
+SCORES: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
+    "all": lambda found, filled: pose_scores(found),  # published
+    "found": _mean_of_found,
+    "filled": lambda found, filled: pose_scores(filled),
+}
+"""What a pose's score is the mean of: the heat of all joints, those not found counting 0; of those
+found alone; of all once the missing ones are filled in."""
+
+
+def place_of(settings: Settings) -> Place:
+    return STEPS[settings.step] if settings.adjust else middle
+
+
+def _refuse_broken(values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise FloatingPointError(
+            "heatmaps or tags are not finite: the weights are broken, perhaps by a high TRAIN.LR"
+        )
