@@ -1,4 +1,4 @@
-"""Assembly of where to compute: DEVICE, and which of the processes this is."""
+"""Assembly of where to compute, and in which numbers: DEVICE, PRECISION, which process this is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from yacs.config import CfgNode
 from hrpose.engine.distributed import World
 
 ALONE = World()
+PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_devices(config: CfgNode, world: World = ALONE) -> list[torch.device]:

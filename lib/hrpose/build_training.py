@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from yacs.config import CfgNode
 
 from hrpose.build import AUGMENTATIONS, build_loss, pick
-from hrpose.build_devices import ALONE
+from hrpose.build_devices import ALONE, PRECISIONS
 from hrpose.data.bottomup import BottomUpDataset
 from hrpose.data.loaders import Share, ShuffledBatches, TrainingLoader
 from hrpose.engine import optim
@@ -22,8 +22,6 @@ from hrpose.engine.train import Plan
 from hrpose.models.blocks import recompute_activations
 from hrpose.ops.image import normalise
 from hrpose.splits import read_split
-
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_training_loader(config: CfgNode, world: World = ALONE) -> TrainingLoader:

@@ -265,8 +265,8 @@ OPTIONS = (
     Option("TEST.SUPPRESS", 1.0, fraction,
            "A pose is dropped whose OKS with a better one is above this; 1: none is."),
     Option("TEST.PRECISION", "fp32", one_of("fp32", "bf16", "fp16"),
-           "Of the network at test: fp32, or bf16 or fp16 where the processor is faster in them; its "
-           "outputs are float32."),
+           "Of the network at test: fp32, or bf16 or fp16 where the processor is faster in them; "
+           "what it says is float32."),
     Option("TEST.CHANNELS_LAST", True, anything,
            "TRAIN.CHANNELS_LAST at test."),
     Option("TEST.FOLD_NORMS", True, anything,

@@ -1,0 +1,187 @@
+"""However a network computes at test, it says the same, within the digits of its numbers."""
+
+import copy
+import functools
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from hrpose import build_inference
+from hrpose.build import build_model, build_predictor, load_predictor
+from hrpose.build_inference import ready
+from hrpose.config import load_config
+from hrpose.models.blocks import fan_in_init
+from hrpose.models.numerics import Compiled, HalfPrecision
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+SIZES = (
+    "MODEL.WIDTH 8 MODEL.STEM 8 MODEL.MODULES [1,1,1] MODEL.BLOCKS 1 MODEL.BOTTLENECKS 1 "
+    "MODEL.NUM_BASIC_BLOCKS 1 DATASET.INPUT_SIZE 64 DEVICE cpu"
+)
+BOUNDS = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.006}
+"""Largest difference, of the range of what is said: some rounding steps of each kind of number."""
+
+
+def load(*overrides, name="w32_512"):
+    return load_config(CONFIGS / f"{name}.yaml", [*SIZES.split(), *overrides])
+
+
+@functools.cache
+def network(name="w32_512"):
+    """As after a training: statistics that fit, and outputs that differ from cell to cell."""
+    torch.manual_seed(0)
+    model = build_model(load(name=name))
+    fan_in_init(model)
+    for layer in model.modules():
+        if isinstance(layer, nn.BatchNorm2d):
+            layer.momentum = None  # a plain mean
+        if isinstance(layer, nn.Conv2d) and layer.bias is not None:
+            nn.init.normal_(layer.weight, std=0.1)
+    with torch.no_grad():
+        model.train()(images(count=4))
+    return model.eval()
+
+
+def images(height=64, width=96, count=1):
+    return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+def as_options(precision="fp32", channels_last=False, folded=False, compiled=False):
+    return [
+        *("TEST.PRECISION", precision, "TEST.CHANNELS_LAST", str(channels_last)),
+        *("TEST.FOLD_NORMS", str(folded), "TEST.COMPILE", str(compiled)),
+    ]
+
+
+@torch.no_grad()
+def distance(outputs, expected):
+    """The largest difference of any output, as a share of that output's range."""
+    away = []
+    for said, truth in zip(outputs, expected, strict=True):
+        assert said.stride == truth.stride and (said.tags is None) == (truth.tags is None)
+        for mine, true in zip(said[:2], truth[:2]):
+            if true is not None:
+                assert mine.dtype == torch.float32 and mine.shape == true.shape
+                away.append(((mine - true).abs().max() / (true.max() - true.min())).item())
+    return max(away)
+
+
+# All ways say the same --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["w32_512", "w32_512_swahr"])
+@pytest.mark.parametrize(
+    ("precision", "channels_last", "folded"), list(product(BOUNDS, (False, True), (False, True)))
+)
+@torch.inference_mode()
+def test_every_way_says_the_same(name, precision, channels_last, folded, record_difference):
+    model = network(name)
+    mine = ready(load(*as_options(precision, channels_last, folded), name=name), model)
+    away = max(
+        distance(mine(pixels), model(pixels)) for pixels in (images(), images(128, 64, count=2))
+    )
+    record_difference(f"forward at test, {precision}: of the range", away)
+    assert away <= BOUNDS[precision]
+    assert away > 0 or (precision, channels_last, folded) == ("fp32", False, False)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@torch.inference_mode()
+def test_a_compiled_network_says_the_same_at_every_size(precision, record_difference):
+    model = network()
+    mine = ready(load(*as_options(precision, True, True, compiled=True)), model)
+    sizes = [(320, 320, 1), (320, 384, 1), (448, 320, 1), (320, 320, 2), (320, 384, 3)]
+    torch._dynamo.utils.counters.clear()
+    for height, width, count in sizes:
+        pixels = images(height, width, count)
+        away = distance(mine(pixels), model(pixels))
+        record_difference(f"forward at test, {precision}, compiled: of the range", away)
+        assert away <= BOUNDS[precision]
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 2  # one image; several
+
+
+# What a network must be -------------------------------------------------------------------------
+
+
+def test_by_default_it_is_folded_and_channels_last():
+    mine = ready(load(), network())
+    assert not [layer for layer in mine.modules() if isinstance(layer, nn.BatchNorm2d)]
+    weights = [weight for weight in mine.parameters() if weight.dim() == 4]
+    assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+    assert mine(images())[0].heatmaps.stride(1) == 1
+
+
+@pytest.mark.parametrize("precision", BOUNDS)
+@pytest.mark.parametrize("folded", [False, True])
+def test_the_original_stays_as_it_was(precision, folded):
+    model = copy.deepcopy(network()).train()
+    before = copy.deepcopy(model.state_dict())
+    mine = ready(load(*as_options(precision, True, folded)), model)
+    assert model.training and not mine.training
+    assert next(mine.parameters()).device == next(model.parameters()).device
+    for name, value in model.state_dict().items():
+        assert value.dtype == before[name].dtype and torch.equal(value, before[name]), name
+        assert value.stride() == before[name].stride(), name
+
+
+def test_variances_too_large_for_float16_do_no_harm():
+    model = copy.deepcopy(network())
+    norm = model.backbone.stem[0][1]
+    norm.running_var.fill_(1e6)
+    nn.init.constant_(norm.weight, 1e3)
+    with torch.inference_mode():
+        expected = model(images())
+        for folded in (False, True):
+            mine = ready(load(*as_options("fp16", folded=folded)), model)
+            assert distance(mine(images()), expected) < BOUNDS["fp16"]
+
+
+def test_whoever_exports_it_gets_the_layers_themselves():
+    model = Compiled(network(), {})
+    with torch.no_grad():
+        program = torch.export.export(model, (images(),), strict=True)
+        assert distance(program.module()(images()), model.network(images())) < 1e-6
+    assert "convolution" in str(program.graph) or "conv2d" in str(program.graph)
+
+
+def test_a_predictor_computes_as_test_says(tmp_path):
+    model = network()
+    torch.save(model.state_dict(), tmp_path / "weights.pth")
+    options = ["TEST.MODEL_FILE", str(tmp_path / "weights.pth")]
+    plain = build_predictor(load(*options), model)
+    half = load_predictor(load(*options, *as_options("bf16", True, True)))
+    assert isinstance(half.model, HalfPrecision) and not half.model.training
+    image = images(64, 64)[0].mul(60).add(120).clamp(0, 255).byte().permute(1, 2, 0).numpy()
+    (mine, _), (expected, _) = half.maps(image), plain.maps(image)
+    spread = expected.heatmaps.max() - expected.heatmaps.min()
+    assert mine.heatmaps.dtype == torch.float32
+    assert 0 < (mine.heatmaps - expected.heatmaps).abs().max() / spread < BOUNDS["bf16"]
+
+
+# Mistakes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [("TEST.PRECISION", "int8", "one of fp32, bf16, fp16"), ("TEST.COMPILE", "yes please", "true")],
+)
+def test_an_option_that_makes_no_sense_is_refused_with_what_does(key, value, wanted):
+    with pytest.raises(ValueError, match=f"{key}.*{wanted}"):
+        load(key, value)
+
+
+def test_without_a_compiler_the_cure_is_said(monkeypatch):
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    with pytest.raises(ValueError, match="no no_such_compiler; apt install g.*TEST.COMPILE false"):
+        ready(load("TEST.COMPILE", "true"), network())
+
+
+def test_without_pythons_headers_the_cure_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(build_inference.shutil, "which", lambda name: name)
+    monkeypatch.setattr(build_inference.sysconfig, "get_path", lambda name: str(tmp_path))
+    with pytest.raises(ValueError, match="python3-dev"):
+        ready(load("TEST.COMPILE", "true"), network())
