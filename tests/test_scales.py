@@ -399,7 +399,8 @@ def test_a_mistake_ends_with_its_cure_and_leaves_nothing(
 
 def test_looking_at_scales_changes_nothing_of_what_is_found(weights, scenes):
     options = [*SMALL, "DATASET.ROOT", str(scenes), "TEST.MODEL_FILE", str(weights)]
-    config = load_config(QUICKSTART, options)
+    as_trained = ["TEST.FOLD_NORMS", "false", "TEST.CHANNELS_LAST", "false"]
+    config = load_config(QUICKSTART, [*options, *as_trained])
     image = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
     seen = build_look(config)(image)  # which is as the network wants it
     images = normalise(torch.from_numpy(image).permute(2, 0, 1)[None])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from copy import deepcopy
+from typing import TypeGuard
 
 from torch import nn
 from torch.nn.utils import fuse_conv_bn_eval
@@ -35,5 +36,5 @@ def _fold_neighbours(layers: nn.Sequential) -> None:
             layers.register_module(after, nn.Identity())
 
 
-def _has_statistics(layer: nn.Module) -> bool:
+def _has_statistics(layer: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     return isinstance(layer, nn.BatchNorm2d) and layer.running_mean is not None
