@@ -5,7 +5,7 @@ import math
 import pytest
 
 from hrpose.config import load_config
-from hrpose.config.loading import defaults
+from hrpose.config.loading import BY_KEY, PRESETS, defaults
 from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
 from hrpose.ops.affine import fit
 
@@ -338,3 +338,24 @@ def test_published_defaults(write):
     assert math.isclose(config.TRAIN.DROP, 0.1)
     assert (config.TEST.NMS_KERNEL, config.TEST.DETECTION_THRESHOLD) == (5, 0.1)
     assert config.DATASET.MAX_NUM_PEOPLE == 30
+
+
+def test_a_preset_gives_way_to_what_is_said(tmp_path):
+    path = tmp_path / "x.yaml"
+    path.write_text("TEST:\n  SOLVER: munkres\n")
+    fast = load_config(path, ["TEST.PRESET", "fast"]).TEST
+    assert (fast.PROJECT2IMAGE, fast.SOLVER) == (False, "munkres")
+    assert load_config(
+        path, ["TEST.PRESET", "fast", "TEST.PROJECT2IMAGE", "true"]
+    ).TEST.PROJECT2IMAGE
+    assert load_config(path).TEST.PROJECT2IMAGE
+    path.write_text("TEST:\n  PRESET: fast\n")
+    assert load_config(path).TEST.SOLVER == "scipy"
+    assert load_config(path, ["TEST.PRESET", "published"]).TEST.SOLVER == "munkres"
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_preset_says_only_what_differs_and_is_allowed(preset):
+    for key, value in PRESETS[preset].items():
+        assert BY_KEY[key].check(value) is None
+        assert value != BY_KEY[key].default

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -278,3 +279,17 @@ def test_the_report_is_short_and_says_what_was_left():
     assert text.startswith(f"{len(report.used)} tensors loaded")
     assert "not in the source: heads.0.weight" in text and "known leftovers" in text
     assert len(text) < 1000
+
+
+def test_published_weights_fit_no_exact_model():
+    """Such files say nothing of coordinates; a backbone has none, whatever it learnt."""
+    model = HigherHRNet(HRNet(8, (1, 1, 1), 1, 8, 1), 17)
+    published = to_published(model.state_dict())
+    model.convention = "exact"
+    with pytest.raises(ValueError, match="MODEL.CONVENTION: official"):
+        load_weights(model, published)
+    backbone = {
+        name: each for name, each in published.items() if not re.match("final|deconv", name)
+    }
+    load_weights(model, backbone, BEYOND_BACKBONE)
+    load_weights(model, model.state_dict())

@@ -48,10 +48,11 @@ def parse_config(text: str, origin: str, overrides: Sequence[str] = ()) -> CfgNo
 
 
 def _config_of(written: Sequence[Entry], overrides: Sequence[str], name: str) -> CfgNode:
-    """`written` over the defaults, `overrides` over both; `name` where nobody gave one."""
+    """`written` over the defaults and the preset, `overrides` over all; `name` if nobody says."""
     values = defaults()
-    for entry in [*written, *_override_entries(overrides)]:
-        values[entry.key] = _checked(entry)
+    entries = [*written, *_override_entries(overrides)]
+    said = {entry.key: _checked(entry) for entry in entries}
+    values |= PRESETS[(values | said)["TEST.PRESET"]] | said
     values["NAME"] = values["NAME"] or name
     _check_together(values)
     return _as_node(values)

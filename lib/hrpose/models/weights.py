@@ -230,12 +230,19 @@ _MAY_MISS = {
 
 
 def _refuse_other_convention(model: nn.Module, contents: Mapping[str, Any], origin: str) -> None:
-    theirs, ours = contents.get("convention"), getattr(model, "convention", None)
+    theirs, ours = _convention_of(contents, origin), getattr(model, "convention", None)
     if theirs and ours and theirs != ours:
         raise ValueError(
             f"{origin} were trained with the coordinates {theirs!r}, this model reads {ours!r}; "
             f"set MODEL.CONVENTION: {theirs}"
         )
+
+
+def _convention_of(contents: Mapping[str, Any], origin: str) -> str | None:
+    """What a checkpoint says; else that of the published files, of which backbones have none."""
+    kind = nature(contents, origin)
+    known = "official" if kind.published and kind.joints else None
+    return contents.get("convention", known)
 
 
 def _refuse_other_joints(

@@ -21,7 +21,7 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import load_predictor
+from hrpose.build import build_predictor, load_model
 from hrpose.build_devices import build_devices
 from hrpose.data.coco import Record, person_category, records
 from hrpose.engine.runs import new_folder
@@ -33,6 +33,7 @@ from hrpose.evaluation.scales import (
     summarize,
     to_csv,
 )
+from hrpose.inference.bottomup import Sizing
 from hrpose.models.swahr import SWAHR
 from hrpose.ops.affine import Affine, fit
 from hrpose.ops.files import write_json, write_whole
@@ -103,24 +104,26 @@ def build_look(config: CfgNode) -> Look:
             f"MODEL.NAME is {config.MODEL.NAME!r}, which says no scales; use a config of SWAHR, "
             "e.g. configs/w32_512_swahr.yaml, and weights that were trained with it"
         )
-    predictor = load_predictor(config)
-    model, device = cast(SWAHR, predictor.model), build_devices(config)[0]
+    device = build_devices(config)[0]
+    model = cast(SWAHR, load_model(config).to(device).eval())
+    sizing = build_predictor(config, model).sizing
 
     def network(images: Tensor) -> list[ScaleOutput]:
         return model.with_scales(normalise(images.to(device)))
 
-    return partial(see, network, predictor.sizing.input_size)
+    return partial(see, network, sizing)
 
 
 @torch.inference_mode()
 def see(
-    network: Callable[[Tensor], Sequence[ScaleOutput]], input_size: int, image: np.ndarray
+    network: Callable[[Tensor], Sequence[ScaleOutput]], sizing: Sizing, image: np.ndarray
 ) -> Seen:
     """Bring an image (H, W, 3) to the network, and what it says of it to the host.
 
     network: uint8 images (1, 3, H, W) -> outputs with scales, coarse to fine
     """
-    size, to_network = fit((image.shape[1], image.shape[0]), input_size)
+    seen = (image.shape[1], image.shape[0])
+    size, to_network = fit(seen, sizing.input_size, convention=sizing.convention)
     pixels = torch.from_numpy(to_network.image(image, size)).permute(2, 0, 1)[None]
     return Seen([_on_host(output) for output in network(pixels)], to_network)
 

@@ -42,6 +42,8 @@ def plain_rules(config: CfgNode) -> Rules:
     data, targets, strides = config.DATASET, build_targets(config), output_strides(config)
     if list(data.AUGMENTATIONS) != ["affine", "flip"]:
         raise ValueError("the plain path knows DATASET.AUGMENTATIONS ['affine','flip'] alone")
+    if targets.convention != "official":
+        raise ValueError("the plain path draws official targets; set MODEL.CONVENTION official")
     if targets.unit_width:
         raise ValueError("the plain path draws everybody's Gaussians alike; set LOSS.SHR 0")
     scales = data.MIN_SCALE, data.MAX_SCALE

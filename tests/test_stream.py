@@ -1,0 +1,147 @@
+"""A stream finds what its predictor finds one by one, in order, whoever is ready first."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from hrpose.engine.evaluate import one_by_one
+from hrpose.inference.bottomup import BottomUpPredictor, Sizing
+from hrpose.inference.gathering import gather
+from hrpose.inference.grouping import PUBLISHED
+from hrpose.inference.stream import Crew, stream
+from hrpose.inference.tta import PLAIN
+from hrpose.skeletons import Skeleton
+from hrpose.structures import ScaleOutput
+
+NAMES = ("nose", "left_ear", "right_ear")
+DOTS = Skeleton(NAMES, (0.05,) * 3, NAMES)
+SIZES = [(90, 64), (64, 90), (128, 100), (90, 64), (200, 64)]
+
+
+class Colours(nn.Module):
+    """Takes each colour for a heatmap, whatever else is in the batch."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.asked = []
+
+    def forward(self, images):
+        self.asked.append(tuple(images.shape))
+        fine = F.avg_pool2d(images, 2) * self.weight
+        coarse = F.avg_pool2d(fine, 2)
+        return [ScaleOutput(coarse, 6 * coarse.flip(1), None, 4), ScaleOutput(fine, None, None, 2)]
+
+
+class OnTheDevice(BottomUpPredictor):
+    """Gathers candidates as if its maps were not on the host."""
+
+    def gather(self, maps):
+        return gather(maps.heatmaps, maps.tags, self.settings)
+
+
+def predictor(kind=BottomUpPredictor, **changes):
+    settings = PUBLISHED._replace(max_people=6, solver="scipy", **changes)
+    prepare = lambda images: images.float() / 255  # noqa: E731
+    return kind(Colours(), prepare, DOTS, Sizing(64, (1.0,), 2), (PLAIN,), settings)
+
+
+class Noise:
+    """Images of several sizes, later ones read sooner."""
+
+    def __init__(self, count):
+        self.count = count
+        self.readers = set()
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, i):
+        self.readers.add(threading.get_ident())
+        time.sleep(0.002 * (i % 3 == 0))
+        width, height = SIZES[i % len(SIZES)]
+        image = np.random.default_rng(i).integers(0, 256, (height, width, 3), np.uint8)
+        return 1000 - i, image
+
+
+def same(ours, plain):
+    assert [image_id for image_id, _ in ours] == [image_id for image_id, _ in plain]
+    for (_, poses), (_, alone) in zip(ours, plain):
+        assert poses.joints.shape == alone.joints.shape
+        np.testing.assert_allclose(poses.joints, alone.joints, atol=1e-3)
+        np.testing.assert_allclose(poses.scores, alone.scores, atol=1e-6)
+
+
+CREWS = [Crew(1, 1), Crew(3, 2), Crew(4, 1), Crew(100, 3)]
+
+
+@pytest.mark.parametrize("crew", CREWS, ids=str)
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("kind", [BottomUpPredictor, OnTheDevice])
+def test_a_stream_finds_what_is_found_one_by_one(crew, devices, kind):
+    images = Noise(23)
+    plain = list(one_by_one(predictor())(images))
+    assert sum(len(poses.joints) for _, poses in plain) > 23
+    workers = [predictor(kind) for _ in range(devices)]
+    same(list(stream(workers, images, crew)), plain)
+    asked = [shape for worker in workers for shape in worker.model.asked]
+    assert sum(shape[0] for shape in asked) == 23
+    assert max(shape[0] for shape in asked) <= crew.batch
+
+
+def test_images_of_one_size_are_looked_at_together():
+    one = predictor()
+    list(stream([one], Noise(20), Crew(4, 2)))
+    assert sorted(shape[0] for shape in one.model.asked) == [4, 4, 4, 4, 4]
+
+
+@pytest.mark.slow
+def test_processes_group_what_a_device_gathered():
+    """They need no torch, and what they leave open is filled in here."""
+    images = Noise(9)
+    plain = list(one_by_one(predictor())(images))
+    same(list(stream([predictor(OnTheDevice)], images, Crew(2, 1, groupers=2))), plain)
+
+
+@pytest.mark.parametrize("count", [0, 1])
+def test_few_images(count):
+    assert len(list(stream([predictor()], Noise(count), Crew(4, 2)))) == count
+
+
+def test_poses_come_while_images_are_still_read():
+    images = Noise(40)
+    found = stream([predictor()], images, Crew(2, 1))
+    assert next(found)[0] == 1000
+    assert threading.active_count() > 1
+    found.close()
+    deadline = time.monotonic() + 10
+    while threading.active_count() > 1 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert threading.active_count() == 1
+
+
+def test_an_unreadable_image_ends_the_stream_with_its_error():
+    class Broken(Noise):
+        def __getitem__(self, i):
+            if i == 7:
+                raise ValueError("000007.jpg is not a readable image")
+            return super().__getitem__(i)
+
+    with pytest.raises(ValueError, match=r"000007\.jpg"):
+        list(stream([predictor()], Broken(20), Crew(3, 2)))
+
+
+def test_an_error_of_the_network_or_the_decoder_ends_the_stream():
+    broken = predictor()
+    with torch.no_grad():
+        broken.model.weight.fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="weights are broken"):
+        list(stream([broken], Noise(12), Crew(2, 2)))
+    broken.model.forward = None
+    with pytest.raises(TypeError):
+        list(stream([broken], Noise(12), Crew(2, 2)))
