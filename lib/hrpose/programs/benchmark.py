@@ -10,11 +10,13 @@ from typing import Any
 import torch
 
 from hrpose.build_devices import build_devices
+from hrpose.programs.benchmarking.forward import Task, benchmark_forward
 from hrpose.programs.benchmarking.ladder import Ladder, benchmark_ladder
 from hrpose.programs.benchmarking.loading import benchmark_loading
 from hrpose.programs.benchmarking.report import publish, surroundings
 from hrpose.programs.benchmarking.tags import Crowd, benchmark_tags
 from hrpose.programs.benchmarking.training import benchmark_training
+from hrpose.programs.benchmarking.ways import PLAIN, WAYS
 from hrpose.programs.command import command, config_parser, parsed_config
 
 CPU = torch.device("cpu")
@@ -75,16 +77,38 @@ def benchmark_tag_loss(arguments: Sequence[str]) -> None:
     publish(benchmark_tags(crowd, known.against, known.blocks), facts, known.json)
 
 
+def benchmark_network(arguments: Sequence[str]) -> None:
+    parser = config_parser("The network at test, computed in one way after the other.")
+    _add_turns(parser, "forward")
+    parser.add_argument("--size", type=sizes, help="sides of images, e.g. 512,704")
+    parser.add_argument("--batch", type=at_least_1, default=1, help="images at once")
+    words = sorted({word for way in WAYS for word in way.words})
+    parser.add_argument("--skip", default=[], action="append", choices=words, help="ways so named")
+    parser.add_argument("--onnx", default=[], action="append", type=Path, help="a file, too")
+    known, config = parsed_config(parser, arguments)
+    device = build_devices(config)[0]
+    facts = _facts(known, device)
+    looked_at = known.size or [config.TEST.INPUT_SIZE or config.DATASET.INPUT_SIZE]
+    task = Task(known.cfg, known.overrides, device, looked_at, known.batch)
+    ways = [way for way in WAYS if way.name == PLAIN or not {*way.words} & {*known.skip}]
+    publish(benchmark_forward(task, ways, known.onnx, known.blocks), facts, known.json)
+
+
 BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": benchmark_train,
     "data": benchmark_data,
     "tags": benchmark_tag_loss,
+    "forward": benchmark_network,
 }
 
 
 def _add_common(parser: argparse.ArgumentParser, what: str) -> None:
-    parser.prog = f"{parser.prog} {what}"
+    _add_turns(parser, what)
     parser.add_argument("--against", choices=["plain"], help="beside the plain way, in turns")
+
+
+def _add_turns(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.prog = f"{parser.prog} {what}"
     parser.add_argument("--blocks", type=at_least_1, default=4, help="turns that each side takes")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the same numbers there")
 
@@ -97,6 +121,14 @@ def at_least_1(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
     return value
+
+
+def sizes(text: str) -> list[int]:
+    """512,704"""
+    chosen = [at_least_1(part) for part in text.split(",")]
+    if any(size % 32 for size in chosen):
+        raise argparse.ArgumentTypeError(f"{text}: HRNet takes multiples of 32 alone")
+    return chosen
 
 
 def _facts(known: argparse.Namespace, device: torch.device) -> dict[str, Any]:
