@@ -71,9 +71,11 @@ class _Stars:
         self.of_row = [-1] * self.size
         self.of_column = [-1] * self.size
         self._find_zeros()
+        free = (1 << self.size) - 1
         for row, zeros in enumerate(self.zeros):
-            free = (column for column in range(self.size) if self.of_column[column] < 0)
-            self._star(row, next((column for column in free if zeros >> column & 1), -1))
+            first = zeros & free & -(zeros & free)  # the lowest bit
+            free &= ~first
+            self._star(row, first.bit_length() - 1)
 
     def complete(self) -> list[int]:
         """The column of every row."""
@@ -83,7 +85,7 @@ class _Stars:
 
     def _find_zeros(self) -> None:
         bits = np.packbits(self.cost == 0, axis=1, bitorder="little")
-        self.zeros = [int.from_bytes(row.tobytes(), "little") for row in bits]
+        self.zeros = [int.from_bytes(row, "little") for row in bits]
 
     def _star(self, row: int, column: int) -> None:
         self.of_row[row] = column
@@ -123,7 +125,7 @@ class _Stars:
     def _make_zeros(self, covered: np.ndarray, open_: int) -> None:
         """At least one more where nothing is covered; none of those in use is lost."""
         uncovered = np.array([bool(open_ >> column & 1) for column in range(self.size)])
-        least = self.cost[np.ix_(~covered, uncovered)].min()
+        least = self.cost[~covered][:, uncovered].min()
         self.cost[covered] += least
         self.cost[:, uncovered] -= least
         self._find_zeros()

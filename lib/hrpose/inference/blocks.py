@@ -13,6 +13,10 @@ RANKS = (1 / 512, 1 / 64, 1 / 8)
 """Shares of a map's cells, the highest, that are looked at while too many blocks promise much."""
 
 
+DEARER = 2
+"""How much longer it takes to pick a cell by its heat than to look at it in a block."""
+
+
 class Blocks(NamedTuple):
     """One joint's maps, and what is known of each of their R x C blocks without a look at it.
 
@@ -93,7 +97,7 @@ def best_cells(heat: np.ndarray, tags: np.ndarray, wanted: np.ndarray) -> np.nda
     above = np.inf
     for floor, count in _floors(blocks.heat):
         open_ = (promise >= best.score[:, None]).sum(1) * SIDE**2
-        busy = np.flatnonzero(open_ > count)
+        busy = np.flatnonzero(open_ > DEARER * count)
         if not len(busy):
             break
         best = _look_from_above(blocks, wanted, busy, (floor, above), best)

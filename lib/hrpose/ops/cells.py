@@ -44,7 +44,10 @@ def find_peaks(heatmaps: np.ndarray, count: int, window: int = 5, above: float =
 
 def in_threads(call: Callable[[int], T], joints: Iterable[int]) -> list[T]:
     """What a function of a joint's maps gives for each, in as many threads as OpenCV may use."""
-    with ThreadPoolExecutor(max(1, cv2.getNumThreads())) as pool:
+    threads = cv2.getNumThreads()
+    if threads <= 1:
+        return list(map(call, joints))
+    with ThreadPoolExecutor(threads) as pool:
         return list(pool.map(call, joints))
 
 

@@ -10,7 +10,11 @@ from typing import Any
 import torch
 
 from hrpose.build_devices import build_devices
+from hrpose.inference.assignment import SOLVERS
+from hrpose.inference.grouping import PUBLISHED
+from hrpose.programs.benchmarking.crowds import benchmark_crowds
 from hrpose.programs.benchmarking.forward import Task, benchmark_forward
+from hrpose.programs.benchmarking.inference import benchmark_inference
 from hrpose.programs.benchmarking.ladder import Ladder, benchmark_ladder
 from hrpose.programs.benchmarking.loading import benchmark_loading
 from hrpose.programs.benchmarking.report import publish, surroundings
@@ -94,10 +98,35 @@ def benchmark_network(arguments: Sequence[str]) -> None:
     publish(benchmark_forward(task, ways, known.onnx, known.blocks), facts, known.json)
 
 
+def benchmark_infer(arguments: Sequence[str]) -> None:
+    parser = config_parser("images/s of finding people with TEST.MODEL_FILE, stage by stage.")
+    _add_common(parser, "infer")
+    parser.add_argument("--images", type=at_least_1, default=180, help="the first of DATASET.VAL")
+    known, config = parsed_config(parser, arguments)
+    facts = _facts(known, build_devices(config)[0])
+    report = benchmark_inference(config, known.against, known.images, known.blocks)
+    publish(report, facts, known.json)
+
+
+def benchmark_decode(arguments: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(description="Heatmaps and tags to people, on the CPU.")
+    _add_common(parser, "decode")
+    parser.add_argument("--people", type=at_least_1, nargs="+", default=[5, 15, 30])
+    parser.add_argument("--size", type=at_least_1, nargs=2, default=[512, 704], help="H W")
+    parser.add_argument("--solver", choices=SOLVERS, default="munkres")
+    known = parser.parse_args(arguments)
+    facts, settings = _facts(known, CPU), PUBLISHED._replace(solver=known.solver)
+    size = (known.size[0], known.size[1])
+    report = benchmark_crowds(known.people, size, settings, known.against, known.blocks)
+    publish(report, facts, known.json)
+
+
 BENCHMARKS: dict[str, Callable[[Sequence[str]], None]] = {
     "train": benchmark_train,
     "data": benchmark_data,
     "tags": benchmark_tag_loss,
+    "infer": benchmark_infer,
+    "decode": benchmark_decode,
     "forward": benchmark_network,
 }
 

@@ -1,0 +1,110 @@
+"""Decoding alone: heatmaps and tags of crowds, and of noise, to people."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from hrpose.inference.decoding import decode_maps, judged, peaks_of, place_of
+from hrpose.inference.grouping import Settings, group_by_tag
+from hrpose.inference.refine import fill_from_maps
+from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
+from hrpose.programs.benchmarking.plain_decode import plain_decode
+from hrpose.programs.benchmarking.report import Report, number, paired_report
+from hrpose.programs.benchmarking.timing import seconds_of, take_turns
+from hrpose.skeletons import COCO
+
+Decode = Callable[..., tuple[np.ndarray, np.ndarray]]
+
+
+class Scene(NamedTuple):
+    """Maps to decode, with the tags in the layout of either way."""
+
+    heatmaps: np.ndarray  # (K, H, W)
+    tags: np.ndarray  # (K, H, W, T), one map after the other in memory, as inference/tta.py has it
+    together: np.ndarray  # the same, all tags of a cell together
+
+
+def benchmark_crowds(
+    people: Sequence[int],
+    size: tuple[int, int],
+    settings: Settings,
+    against: str | None,
+    blocks: int,
+) -> Report:
+    """Milliseconds for crowds of so many people on maps of a size (H, W), and for noise."""
+    rng = np.random.default_rng(0)
+    maps = {f"{n} people": crowd_maps(Crowd(n), size, rng, size) for n in people}
+    maps["noise"] = noise_maps(size, rng)
+    scenes = {
+        name: Scene(heat, tags, np.ascontiguousarray(tags)) for name, (heat, tags) in maps.items()
+    }
+    sides = {"as configured": partial(_run, scenes, settings)}
+    if against:
+        sides["plain"] = partial(_run_plain, scenes, settings)
+    take_turns({"as configured": sides["as configured"]}, 1)
+    report = paired_report(take_turns(sides, blocks))
+    report.notes.append(_limit(next(iter(scenes.values()))))
+    if against:
+        report.notes.append(_equal(scenes, settings))
+    return report
+
+
+def _run(scenes: Mapping[str, Scene], settings: Settings) -> dict[str, float]:
+    spent: dict[str, float] = {}
+    for name, scene in scenes.items():
+        call = partial(decode_maps, scene.heatmaps, scene.tags, COCO, settings)
+        spent[f"{name}, ms"] = 1000 * seconds_of(call, 0.5)
+        spent |= {f"- {name}: {stage}, ms": ms for stage, ms in _stages(scene, settings).items()}
+    return spent
+
+
+def _stages(scene: Scene, settings: Settings) -> dict[str, float]:
+    """What decode_maps does, once, with a look at the clock in between."""
+    begun = time.perf_counter()
+    peaks = peaks_of(scene.heatmaps, scene.tags, settings)
+    peaked = time.perf_counter()
+    found = group_by_tag(peaks, COCO.grouping_indices, settings)
+    grouped = time.perf_counter()
+    filled = fill_from_maps(found, scene.heatmaps, scene.tags, place_of(settings))
+    judged(found, filled, COCO, settings)
+    done = time.perf_counter()
+    laps = {"peaks": peaked - begun, "group": grouped - peaked, "refine": done - grouped}
+    return {stage: 1000 * seconds for stage, seconds in laps.items()}
+
+
+def _run_plain(scenes: Mapping[str, Scene], settings: Settings) -> dict[str, float]:
+    spent = {}
+    for name, scene in scenes.items():
+        begun = time.perf_counter()
+        plain_decode(scene.heatmaps, scene.together, COCO, settings)
+        spent[f"{name}, ms"] = 1000 * (time.perf_counter() - begun)
+    return spent
+
+
+def _limit(scene: Scene) -> str:
+    """How long reading the maps once would take, were there nothing to compute."""
+    size = scene.heatmaps.nbytes + scene.tags.nbytes
+    flat = scene.heatmaps.ravel()
+    seconds = seconds_of(lambda: np.dot(flat, flat)) * size / scene.heatmaps.nbytes
+    return (
+        f"The maps are {size / 1e6:.0f} MB; reading them once takes {1000 * seconds:.1f} ms "
+        f"({number(size / seconds / 1e9)} GB/s, measured by a dot product)."
+    )
+
+
+def _equal(scenes: Mapping[str, Scene], settings: Settings) -> str:
+    equal = []
+    for name, scene in scenes.items():
+        ours = decode_maps(scene.heatmaps, scene.tags, COCO, settings)
+        plain = plain_decode(scene.heatmaps, scene.together, COCO, settings)
+        if all(np.array_equal(one, other) for one, other in zip(ours, plain)):
+            equal.append(name)
+    return (
+        f"Found the same, bit for bit: {', '.join(equal) or 'nowhere'} ({len(equal)} of "
+        f"{len(scenes)}); solver {settings.solver}."
+    )
