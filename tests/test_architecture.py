@@ -33,6 +33,8 @@ TORCHLESS = [
     "inference.decoding",
     "inference.grouping",
     "inference.refine",
+    "inference.recipe",
+    "inference.runner",
 ]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

@@ -1,0 +1,78 @@
+"""What a shipped model says of itself: all that turns an image into its input, and what it then
+says into poses. Written into the model's file as JSON; read without torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from hrpose.inference.grouping import PUBLISHED, Settings
+from hrpose.skeletons import Skeleton
+
+KEY = "hrpose"
+"""Under which name of the file's metadata the recipe stands."""
+
+FORMAT = 1
+
+RESIZE_RULE = (
+    "hrpose.ops.affine.fit: bilinear, aspect kept; the shorter side becomes input_size * scale, "
+    "the longer a multiple of 64; what the image does not cover is 0"
+)
+
+
+class Recipe(NamedTuple):
+    """How to use the graph in a shipped file."""
+
+    skeleton: Skeleton
+    graph: str  # network: outputs of each resolution; peaks: all views, averaged, and their peaks
+    strides: tuple[int, ...]  # of the network's outputs, coarse to fine
+    input_size: int  # pixels of the shorter side at scale 1
+    scales: tuple[float, ...] = (1.0,)
+    stride: int = 1  # network pixels per cell of the maps that are decoded
+    averaged: tuple[int, ...] = ()  # strides of the outputs whose heatmaps are averaged; none: all
+    views: tuple[str, ...] = ("plain", "mirrored")
+    convention: str = "official"  # of coordinates: ops/affine.py
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # in units of 255; the graph itself normalises
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    settings: Settings = PUBLISHED
+    weights_sha256: str = ""  # of the file of weights that was exported
+    hrpose: str = ""  # the version that exported it
+
+
+def to_text(recipe: Recipe) -> str:
+    """The recipe as JSON, with what follows from it and other programs may want to know."""
+    skeleton = recipe.skeleton
+    body = {
+        "joints": skeleton.joints,
+        "flips": skeleton.flip_order,
+        "sigmas": skeleton.sigmas,
+        "grouping_order": skeleton.grouping_order,
+        "limbs": skeleton.limbs,
+    }
+    rest = {**recipe._asdict(), "settings": recipe.settings._asdict(), "skeleton": body}
+    says = {"input": "uint8 RGB (B, 3, H, W), H and W multiples of 32", "resize_rule": RESIZE_RULE}
+    return json.dumps({"format": FORMAT, **says, **rest}, indent=1)
+
+
+def from_text(text: str) -> Recipe:
+    """The recipe that `to_text` wrote; ValueError where it is of another format."""
+    said = json.loads(text)
+    if said.get("format") != FORMAT:
+        raise ValueError(
+            f"the model's recipe is of format {said.get('format')}, this hrpose reads {FORMAT}; "
+            f"use hrpose {said.get('hrpose')}, or export the weights again"
+        )
+    body = _known(said["skeleton"], Skeleton.__dataclass_fields__)
+    said["skeleton"] = Skeleton(**body)
+    said["settings"] = Settings(**said["settings"])
+    return Recipe(**_known(said, Recipe._fields))
+
+
+def _known(said: Mapping[str, Any], names: Any) -> dict[str, Any]:
+    return {name: _tuples(value) for name, value in said.items() if name in names}
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -1,0 +1,79 @@
+"""An ONNX model in whole numbers of eight bits: a quarter of the size, and faster on most CPUs.
+
+Static quantisation: what lies between the layers is rounded to 256 steps, whose ranges are measured
+once, on real images. The heads, and all that follows them, stay in float: a tag is told from
+another by less than such a step.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hrpose.ops.files import write_whole
+from hrpose.programs.exporting.formats import INPUT
+
+QUANTISED = ("Conv", "ConvTranspose", "Add", "Relu", "Concat", "Resize", "MaxPool")
+"""Kinds of nodes that compute in whole numbers, before the heads."""
+
+
+def quantise(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
+    """Write the ONNX model `source` anew, its ranges measured on images (3, H, W) uint8."""
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    recipe = onnx.load(source).metadata_props
+    with tempfile.TemporaryDirectory() as folder:
+        plain, rounded = Path(folder) / "plain.onnx", Path(folder) / "rounded.onnx"
+        quant_pre_process(source, plain, skip_symbolic_shape=True)
+        quantization.quantize_static(
+            plain,
+            rounded,
+            _reader(images),
+            quant_format=quantization.QuantFormat.QDQ,
+            per_channel=True,
+            nodes_to_quantize=before_heads(onnx.load(plain)),
+            extra_options={"ActivationSymmetric": False},
+        )
+        model = onnx.load(rounded)
+    del model.metadata_props[:]
+    model.metadata_props.extend(recipe)
+    write_whole(target, lambda file: file.write(model.SerializeToString()))
+
+
+def _reader(images: Iterable[np.ndarray]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = ({INPUT: image[None]} for image in images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.feeds, None)
+
+    return Reader()
+
+
+def before_heads(model: Any) -> list[str]:
+    """Names of the nodes that heads depend on, the heads themselves excepted."""
+    maker = {name: node for node in model.graph.node for name in node.output}
+    heads = [node for node in model.graph.node if _is_head(node)]
+    if not heads:
+        raise ValueError("the model has no layer named heads.*: it was not exported from hrpose")
+    seen: dict[str, Any] = {}
+    waiting = [name for head in heads for name in head.input]
+    while waiting:
+        node = maker.get(waiting.pop())
+        if node is not None and node.name not in seen:
+            seen[node.name] = node
+            waiting.extend(node.input)
+    return [name for name, node in seen.items() if node.op_type in QUANTISED and node not in heads]
+
+
+def _is_head(node: Any) -> bool:
+    return node.op_type == "Conv" and any(".heads." in f".{name}" for name in node.input)
