@@ -1,0 +1,311 @@
+"""Shipped files: complete, equal to the network, run without torch; mistakes name their cure."""
+
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from commands import QUICKSTART, ROOT, SMALL, tool
+from hrpose.build import build_model, load_model, load_predictor
+from hrpose.config import load_config
+from hrpose.inference.recipe import from_text
+from hrpose.inference.runner import Runner
+from hrpose.ops.image import normalise, read_photo
+from hrpose.programs import export
+from hrpose.programs.exporting import formats, int8, verify
+from hrpose.programs.exporting.graphs import NetworkGraph, example
+from hrpose.skeletons import COCO
+
+TINY = [*SMALL, "MODEL.MODULES", "[1,1,1]", "TEST.FLIP_TEST", "true", "TEST.SCALE_FACTOR", "[1]"]
+
+
+def lively(network, images):
+    """A new network's heads, so that it sees joints, and far apart tags, in a picture."""
+    with torch.no_grad():
+        for head, output in zip(network.heads, network(normalise(images))):
+            said = output.heatmaps if output.tags is None else torch.cat(output[:2], 1)
+            mean, std = said.mean((0, 2, 3)), said.std((0, 2, 3))
+            wanted = torch.full_like(std, 0.25)
+            wanted[network.joints :] = 40
+            head.weight *= (wanted / std)[:, None, None, None]
+            head.bias.copy_((head.bias - mean) * wanted / std)
+    return network
+
+
+@pytest.fixture(scope="module")
+def trained(scenes, tmp_path_factory):
+    """Weights of a tiny network that finds people, if not the right ones, and its options."""
+    options = [*TINY, "DATASET.ROOT", str(scenes)]
+    torch.manual_seed(0)
+    network = build_model(load_config(QUICKSTART, options)).eval()
+    image = torch.from_numpy(read_photo(photos(scenes)[0])).permute(2, 0, 1)[None]
+    weights = tmp_path_factory.mktemp("weights") / "tiny.pth"
+    torch.save(lively(network, image[..., :192, :192]).state_dict(), weights)
+    return [*options, "TEST.MODEL_FILE", str(weights)]
+
+
+def photos(scenes):
+    return sorted((scenes / "images" / "val2017").iterdir())
+
+
+def run(options, *arguments):
+    """The command in this process; what it printed."""
+    said = io.StringIO()
+    with contextlib.redirect_stdout(said):
+        export.main(["--cfg", QUICKSTART, *map(str, arguments), *options])
+    return said.getvalue()
+
+
+@pytest.fixture(scope="module", params=[pytest.param("model.onnx", marks=pytest.mark.slow)])
+def shipped(request, trained, tmp_path_factory):
+    """model.onnx and model.int8.onnx, verified and scored; and what was printed."""
+    path = tmp_path_factory.mktemp("shipped") / request.param
+    checks = ["--verify", "--data", 3, "--int8", "--calibrate", 3]
+    return path, run(trained, "--output", path, *checks)
+
+
+def test_the_file_is_the_network_at_any_size_and_batch(shipped, trained, record_difference):
+    runner = Runner.load(shipped[0])
+    network = load_model(load_config(QUICKSTART, trained)).eval()
+    for batch, size in [(1, (64, 64)), (2, (96, 256)), (5, (160, 64)), (1, (512, 768))]:
+        images = example(batch, size, seed=batch)
+        said = runner.network(images.numpy())
+        with torch.no_grad():
+            coarse, fine = network(normalise(images))
+        wanted = {"heatmaps_4": coarse.heatmaps, "tags_4": coarse.tags, "heatmaps_2": fine.heatmaps}
+        assert set(said) == set(wanted)
+        for name, maps in wanted.items():
+            away = abs(said[name] - maps.numpy()).max() / abs(maps).max()
+            record_difference(f"export: {name} against the network (relative)", away)
+            assert away < 1e-5
+
+
+def test_the_file_finds_the_predictors_people(shipped, trained, scenes):
+    runner, predictor = Runner.load(shipped[0]), load_predictor(load_config(QUICKSTART, trained))
+    for path in photos(scenes):
+        image = read_photo(path)
+        ours, theirs = runner(image), predictor(image)
+        assert ours.joints.shape == theirs.joints.shape
+        assert len(ours.joints) > 1
+        assert abs(ours.joints - theirs.joints).max() < 1e-2
+
+
+REAL = ROOT.parent / "shared" / "data" / "coco_subset" / "images" / "val2017"
+
+
+@pytest.mark.skipif(not REAL.is_dir(), reason=f"there are no photos in {REAL}")
+def test_people_in_photos_are_the_same_to_a_hundredth_of_a_pixel(
+    shipped, trained, record_difference
+):
+    """But for near-ties, of which a network that was never trained has some in every hundred."""
+    runner, predictor = Runner.load(shipped[0]), load_predictor(load_config(QUICKSTART, trained))
+    people, others = 0, 0
+    for path in sorted(REAL.iterdir())[:20]:
+        image = read_photo(path)
+        ours, theirs = runner(image).joints, predictor(image).joints
+        assert ours.shape == theirs.shape, path.name
+        away = abs(ours[:, None] - theirs).max((2, 3))  # (N, N)
+        people += len(ours)
+        others += (away.min(1) > 1e-2).sum()
+    record_difference("export: people in photos who are others (share)", others / people)
+    assert people > 100
+    assert others <= 0.02 * people
+
+
+def test_the_file_says_how_to_use_it(shipped, trained):
+    session_free = {each.key: each.value for each in onnx.load(shipped[0]).metadata_props}
+    recipe = from_text(session_free["hrpose"])
+    config = load_config(QUICKSTART, trained)
+    predictor = load_predictor(config)
+    assert recipe.skeleton == COCO
+    assert recipe.settings == predictor.settings
+    assert (recipe.input_size, recipe.stride) == (predictor.sizing.input_size, 1)
+    assert (recipe.strides, recipe.views) == ((4, 2), ("plain", "mirrored"))
+    assert recipe.weights_sha256 == formats.sha256(ROOT / config.TEST.MODEL_FILE)
+    onnx.checker.check_model(onnx.load(shipped[0]), full_check=True)
+
+
+def test_the_file_names_its_sides_and_nobodys_folders(shipped):
+    model = onnx.load(shipped[0])
+    sides = [side.dim_param for side in model.graph.input[0].type.tensor_type.shape.dim]
+    assert sides == ["batch", "", "32*rows", "32*columns"]
+    assert re.search(rb"\w\.py\b", shipped[0].read_bytes()) is None
+
+
+def test_what_is_printed_compares_files_sizes_and_figures(shipped):
+    said = shipped[1]
+    assert "3 images of val2017" in said
+    for row in ("network  ", "model.onnx  ", "model.int8.onnx  "):
+        assert re.search(rf"^{re.escape(row)}( +-?\d\.\d+){{10}}$", said, re.MULTILINE)
+    assert len(re.findall(r"^[13]  +\d+ x \d+( +\de-\d\d| +\d\.\de[+-]\d\d){3}$", said, re.M)) == 16
+
+
+def test_whole_numbers_are_smaller_and_leave_the_heads_alone(shipped):
+    path = shipped[0].with_name("model.int8.onnx")
+    assert path.stat().st_size < 0.6 * shipped[0].stat().st_size
+    model = onnx.load(path)
+    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
+    heads = {kinds[name] for name in kinds if "heads." in name}
+    assert heads == {onnx.TensorProto.FLOAT}
+    whole = [kind for kind in kinds.values() if kind == onnx.TensorProto.INT8]
+    assert len(whole) > 40
+    assert Runner.load(path).recipe == Runner.load(shipped[0]).recipe
+
+
+def test_nodes_before_the_heads_are_all_that_is_quantised(shipped):
+    model = onnx.load(shipped[0])
+    names = set(int8.before_heads(model))
+    behind = {node.name for node in model.graph.node} - names
+    heads = [node for node in model.graph.node if any("heads." in name for name in node.input)]
+    assert len(heads) == 2
+    assert {node.name for node in heads} <= behind
+    convolutions = [node.name for node in model.graph.node if "Conv" in node.op_type]
+    assert len(names & set(convolutions)) == len(convolutions) - 2
+
+
+WITHOUT_TORCH = """
+import sys
+sys.modules["torch"] = None
+from hrpose.inference.runner import main
+main(sys.argv[1:])
+assert "onnx" not in sys.modules and "yacs" not in sys.modules
+"""
+
+
+def test_without_torch_the_command_finds_the_same(shipped, trained, scenes, tmp_path):
+    images = photos(scenes)[:2]
+    command = [sys.executable, "-c", WITHOUT_TORCH, shipped[0], *images, "--output"]
+    subprocess.run([*command, tmp_path / "poses.json"], check=True)
+    found = json.loads((tmp_path / "poses.json").read_text())
+    predictor = load_predictor(load_config(QUICKSTART, trained))
+    for path in images:
+        mine = [pose for pose in found if pose["file_name"] == path.name]
+        poses = predictor(read_photo(path))
+        np.testing.assert_allclose(
+            [pose["keypoints"] for pose in mine], poses.joints.reshape(len(mine), -1), atol=1e-2
+        )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cure"),
+    [
+        (["missing.onnx", "x.jpg"], "no model at missing.onnx"),
+        ([__file__, "x.jpg"], "onnxruntime cannot read"),
+    ],
+)
+def test_the_runners_mistakes_are_told_in_a_line(arguments, cure):
+    command = [sys.executable, "-m", "hrpose.inference.runner", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert cure in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_file_that_hrpose_did_not_write_is_no_model_of_ours(shipped, tmp_path):
+    model = onnx.load(shipped[0])
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "foreign.onnx")
+    with pytest.raises(ValueError, match="tools/export.py"):
+        Runner.load(tmp_path / "foreign.onnx")
+
+
+def test_a_photo_that_is_none_is_named(shipped, tmp_path, capsys):
+    from hrpose.inference import runner
+
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    with pytest.raises(SystemExit):
+        runner.main([str(shipped[0]), str(tmp_path / "empty.jpg")])
+    assert "empty.jpg is not a readable image" in capsys.readouterr().err
+
+
+# Mistakes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "cure"),
+    [
+        (["--output", "model.pt"], r"writes \*.onnx"),
+        (["--output", "model.onnx", "--format", "torch"], r"writes \*.pt2"),
+        (["--output", "model.pt2", "--format", "torch", "--int8"], "--format onnx"),
+        (["--output", "a.onnx", "--decode", "peaks", "TEST.SCALE_FACTOR", "[1,2]"], "one scale"),
+        (["--output", "a.onnx", "TEST.HEATMAPS", "annotated"], "annotations"),
+        (["--output", "a.onnx", "--calibrate", "0"], "above 0"),
+        (["--output", "a.onnx", "--data", "-1"], "below"),
+        (["--output", "a.onnx", "TEST.MODEL_FILE", ""], "TEST.MODEL_FILE is empty"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_anything_is_written(
+    trained, tmp_path, monkeypatch, capsys, arguments, cure
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stopped:
+        export.main(["--cfg", QUICKSTART, *trained, *arguments])
+    assert stopped.value.code == 2
+    assert re.search(cure, capsys.readouterr().err)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_file_that_is_there_stays(shipped, trained, capsys):
+    before = shipped[0].read_bytes()
+    with pytest.raises(SystemExit):
+        run(trained, "--output", shipped[0])
+    assert "--force" in capsys.readouterr().err
+    assert shipped[0].read_bytes() == before
+
+
+def test_a_missing_package_is_named_with_its_cure(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxscript", None)
+    with pytest.raises(ValueError, match=r"onnxscript is missing; pip install .*hrpose\[export\]"):
+        formats.require_extra()
+
+
+@pytest.mark.parametrize("spoil", [lambda maps: maps * 1.01, lambda maps: maps * np.nan])
+def test_a_file_that_is_off_fails_its_verification(trained, spoil):
+    graph = NetworkGraph(load_model(load_config(QUICKSTART, trained)))
+
+    def network(images):
+        with torch.no_grad():
+            said = {name: maps.numpy() for name, maps in graph(torch.from_numpy(images)).items()}
+        return {**said, "tags_4": spoil(said["tags_4"])}
+
+    seen = list(verify.looks(graph, network))
+    assert max(look.apart["heatmaps_4"] for look in seen) == 0
+    with pytest.raises(ValueError, match="do not ship it"):
+        verify.refuse_distant(seen, "model.onnx")
+
+
+# The other graphs and formats -------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind, suffix", [("onnx", ".onnx"), ("torch", ".pt2")])
+def test_a_graph_with_peaks_is_verified_and_finds_the_same(trained, scenes, tmp_path, kind, suffix):
+    path = tmp_path / f"model{suffix}"
+    said = run(trained, "--output", path, "--format", kind, "--decode", "peaks", "--verify")
+    assert len(re.findall(r"^[13]  +\d+ x \d+.* 0\.0e\+00$", said, re.M)) == 8  # peaks to the bit
+    runner = formats.FORMATS[kind].load(path)
+    predictor = load_predictor(load_config(QUICKSTART, trained))
+    for photo in photos(scenes):
+        image = read_photo(photo)
+        ours, theirs = runner(image), predictor(image)
+        assert ours.joints.shape == theirs.joints.shape
+        assert abs(ours.joints - theirs.joints).max() < 1e-2
+
+
+@pytest.mark.slow
+def test_swahr_ships_without_its_scale_branch(scenes, tmp_path):
+    options = [*TINY, "DATASET.ROOT", str(scenes), "MODEL.NAME", "swahr"]
+    network = build_model(load_config(QUICKSTART, options)).eval()
+    torch.save(network.state_dict(), tmp_path / "swahr.pth")
+    path = tmp_path / "swahr.pt2"
+    weights = ["TEST.MODEL_FILE", str(tmp_path / "swahr.pth")]
+    tool("export", "--cfg", QUICKSTART, "--output", path, "--format", "torch", *options, *weights)
+    shipped = torch.export.load(path).state_dict
+    assert set(shipped) == {f"network.{name}" for name in network.network.state_dict()}
