@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from munkres import Munkres
 
 
 def target(joints, size, sigma, scales=None):
@@ -171,7 +172,15 @@ def assignment(cost):
     return {row: column for row, column in enumerate(best) if column < columns}
 
 
-def grouped(peaks, order, threshold=0.1, tag_threshold=1.0, most=30):
+def asked_of_munkres(cost):
+    """The same as `assignment`; of several the one that the published figures have."""
+    rows, columns = cost.shape
+    padded = np.pad(cost, ((0, 0), (0, max(0, rows - columns))), constant_values=1e10)
+    pairs = Munkres().compute(padded.tolist())
+    return {row: column for row, column in pairs if column < columns}
+
+
+def grouped(peaks, order, threshold=0.1, tag_threshold=1.0, most=30, assign=assignment):
     """People as arrays (K, 3 + T), best first: associative embedding's greedy matching."""
     kinds, _, values = peaks.shape
     people, heard = [], []
@@ -179,10 +188,10 @@ def grouped(peaks, order, threshold=0.1, tag_threshold=1.0, most=30):
         found = [peak for peak in peaks[k] if peak[2] > threshold]
         known = min(len(people), most)
         means = [np.mean(tags, axis=0) for tags in heard[:known]]
-        distance = np.array([[np.linalg.norm(p[3:] - m) for m in means] for p in found])
+        distance = np.array([[float(np.linalg.norm(p[3:] - m)) for m in means] for p in found])
         distance = distance.reshape(len(found), known)
-        cost = np.round(distance) * 100 - np.array([p[2] for p in found])[:, None]
-        pairs = assignment(cost) if found and known else {}
+        cost = np.round(distance) * 100 - np.array([float(p[2]) for p in found])[:, None]
+        pairs = assign(cost) if found and known else {}
         for row, peak in enumerate(found):
             mine = pairs.get(row)
             if mine is None or distance[row, mine] >= tag_threshold:

@@ -24,7 +24,7 @@ def _clipped(distance: np.ndarray, threshold: float) -> np.ndarray:
 
     Without the limit a pair that will be parted again may cost a good pair its match.
     """
-    return np.minimum(distance, np.float32(threshold)) * 100
+    return np.minimum(distance, threshold) * 100
 
 
 COSTS: dict[str, Callable[[np.ndarray, float], np.ndarray]] = {

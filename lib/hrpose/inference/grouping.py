@@ -86,7 +86,8 @@ def _assign(found: np.ndarray, known: list[Person], settings: Settings) -> list[
         return joins
     means = np.array([person.mean for person in known])  # (P, T)
     distance = np.sqrt(((found[:, None, 3:] - means) ** 2).sum(-1))  # (M, P)
-    cost = COSTS[settings.cost](distance, settings.tag_threshold) - found[:, 2:3]
+    # In float64 equal sums are equal; in float32 noise of 1e-8 would decide who goes to whom.
+    cost = COSTS[settings.cost](distance.astype(float), settings.tag_threshold) - found[:, 2:3]
     for row, column in SOLVERS[settings.solver](cost):
         if distance[row, column] < settings.tag_threshold:
             joins[row] = known[column]
