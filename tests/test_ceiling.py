@@ -3,21 +3,32 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from hrpose.data.coco import records
 from hrpose.evaluation.keypoints import KeypointEvaluator
-from hrpose.inference.bottomup import decode
+from hrpose.inference.bottomup import brought_back, decode
 from hrpose.inference.grouping import PUBLISHED
-from hrpose.ops.affine import fit, to_cells
-from hrpose.ops.gaussian import draw_heatmaps, joint_cells
+from hrpose.ops.affine import decoded_frame, fit, to_cells
+from hrpose.ops.gaussian import DRAWINGS
+from hrpose.ops.heatmaps import resize
 from hrpose.skeletons import COCO
-from hrpose.structures import Poses
 
 TRUTH = Path(__file__).parents[1].parent / "shared" / "data" / "coco_subset" / "annotations"
 TRUTH = TRUTH / "person_keypoints_val2017.json"
+STEPS = {
+    "official": PUBLISHED,
+    "middle": PUBLISHED._replace(adjust=False),
+    "exact": PUBLISHED._replace(step="taylor"),
+}
+RESOLUTIONS = {
+    "1/4": ((4,), 4),
+    "1/2": ((2,), 2),
+    "both": ((4, 2), 2),
+    "both, enlarged": ((4, 2), 1),
+}
+"""Strides of the heatmaps that are averaged, and of the maps that are decoded."""
 
 pytestmark = [
     pytest.mark.slow,
@@ -25,43 +36,66 @@ pytestmark = [
 ]
 
 
-def drawn(joints, size, stride):
-    """Heatmaps (K, H, W) of joints (N, K, 3) in network pixels, and tags 5 apart (K, H, W, 1)."""
-    shape = (size[1] // stride, size[0] // stride)
-    still = torch.tensor([False])
-    cells = to_cells(torch.tensor(joints)[None].float(), stride, still, "official")
-    tags = torch.zeros(17 * shape[0] * shape[1])
-    for person, places in enumerate(joint_cells(cells, shape)[0]):
-        tags[places[places >= 0]] = 5.0 * (person + 1)
-    return draw_heatmaps(cells, shape, 2.0)[0], tags.view(17, *shape, 1)
+def drawn(joints, size, resolution, convention):
+    """Heatmaps (K, H, W) of joints (N, K, 3) in network pixels; tags 5 apart: whose peak it is."""
+    strides, decoded = RESOLUTIONS[resolution]
+    shape = (size[1] // decoded, size[0] // decoded)
+    heatmaps = averaged(joints, size, strides, shape, convention)
+    highest, owner = torch.zeros(heatmaps.shape), torch.zeros(heatmaps.shape)
+    for n, person in enumerate(joints, 1):
+        own = averaged(person[None], size, strides, shape, convention)
+        owner = torch.where(own > highest, 5.0 * n, owner)
+        highest = torch.maximum(own, highest)
+    return heatmaps, owner[..., None]
 
 
-def ceiling(input_size, stride, settings):
+def averaged(joints, size, strides, shape, convention):
+    """The drawn heatmaps of several strides, brought together as those of a network are."""
+    finest = (size[1] // strides[-1], size[0] // strides[-1])
+    maps = []
+    for stride in strides:
+        there = torch.as_tensor(joints)[None].float()
+        cells = to_cells(there, stride, torch.tensor([False]), convention)
+        own = (size[1] // stride, size[0] // stride)
+        maps.append(resize(DRAWINGS[convention].heatmaps(cells, own, 2.0), finest))
+    return resize(torch.stack(maps).mean(0), shape)[0]
+
+
+def ceiling(input_size, resolution, way):
     """AP of the decoded truth."""
     truth = json.loads(TRUTH.read_text())
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
+    convention = "exact" if way == "exact" else "official"
     evaluator = KeypointEvaluator(truth, COCO)
     for record in records(truth, 17, 1):
-        size, to_network = fit(sizes[record.image_id], input_size)
-        maps = drawn(to_network.joints(record.joints), size, stride)
-        people, scores = decode(*maps, COCO, settings)
-        found = people[..., :3] * [stride, stride, 1]
-        found = to_network.inverse().joints(found).astype(np.float32)
-        evaluator.add(record.image_id, Poses(found, scores))
+        size, to_network = fit(sizes[record.image_id], input_size, convention=convention)
+        maps = drawn(to_network.joints(record.joints), size, resolution, convention)
+        to_maps = decoded_frame(to_network, RESOLUTIONS[resolution][1], convention)
+        poses = brought_back(*decode(*maps, COCO, STEPS[way]), to_maps)
+        evaluator.add(record.image_id, poses)
     return evaluator.summarize()["AP"]
 
 
 @pytest.mark.parametrize(
-    ("input_size", "stride", "known"),
-    [(256, 4, 0.81), (256, 2, 0.95), (384, 4, 0.91), (512, 4, 0.95)],
+    ("input_size", "resolution", "known"),
+    [(256, "1/4", 0.81), (256, "1/2", 0.95), (384, "1/4", 0.91), (512, "1/4", 0.95)],
 )
 def test_the_quantisation_ceiling_is_about_the_known_one(
-    input_size, stride, known, record_difference
+    input_size, resolution, known, record_difference
 ):
-    """A drawn peak is symmetric, so the shift goes left and up for every joint, which costs AP."""
-    shifted = ceiling(input_size, stride, PUBLISHED)
-    middle = ceiling(input_size, stride, PUBLISHED._replace(adjust=False))
-    record_difference(f"ceiling at {input_size} px, 1/{stride}, shifted: AP", shifted)
-    record_difference(f"ceiling at {input_size} px, 1/{stride}, middle of the cell: AP", middle)
-    assert shifted < middle
-    assert shifted - 0.01 <= known <= middle + 0.01
+    """A drawn peak is symmetric, so the step goes left and up for every joint, which costs AP."""
+    stepped, middle, exact = (ceiling(input_size, resolution, way) for way in STEPS)
+    for way, value in zip(STEPS, (stepped, middle, exact)):
+        record_difference(f"ceiling at {input_size} px, {resolution}, {way}: AP", value)
+    assert stepped < middle < exact
+    assert stepped - 0.01 <= known <= middle + 0.01
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("input_size", [256, 512])
+@pytest.mark.parametrize("resolution", RESOLUTIONS)
+def test_the_exact_ceiling_is_above_the_official_one(input_size, resolution, record_difference):
+    values = {way: ceiling(input_size, resolution, way) for way in STEPS}
+    for way, value in values.items():
+        record_difference(f"ceiling at {input_size} px, {resolution}, {way}: AP", value)
+    assert max(values, key=values.get) == "exact"
