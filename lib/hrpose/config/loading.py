@@ -17,7 +17,7 @@ BY_KEY = {option.key: option for option in OPTIONS}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "published": {},  # the defaults
-    "fast": {"TEST.PROJECT2IMAGE": False, "TEST.SOLVER": "scipy", "TEST.COST": "clipped"},
+    "fast": {"TEST.PROJECT2IMAGE": False, "TEST.SOLVER": "scipy"},
 }
 """What TEST.PRESET puts in the place of defaults; what a YAML or a command says goes before it."""
 
