@@ -117,6 +117,7 @@ def benchmark_inference(config: CfgNode, against: str | None, count: int, blocks
         f"size, {blocks} blocks. Stages are of the first {min(STAGED, len(images))}, one by one."
     )
     report.notes += [_figures(config, split, name, each) for name, each in found.items()]
+    report.notes.append(_one_by_one(predictor, images, found["as configured"]))
     if against:
         report.notes.append(_equal(predictor, images))
     return report
@@ -174,6 +175,16 @@ def _figures(config: CfgNode, split: Split, name: str, found: Found) -> str:
         evaluator.add(image_id, poses)
     people = sum(len(poses.joints) for _, poses in found)
     return f"{name}: AP {evaluator.summarize()['AP']:.6f}, {people} people."
+
+
+def _one_by_one(predictor: BottomUpPredictor, images: BareImages, found: Found) -> str:
+    """On how many images a stream finds other people than the predictor alone."""
+    apart = 0
+    for i, (_, poses) in enumerate(found):
+        alone = predictor(images[i][1]).joints[..., :2]
+        there = poses.joints[..., :2]
+        apart += alone.shape != there.shape or not np.allclose(alone, there, rtol=0, atol=1e-3)
+    return f"In a stream other people than one by one, or a joint further than .001 px: {apart} images."
 
 
 def _equal(predictor: BottomUpPredictor, images: BareImages) -> str:
