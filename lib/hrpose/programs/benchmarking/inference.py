@@ -184,7 +184,7 @@ def _one_by_one(predictor: BottomUpPredictor, images: BareImages, found: Found) 
         alone = predictor(images[i][1]).joints[..., :2]
         there = poses.joints[..., :2]
         apart += alone.shape != there.shape or not np.allclose(alone, there, rtol=0, atol=1e-3)
-    return f"In a stream other people than one by one, or a joint further than .001 px: {apart} images."
+    return f"Other people than one by one, or a joint .001 px further: on {apart} images."
 
 
 def _equal(predictor: BottomUpPredictor, images: BareImages) -> str:
