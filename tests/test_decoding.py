@@ -10,6 +10,7 @@ from hrpose.inference.decoding import decode_maps, group, judged
 from hrpose.inference.grouping import PUBLISHED
 from hrpose.inference.refine import fill_from_cells, fill_from_maps
 from hrpose.ops.cells import quarter_step
+from hrpose.ops.gaussian import draw_exact_heatmaps
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
 from hrpose.programs.benchmarking.plain_decode import plain_decode, plain_peaks
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
@@ -221,3 +222,21 @@ def test_decode_takes_maps_of_any_layout():
     assert equal(decode(heatmaps, np.ascontiguousarray(tags), skeleton), wanted)
     turned = np.ascontiguousarray(heatmaps.transpose(1, 2, 0)).transpose(2, 0, 1)
     assert equal(decode(turned, tags, skeleton), wanted)
+
+
+@pytest.mark.parametrize("shift", [(0.5, 0), (0, 0.5), (0.5, 0.5)])
+@pytest.mark.parametrize("way", ["host", "device"])
+def test_a_joint_halfway_between_cells_is_one_joint(shift, way):
+    """An exact heatmap has two or four highest cells there; official ones never do."""
+    joints = torch.tensor([[[[10.0, 12, 1], [25, 20, 1], [40, 8, 1]]]])
+    joints[..., :2] += torch.tensor(shift)
+    heatmaps, tags = draw_exact_heatmaps(joints, (32, 48), 2.0), torch.zeros(1, 3, 32, 48, 1)
+    settings = PUBLISHED._replace(step="taylor")
+    if way == "host":
+        people, _ = decode(heatmaps[0], tags[0], DOTS, settings)
+    else:
+        [candidates] = gathering.gather(heatmaps, tags, settings)
+        people = group(candidates, DOTS, settings).filled
+    assert len(people) == 1
+    np.testing.assert_allclose(people[0, :, :2] - 0.5, joints[0, 0, :, :2], atol=1e-3)
+    assert len(decode(heatmaps[0], tags[0], DOTS)[0]) > 1

@@ -32,7 +32,7 @@ def decode_maps(
     Returns (N, K, 3 + T), (N,).
     """
     peaks = peaks_of(heatmaps, tags, settings)
-    found = group_by_tag(peaks, skeleton.grouping_indices, settings)
+    found = grouped(peaks, skeleton, settings)
     filled = found
     if settings.refine and len(found):
         filled = fill_from_maps(found, heatmaps, tags, place_of(settings))
@@ -54,10 +54,31 @@ def peaks_of(heatmaps: np.ndarray, tags: np.ndarray, settings: Settings = PUBLIS
 def group(candidates: Candidates, skeleton: Skeleton, settings: Settings = PUBLISHED) -> Grouped:
     """The people that candidates make, filled in as far as the candidates tell."""
     _refuse_broken(candidates.peaks)
-    found = group_by_tag(candidates.peaks, skeleton.grouping_indices, settings)
+    found = grouped(candidates.peaks, skeleton, settings)
     if not settings.refine or not len(found):
         return Grouped(found, found, np.zeros(found.shape[:2], bool))
     return Grouped(found, *fill_from_cells(found, candidates.highest))
+
+
+def grouped(peaks: np.ndarray, skeleton: Skeleton, settings: Settings = PUBLISHED) -> np.ndarray:
+    """The people (N, K, 3 + T) that peaks (K, M, 3 + T) make."""
+    if settings.step == "taylor":
+        peaks = _without_twins(peaks, settings.nms_kernel // 2)
+    return group_by_tag(peaks, skeleton.grouping_indices, settings)
+
+
+def _without_twins(peaks: np.ndarray, reach: int) -> np.ndarray:
+    """Of peaks equally high in one window the first alone; the others get a score of 0.
+
+    Exact heatmaps have such where a joint lies halfway between cells. Each would found a person.
+    """
+    xy, score = peaks[..., :2], peaks[..., 2]
+    near = (abs(xy[:, :, None] - xy[:, None]) <= reach).all(-1)  # (K, M, M)
+    earlier = np.tri(peaks.shape[1], k=-1, dtype=bool)
+    twin = (near & earlier & (score[:, :, None] == score[:, None])).any(-1)
+    peaks = peaks.copy()
+    peaks[twin, 2] = 0
+    return peaks
 
 
 def judged(

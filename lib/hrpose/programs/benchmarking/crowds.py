@@ -9,8 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hrpose.inference.decoding import decode_maps, judged, peaks_of, place_of
-from hrpose.inference.grouping import Settings, group_by_tag
+from hrpose.inference.decoding import decode_maps, grouped, judged, peaks_of, place_of
+from hrpose.inference.grouping import Settings
 from hrpose.inference.refine import fill_from_maps
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
 from hrpose.programs.benchmarking.plain_decode import plain_decode
@@ -68,12 +68,12 @@ def _stages(scene: Scene, settings: Settings) -> dict[str, float]:
     begun = time.perf_counter()
     peaks = peaks_of(scene.heatmaps, scene.tags, settings)
     peaked = time.perf_counter()
-    found = group_by_tag(peaks, COCO.grouping_indices, settings)
-    grouped = time.perf_counter()
+    found = grouped(peaks, COCO, settings)
+    assembled = time.perf_counter()
     filled = fill_from_maps(found, scene.heatmaps, scene.tags, place_of(settings))
     judged(found, filled, COCO, settings)
     done = time.perf_counter()
-    laps = {"peaks": peaked - begun, "group": grouped - peaked, "refine": done - grouped}
+    laps = {"peaks": peaked - begun, "group": assembled - peaked, "refine": done - assembled}
     return {stage: 1000 * seconds for stage, seconds in laps.items()}
 
 

@@ -17,9 +17,8 @@ from hrpose.build_devices import build_devices
 from hrpose.build_inference import ready
 from hrpose.data.coco import BareImages
 from hrpose.inference.bottomup import BottomUpPredictor, Framed
-from hrpose.inference.decoding import Grouped, group, judged, peaks_of, place_of
+from hrpose.inference.decoding import Grouped, group, grouped, judged, peaks_of, place_of
 from hrpose.inference.gathering import fill_open, gather
-from hrpose.inference.grouping import group_by_tag
 from hrpose.inference.refine import fill_from_maps
 from hrpose.inference.stream import stream
 from hrpose.inference.tta import Maps
@@ -71,7 +70,7 @@ class OnHost:
         return peaks_of(*on_host(maps), self.settings)
 
     def group(self, peaks: Any) -> Any:
-        return group_by_tag(peaks, self.predictor.skeleton.grouping_indices, self.settings)
+        return grouped(peaks, self.predictor.skeleton, self.settings)
 
     def refine(self, grouped: Any, maps: Maps) -> tuple[np.ndarray, np.ndarray]:
         filled = grouped
