@@ -8,15 +8,17 @@ from functools import partial
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
-from hrpose.inference.decoding import decode_maps, grouped, judged, peaks_of, place_of
+from hrpose.inference.decoding import decode_maps, group, grouped, judged, peaks_of, place_of
+from hrpose.inference.gathering import HIGHEST, gather
 from hrpose.inference.grouping import Settings
 from hrpose.inference.refine import fill_from_maps
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
 from hrpose.programs.benchmarking.plain_decode import plain_decode
 from hrpose.programs.benchmarking.report import Report, number, paired_report
 from hrpose.programs.benchmarking.timing import seconds_of, take_turns
-from hrpose.skeletons import COCO
+from hrpose.skeletons import COCO, Skeleton
 
 Decode = Callable[..., tuple[np.ndarray, np.ndarray]]
 
@@ -49,6 +51,7 @@ def benchmark_crowds(
     take_turns({"as configured": sides["as configured"]}, 1)
     report = paired_report(take_turns(sides, blocks))
     report.notes.append(_limit(next(iter(scenes.values()))))
+    report.notes.append(_unsettled(scenes, settings))
     if against:
         report.notes.append(_equal(scenes, settings))
     return report
@@ -95,6 +98,27 @@ def _limit(scene: Scene) -> str:
         f"The maps are {size / 1e6:.0f} MB; reading them once takes {1000 * seconds:.1f} ms "
         f"({number(size / seconds / 1e9)} GB/s, measured by a dot product)."
     )
+
+
+def unsettled(
+    heatmaps: np.ndarray, tags: np.ndarray, skeleton: Skeleton, settings: Settings
+) -> tuple[int, int]:
+    """How many missing joints a device has to look for in whole maps, and how many there are.
+
+    heatmaps: (K, H, W)   tags: (K, H, W, T)
+    """
+    [candidates] = gather(torch.from_numpy(heatmaps)[None], torch.from_numpy(tags)[None], settings)
+    people = group(candidates, skeleton, settings)
+    return int(people.open.sum()), int((people.found[..., 2] == 0).sum())
+
+
+def _unsettled(scenes: Mapping[str, Scene], settings: Settings) -> str:
+    counts = {
+        name: unsettled(scene.heatmaps, scene.tags, COCO, settings)
+        for name, scene in scenes.items()
+    }
+    shares = [f"{name} {still} of {missing}" for name, (still, missing) in counts.items()]
+    return f"Missing joints that the {HIGHEST} highest cells leave open: {', '.join(shares)}."
 
 
 def _equal(scenes: Mapping[str, Scene], settings: Settings) -> str:
