@@ -35,13 +35,17 @@ from hrpose.programs.exporting.verify import (
 )
 from hrpose.splits import Split, read_split
 
+CALIBRATION = 64
+"""Images that --int8 measures ranges on, where nobody says how many."""
+
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     known, config = parsed_config(_parser(), arguments)
     _refuse_unusable(known, config)
+    count = known.calibrate or CALIBRATION
     shown = first(read_split(config, config.DATASET.VAL), known.data) if known.data else None
-    seen = first(read_split(config, config.DATASET.TRAIN), known.calibrate) if known.int8 else None
+    seen = first(read_split(config, config.DATASET.TRAIN), count) if known.int8 else None
     predictor = build_predictor(config, load_model(config))
     graph = GRAPHS[known.decode](config, predictor)
     recipe = _recipe(config, predictor, known.decode)
@@ -49,10 +53,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     write(known.output, FORMATS[known.format], graph, recipe)
     print(f"written to {known.output} ({known.output.stat().st_size / 1e6:.1f} MB)")
     files = [shipped, *([_whole_numbers(shipped, seen)] if seen else [])]
-    if shown:
-        _compare_figures(config, predictor, files, shown)
     if known.verify:
         _verify(graph, files)
+    if shown:
+        _compare_figures(config, predictor, files, shown)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -73,9 +77,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--calibrate",
         type=int,
-        default=64,
         metavar="N",
-        help="images of DATASET.TRAIN that --int8 measures on (default: %(default)s)",
+        help=f"images of DATASET.TRAIN that --int8 measures on (default: {CALIBRATION})",
     )
     parser.add_argument("--force", action="store_true", help="replace files that are there")
     return parser
@@ -94,13 +97,7 @@ def int8_path(path: Path) -> Path:
 
 def _refuse_unusable(known: argparse.Namespace, config: CfgNode) -> None:
     """What cannot be done is said before anything is read."""
-    suffix = FORMATS[known.format].suffix
-    if known.output.suffix != suffix:
-        raise ValueError(f"--output is {known.output}; --format {known.format} writes *{suffix}")
-    if known.int8 and known.format != "onnx":
-        raise ValueError(f"--int8 goes with --format onnx, not {known.format}")
-    if known.calibrate < 1 or known.data < 0:
-        raise ValueError("--calibrate must be above 0, and --data not below")
+    _refuse_arguments(known)
     if known.decode == "peaks" and len(config.TEST.SCALE_FACTOR) > 1:
         raise ValueError(
             f"a graph with peaks looks at one scale, TEST.SCALE_FACTOR is "
@@ -108,11 +105,24 @@ def _refuse_unusable(known: argparse.Namespace, config: CfgNode) -> None:
         )
     if config.TEST.HEATMAPS != "predicted":
         raise ValueError("TEST.HEATMAPS annotated needs annotations, which no photo has")
-    there = [path for path in (known.output, int8_path(known.output)) if path.exists()]
+    wanted = [known.output, *([int8_path(known.output)] if known.int8 else [])]
+    there = [path for path in wanted if path.exists()]
     if there and not known.force:
         raise ValueError(f"{there[0]} is there already; choose another --output, or --force")
     if known.format == "onnx":
         require_extra()
+
+
+def _refuse_arguments(known: argparse.Namespace) -> None:
+    suffix = FORMATS[known.format].suffix
+    if known.output.suffix != suffix:
+        raise ValueError(f"--output is {known.output}; --format {known.format} writes *{suffix}")
+    if known.int8 and known.format != "onnx":
+        raise ValueError(f"--int8 goes with --format onnx, not {known.format}")
+    if known.calibrate is not None and not known.int8:
+        raise ValueError("--calibrate says on how many images --int8 measures; give that too")
+    if known.calibrate == 0 or min(known.calibrate or 0, known.data) < 0:
+        raise ValueError("--calibrate must be above 0, and --data not below")
 
 
 def _network_graph(config: CfgNode, predictor: BottomUpPredictor) -> nn.Module:
