@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.build import load_model
@@ -92,11 +94,14 @@ def _sides(
 def _warmed(sides: Sequence[Side], images: Tensor, failed: dict[str, str]) -> Iterator[Warm]:
     for side in sides:
         try:
-            yield warmed(side, images)
+            warm = warmed(side, images)
         except RuntimeError as error:
             if side.name == PLAIN:
                 raise
             failed[side.name] = f"{error}".strip().split("\n")[0]
+            continue
+        tqdm.write(f"{side.name}: first images after {number(warm.first)} s", sys.stderr)
+        yield warm
 
 
 def _compare(
