@@ -14,6 +14,7 @@ WORDS = [
     "skeletons",
     "structures",
     "ops.files",
+    "ops.processes",
     "ops.affine",
     "ops.cells",
     "ops.image",

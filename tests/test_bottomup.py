@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing, decode
 from hrpose.inference.decoding import peaks_of
+from hrpose.inference.gathering import gather
 from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.tta import PLAIN, mirrored
 from hrpose.ops.gaussian import draw_heatmaps
@@ -314,3 +315,24 @@ def test_half_precision_maps_decode_in_full(kind):
     heatmaps[:, 1, 283] = 1
     people, _ = decode(heatmaps.to(kind), torch.zeros(17, 4, 400, 1).to(kind), COCO)
     assert people[0, 0, 0] == 283.25
+
+
+def test_the_network_is_given_images_channel_by_channel():
+    """Whoever wants another layout brings it with his weights."""
+
+    class Layout(Glass):
+        def forward(self, images):
+            self.contiguous = images.is_contiguous()
+            return super().forward(images)
+
+    model = Layout()
+    predictor(model)(picture(256, 200, 8)[0])
+    assert model.contiguous
+
+
+@pytest.mark.parametrize("broken", ["heatmaps", "tags"])
+def test_maps_on_a_device_that_are_no_numbers_are_refused(broken):
+    maps = {"heatmaps": torch.rand(1, 17, 16, 16), "tags": torch.rand(1, 17, 16, 16, 1)}
+    maps[broken][0, 3].fill_(float("nan"))
+    with pytest.raises(FloatingPointError, match="finite"):
+        gather(maps["heatmaps"], maps["tags"])

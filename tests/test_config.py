@@ -340,22 +340,29 @@ def test_published_defaults(write):
     assert config.DATASET.MAX_NUM_PEOPLE == 30
 
 
-def test_a_preset_gives_way_to_what_is_said(tmp_path):
-    path = tmp_path / "x.yaml"
-    path.write_text("TEST:\n  SOLVER: munkres\n")
-    fast = load_config(path, ["TEST.PRESET", "fast"]).TEST
-    assert (fast.PROJECT2IMAGE, fast.SOLVER) == (False, "munkres")
-    assert load_config(
-        path, ["TEST.PRESET", "fast", "TEST.PROJECT2IMAGE", "true"]
-    ).TEST.PROJECT2IMAGE
-    assert load_config(path).TEST.PROJECT2IMAGE
-    path.write_text("TEST:\n  PRESET: fast\n")
-    assert load_config(path).TEST.SOLVER == "scipy"
-    assert load_config(path, ["TEST.PRESET", "published"]).TEST.SOLVER == "munkres"
+def test_a_preset_gives_way_to_what_else_is_said_with_it(write):
+    path = write("TEST:\n  SOLVER: munkres\n  PRESET: fast\n")
+    assert (load_config(path).TEST.PROJECT2IMAGE, load_config(path).TEST.SOLVER) == (
+        False,
+        "munkres",
+    )
+    both = ["TEST.PRESET", "fast", "TEST.PROJECT2IMAGE", "true"]
+    assert load_config(path, both).TEST.PROJECT2IMAGE
+    assert load_config(path, both).TEST.SOLVER == "scipy"
+    assert load_config(path, ["TEST.PRESET", "published"]).TEST.PROJECT2IMAGE
+
+
+def test_a_preset_goes_over_a_base_and_a_frozen_config(write):
+    write("TEST:\n  SOLVER: munkres\n", "base.yaml")
+    assert load_config(write("BASE: base.yaml\nTEST:\n  PRESET: fast\n")).TEST.SOLVER == "scipy"
+    frozen = write(load_config(write("TEST:\n  SOLVER: munkres\n")).dump(), "frozen.yaml")
+    fast = load_config(frozen, ["TEST.PRESET", "fast"]).TEST
+    assert (fast.PROJECT2IMAGE, fast.SOLVER) == (False, "scipy")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_says_only_what_differs_and_is_allowed(preset):
+def test_a_preset_says_what_is_allowed(preset):
+    assert BY_KEY["TEST.PRESET"].check(preset) is None
     for key, value in PRESETS[preset].items():
         assert BY_KEY[key].check(value) is None
-        assert value != BY_KEY[key].default
+        assert (value == BY_KEY[key].default) == (preset == "published")

@@ -3,6 +3,7 @@
 import threading
 import time
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -134,8 +135,9 @@ def test_an_unreadable_image_ends_the_stream_with_its_error():
         list(stream([predictor()], Broken(20), Crew(3, 2)))
 
 
-def test_an_error_of_the_network_or_the_decoder_ends_the_stream():
-    broken = predictor()
+@pytest.mark.parametrize("kind", [BottomUpPredictor, OnTheDevice])
+def test_an_error_of_the_network_or_the_decoder_ends_the_stream(kind):
+    broken = predictor(kind)
     with torch.no_grad():
         broken.model.weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="weights are broken"):
@@ -143,3 +145,25 @@ def test_an_error_of_the_network_or_the_decoder_ends_the_stream():
     broken.model.forward = None
     with pytest.raises(TypeError):
         list(stream([broken], Noise(12), Crew(2, 2)))
+
+
+def test_an_image_of_a_rare_size_does_not_hold_back_the_others():
+    class Rare(Noise):
+        def __getitem__(self, i):
+            return (
+                (1000, np.zeros((64, 256, 3), np.uint8)) if i == 0 else super().__getitem__(5 * i)
+            )
+
+    images = Rare(200)
+    found = stream([predictor()], images, Crew(2, 1))
+    assert next(found)[0] == 1000
+    assert images.begun < 60
+    found.close()
+
+
+def test_threads_decode_what_one_finds(monkeypatch):
+    """Joints of one image are decoded side by side where OpenCV may use several threads."""
+    images = Noise(9)
+    plain = list(one_by_one(predictor())(images))
+    monkeypatch.setattr(cv2, "getNumThreads", lambda: 3)
+    same(list(one_by_one(predictor())(images)), plain)

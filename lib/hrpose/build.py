@@ -232,7 +232,7 @@ def build_finder(
 def build_crew(config: CfgNode, predictors: Sequence[BottomUpPredictor]) -> Crew:
     """Who works on a stream of images beside these predictors."""
     device = next(predictors[0].model.parameters()).device
-    groupers = config.WORKERS if device.type != "cpu" else 0
+    groupers = min(2, config.WORKERS) if device.type != "cpu" else 0  # each imports torch again
     return Crew(config.TEST.BATCH, max(1, config.WORKERS), groupers)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,11 +16,9 @@ from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
 
 BY_KEY = {option.key: option for option in OPTIONS}
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "published": {},  # the defaults
-    "fast": {"TEST.PROJECT2IMAGE": False, "TEST.SOLVER": "scipy"},
-}
-"""What TEST.PRESET puts in the place of defaults; what a YAML or a command says goes before it."""
+FAST: dict[str, Any] = {"TEST.PROJECT2IMAGE": False, "TEST.SOLVER": "scipy"}
+PRESETS = {"published": {key: BY_KEY[key].default for key in FAST}, "fast": FAST}
+"""What TEST.PRESET says in the place of others."""
 
 
 class Entry(NamedTuple):
@@ -48,14 +47,22 @@ def parse_config(text: str, origin: str, overrides: Sequence[str] = ()) -> CfgNo
 
 
 def _config_of(written: Sequence[Entry], overrides: Sequence[str], name: str) -> CfgNode:
-    """`written` over the defaults and the preset, `overrides` over all; `name` if nobody says."""
+    """`written` over the defaults, `overrides` over both; `name` where nobody gave one.
+
+    A preset goes over what was said before its file, and under what else that file says.
+    """
     values = defaults()
-    entries = [*written, *_override_entries(overrides)]
-    said = {entry.key: _checked(entry) for entry in entries}
-    values |= PRESETS[(values | said)["TEST.PRESET"]] | said
+    for _, entries in groupby([*written, *_override_entries(overrides)], _source):
+        said = {entry.key: _checked(entry) for entry in entries}
+        values |= PRESETS.get(said.get("TEST.PRESET", ""), {}) | said
     values["NAME"] = values["NAME"] or name
     _check_together(values)
     return _as_node(values)
+
+
+def _source(entry: Entry) -> str:
+    """The file or command line that an entry is of."""
+    return entry.where.rsplit(":", 1)[0]
 
 
 def defaults() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from hrpose.data.bottomup import BottomUpDataset
+from hrpose.ops.processes import leave_stops_to_others
 from hrpose.structures import Sample
 
 
@@ -136,16 +136,9 @@ def _padded(rows: Sequence[np.ndarray]) -> Tensor:
 
 
 def _begin_worker(worker: int, at_work: Tensor) -> None:
-    """Workers are many already, and requests to stop are for the training alone to answer.
-
-    In a session of its own a worker is not told what a terminal or a scheduler tells all of a job.
-    """
+    """Workers are many already, and answer to the training alone."""
     cv2.setNumThreads(0)
-    if hasattr(os, "setsid"):
-        os.setsid()
-    for name in ("SIGINT", "SIGUSR1"):  # SIGTERM is how the training ends it
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
+    leave_stops_to_others()
     get_worker_info().dataset.begin = partial(_mark, at_work, worker)  # type: ignore[union-attr]
 
 

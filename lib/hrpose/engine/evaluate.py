@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from typing import Any, Protocol
 
 from tqdm import tqdm
@@ -25,7 +26,7 @@ class Images(Protocol):
     def __getitem__(self, i: int, /) -> tuple[int, Any]: ...
 
 
-Find = Callable[[Images], Iterator[tuple[int, Poses]]]
+Find = Callable[[Images], Generator[tuple[int, Poses], None, None]]
 """images -> (image id, its people), in the order of the images"""
 ALONE = World()
 
@@ -47,7 +48,7 @@ class Part:
 def one_by_one(predictor: Callable[[Any], Poses]) -> Find:
     """Each image when its turn comes, and nothing beside it."""
 
-    def find(images: Images) -> Iterator[tuple[int, Poses]]:
+    def find(images: Images) -> Generator[tuple[int, Poses], None, None]:
         for i in range(len(images)):
             image_id, image = images[i]
             yield image_id, predictor(image)
@@ -64,10 +65,10 @@ def evaluate(
     the images, as if it had found them alone.
     """
     mine = range(len(images))[world.rank :: world.size]
-    share = find(Part(images, mine))
     quiet = None if world.leads else True
-    shown = tqdm(share, "evaluating", len(mine), unit="image", leave=False, disable=quiet)
-    found = [(i, *each) for i, each in zip(mine, shown, strict=True)]
+    with closing(find(Part(images, mine))) as share:
+        shown = tqdm(share, "evaluating", len(mine), unit="image", leave=False, disable=quiet)
+        found = [(i, *each) for i, each in zip(mine, shown, strict=True)]
     everything = sorted((i, *rest) for share in world.gathered(found) for i, *rest in share)
     figures: dict[str, float] = {}
     if world.leads:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hrpose.inference.decoding import Grouped, decode_maps, group, judged
+from hrpose.inference.decoding import Grouped, brought_back, decode_maps, group, judged
 from hrpose.inference.gathering import fill_open, gather
 from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.tta import Maps, View, average_scales, look
@@ -87,8 +87,8 @@ class BottomUpPredictor:
         device = next(self.model.parameters()).device
         said = []
         for pixels in zip(*(each.pixels for each in framed)):
-            images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).to(device)
-            prepared = self.prepare(images)
+            images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
+            prepared = self.prepare(images.to(device))
             said.append(look(self.model, prepared, self.views, framed[0].size, self.sizing.outputs))
         return average_scales(said, self.sizing.scales)
 
@@ -138,13 +138,6 @@ def group_truth(
     height, width = maps.heatmaps.shape[-2:]
     drawn = draw(torch.from_numpy(there)[None].to(maps.heatmaps.device), (height, width))
     return predictor.poses(maps._replace(heatmaps=drawn), to_maps)
-
-
-def brought_back(people: np.ndarray, scores: np.ndarray, to_maps: Affine) -> Poses:
-    """People (N, K, 3 + T) found in maps, where `to_maps` began."""
-    joints = to_maps.inverse().joints(people[..., :3]).astype(np.float32)
-    joints[people[..., 2] <= 0] = 0
-    return Poses(joints, scores)
 
 
 def decode(

@@ -9,10 +9,11 @@ import numpy as np
 
 from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_scores
 from hrpose.inference.refine import fill_from_cells, fill_from_maps
+from hrpose.ops.affine import Affine
 from hrpose.ops.cells import STEPS, Place, describe, find_peaks, middle
 from hrpose.ops.oks import distinct
 from hrpose.skeletons import Skeleton
-from hrpose.structures import Candidates
+from hrpose.structures import Candidates, Poses
 
 
 class Grouped(NamedTuple):
@@ -32,28 +33,45 @@ def decode_maps(
     Returns (N, K, 3 + T), (N,).
     """
     peaks = peaks_of(heatmaps, tags, settings)
-    found = grouped(peaks, skeleton, settings)
-    filled = found
+    return decode_peaks(peaks, heatmaps, tags, skeleton, settings)
+
+
+def decode_peaks(
+    peaks: np.ndarray,
+    heatmaps: np.ndarray,
+    tags: np.ndarray,
+    skeleton: Skeleton,
+    settings: Settings = PUBLISHED,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same, where the peaks (K, M, 3 + T) are known."""
+    found = filled = grouped(peaks, skeleton, settings)
     if settings.refine and len(found):
         filled = fill_from_maps(found, heatmaps, tags, place_of(settings))
     return judged(found, filled, skeleton, settings)
 
 
+def brought_back(people: np.ndarray, scores: np.ndarray, to_maps: Affine) -> Poses:
+    """People (N, K, 3 + T) found in maps, where `to_maps` began."""
+    joints = to_maps.inverse().joints(people[..., :3]).astype(np.float32)
+    joints[people[..., 2] <= 0] = 0
+    return Poses(joints, scores)
+
+
 def peaks_of(heatmaps: np.ndarray, tags: np.ndarray, settings: Settings = PUBLISHED) -> np.ndarray:
     """The highest peaks of every joint, each where it lies between the cells: (K, M, 3 + T)."""
     flat = heatmaps.ravel()
-    _refuse_broken(np.dot(flat, flat))  # a fifth of the time of asking every cell
+    refuse_broken(np.dot(flat, flat))  # a fifth of the time of asking every cell
     count = min(settings.max_people, heatmaps[0].size)
     cell = find_peaks(heatmaps, count, settings.nms_kernel, settings.detection_threshold)
     joint = np.arange(len(cell))[:, None].repeat(count, 1)
     peaks = describe(heatmaps, tags, joint, cell, place_of(settings))
-    _refuse_broken(peaks)
+    refuse_broken(peaks)
     return peaks
 
 
 def group(candidates: Candidates, skeleton: Skeleton, settings: Settings = PUBLISHED) -> Grouped:
     """The people that candidates make, filled in as far as the candidates tell."""
-    _refuse_broken(candidates.peaks)
+    refuse_broken(candidates.peaks)
     found = grouped(candidates.peaks, skeleton, settings)
     if not settings.refine or not len(found):
         return Grouped(found, found, np.zeros(found.shape[:2], bool))
@@ -112,7 +130,7 @@ def place_of(settings: Settings) -> Place:
     return STEPS[settings.step] if settings.adjust else middle
 
 
-def _refuse_broken(values: np.ndarray) -> None:
+def refuse_broken(values: np.ndarray) -> None:
     if not np.isfinite(values).all():
         raise FloatingPointError(
             "heatmaps or tags are not finite: the weights are broken, perhaps by a high TRAIN.LR"

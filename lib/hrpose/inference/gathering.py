@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrpose.inference.decoding import Grouped, place_of
+from hrpose.inference.decoding import Grouped, place_of, refuse_broken
 from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.refine import missing_joints
 from hrpose.ops.cells import unpack
@@ -17,7 +17,7 @@ HIGHEST = 2048
 """Cells of each joint that missing joints are looked for among."""
 
 AT_ONCE = 32
-"""Missing joints that are looked for on the whole maps at once: 46 MB each way at 512 x 704."""
+"""Missing joints that are looked for on the whole maps at once: some 300 MB at 512 x 704."""
 
 
 def gather(heatmaps: Tensor, tags: Tensor, settings: Settings = PUBLISHED) -> list[Candidates]:
@@ -25,11 +25,19 @@ def gather(heatmaps: Tensor, tags: Tensor, settings: Settings = PUBLISHED) -> li
 
     heatmaps: (B, K, H, W) float32   tags: (B, K, H, W, T) float32
     """
-    peaks = find_peaks(heatmaps, settings.max_people, settings.nms_kernel)
-    cells = torch.cat([peaks, highest_cells(heatmaps, HIGHEST if settings.refine else 1)], -1)
+    # Image by image, since an order among equal cells takes several times a map's memory.
+    cells = torch.cat([_cells(image[None], settings) for image in heatmaps])
     gathered = gather_cells(heatmaps, tags, cells).cpu().numpy()
-    count, size = peaks.shape[-1], heatmaps[0, 0].numel()
+    refuse_broken(gathered)  # no number is the highest of all
+    size = heatmaps[0, 0].numel()
+    count = min(settings.max_people, size)
     return [unpacked(image, count, heatmaps.shape[-1], size, settings) for image in gathered]
+
+
+def _cells(heatmaps: Tensor, settings: Settings) -> Tensor:
+    """The peaks of (1, K, H, W), and behind them the highest cells: (1, K, M)."""
+    peaks = find_peaks(heatmaps, settings.max_people, settings.nms_kernel)
+    return torch.cat([peaks, highest_cells(heatmaps, HIGHEST if settings.refine else 1)], -1)
 
 
 def unpacked(

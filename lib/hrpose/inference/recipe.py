@@ -5,7 +5,6 @@ says into poses. Written into the model's file as JSON; read without torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from hrpose.inference.grouping import PUBLISHED, Settings
@@ -15,6 +14,9 @@ KEY = "hrpose"
 """Under which name of the file's metadata the recipe stands."""
 
 FORMAT = 1
+
+GRAPHS = ("network", "peaks")
+"""network: outputs of each resolution; peaks: all views, averaged, and their peaks."""
 
 RESIZE_RULE = (
     "hrpose.ops.affine.fit: bilinear, aspect kept; the shorter side becomes input_size * scale, "
@@ -26,7 +28,7 @@ class Recipe(NamedTuple):
     """How to use the graph in a shipped file."""
 
     skeleton: Skeleton
-    graph: str  # network: outputs of each resolution; peaks: all views, averaged, and their peaks
+    graph: str  # one of GRAPHS
     strides: tuple[int, ...]  # of the network's outputs, coarse to fine
     input_size: int  # pixels of the shorter side at scale 1
     scales: tuple[float, ...] = (1.0,)
@@ -64,14 +66,18 @@ def from_text(text: str) -> Recipe:
             f"the model's recipe is of format {said.get('format')}, this hrpose reads {FORMAT}; "
             f"use hrpose {said.get('hrpose')}, or export the weights again"
         )
-    body = _known(said["skeleton"], Skeleton.__dataclass_fields__)
-    said["skeleton"] = Skeleton(**body)
-    said["settings"] = Settings(**said["settings"])
-    return Recipe(**_known(said, Recipe._fields))
-
-
-def _known(said: Mapping[str, Any], names: Any) -> dict[str, Any]:
-    return {name: _tuples(value) for name, value in said.items() if name in names}
+    body: dict[str, Any] = {
+        name: _tuples(said["skeleton"][name]) for name in Skeleton.__dataclass_fields__
+    }
+    unknown = sorted(set(said["settings"]) - set(Settings._fields))
+    if unknown or said["graph"] not in GRAPHS:
+        raise ValueError(
+            f"the model asks for {', '.join(unknown) or said['graph']}, which this hrpose does not "
+            f"know; use hrpose {said.get('hrpose')}, or export the weights again"
+        )
+    rest = {name: _tuples(value) for name, value in said.items() if name in Recipe._fields}
+    rest |= {"skeleton": Skeleton(**body), "settings": Settings(**said["settings"])}
+    return Recipe(**rest)
 
 
 def _tuples(value: Any) -> Any:

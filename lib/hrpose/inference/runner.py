@@ -17,10 +17,8 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hrpose.inference.decoding import decode_maps, judged, place_of
-from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.decoding import brought_back, decode_maps, decode_peaks, place_of
 from hrpose.inference.recipe import KEY, Recipe, from_text
-from hrpose.inference.refine import fill_from_maps
 from hrpose.ops.affine import Affine, decoded_frame, fit
 from hrpose.ops.cells import unpack
 from hrpose.ops.files import write_json
@@ -57,10 +55,7 @@ class Runner:
 
     def __call__(self, image: np.ndarray) -> Poses:
         """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first."""
-        people, scores = FINDERS[self.recipe.graph](self, image)
-        joints = self.to_maps(image).inverse().joints(people[..., :3]).astype(np.float32)
-        joints[people[..., 2] <= 0] = 0
-        return Poses(joints, scores)
+        return brought_back(*FINDERS[self.recipe.graph](self, image), self.to_maps(image))
 
     def to_maps(self, image: np.ndarray) -> Affine:
         """From the image's pixels to the cells of the maps that are decoded."""
@@ -134,12 +129,8 @@ def from_peaks(runner: Runner, image: np.ndarray) -> People:
     peaks, heatmaps, tags = (said[name][0] for name in ("peaks", "heatmaps", "tags"))
     if not np.isfinite(peaks).all():
         raise FloatingPointError("the model's peaks are not finite: its weights are broken")
-    place = place_of(settings)
-    _, candidates = unpack(peaks, heatmaps.shape[-1], place)
-    found = filled = group_by_tag(candidates, skeleton.grouping_indices, settings)
-    if settings.refine and len(found):
-        filled = fill_from_maps(found, heatmaps, tags, place)
-    return judged(found, filled, skeleton, settings)
+    _, candidates = unpack(peaks, heatmaps.shape[-1], place_of(settings))
+    return decode_peaks(candidates, heatmaps, tags, skeleton, settings)
 
 
 FINDERS: dict[str, Callable[[Runner, np.ndarray], People]] = {

@@ -8,16 +8,20 @@ from __future__ import annotations
 
 import multiprocessing
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
 from typing import Any, NamedTuple, Protocol
 
-from hrpose.inference.bottomup import BottomUpPredictor, Framed, Group, brought_back
-from hrpose.inference.decoding import group
+from hrpose.inference.bottomup import BottomUpPredictor, Framed, Group
+from hrpose.inference.decoding import brought_back, group
 from hrpose.inference.tta import Maps, one_of
+from hrpose.ops.processes import leave_stops_to_others
 from hrpose.structures import Candidates, Poses
+
+PATIENCE = 8
+"""Batches that may be read while an image waits for others of its size."""
 
 
 class Images(Protocol):
@@ -50,7 +54,9 @@ Look = Future[list[Future[Found]]]
 """A batch that is looked at, and then decoded image by image."""
 
 
-def stream(predictors: Sequence[BottomUpPredictor], images: Images, crew: Crew) -> Iterator[Found]:
+def stream(
+    predictors: Sequence[BottomUpPredictor], images: Images, crew: Crew
+) -> Generator[Found, None, None]:
     """The people of every image, in the order of the images.
 
     predictors: alike, one on each device
@@ -112,6 +118,9 @@ class _Flow:
         alike.append(item)
         if len(alike) == self.batch:
             self._send(alike)
+        for others in self.waiting.values():  # a rare size holds back all that comes after it
+            if others and item.place - others[0].place > PATIENCE * self.batch:
+                self._send(others)
 
     def close(self) -> None:
         """No image comes any more."""
@@ -170,5 +179,5 @@ def _grouping(crew: Crew, stack: ExitStack) -> Group:
     if not crew.groupers:
         return group
     spawn = multiprocessing.get_context("spawn")  # a fork would copy locks, and CUDA's state
-    pool = _pool(stack, ProcessPoolExecutor(crew.groupers, mp_context=spawn))
+    pool = _pool(stack, ProcessPoolExecutor(crew.groupers, spawn, leave_stops_to_others))
     return lambda *given: pool.submit(group, *given).result()

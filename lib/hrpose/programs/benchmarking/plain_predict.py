@@ -11,10 +11,21 @@ from torch import Tensor, nn
 
 from hrpose.data.coco import BareImages
 from hrpose.inference.bottomup import BottomUpPredictor, Framed, brought_back
+from hrpose.inference.grouping import PUBLISHED
 from hrpose.inference.tta import Maps, View
 from hrpose.ops.heatmaps import resize
 from hrpose.programs.benchmarking.plain_decode import plain_finish, plain_groups, plain_peaks
 from hrpose.structures import Poses, ScaleOutput
+
+KNOWN = (
+    "detection_threshold",
+    "tag_threshold",
+    "max_people",
+    "nms_kernel",
+    "refine",
+    "solver",
+)
+"""Settings that the plain path heeds."""
 
 
 class Plain:
@@ -24,8 +35,9 @@ class Plain:
         """model: as it was trained, float32"""
         if len(like.sizing.scales) > 1:
             raise ValueError("the plain path looks at one scale; set TEST.SCALE_FACTOR [1]")
-        if like.settings[7:] != type(like.settings)()[7:]:
-            raise ValueError("the plain path knows published costs, steps and scores alone")
+        known = {name: getattr(like.settings, name) for name in KNOWN}
+        if like.settings != PUBLISHED._replace(**known):
+            raise ValueError(f"the plain path is as published, but for {', '.join(KNOWN)}")
         self.like = like
         self.settings = like.settings
         self.model = model.eval()

@@ -121,7 +121,7 @@ def shipped_side(path: Path) -> Side:
 
     def look(images: Tensor) -> list[np.ndarray]:
         taken = images if given.type == "tensor(uint8)" else normalise(images)
-        return session.run(names, {given.name: taken.numpy()})
+        return session.run(names, {given.name: taken.cpu().numpy()})
 
     def maps(said: list[np.ndarray]) -> Maps:
         return {name: torch.from_numpy(array) for name, array in zip(names, said)}
