@@ -1,6 +1,5 @@
 """Peaks and steps on the host; the same cells from the device; joints between cells."""
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -11,7 +10,6 @@ from hrpose.ops import heatmaps as device
 from hrpose.ops.cells import (
     describe,
     find_peaks,
-    in_threads,
     middle,
     neighbourhoods,
     quarter_step,
@@ -158,9 +156,3 @@ def test_the_taylor_step_turns_with_the_map():
     x, y = taylor_step(patch)
     np.testing.assert_allclose(taylor_step(patch[:, ::-1]), [-x, y], atol=1e-6)
     np.testing.assert_allclose(taylor_step(patch.T), [y, x], atol=1e-6)
-
-
-def test_threads_give_everything_in_order(monkeypatch):
-    for threads in (0, 1, 3):
-        monkeypatch.setattr(cv2, "getNumThreads", lambda threads=threads: threads)
-        assert in_threads(lambda joint: joint**2, range(20)) == [k**2 for k in range(20)]

@@ -3,7 +3,6 @@
 import threading
 import time
 
-import cv2
 import numpy as np
 import pytest
 import torch
@@ -159,11 +158,3 @@ def test_an_image_of_a_rare_size_does_not_hold_back_the_others():
     assert next(found)[0] == 1000
     assert images.begun < 60
     found.close()
-
-
-def test_threads_decode_what_one_finds(monkeypatch):
-    """Joints of one image are decoded side by side where OpenCV may use several threads."""
-    images = Noise(9)
-    plain = list(one_by_one(predictor())(images))
-    monkeypatch.setattr(cv2, "getNumThreads", lambda: 3)
-    same(list(one_by_one(predictor())(images)), plain)

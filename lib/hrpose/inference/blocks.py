@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -9,11 +10,11 @@ import numpy as np
 SIDE = 16
 """Cells of a block's side: few blocks to bound, few cells to look at in each."""
 
-RANKS = (1 / 512, 1 / 64, 1 / 8)
+RANKS = (1 / 128, 1 / 8)
 """Shares of a map's cells, the highest, that are looked at while too many blocks promise much."""
 
 
-DEARER = 2
+DEARER = 4
 """How much longer it takes to pick a cell by its heat than to look at it in a block."""
 
 
@@ -43,8 +44,10 @@ def in_blocks(heat: np.ndarray, tags: np.ndarray) -> Blocks:
     """heat: (H, W)   tags: (T, H, W)"""
     heat, tags = _padded(heat, -np.inf), _padded(tags, 0.0)
     highest = _reduced(np.maximum, heat)
-    least, most = _reduced(np.minimum, tags), _reduced(np.maximum, tags)
-    if not np.isfinite(np.stack([highest, *least, *most])).all():
+    # One map after the other: the second look at it finds it in the cache.
+    ranges = [(_reduced(np.minimum, each), _reduced(np.maximum, each)) for each in tags]
+    least, most = np.array(ranges).swapaxes(0, 1)  # (T, R * C) each
+    if not np.isfinite(highest.sum() + least.sum() + most.sum()):
         raise FloatingPointError("heatmaps or tags are not finite: the weights are broken")
     return Blocks(heat, tags, highest, least, most)
 
@@ -66,20 +69,20 @@ def _cut(maps: np.ndarray) -> np.ndarray:
 
 
 def _reduced(how: np.ufunc, maps: np.ndarray) -> np.ndarray:
-    """(..., H, W) -> (..., R * C)"""
-    *rest, height, width = maps.shape
-    rows = how.reduce(maps.reshape(*rest, height // SIDE, SIDE, width), axis=-2)  # (..., R, W)
-    turned = np.ascontiguousarray(np.moveaxis(rows, -1, 0))  # along short rows it would be slow
-    blocks = how.reduce(turned.reshape(width // SIDE, SIDE, -1), axis=1)  # (C, ... * R)
-    return np.ascontiguousarray(blocks.T).reshape(*rest, -1)
+    """(H, W) -> (R * C,)"""
+    height, width = maps.shape
+    blocks = how.reduce(maps.reshape(height // SIDE, SIDE, width), axis=1)  # (R, W)
+    while blocks.shape[1] > width // SIDE:  # along short rows a reduction would be slow
+        blocks = how(blocks[:, ::2], blocks[:, 1::2])
+    return blocks.ravel()
 
 
-def tag_distance(tags: np.ndarray, mean: np.ndarray) -> np.ndarray:
+def tag_distance(tags: Sequence[np.ndarray] | np.ndarray, mean: np.ndarray) -> np.ndarray:
     """How far tags (T, ...) are from means (T, ...), rounded as often as a plain loop would."""
-    squares = (tags[0] - mean[0]) ** 2
+    squares = np.square(tags[0] - mean[0])
     for value, centre in zip(tags[1:], mean[1:]):
-        squares = squares + (value - centre) ** 2
-    return np.sqrt(squares)
+        squares += np.square(value - centre)
+    return np.sqrt(squares, out=squares)
 
 
 def best_cells(heat: np.ndarray, tags: np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -114,7 +117,7 @@ def _promises(blocks: Blocks, wanted: np.ndarray) -> np.ndarray:
     """What no cell of a block exceeds, for each of the tags wanted (P, T): (P, R * C)."""
     mean = wanted.T[..., None]  # (T, P, 1)
     nearest = [np.clip(tag, low, high) for tag, low, high in zip(mean, blocks.least, blocks.most)]
-    return blocks.highest - np.rint(tag_distance(np.stack(nearest), mean))
+    return blocks.highest - np.rint(tag_distance(nearest, mean))
 
 
 def _floors(heat: np.ndarray) -> list[tuple[float, float]]:
@@ -132,11 +135,12 @@ def _look_into(
     width = blocks.heat.shape[1]
     row, column = np.divmod(which, width // SIDE)
     heat = _cut(blocks.heat)[row, column].reshape(len(which), -1)  # (L, SIDE * SIDE)
-    tags = np.stack([_cut(tag)[row, column].reshape(heat.shape) for tag in blocks.tags])
-    score = heat - np.rint(tag_distance(tags, wanted[people].T[..., None]))
+    tags = [_cut(tag)[row, column].reshape(heat.shape) for tag in blocks.tags]
+    score = tag_distance(tags, wanted[people].T[..., None])
+    np.subtract(heat, np.rint(score, out=score), out=score)
     first = score.argmax(1)
     cell = (row * SIDE + first // SIDE) * width + column * SIDE + first % SIDE
-    return _better(best, people, score.max(1), cell)
+    return _better(best, people, score[np.arange(len(first)), first], cell)
 
 
 def _look_from_above(
@@ -149,9 +153,11 @@ def _look_from_above(
     cell = cell[heat[cell] < above]
     if not len(cell):
         return best
-    tags = np.stack([tag.ravel()[cell] for tag in blocks.tags])[:, None]  # (T, 1, C)
-    score = heat[cell] - np.rint(tag_distance(tags, wanted[people].T[..., None]))  # (P, C)
-    return _better(best, people, score.max(1), cell[score.argmax(1)])
+    tags = [tag.ravel()[cell] for tag in blocks.tags]  # (C,) each
+    away = tag_distance(tags, wanted[people].T[..., None])  # (P, C)
+    score = np.subtract(heat[cell], np.rint(away, out=away), out=away)
+    first = score.argmax(1)
+    return _better(best, people, score[np.arange(len(first)), first], cell[first])
 
 
 def _better(best: Best, people: np.ndarray, score: np.ndarray, cell: np.ndarray) -> Best:

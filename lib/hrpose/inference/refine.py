@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from hrpose.inference.blocks import best_cells, tag_distance
-from hrpose.ops.cells import Place, describe, in_threads
+from hrpose.ops.cells import Place, describe
 from hrpose.structures import Highest
 
 
@@ -75,12 +75,9 @@ def fill_from_maps(
     missing = missing_joints(people)
     planes = np.moveaxis(tags, -1, 0)  # (T, K, H, W)
     cell = np.empty(len(missing.joint), int)
-
-    def find(joint: int) -> None:
+    for joint in np.unique(missing.joint):
         mine = missing.joint == joint
         cell[mine] = best_cells(heatmaps[joint], planes[:, joint], missing.tags[mine])
-
-    in_threads(find, np.unique(missing.joint))
     found = describe(heatmaps, tags, missing.joint, cell, place)
     take = found[:, 2] > 0
     filled[missing.person[take], missing.joint[take]] = found[take]

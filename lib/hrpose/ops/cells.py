@@ -6,17 +6,13 @@ ops/heatmaps.py finds the same cells.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from collections.abc import Callable
 
 import cv2
 import numpy as np
 
 Place = Callable[[np.ndarray], np.ndarray]
 """3 x 3 neighbourhoods of cells (..., 3, 3) -> steps from their middles (..., 2), in cells"""
-
-T = TypeVar("T")
 
 FLAT = 1e-10
 """Heat below which a logarithm would speak of nothing but rounding."""
@@ -32,23 +28,10 @@ def find_peaks(heatmaps: np.ndarray, count: int, window: int = 5, above: float =
     Returns flat cells (K, count) int64, -1 where there are fewer.
     """
     peaks = np.full((len(heatmaps), count), -1)
-
-    def find(joint: int) -> None:
-        heat = heatmaps[joint]
+    for heat, row in zip(heatmaps, peaks):
         found = _highest(heat.ravel(), _local_maxima(heat, window, above), count)
-        peaks[joint, : len(found)] = found
-
-    in_threads(find, range(len(heatmaps)))
+        row[: len(found)] = found
     return peaks
-
-
-def in_threads(call: Callable[[int], T], joints: Iterable[int]) -> list[T]:
-    """What a function of a joint's maps gives for each, in as many threads as OpenCV may use."""
-    threads = cv2.getNumThreads()
-    if threads <= 1:
-        return list(map(call, joints))
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(call, joints))
 
 
 def _local_maxima(heat: np.ndarray, window: int, above: float) -> np.ndarray:
