@@ -48,7 +48,8 @@ OPTIONS = (
            "auto (GPUs if there are any), cpu, cuda, or one of them: cuda:0."),
     Option("WORKERS", 4, not_negative,
            "Processes that read and augment images, each two batches ahead; 0: none beside the "
-           "training itself."),
+           "training itself. At test: threads that read (at least one), and at most two processes "
+           "that group people a GPU saw."),
     Option("PRINT_FREQ", 100, above_0,
            "Steps between two lines of the journal."),
     Option("TRACKERS", ("wandb",), each(one_of("wandb", "mlflow")),
@@ -249,7 +250,8 @@ OPTIONS = (
     Option("TEST.NMS_KERNEL", 5, odd,
            "Cells within which a peak must be the highest."),
     Option("TEST.ADJUST", True, anything,
-           "Move joints a quarter cell towards their higher neighbour."),
+           "Move joints from the middle of their cells: a quarter cell towards their higher neighbour, "
+           "or in exact coordinates by a Taylor step."),
     Option("TEST.REFINE", True, anything,
            "Look on the whole maps for joints a person misses."),
     Option("TEST.SOLVER", "munkres", one_of("munkres", "scipy"),
@@ -265,15 +267,16 @@ OPTIONS = (
     Option("TEST.SUPPRESS", 1.0, fraction,
            "A pose is dropped whose OKS with a better one is above this; 1: none is."),
     Option("TEST.PRECISION", "fp32", one_of("fp32", "bf16", "fp16"),
-           "Of the network at test: fp32, or bf16 or fp16 where the processor is faster in them; "
-           "what it says is float32."),
+           "Of the network at test (not in validations while it trains): fp32, or bf16 or fp16 "
+           "where the processor is faster in them; what it says is float32."),
     Option("TEST.CHANNELS_LAST", True, anything,
            "TRAIN.CHANNELS_LAST at test."),
     Option("TEST.FOLD_NORMS", True, anything,
            "Let convolutions do the work of the norms behind them: faster, the same but for "
            "rounding."),
     Option("TEST.COMPILE", False, anything,
-           "torch.compile the network at test: minutes for the first image, once for all sizes."),
+           "torch.compile the network at test: a minute for the first image alone and for the first "
+           "batch, once for all sizes."),
     Option("TEST.CROWD_BOUNDS", (0.2, 0.8),
            rule(lambda v: len(v) == 2 and v[0] <= v[1], "two numbers, the lower first"),
            "crowdIndex from which an image is medium, and hard (CrowdPose)."),
