@@ -213,7 +213,7 @@ def test_points_of_a_grid_have_no_published_figure(folder):
 FREELY = {
     "NAME": "another", "OUTPUT_DIR": "elsewhere", "DEVICE": "cpu", "WORKERS": "7",
     "PRINT_FREQ": "3", "TRAIN.RESUME": "never", "TRAIN.VALIDATE_EVERY": "1",
-    "TRAIN.PICTURES_EVERY": "0", "TEST.MODEL_FILE": "x.pth",
+    "TRAIN.PICTURES_EVERY": "0", "TEST.MODEL_FILE": "x.pth", "TEST.BATCH": "1",
     "TRAIN.RECOMPUTE": "true", "TRAIN.SAVE_MINUTES": "1", "TRAIN.SAVE_STEPS": "7",
     "TRAIN.KEEP_CHECKPOINTS": "5", "TRAIN.MAX_LOST_STEPS": "0", "TRACKERS": "[wandb]",
 }  # fmt: skip

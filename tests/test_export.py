@@ -15,6 +15,7 @@ import torch
 from commands import QUICKSTART, ROOT, SMALL, tool
 from hrpose.build import build_model, load_model, load_predictor
 from hrpose.config import load_config
+from hrpose.inference import runner
 from hrpose.inference.recipe import from_text
 from hrpose.inference.runner import Runner
 from hrpose.ops.image import normalise, read_photo
@@ -197,7 +198,7 @@ def test_without_torch_the_command_finds_the_same(shipped, trained, scenes, tmp_
     ("arguments", "cure"),
     [
         (["missing.onnx", "x.jpg"], "no model at missing.onnx"),
-        ([__file__, "x.jpg"], "onnxruntime cannot read"),
+        ([__file__, "x.jpg"], "is no ONNX model"),
     ],
 )
 def test_the_runners_mistakes_are_told_in_a_line(arguments, cure):
@@ -217,7 +218,6 @@ def test_a_file_that_hrpose_did_not_write_is_no_model_of_ours(shipped, tmp_path)
 
 
 def test_a_photo_that_is_none_is_named(shipped, tmp_path, capsys):
-    from hrpose.inference import runner
 
     (tmp_path / "empty.jpg").write_bytes(b"")
     with pytest.raises(SystemExit):
@@ -310,3 +310,17 @@ def test_swahr_ships_without_its_scale_branch(scenes, tmp_path):
     tool("export", "--cfg", QUICKSTART, "--output", path, "--format", "torch", *options, *weights)
     shipped = torch.export.load(path).state_dict
     assert set(shipped) == {f"network.{name}" for name in network.network.state_dict()}
+
+
+def test_a_broken_photo_costs_the_runner_no_other(shipped, scenes, tmp_path, capsys):
+    """The others' poses are written before it is named."""
+    text, output = tmp_path / "text.jpg", tmp_path / "poses.json"
+    text.write_text("no photo")
+    given = [shipped[0], text, tmp_path / "none.jpg", photos(scenes)[0], "--output", output]
+    with pytest.raises(SystemExit) as stop:
+        runner.main([str(each) for each in given])
+    said = capsys.readouterr()
+    assert stop.value.code == 2
+    assert "people in 1 images" in said.out
+    assert "text.jpg is not a readable image; no image at" in said.err
+    assert isinstance(json.loads(output.read_text()), list)

@@ -161,7 +161,9 @@ def _checked(entry: Entry) -> Any:
         )
     wanted = option.check(value)
     if wanted:
-        raise ValueError(f"{entry.where}: {entry.key} is {entry.value!r}, but must be {wanted}")
+        raise ValueError(
+            f"{entry.where}: {entry.key} is {entry.value!r}, but must be {wanted}. {option.meaning}"
+        )
     return value
 
 

@@ -250,8 +250,8 @@ OPTIONS = (
     Option("TEST.NMS_KERNEL", 5, odd,
            "Cells within which a peak must be the highest."),
     Option("TEST.ADJUST", True, anything,
-           "Move joints from the middle of their cells: a quarter cell towards their higher neighbour, "
-           "or in exact coordinates by a Taylor step."),
+           "Move joints from the middle of their cells: a quarter cell towards their higher "
+           "neighbour, or in exact coordinates by a Taylor step."),
     Option("TEST.REFINE", True, anything,
            "Look on the whole maps for joints a person misses."),
     Option("TEST.SOLVER", "munkres", one_of("munkres", "scipy"),
@@ -275,8 +275,8 @@ OPTIONS = (
            "Let convolutions do the work of the norms behind them: faster, the same but for "
            "rounding."),
     Option("TEST.COMPILE", False, anything,
-           "torch.compile the network at test: a minute for the first image alone and for the first "
-           "batch, once for all sizes."),
+           "torch.compile the network at test: a minute for the first image alone, and for the "
+           "first batch, once for all sizes."),
     Option("TEST.CROWD_BOUNDS", (0.2, 0.8),
            rule(lambda v: len(v) == 2 and v[0] <= v[1], "two numbers, the lower first"),
            "crowdIndex from which an image is medium, and hard (CrowdPose)."),

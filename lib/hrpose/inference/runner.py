@@ -176,26 +176,41 @@ def open_session(path: Path, threads: int = 0) -> Any:
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # onnxruntime's own classes, one for each kind of failure
-        raise ValueError(f"onnxruntime cannot read {path}: {error}") from error
+        raise ValueError(f"{path} is no ONNX model that onnxruntime can read: {error}") from error
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Find the poses in photos, and write them as COCO results with the photos' names."""
+    """Find the poses in photos, and write them like COCO results, with the photos' names.
+
+    A photo that cannot be read is named at the end and costs no other.
+    """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("model", type=Path, help="what tools/export.py wrote: model.onnx")
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, help="JSON to write; default: print it")
     known = parser.parse_args(arguments)
     try:
-        runner = Runner.load(known.model)
-        found = [pose for path in known.images for pose in _results(runner, path)]
-        if known.output:
-            write_json(known.output, found)
-        else:
-            print(json.dumps(found))
+        _find(Runner.load(known.model), known.images, known.output)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+
+
+def _find(runner: Runner, paths: Sequence[Path], output: Path | None) -> None:
+    found, broken = list[dict[str, Any]](), list[str]()
+    for path in paths:
+        try:
+            found += _results(runner, path)
+        except (ValueError, OSError) as error:
+            broken.append(str(error))
+    if output:
+        write_json(output, found)
+        read = len(paths) - len(broken)
+        print(f"{len(found)} people in {read} images; written to {output}")
+    else:
+        print(json.dumps(found))
+    if broken:
+        raise ValueError(f"{len(broken)} images could not be read: {'; '.join(broken)}")
 
 
 def _results(runner: Runner, path: Path) -> list[dict[str, Any]]:
@@ -208,6 +223,8 @@ def _results(runner: Runner, path: Path) -> list[dict[str, Any]]:
 
 def _read_photo(path: Path) -> np.ndarray:
     """The image (H, W, 3) uint8 RGB, turned as its EXIF tag says."""
+    if not path.is_file():
+        raise FileNotFoundError(f"no image at {path}")
     data = np.frombuffer(path.read_bytes(), np.uint8)
     image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if image is None:

@@ -87,8 +87,12 @@ def benchmark_network(arguments: Sequence[str]) -> None:
     parser.add_argument("--size", type=sizes, help="sides of images, e.g. 512,704")
     parser.add_argument("--batch", type=at_least_1, default=1, help="images at once")
     words = sorted({word for way in WAYS for word in way.words})
-    parser.add_argument("--skip", default=[], action="append", choices=words, help="ways so named")
-    parser.add_argument("--onnx", default=[], action="append", type=Path, help="a file, too")
+    parser.add_argument(
+        "--skip", default=[], action="append", choices=words, help="leave these ways out"
+    )
+    parser.add_argument(
+        "--onnx", default=[], action="append", type=Path, help="time an exported file beside them"
+    )
     known, config = parsed_config(parser, arguments)
     device = build_devices(config)[0]
     facts = _facts(known, device)

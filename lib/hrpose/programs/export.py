@@ -26,6 +26,7 @@ from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, wr
 from hrpose.programs.exporting.graphs import Looking, NetworkGraph, Outputs, PeaksGraph
 from hrpose.programs.exporting.int8 import quantise
 from hrpose.programs.exporting.verify import (
+    TOLERANCE,
     Finder,
     first,
     looks,
@@ -101,7 +102,7 @@ def _refuse_unusable(known: argparse.Namespace, config: CfgNode) -> None:
     if known.decode == "peaks" and len(config.TEST.SCALE_FACTOR) > 1:
         raise ValueError(
             f"a graph with peaks looks at one scale, TEST.SCALE_FACTOR is "
-            f"{list(config.TEST.SCALE_FACTOR)}; give one scale, or --decode network"
+            f"{list(config.TEST.SCALE_FACTOR)}; add TEST.SCALE_FACTOR [1], or use --decode network"
         )
     if config.TEST.HEATMAPS != "predicted":
         raise ValueError("TEST.HEATMAPS annotated needs annotations, which no photo has")
@@ -204,3 +205,4 @@ def _verify(graph: nn.Module, files: Sequence[Shipped]) -> None:
         print(f"\n{path.name}: largest difference, in the largest absolute value\n{table(seen)}")
         if i == 0:
             refuse_distant(seen, path.name)
+            print(f"{path.name} says what the network says: no more than {TOLERANCE:.0e} off")

@@ -177,7 +177,8 @@ def _tests_of(run: Path) -> dict[str, Any]:
 
 
 def plain_tests(options: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: plain(value) for name, value in options.items() if name != "MODEL_FILE"}
+    free = ("TEST.MODEL_FILE", *ON_THE_SPOT)
+    return {name: plain(value) for name, value in options.items() if f"TEST.{name}" not in free}
 
 
 def _facts(folder: Path) -> dict[str, Any]:
