@@ -99,3 +99,12 @@ def expected_tree(config: CfgNode) -> str:
     files = [str(annotation_path(config, split)) for split in splits]
     files += [f"{image_path(config, split)}/..." for split in splits]
     return "\n".join(f"  {name}" for name in dict.fromkeys(files))
+
+
+def first(split: Split, count: int) -> Split:
+    """The first images of a split, and what is annotated in them."""
+    kept = split.records[:count]
+    ids = {record.image_id for record in kept}
+    people = [one for one in split.truth["annotations"] if one["image_id"] in ids]
+    images = [one for one in split.truth["images"] if one["id"] in ids]
+    return Split({**split.truth, "images": images, "annotations": people}, kept, split.images)

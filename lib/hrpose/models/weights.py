@@ -40,6 +40,9 @@ BEYOND_BACKBONE = ("heads.*", "deconvs.*", "scale_branches.*")
 SCALE_BRANCHES = ("scale_branches.*",)
 """Our names that a HigherHRNet leaves open in a SWAHR network; `may_miss` to go on from one."""
 
+PUBLISHED_CONVENTION = "official"
+"""Coordinates of all published files, which do not say so."""
+
 _CONTAINERS = ("model", "state_dict", "best_state_dict")
 _UNCOUNTED = ".num_batches_tracked"  # read by nothing: momentum is constant
 
@@ -241,7 +244,7 @@ def _refuse_other_convention(model: nn.Module, contents: Mapping[str, Any], orig
 def _convention_of(contents: Mapping[str, Any], origin: str) -> str | None:
     """What a checkpoint says; else that of the published files, of which backbones have none."""
     kind = nature(contents, origin)
-    known = "official" if kind.published and kind.joints else None
+    known = PUBLISHED_CONVENTION if kind.published and kind.joints else None
     return contents.get("convention", known)
 
 

@@ -21,6 +21,7 @@ from hrpose.config import load_config, parse_config
 from hrpose.models.files import check_target, read_weights, write_weights
 from hrpose.models.weights import (
     BEYOND_BACKBONE,
+    PUBLISHED_CONVENTION,
     LoadReport,
     Nature,
     WeightsMismatch,
@@ -41,7 +42,6 @@ PUBLISHED_JOINTS = {
 }
 """Number of joints -> whose they are in published files, which do not say; a config of theirs."""
 
-PUBLISHED_CONVENTION = "official"
 NAMES: dict[str, Callable[[Tensors], dict[str, Tensor]]] = {"ours": dict, "published": to_published}
 
 

@@ -28,13 +28,12 @@ from hrpose.programs.exporting.int8 import quantise
 from hrpose.programs.exporting.verify import (
     TOLERANCE,
     Finder,
-    first,
     looks,
     refuse_distant,
     score,
     table,
 )
-from hrpose.splits import Split, read_split
+from hrpose.splits import Split, first, read_split
 
 CALIBRATION = 64
 """Images that --int8 measures ranges on, where nobody says how many."""

@@ -129,8 +129,12 @@ def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> 
     predictors = load_predictors(config)
     found = stream(predictors, StoredImages(tasks), build_crew(config, predictors))
     results: list[dict] = []
-    for image_id, poses in tqdm(found, total=len(tasks), unit="image", disable=None):
-        results += to_results(image_id, poses, PERSON)
     path = folder / f"person_keypoints_{split}_hrpose_results.json"
+    try:
+        for image_id, poses in tqdm(found, total=len(tasks), unit="image", disable=None):
+            results += to_results(image_id, poses, PERSON)
+    except BaseException:  # what was found before Ctrl-C, or a broken image, is kept
+        write_json(path.with_stem(f"{path.stem}_part"), results)
+        raise
     write_json(path, results)
     print(f"{len(results)} people in {len(tasks)} images; written to {path}")

@@ -27,7 +27,7 @@ from hrpose.programs.benchmarking.plain_decode import plain_decode
 from hrpose.programs.benchmarking.plain_predict import Plain, on_host
 from hrpose.programs.benchmarking.report import Report, number, paired_report
 from hrpose.programs.benchmarking.timing import Stopwatch, take_turns, waiter
-from hrpose.splits import Split, read_split
+from hrpose.splits import Split, first, read_split
 from hrpose.structures import Poses
 
 READ, RESIZE, LOOK, NETWORK = "read, ms", "resize, ms", "look, ms", "network, ms"
@@ -103,7 +103,7 @@ class OnDevice(OnHost):
 def benchmark_inference(config: CfgNode, against: str | None, count: int, blocks: int) -> Report:
     """Both ways in turns on the first images of DATASET.VAL, and what they find."""
     split, device = read_split(config, config.DATASET.VAL), build_devices(config)[0]
-    split = split._replace(records=split.records[:count])
+    split = first(split, count)
     model = (load_model(config) if config.TEST.MODEL_FILE else build_model(config)).to(device)
     predictor = build_predictor(config, ready(config, model))
     ours = (OnHost if device.type == "cpu" else OnDevice)(config, predictor)
@@ -168,13 +168,7 @@ def _stages(side: Side, images: BareImages, wait: Any) -> dict[str, float]:
 
 def _figures(config: CfgNode, split: Split, name: str, found: Found) -> str:
     """What the people found are worth, on these images alone."""
-    seen = {record.image_id for record in split.records}
-    truth = {
-        **split.truth,
-        "images": [each for each in split.truth["images"] if each["id"] in seen],
-        "annotations": [each for each in split.truth["annotations"] if each["image_id"] in seen],
-    }
-    evaluator = build_evaluator(config, truth)
+    evaluator = build_evaluator(config, split.truth)
     for image_id, poses in found:
         evaluator.add(image_id, poses)
     people = sum(len(poses.joints) for _, poses in found)

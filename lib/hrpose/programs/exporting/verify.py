@@ -92,15 +92,6 @@ def refuse_distant(seen: Sequence[Look], name: str) -> None:
         )
 
 
-def first(split: Split, count: int) -> Split:
-    """The first images of a split, and what is annotated in them."""
-    kept = split.records[:count]
-    ids = {record.image_id for record in kept}
-    people = [one for one in split.truth["annotations"] if one["image_id"] in ids]
-    images = [one for one in split.truth["images"] if one["id"] in ids]
-    return Split({**split.truth, "images": images, "annotations": people}, kept, split.images)
-
-
 def score(config: CfgNode, find: Finder, split: Split) -> dict[str, float]:
     """The figures of whatever finds poses in images."""
     evaluator = build_evaluator(config, split.truth)
