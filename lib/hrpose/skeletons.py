@@ -110,6 +110,16 @@ def _like(example: str, word: str) -> str:
     return word.capitalize() if example[0].isupper() else word
 
 
+def from_plain(said: Mapping[str, Any]) -> Skeleton:
+    """The skeleton that was written as plain values, lists for tuples; the rest is not read."""
+    fields = Skeleton.__dataclass_fields__
+    return Skeleton(**{name: _tuples(value) for name, value in said.items() if name in fields})
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
 def from_category(
     category: Mapping[str, Any],
     sigmas: Sequence[float] = (),

@@ -10,7 +10,7 @@ from yacs.config import CfgNode
 
 from hrpose.data.coco import LAYOUTS, Images, Record, load_annotations, person_category, records
 from hrpose.models.files import read_weights
-from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category
+from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category, from_plain
 
 SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}
 
@@ -41,11 +41,7 @@ def _skeleton_of_weights(path: Path) -> Skeleton:
     state = read_weights(path)
     if "skeleton" not in state:
         raise ValueError(f"{path} does not say what its joints are; DATASET.SKELETON must")
-    return Skeleton(**{name: _tuples(value) for name, value in state["skeleton"].items()})
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    return from_plain(state["skeleton"])
 
 
 def annotation_path(config: CfgNode, split: str) -> Path:

@@ -8,7 +8,7 @@ import json
 from typing import Any, NamedTuple
 
 from hrpose.inference.grouping import PUBLISHED, Settings
-from hrpose.skeletons import Skeleton
+from hrpose.skeletons import Skeleton, from_plain
 
 KEY = "hrpose"
 """Under which name of the file's metadata the recipe stands."""
@@ -66,19 +66,16 @@ def from_text(text: str) -> Recipe:
             f"the model's recipe is of format {said.get('format')}, this hrpose reads {FORMAT}; "
             f"use hrpose {said.get('hrpose')}, or export the weights again"
         )
-    body: dict[str, Any] = {
-        name: _tuples(said["skeleton"][name]) for name in Skeleton.__dataclass_fields__
-    }
     unknown = sorted(set(said["settings"]) - set(Settings._fields))
     if unknown or said["graph"] not in GRAPHS:
         raise ValueError(
             f"the model asks for {', '.join(unknown) or said['graph']}, which this hrpose does not "
             f"know; use hrpose {said.get('hrpose')}, or export the weights again"
         )
-    rest = {name: _tuples(value) for name, value in said.items() if name in Recipe._fields}
-    rest |= {"skeleton": Skeleton(**body), "settings": Settings(**said["settings"])}
-    return Recipe(**rest)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+    rest: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in said.items()
+        if name in Recipe._fields
+    }
+    skeleton = from_plain(said["skeleton"])
+    return Recipe(**rest | {"skeleton": skeleton, "settings": Settings(**said["settings"])})
