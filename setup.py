@@ -28,7 +28,10 @@ setup(
         "tqdm>=4.60",
     ],
     extras_require={
-        "dev": ["pytest", "pytest-xdist", "ruff", "mypy", "types-PyYAML", "matplotlib"],
+        "dev": [
+            *("pytest", "pytest-xdist", "pytest-timeout"),
+            *("ruff", "mypy", "types-PyYAML", "matplotlib"),
+        ],
         "report": ["matplotlib"],
         "weights": ["safetensors>=0.4"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],

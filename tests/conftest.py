@@ -11,6 +11,12 @@ torch.set_num_threads(1)
 cv2.setNumThreads(1)
 
 
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.get_closest_marker("long"):
+            item.add_marker(pytest.mark.timeout(0))  # whoever starts it waits beside it
+
+
 @pytest.fixture
 def rng():
     """Random numbers that are the same in every run."""

@@ -1,5 +1,6 @@
 """The commands as a user runs them, on a few small scenes: the quickstart, shrunk."""
 
+import gc
 import json
 import os
 import shutil
@@ -9,11 +10,14 @@ import cv2
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 
 from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, start, tool
 from hrpose.build import load_predictor
 from hrpose.config import load_config
+from hrpose.engine.descent import Descent
 from hrpose.ops.image import read_photo
+from hrpose.programs import train
 
 pytestmark = pytest.mark.slow
 
@@ -43,6 +47,21 @@ def test_a_run_leaves_what_the_readme_promises(trained):
     assert {"loss", "heatmap/4", "heatmap/2", "pull/4", "push/4", "lr"} <= set(lines[0])
     assert sum("val/AP" in line for line in lines) == 2
     assert "training from nothing" in (folder / "log.txt").read_text()
+
+
+def test_no_network_outlives_the_processes_that_share_it(scenes, tmp_path, monkeypatch):
+    """One that does may wait for gloo's threads for ever, while they wait for it."""
+    alive = []
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    monkeypatch.setattr(dist, "init_process_group", lambda timeout: None)
+    monkeypatch.setattr(dist, "get_rank", lambda: 0)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    left = lambda: alive.append([o for o in gc.get_objects() if type(o) is Descent])  # noqa: E731
+    monkeypatch.setattr(dist, "destroy_process_group", left)
+    options = [*SMALL, "DATASET.ROOT", str(scenes), "OUTPUT_DIR", str(tmp_path)]
+    train.main(["--cfg", QUICKSTART, *options])
+    assert alive == [[]]
 
 
 def test_valid_scores_weights_and_results_alike(trained, tmp_path):

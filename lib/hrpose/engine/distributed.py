@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -68,12 +69,18 @@ class World(NamedTuple):
 
 @contextmanager
 def together() -> Iterator[World]:
-    """The world that torchrun, or whoever else set RANK and WORLD_SIZE, put this process into."""
+    """The world that torchrun, or whoever else set RANK and WORLD_SIZE, put this process into.
+
+    Networks of `replicated` must be out of reach at its end. Such a network that outlives the group
+    takes the last of it along, and waits for gloo's threads while they wait for Python's lock
+    (pytorch issue 56297): the process hangs.
+    """
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
         yield World()
         return
     dist.init_process_group(timeout=PATIENCE)  # gloo for tensors of the CPU, NCCL for GPUs
     yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+    gc.collect()  # a network may be part of a cycle
     dist.destroy_process_group()  # after an error the others may not answer any more
 
 

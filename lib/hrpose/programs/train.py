@@ -72,20 +72,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = config_parser("Train as a config says; started again, it continues.")
     _, config = parsed_config(parser, arguments)
     with together() as world:
-        run = _open_run(config, world)
-        try:
-            training = prepare(config, run, world)
-            hooks = Hooks(validation(config, training), painter(config, training), _names(training))
-            plan = build_plan(config, training.descent.manner.batch)
-        except BaseException:
-            run.discard()
-            raise
-        try:
-            train(training, plan, hooks)
-            if world.leads:
-                _finish(training)
-        finally:
-            _close(training.journal)
+        _start(config, world)
+
+
+def _start(config: CfgNode, world: World) -> None:
+    """One start of a run: from its folder to its end, or to what stops it."""
+    run = _open_run(config, world)
+    try:
+        training = prepare(config, run, world)
+        hooks = Hooks(validation(config, training), painter(config, training), _names(training))
+        plan = build_plan(config, training.descent.manner.batch)
+    except BaseException:
+        run.discard()
+        raise
+    try:
+        train(training, plan, hooks)
+        if world.leads:
+            _finish(training)
+    finally:
+        _close(training.journal)
 
 
 def frozen_text(config: CfgNode) -> str:
