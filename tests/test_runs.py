@@ -93,6 +93,20 @@ def test_a_named_folder_is_continued_finished_or_not(start, tmp_path):
         run.lock.close()
 
 
+@pytest.mark.parametrize("same", ["{TRAIN: {LR: 1.0e-3}}", "A: &a {}\nTRAIN: {LR: 0.001}\n"])
+def test_configs_are_compared_by_value_not_by_how_they_are_written(start, tmp_path, same):
+    """YAML writes values that two options share in another way than equal ones."""
+    run = start(CONFIG)
+    assert open_run(tmp_path, same, "auto").folder == run.folder
+
+
+@pytest.mark.parametrize("damaged", ["", "TRAIN: [", "half a wo"])
+def test_a_run_whose_config_is_damaged_is_left_alone(start, tmp_path, damaged):
+    run = start(CONFIG)
+    (run.folder / "config.yaml").write_text(damaged)
+    assert open_run(tmp_path, CONFIG, "auto").folder != run.folder
+
+
 def test_a_named_folder_that_does_not_fit_is_refused(start, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
         open_run(tmp_path, CONFIG, str(tmp_path / "nowhere"))

@@ -62,7 +62,7 @@ def open_run(experiment: Path, config: str, resume: str) -> Run:
     if resume not in ("auto", "never"):
         return _continue_named(Path(resume), config)
     for folder in _newest_first(experiment) if resume == "auto" else ():
-        if is_unfinished(folder) and _reads(folder / "config.yaml") == config:
+        if is_unfinished(folder) and not _changes(_reads(folder / "config.yaml"), config):
             lock = hold(folder)
             if lock:
                 return _continued(folder, lock)
@@ -91,14 +91,28 @@ def _continue_named(folder: Path, config: str) -> Run:
 
 def refuse_other(theirs: str, config: str, where: str) -> None:
     """ValueError, naming what differs, if a run or a checkpoint is of another config."""
-    if theirs != config:
-        had, have = _options(yaml.safe_load(theirs)), _options(yaml.safe_load(config))
-        differing = [key for key in sorted(had | have) if had.get(key) != have.get(key)]
-        changes = ", ".join(f"{key} {had.get(key)} -> {have.get(key)}" for key in differing[:10])
+    changes = _changes(theirs, config)
+    if changes:
         raise ValueError(
             f"{where} was run with another config; use that one, or TRAIN.RESUME never to start "
-            f"anew. What changed: {changes}"
+            f"anew. What changed: {', '.join(changes[:10])}"
         )
+
+
+def _changes(theirs: str, config: str) -> list[str]:
+    """The options whose values differ between two configs, however each is written."""
+    had, have = _options(_tree(theirs)), _options(_tree(config))
+    differing = [key for key in sorted(had | have) if had.get(key) != have.get(key)]
+    return [f"{key} {had.get(key)} -> {have.get(key)}" for key in differing]
+
+
+def _tree(config: str) -> Mapping[str, Any] | None:
+    """None if the text is no config, as of a file that somebody damaged."""
+    try:
+        tree = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return None
+    return tree if isinstance(tree, Mapping) else None
 
 
 def _options(tree: Mapping[str, Any] | None, prefix: str = "") -> dict[str, Any]:
