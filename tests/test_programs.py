@@ -140,6 +140,26 @@ def test_the_submission_file_covers_the_listed_images(trained, scenes, tmp_path)
     assert {pose["image_id"] for pose in results} <= {image["id"] for image in truth["images"]}
 
 
+def test_what_was_found_before_a_broken_image_is_kept_apart(trained, scenes, tmp_path):
+    folder, options = trained
+    truth = json.loads((scenes / "annotations" / "person_keypoints_val2017.json").read_text())
+    images = shutil.copytree(scenes / "images" / "val2017", tmp_path / "images")
+    last = images / truth["images"][-1]["file_name"]
+    whole = last.read_bytes()
+    last.write_bytes(b"")
+    info = tmp_path / "image_info_test2017.json"
+    info.write_text(json.dumps({"images": truth["images"]}))
+    options = [*options, "TEST.MODEL_FILE", folder / "checkpoints" / "best.pth", "TEST.BATCH", 1]
+    command = ["test", "--cfg", QUICKSTART, "--input", images, "--image-info", info]
+    complete = tmp_path / "person_keypoints_test2017_hrpose_results.json"
+    part = complete.with_stem(f"{complete.stem}_part")
+    assert last.name in tool(*command, "--output", tmp_path, *options, status=2)
+    assert isinstance(json.loads(part.read_text()), list) and not complete.exists()
+    last.write_bytes(whole)
+    tool(*command, "--output", tmp_path, *options)
+    assert complete.exists() and not part.exists()
+
+
 def test_three_lines_of_python_find_poses(trained, scenes):
     folder, options = trained
     weights = ["TEST.MODEL_FILE", str(folder / "checkpoints" / "best.pth")]

@@ -130,11 +130,13 @@ def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> 
     found = stream(predictors, StoredImages(tasks), build_crew(config, predictors))
     results: list[dict] = []
     path = folder / f"person_keypoints_{split}_hrpose_results.json"
+    part = path.with_stem(f"{path.stem}_part")
     try:
         for image_id, poses in tqdm(found, total=len(tasks), unit="image", disable=None):
             results += to_results(image_id, poses, PERSON)
     except BaseException:  # what was found before Ctrl-C, or a broken image, is kept
-        write_json(path.with_stem(f"{path.stem}_part"), results)
+        write_json(part, results)
         raise
     write_json(path, results)
+    part.unlink(missing_ok=True)
     print(f"{len(results)} people in {len(tasks)} images; written to {path}")
