@@ -10,9 +10,11 @@ import numpy as np
 SIDE = 16
 """Cells of a block's side: few blocks to bound, few cells to look at in each."""
 
+FIRST = 8
+"""Blocks that each person looks into before the others are judged by what was found there."""
+
 RANKS = (1 / 128, 1 / 8)
 """Shares of a map's cells, the highest, that are looked at while too many blocks promise much."""
-
 
 DEARER = 4
 """How much longer it takes to pick a cell by its heat than to look at it in a block."""
@@ -24,13 +26,16 @@ class Blocks(NamedTuple):
     A person's score in a cell is heat - round(tag distance). Each operation, as rounded in floating
     point, keeps the order of its operands; so the score of a block's highest heat at the least
     distance that its range of tags allows is not exceeded by any of its cells, to the last bit.
+
+    The range is that of the first tag alone: more tags only add to a distance, the tags of several
+    views are nearly equal, and to read them all takes longer than they save.
     """
 
     heat: np.ndarray  # (H, W), multiples of SIDE
     tags: np.ndarray  # (T, H, W)
     highest: np.ndarray  # (R * C,)
-    least: np.ndarray  # (T, R * C)
-    most: np.ndarray  # (T, R * C)
+    least: np.ndarray  # (R * C,) of the first tag
+    most: np.ndarray  # (R * C,)
 
 
 class Best(NamedTuple):
@@ -43,11 +48,10 @@ class Best(NamedTuple):
 def in_blocks(heat: np.ndarray, tags: np.ndarray) -> Blocks:
     """heat: (H, W)   tags: (T, H, W)"""
     heat, tags = _padded(heat, -np.inf), _padded(tags, 0.0)
-    highest = _reduced(np.maximum, heat)
-    # One map after the other: the second look at it finds it in the cache.
-    ranges = [(_reduced(np.minimum, each), _reduced(np.maximum, each)) for each in tags]
-    least, most = np.array(ranges).swapaxes(0, 1)  # (T, R * C) each
-    if not np.isfinite(highest.sum() + least.sum() + most.sum()):
+    highest, most = _reduced(np.maximum, heat), _reduced(np.maximum, tags[0])
+    least = _reduced(np.minimum, tags[0])
+    others = sum(np.vdot(each, each) for each in tags[1:])  # no number if any of them is none
+    if not np.isfinite(highest.sum() + least.sum() + most.sum() + others):
         raise FloatingPointError("heatmaps or tags are not finite: the weights are broken")
     return Blocks(heat, tags, highest, least, most)
 
@@ -89,14 +93,13 @@ def best_cells(heat: np.ndarray, tags: np.ndarray, wanted: np.ndarray) -> np.nda
     """The flat cell of the best score for each of the tags wanted (P, T); of several, the first.
 
     heat: (H, W)   tags: (T, H, W)
-    Of each person the most promising block comes first; then all that promise no less than was
+    Of each person the most promising blocks come first; then all that promise no less than was
     found there. Where these are many, as in noise, the highest cells of the map come before them.
     """
     blocks = in_blocks(heat, tags)
     promise = _promises(blocks, wanted)  # (P, R * C)
-    everybody = np.arange(len(wanted))
     best = Best(np.full(len(wanted), -np.inf, np.float32), np.zeros(len(wanted), int))
-    best = _look_into(blocks, wanted, everybody, promise.argmax(1), best)
+    best = _look_into(blocks, wanted, *_most_promising(promise), best)
     above = np.inf
     for floor, count in _floors(blocks.heat):
         open_ = (promise >= best.score[:, None]).sum(1) * SIDE**2
@@ -115,9 +118,16 @@ def best_cells(heat: np.ndarray, tags: np.ndarray, wanted: np.ndarray) -> np.nda
 
 def _promises(blocks: Blocks, wanted: np.ndarray) -> np.ndarray:
     """What no cell of a block exceeds, for each of the tags wanted (P, T): (P, R * C)."""
-    mean = wanted.T[..., None]  # (T, P, 1)
-    nearest = [np.clip(tag, low, high) for tag, low, high in zip(mean, blocks.least, blocks.most)]
-    return blocks.highest - np.rint(tag_distance(nearest, mean))
+    mean = wanted[:, :1]
+    nearest = np.clip(mean, blocks.least, blocks.most)
+    return blocks.highest - np.rint(tag_distance(nearest[None], mean[None]))
+
+
+def _most_promising(promise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each person (P, R * C) the FIRST blocks that promise most: whose (L,), which (L,)."""
+    count = min(FIRST, promise.shape[1])
+    which = np.argpartition(promise, -count)[:, -count:]
+    return np.arange(len(promise)).repeat(count), which.ravel()
 
 
 def _floors(heat: np.ndarray) -> list[tuple[float, float]]:
