@@ -123,15 +123,17 @@ def test_poses_come_while_images_are_still_read():
     assert images.begun < 40
 
 
-def test_an_unreadable_image_ends_the_stream_with_its_error():
+def test_an_unreadable_image_ends_the_stream_with_its_error_after_those_before_it():
     class Broken(Noise):
         def __getitem__(self, i):
             if i == 7:
                 raise ValueError("000007.jpg is not a readable image")
             return super().__getitem__(i)
 
+    found = []
     with pytest.raises(ValueError, match=r"000007\.jpg"):
-        list(stream([predictor()], Broken(20), Crew(3, 2)))
+        found.extend(each for each in stream([predictor()], Broken(20), Crew(3, 2)))
+    same(found, list(one_by_one(predictor())(Noise(7))))
 
 
 @pytest.mark.parametrize("kind", [BottomUpPredictor, OnTheDevice])

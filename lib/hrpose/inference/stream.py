@@ -60,12 +60,18 @@ def stream(
     """The people of every image, in the order of the images.
 
     predictors: alike, one on each device
+    An image that cannot be read ends the stream with its error, after the people of all before it.
     """
     with ExitStack() as stack:
         flow = _Flow(predictors, crew, stack)
-        for item in _read(predictors[0].frame, images, crew, stack):
-            flow.add(item)
-            yield from flow.ready()
+        try:
+            for item in _read(predictors[0].frame, images, crew, stack):
+                flow.add(item)
+                yield from flow.ready()
+        except Exception:
+            flow.close()
+            yield from flow.rest()
+            raise
         flow.close()
         yield from flow.rest()
 
