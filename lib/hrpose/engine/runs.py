@@ -102,7 +102,7 @@ def refuse_other(theirs: str, config: str, where: str) -> None:
 def _changes(theirs: str, config: str) -> list[str]:
     """The options whose values differ between two configs, however each is written."""
     had, have = _options(_tree(theirs)), _options(_tree(config))
-    differing = [key for key in sorted(had | have) if had.get(key) != have.get(key)]
+    differing = [key for key in sorted(had | have) if had.get(key, ...) != have.get(key, ...)]
     return [f"{key} {had.get(key)} -> {have.get(key)}" for key in differing]
 
 
