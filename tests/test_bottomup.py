@@ -11,6 +11,7 @@ from hrpose.inference.decoding import peaks_of
 from hrpose.inference.gathering import gather
 from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.tta import PLAIN, mirrored
+from hrpose.ops.blocks import heat_in_blocks
 from hrpose.ops.gaussian import draw_heatmaps
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
 from hrpose.structures import ScaleOutput
@@ -120,7 +121,7 @@ def test_empty_maps_hold_nobody(values):
 
 def test_settings_reach_the_peaks():
     heatmaps, tags = drawn(people(COCO, 3))
-    maps = heatmaps.numpy(), tags.numpy()
+    maps = heat_in_blocks(heatmaps.numpy()), tags.numpy()
     assert peaks_of(*maps, PUBLISHED).shape == (17, 30, 4)
     assert peaks_of(*maps, PUBLISHED._replace(max_people=2)).shape == (17, 2, 4)
     assert len(decode(heatmaps, tags, COCO, PUBLISHED._replace(detection_threshold=1.1))[0]) == 0
@@ -138,7 +139,8 @@ def test_a_window_of_the_kernel_has_one_peak(kernel, count):
 
 
 def test_peaks_lie_where_they_are_placed():
-    maps = [each.numpy() for each in drawn(people(COCO, 1))]
+    heatmaps, tags = (each.numpy() for each in drawn(people(COCO, 1)))
+    maps = heat_in_blocks(heatmaps), tags
     centres = peaks_of(*maps, PUBLISHED._replace(adjust=False))[:, :1]
     stepped = peaks_of(*maps, PUBLISHED)[:, :1]
     assert np.array_equal(abs(centres[..., :2] - stepped[..., :2]), np.full((17, 1, 2), 0.25))

@@ -7,6 +7,7 @@ import torch
 from hrpose.inference.gathering import unpacked
 from hrpose.inference.grouping import PUBLISHED
 from hrpose.ops import heatmaps as device
+from hrpose.ops.blocks import heat_in_blocks
 from hrpose.ops.cells import (
     describe,
     find_peaks,
@@ -46,7 +47,44 @@ def plain_peaks(heat, count, window, above):
 def test_find_peaks_oracle(levels, window, count):
     heat, _ = maps(0, levels)
     plain = [plain_peaks(each, count, window, 0.1) for each in heat]
-    assert find_peaks(heat, count, window, 0.1).tolist() == plain
+    assert find_peaks(heat_in_blocks(heat), count, window, 0.1).tolist() == plain
+
+
+def hills(seed, size, count, height=1.0):
+    """Gaussians (1, H, W) here and there, some across the border of two blocks or of the map."""
+    rng = np.random.default_rng(seed)
+    rows, columns = np.mgrid[: size[0], : size[1]]
+    heat = rng.normal(0, 0.02, size)
+    for y, x in rng.uniform((-2, -2), (size[0] + 2, size[1] + 2), (count, 2)):
+        away = (rows - y) ** 2 + (columns - x) ** 2
+        heat = np.maximum(heat, height * rng.uniform(0.3, 1) * np.exp(-away / 18))
+    return heat.astype(np.float32)[None]
+
+
+@pytest.mark.parametrize("size", [(16, 16), (50, 70), (128, 96), (5, 90), (1, 1)], ids=str)
+@pytest.mark.parametrize("count, peaks", [(1, 30), (30, 3), (30, 200)])
+def test_peaks_of_hills_oracle(size, count, peaks):
+    """Of few peaks, many blocks are looked at; of many, first the highest, then others."""
+    heat = hills(count, size, peaks)
+    plain = plain_peaks(heat[0], count, 5, 0.1)
+    assert find_peaks(heat_in_blocks(heat), count, 5, 0.1)[0].tolist() == plain
+
+
+@pytest.mark.parametrize("count", [1, 30, 300, 900])
+def test_peaks_of_ridges_oracle(count):
+    """Two ridges, all of whose cells are peaks, and a low peak apart: the last of all."""
+    ridges = np.where(np.arange(320) % 160 == 80, np.linspace(0.3, 0.9, 320), 0)
+    heat = np.tile(ridges.astype(np.float32), (1, 320, 1))
+    heat[0, 20, 20] = 0.2
+    plain = plain_peaks(heat[0], count, 5, 0.1)
+    assert find_peaks(heat_in_blocks(heat), count, 5, 0.1)[0].tolist() == plain
+
+
+@pytest.mark.parametrize("value, count", [(0.5, 30), (0.05, 30), (0.5, 2000)])
+def test_all_cells_of_a_plateau_are_peaks(value, count):
+    heat = np.full((1, 40, 50), value, np.float32)
+    found = find_peaks(heat_in_blocks(heat), count, 5, 0.1)[0]
+    assert found.tolist() == (list(range(count)) if value > 0.1 else [-1] * count)
 
 
 @pytest.mark.parametrize("levels", [0, 3])
@@ -83,7 +121,7 @@ def test_neighbouring_numbers_are_told_apart_before_places_are():
 @pytest.mark.parametrize("place", [middle, quarter_step, taylor_step])
 def test_the_device_tells_what_the_host_reads(place):
     heat, tags = maps(3, 5)
-    cell = find_peaks(heat, 12, 5)
+    cell = find_peaks(heat_in_blocks(heat), 12, 5)
     cell[:, -1] = -1
     joint = np.arange(3)[:, None].repeat(12, 1)
     read = describe(heat, tags, joint, cell, place)

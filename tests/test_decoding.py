@@ -9,6 +9,7 @@ from hrpose.inference.bottomup import decode
 from hrpose.inference.decoding import decode_maps, group, judged
 from hrpose.inference.grouping import PUBLISHED
 from hrpose.inference.refine import fill_from_cells, fill_from_maps
+from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
 from hrpose.ops.cells import quarter_step
 from hrpose.ops.gaussian import draw_exact_heatmaps
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
@@ -122,7 +123,7 @@ def test_what_is_settled_by_the_highest_cells_is_what_the_maps_say():
         if not len(people):
             continue
         filled, unsettled = fill_from_cells(people, candidates.highest)
-        whole = fill_from_maps(people, heatmaps, tags, quarter_step)
+        whole = fill_from_maps(people, heat_in_blocks(heatmaps), tags_in_blocks(tags), quarter_step)
         assert np.array_equal(filled[~unsettled], whole[~unsettled])
         assert np.array_equal(filled[unsettled], people[unsettled])
         missing = people[..., 2] == 0

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from hrpose.inference.refine import fill_from_maps
+from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
 from hrpose.ops.cells import middle, quarter_step
 from oracles import refined
 
@@ -23,7 +24,8 @@ def scene(seed, count=4, kinds=3, values=1, size=(9, 12)):
 
 
 def fill(people, heatmaps, tags, place=quarter_step):
-    return fill_from_maps(*(array.astype(np.float32) for array in (people, heatmaps, tags)), place)
+    people, heatmaps, tags = (array.astype(np.float32) for array in (people, heatmaps, tags))
+    return fill_from_maps(people, heat_in_blocks(heatmaps), tags_in_blocks(tags), place)
 
 
 @pytest.mark.parametrize("values", [1, 2])

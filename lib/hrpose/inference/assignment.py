@@ -44,9 +44,10 @@ def munkres(cost: np.ndarray) -> Pairs:
     Source: Munkres 1957, in the six steps usually given.
     """
     rows, columns = cost.shape
-    padded = np.pad(cost.astype(float), ((0, max(0, columns - rows)), (0, 0)))
-    made_up = ((0, 0), (0, max(0, rows - columns)))
-    stars = _Stars(np.pad(padded, made_up, constant_values=NOBODY)).complete()
+    square = np.zeros((max(rows, columns),) * 2)
+    square[:, columns:] = NOBODY
+    square[:rows, :columns] = cost
+    stars = _Stars(square).complete()
     return [(row, stars[row]) for row in range(rows) if stars[row] < columns]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_scores
 from hrpose.inference.refine import fill_from_cells, fill_from_maps
 from hrpose.ops.affine import Affine
+from hrpose.ops.blocks import HeatBlocks, heat_in_blocks, refuse_broken, tags_in_blocks
 from hrpose.ops.cells import STEPS, Place, describe, find_peaks, middle
 from hrpose.ops.oks import distinct
 from hrpose.skeletons import Skeleton
@@ -25,28 +27,27 @@ class Grouped(NamedTuple):
 
 
 def decode_maps(
-    heatmaps: np.ndarray, tags: np.ndarray, skeleton: Skeleton, settings: Settings = PUBLISHED
-) -> tuple[np.ndarray, np.ndarray]:
-    """The people of one image, best first; see inference.bottomup.decode.
-
-    heatmaps: (K, H, W) float32   tags: (K, H, W, T) float32
-    Returns (N, K, 3 + T), (N,).
-    """
-    peaks = peaks_of(heatmaps, tags, settings)
-    return decode_peaks(peaks, heatmaps, tags, skeleton, settings)
-
-
-def decode_peaks(
-    peaks: np.ndarray,
     heatmaps: np.ndarray,
     tags: np.ndarray,
     skeleton: Skeleton,
     settings: Settings = PUBLISHED,
+    peaks: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same, where the peaks (K, M, 3 + T) are known."""
-    found = filled = grouped(peaks, skeleton, settings)
+    """The people of one image, best first; see inference.bottomup.decode.
+
+    heatmaps: (K, H, W) float32   tags: (K, H, W, T) float32
+    peaks: (K, M, 3 + T) where they are known already
+    Returns (N, K, 3 + T), (N,).
+    """
+    with ThreadPoolExecutor(1) as aside:
+        reading = aside.submit(tags_in_blocks, tags)  # which hardly ever holds Python's lock
+        heat = heat_in_blocks(heatmaps)
+        if peaks is None:
+            peaks = peaks_of(heat, tags, settings)
+        found = filled = grouped(peaks, skeleton, settings)
+        said = reading.result()
     if settings.refine and len(found):
-        filled = fill_from_maps(found, heatmaps, tags, place_of(settings))
+        filled = fill_from_maps(found, heat, said, place_of(settings))
     return judged(found, filled, skeleton, settings)
 
 
@@ -57,14 +58,12 @@ def brought_back(people: np.ndarray, scores: np.ndarray, to_maps: Affine) -> Pos
     return Poses(joints, scores)
 
 
-def peaks_of(heatmaps: np.ndarray, tags: np.ndarray, settings: Settings = PUBLISHED) -> np.ndarray:
+def peaks_of(heat: HeatBlocks, tags: np.ndarray, settings: Settings = PUBLISHED) -> np.ndarray:
     """The highest peaks of every joint, each where it lies between the cells: (K, M, 3 + T)."""
-    flat = heatmaps.ravel()
-    refuse_broken(np.dot(flat, flat))  # a fifth of the time of asking every cell
-    count = min(settings.max_people, heatmaps[0].size)
-    cell = find_peaks(heatmaps, count, settings.nms_kernel, settings.detection_threshold)
+    count = min(settings.max_people, heat.maps[0].size)
+    cell = find_peaks(heat, count, settings.nms_kernel, settings.detection_threshold)
     joint = np.arange(len(cell))[:, None].repeat(count, 1)
-    peaks = describe(heatmaps, tags, joint, cell, place_of(settings))
+    peaks = describe(heat.maps, tags, joint, cell, place_of(settings))
     refuse_broken(peaks)
     return peaks
 
@@ -128,10 +127,3 @@ found alone; of all once the missing ones are filled in."""
 
 def place_of(settings: Settings) -> Place:
     return STEPS[settings.step] if settings.adjust else middle
-
-
-def refuse_broken(values: np.ndarray) -> None:
-    if not np.isfinite(values).all():
-        raise FloatingPointError(
-            "heatmaps or tags are not finite: the weights are broken, perhaps by a high TRAIN.LR"
-        )

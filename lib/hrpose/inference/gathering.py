@@ -6,9 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrpose.inference.decoding import Grouped, place_of, refuse_broken
+from hrpose.inference.decoding import Grouped, place_of
 from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.refine import missing_joints
+from hrpose.ops.blocks import refuse_broken
 from hrpose.ops.cells import unpack
 from hrpose.ops.heatmaps import find_peaks, gather_cells, highest_cells
 from hrpose.structures import Candidates, Highest

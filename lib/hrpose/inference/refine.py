@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hrpose.inference.blocks import best_cells, tag_distance
+from hrpose.inference.search import best_cells, tag_distance
+from hrpose.ops.blocks import HeatBlocks, TagBlocks
 from hrpose.ops.cells import Place, describe
 from hrpose.structures import Highest
 
@@ -64,21 +65,16 @@ def fill_from_cells(people: np.ndarray, highest: Highest) -> tuple[np.ndarray, n
 
 
 def fill_from_maps(
-    people: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray, place: Place
+    people: np.ndarray, heat: HeatBlocks, tags: TagBlocks, place: Place
 ) -> np.ndarray:
-    """Fill in everything.
-
-    people: (N, K, 3 + T)   heatmaps: (K, H, W)   tags: (K, H, W, T)
-    Returns (N, K, 3 + T).
-    """
+    """Fill in everything in people (N, K, 3 + T)."""
     filled = people.copy()
     missing = missing_joints(people)
-    planes = np.moveaxis(tags, -1, 0)  # (T, K, H, W)
     cell = np.empty(len(missing.joint), int)
     for joint in np.unique(missing.joint):
         mine = missing.joint == joint
-        cell[mine] = best_cells(heatmaps[joint], planes[:, joint], missing.tags[mine])
-    found = describe(heatmaps, tags, missing.joint, cell, place)
+        cell[mine] = best_cells(heat, tags, joint, missing.tags[mine])
+    found = describe(heat.maps, tags.maps, missing.joint, cell, place)
     take = found[:, 2] > 0
     filled[missing.person[take], missing.joint[take]] = found[take]
     return filled

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hrpose.inference.decoding import brought_back, decode_maps, decode_peaks, place_of
+from hrpose.inference.decoding import brought_back, decode_maps, place_of
 from hrpose.inference.recipe import KEY, Recipe, from_text
 from hrpose.ops.affine import Affine, decoded_frame, fit
 from hrpose.ops.cells import unpack
@@ -130,7 +130,7 @@ def from_peaks(runner: Runner, image: np.ndarray) -> People:
     if not np.isfinite(peaks).all():
         raise FloatingPointError("the model's peaks are not finite: its weights are broken")
     _, candidates = unpack(peaks, heatmaps.shape[-1], place_of(settings))
-    return decode_peaks(candidates, heatmaps, tags, skeleton, settings)
+    return decode_maps(heatmaps, tags, skeleton, settings, candidates)
 
 
 FINDERS: dict[str, Callable[[Runner, np.ndarray], People]] = {

@@ -8,45 +8,97 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import cv2
 import numpy as np
+
+from hrpose.ops.blocks import SIDE, HeatBlocks, cells_in, place_in, runs_of, unpadded
 
 Place = Callable[[np.ndarray], np.ndarray]
 """3 x 3 neighbourhoods of cells (..., 3, 3) -> steps from their middles (..., 2), in cells"""
+
+SOME = 4
+"""Times as many blocks as peaks are wanted, the highest, are looked at first."""
 
 FLAT = 1e-10
 """Heat below which a logarithm would speak of nothing but rounding."""
 
 
-def find_peaks(heatmaps: np.ndarray, count: int, window: int = 5, above: float = 0.0) -> np.ndarray:
+def find_peaks(heat: HeatBlocks, count: int, window: int = 5, above: float = 0.0) -> np.ndarray:
     """The highest local maxima of every joint, the highest first; of equal ones the first in order.
 
     A cell is a local maximum if none in the `window` x `window` cells about it is higher; all cells
     of a plateau are, as in the authors' code.
 
-    heatmaps: (K, H, W) float32   above: heat that a peak must exceed, 0 or more
+    above: heat that a peak must exceed, 0 or more
     Returns flat cells (K, count) int64, -1 where there are fewer.
     """
-    peaks = np.full((len(heatmaps), count), -1)
-    for heat, row in zip(heatmaps, peaks):
-        found = _highest(heat.ravel(), _local_maxima(heat, window, above), count)
-        row[: len(found)] = found
+    peaks = np.full((len(heat.maps), count), -1)
+    for padded, highest, row in zip(heat.padded, heat.highest, peaks):
+        found = _find_peaks(padded, highest, count, window, above)
+        row[: len(found)] = unpadded(found, heat)
     return peaks
 
 
-def _local_maxima(heat: np.ndarray, window: int, above: float) -> np.ndarray:
-    summit = cv2.dilate(heat, np.ones((window, window), np.uint8))  # 50 times max-pool's speed
-    high = np.flatnonzero(heat > above)
-    return high[heat.ravel()[high] == summit.ravel()[high]]
+def _find_peaks(
+    heat: np.ndarray, highest: np.ndarray, count: int, window: int, above: float
+) -> np.ndarray:
+    """The flat cells of one heatmap's peaks, in order: (16R, 16C), of its blocks (R * C,) -> (M,)
+
+    A peak is among the highest cells, and these in the highest blocks; ever more are looked at.
+    """
+    hot = np.flatnonzero(highest > above)
+    some = SOME * count
+    while True:
+        floor = _of_rank(highest[hot], some)
+        runs = runs_of(hot[highest[hot] >= floor], heat.shape[1])
+        cells = _candidates(heat, runs, floor, above, window)
+        few = cells[: SIDE * some]  # of a plateau there may be many
+        peaks = few[_is_summit(heat, few, window // 2)]
+        if len(peaks) >= count or (some >= len(hot) and len(few) == len(cells)):
+            return peaks[:count]
+        some *= SOME
 
 
-def _highest(values: np.ndarray, cells: np.ndarray, count: int) -> np.ndarray:
-    """The `count` cells of the highest values, in that order."""
-    heat = values[cells]
-    if len(cells) > count:
-        least = np.partition(heat, -count)[-count]
-        cells, heat = cells[heat >= least], heat[heat >= least]
-    return cells[np.argsort(-heat, kind="stable")[:count]]
+def _of_rank(values: np.ndarray, rank: int) -> float:
+    """What about so many of the values (C,) are not below; if there are fewer, none is below it."""
+    return np.partition(values, -rank)[-rank] if len(values) > rank else -np.inf
+
+
+def _candidates(
+    heat: np.ndarray, runs: np.ndarray, floor: float, above: float, window: int
+) -> np.ndarray:
+    """Flat cells of blocks that may be peaks, of heat >= floor and > above, the highest first."""
+    high = cells_in(heat, runs)
+    may_be = (high >= floor) & (high > above)
+    if window > 1:
+        may_be &= _no_less_than_neighbours(high)
+    block, within = np.divmod(np.flatnonzero(may_be), SIDE**2)
+    cells = np.sort(place_in(runs[block], within))
+    return cells[np.argsort(-heat.ravel()[cells], kind="stable")]
+
+
+def _no_less_than_neighbours(cells: np.ndarray) -> np.ndarray:
+    """Which cells of blocks (L, SIDE * SIDE) no cell beside them, in their block, exceeds."""
+    heat, known = cells.ravel(), np.ones(cells.size, bool)
+    higher = np.empty(cells.size, bool)
+    for step in (1, SIDE):  # along x, along y
+        line = higher.reshape(-1, SIDE, step)
+        np.greater_equal(heat[step:], heat[:-step], out=higher[step:])
+        line[:, 0] = True  # what lies before it is of another line
+        known &= higher
+        np.greater_equal(heat[:-step], heat[step:], out=higher[:-step])
+        line[:, -1] = True
+        known &= higher
+    return known.reshape(cells.shape)
+
+
+def _is_summit(heat: np.ndarray, cell: np.ndarray, reach: int) -> np.ndarray:
+    """Whether no cell is higher that is `reach` cells away or less, along x and along y."""
+    row, column = np.divmod(cell, heat.shape[1])
+    steps = np.arange(-reach, reach + 1)
+    rows = (row[:, None] + steps).clip(0, heat.shape[0] - 1)
+    columns = (column[:, None] + steps).clip(0, heat.shape[1] - 1)
+    around = heat[rows[:, :, None], columns[:, None, :]]
+    return heat.ravel()[cell] == around.max((1, 2))
 
 
 def describe(

@@ -14,6 +14,7 @@ from hrpose.inference.decoding import decode_maps, group, grouped, judged, peaks
 from hrpose.inference.gathering import HIGHEST, gather
 from hrpose.inference.grouping import Settings
 from hrpose.inference.refine import fill_from_maps
+from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
 from hrpose.programs.benchmarking.plain_decode import plain_decode
 from hrpose.programs.benchmarking.report import Report, number, paired_report
@@ -70,11 +71,12 @@ def _run(scenes: Mapping[str, Scene], settings: Settings) -> dict[str, float]:
 def _stages(scene: Scene, settings: Settings) -> dict[str, float]:
     """What decode_maps does, once, with a look at the clock in between."""
     begun = time.perf_counter()
-    peaks = peaks_of(scene.heatmaps, scene.tags, settings)
+    heat = heat_in_blocks(scene.heatmaps)
+    peaks = peaks_of(heat, scene.tags, settings)
     peaked = time.perf_counter()
     found = grouped(peaks, COCO, settings)
     assembled = time.perf_counter()
-    filled = fill_from_maps(found, scene.heatmaps, scene.tags, place_of(settings))
+    filled = fill_from_maps(found, heat, tags_in_blocks(scene.tags), place_of(settings))
     judged(found, filled, COCO, settings)
     done = time.perf_counter()
     laps = {"peaks": peaked - begun, "group": assembled - peaked, "refine": done - assembled}

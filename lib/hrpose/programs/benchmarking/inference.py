@@ -22,6 +22,7 @@ from hrpose.inference.gathering import fill_open, gather
 from hrpose.inference.refine import fill_from_maps
 from hrpose.inference.stream import stream
 from hrpose.inference.tta import Maps
+from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
 from hrpose.programs.benchmarking.crowds import unsettled
 from hrpose.programs.benchmarking.plain_decode import plain_decode
 from hrpose.programs.benchmarking.plain_predict import Plain, on_host
@@ -71,16 +72,21 @@ class OnHost:
         return self.predictor.look([framed])
 
     def peaks(self, maps: Maps) -> Any:
-        return peaks_of(*on_host(maps), self.settings)
+        heatmaps, tags = on_host(maps)
+        heat = heat_in_blocks(heatmaps)
+        return heat, peaks_of(heat, tags, self.settings)
 
     def group(self, peaks: Any) -> Any:
-        return grouped(peaks, self.predictor.skeleton, self.settings)
+        heat, candidates = peaks
+        return heat, grouped(candidates, self.predictor.skeleton, self.settings)
 
     def refine(self, grouped: Any, maps: Maps) -> tuple[np.ndarray, np.ndarray]:
-        filled = grouped
-        if self.settings.refine and len(grouped):
-            filled = fill_from_maps(grouped, *on_host(maps), place_of(self.settings))
-        return judged(grouped, filled, self.predictor.skeleton, self.settings)
+        heat, found = grouped
+        filled = found
+        if self.settings.refine and len(found):
+            tags = tags_in_blocks(on_host(maps)[1])
+            filled = fill_from_maps(found, heat, tags, place_of(self.settings))
+        return judged(found, filled, self.predictor.skeleton, self.settings)
 
     def find(self, images: BareImages) -> Iterator[tuple[int, Poses]]:
         return stream([self.predictor], images, self.crew)

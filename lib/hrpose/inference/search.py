@@ -7,8 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-SIDE = 16
-"""Cells of a block's side: few blocks to bound, few cells to look at in each."""
+from hrpose.ops.blocks import (
+    SIDE,
+    HeatBlocks,
+    TagBlocks,
+    cells_in,
+    place_in,
+    runs_of,
+    unpadded,
+)
 
 FIRST = 8
 """Blocks that each person looks into before the others are judged by what was found there."""
@@ -20,8 +27,8 @@ DEARER = 4
 """How much longer it takes to pick a cell by its heat than to look at it in a block."""
 
 
-class Blocks(NamedTuple):
-    """One joint's maps, and what is known of each of their R x C blocks without a look at it.
+class Maps(NamedTuple):
+    """One joint's maps, padded, and what is known of their blocks.
 
     A person's score in a cell is heat - round(tag distance). Each operation, as rounded in floating
     point, keeps the order of its operands; so the score of a block's highest heat at the least
@@ -31,7 +38,7 @@ class Blocks(NamedTuple):
     views are nearly equal, and to read them all takes longer than they save.
     """
 
-    heat: np.ndarray  # (H, W), multiples of SIDE
+    heat: np.ndarray  # (H, W)
     tags: np.ndarray  # (T, H, W)
     highest: np.ndarray  # (R * C,)
     least: np.ndarray  # (R * C,) of the first tag
@@ -45,42 +52,6 @@ class Best(NamedTuple):
     cell: np.ndarray  # (P,) flat
 
 
-def in_blocks(heat: np.ndarray, tags: np.ndarray) -> Blocks:
-    """heat: (H, W)   tags: (T, H, W)"""
-    heat, tags = _padded(heat, -np.inf), _padded(tags, 0.0)
-    highest, most = _reduced(np.maximum, heat), _reduced(np.maximum, tags[0])
-    least = _reduced(np.minimum, tags[0])
-    others = sum(np.vdot(each, each) for each in tags[1:])  # no number if any of them is none
-    if not np.isfinite(highest.sum() + least.sum() + most.sum() + others):
-        raise FloatingPointError("heatmaps or tags are not finite: the weights are broken")
-    return Blocks(heat, tags, highest, least, most)
-
-
-def _padded(maps: np.ndarray, beyond: float) -> np.ndarray:
-    """Maps (..., H, W) whose sides are multiples of SIDE; themselves if they were."""
-    below, right = (-side % SIDE for side in maps.shape[-2:])
-    if not below and not right:
-        return maps
-    around = [(0, 0)] * (maps.ndim - 2) + [(0, below), (0, right)]
-    return np.pad(maps, around, constant_values=beyond)
-
-
-def _cut(maps: np.ndarray) -> np.ndarray:
-    """(..., H, W) -> (..., R, C, SIDE, SIDE), without a copy."""
-    *rest, height, width = maps.shape
-    cut = maps.reshape(*rest, height // SIDE, SIDE, width // SIDE, SIDE)
-    return cut.swapaxes(-3, -2)
-
-
-def _reduced(how: np.ufunc, maps: np.ndarray) -> np.ndarray:
-    """(H, W) -> (R * C,)"""
-    height, width = maps.shape
-    blocks = how.reduce(maps.reshape(height // SIDE, SIDE, width), axis=1)  # (R, W)
-    while blocks.shape[1] > width // SIDE:  # along short rows a reduction would be slow
-        blocks = how(blocks[:, ::2], blocks[:, 1::2])
-    return blocks.ravel()
-
-
 def tag_distance(tags: Sequence[np.ndarray] | np.ndarray, mean: np.ndarray) -> np.ndarray:
     """How far tags (T, ...) are from means (T, ...), rounded as often as a plain loop would."""
     squares = np.square(tags[0] - mean[0])
@@ -89,38 +60,41 @@ def tag_distance(tags: Sequence[np.ndarray] | np.ndarray, mean: np.ndarray) -> n
     return np.sqrt(squares, out=squares)
 
 
-def best_cells(heat: np.ndarray, tags: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """The flat cell of the best score for each of the tags wanted (P, T); of several, the first.
+def best_cells(heat: HeatBlocks, tags: TagBlocks, joint: int, wanted: np.ndarray) -> np.ndarray:
+    """The flat cell of a joint's best score for each of the tags wanted (P, T); of several, the
+    first.
 
-    heat: (H, W)   tags: (T, H, W)
     Of each person the most promising blocks come first; then all that promise no less than was
     found there. Where these are many, as in noise, the highest cells of the map come before them.
     """
-    blocks = in_blocks(heat, tags)
-    promise = _promises(blocks, wanted)  # (P, R * C)
+    maps = _maps_of(heat, tags, joint)
+    promise = _promises(maps, wanted)  # (P, R * C)
     best = Best(np.full(len(wanted), -np.inf, np.float32), np.zeros(len(wanted), int))
-    best = _look_into(blocks, wanted, *_most_promising(promise), best)
+    best = _look_into(maps, wanted, *_most_promising(promise), best)
     above = np.inf
-    for floor, count in _floors(blocks.heat):
-        open_ = (promise >= best.score[:, None]).sum(1) * SIDE**2
-        busy = np.flatnonzero(open_ > DEARER * count)
+    for floor, count in _floors(maps.heat):
+        cells = (promise >= best.score[:, None]).sum(1) * SIDE**2
+        busy = np.flatnonzero(cells > DEARER * count)
         if not len(busy):
             break
-        best = _look_from_above(blocks, wanted, busy, (floor, above), best)
+        best = _look_from_above(maps, wanted, busy, (floor, above), best)
         promise[busy[best.score[busy] >= floor]] = -np.inf  # whatever lies below has less heat
         above = floor
-    people, which = np.nonzero(promise >= best.score[:, None])
-    row, column = np.divmod(
-        _look_into(blocks, wanted, people, which, best).cell, blocks.heat.shape[1]
-    )
-    return row * heat.shape[1] + column
+    open_ = np.flatnonzero(promise >= best.score[:, None])
+    best = _look_into(maps, wanted, *np.divmod(open_, promise.shape[1]), best)
+    return unpadded(best.cell, heat)
 
 
-def _promises(blocks: Blocks, wanted: np.ndarray) -> np.ndarray:
+def _maps_of(heat: HeatBlocks, tags: TagBlocks, joint: int) -> Maps:
+    planes = heat.padded[joint], tags.padded[:, joint]
+    return Maps(*planes, heat.highest[joint], tags.least[joint], tags.most[joint])
+
+
+def _promises(maps: Maps, wanted: np.ndarray) -> np.ndarray:
     """What no cell of a block exceeds, for each of the tags wanted (P, T): (P, R * C)."""
     mean = wanted[:, :1]
-    nearest = np.clip(mean, blocks.least, blocks.most)
-    return blocks.highest - np.rint(tag_distance(nearest[None], mean[None]))
+    nearest = np.clip(mean, maps.least, maps.most)
+    return maps.highest - np.rint(tag_distance(nearest[None], mean[None]))
 
 
 def _most_promising(promise: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,35 +111,34 @@ def _floors(heat: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _look_into(
-    blocks: Blocks, wanted: np.ndarray, people: np.ndarray, which: np.ndarray, best: Best
+    maps: Maps, wanted: np.ndarray, people: np.ndarray, which: np.ndarray, best: Best
 ) -> Best:
     """The best, now that every cell of some blocks (L,) is known to one person each (L,)."""
     if not len(people):
         return best
-    width = blocks.heat.shape[1]
-    row, column = np.divmod(which, width // SIDE)
-    heat = _cut(blocks.heat)[row, column].reshape(len(which), -1)  # (L, SIDE * SIDE)
-    tags = [_cut(tag)[row, column].reshape(heat.shape) for tag in blocks.tags]
-    score = tag_distance(tags, wanted[people].T[..., None])
+    runs = runs_of(which, maps.heat.shape[1])
+    heat, *tags = (cells_in(each, runs) for each in (maps.heat, *maps.tags))
+    score = tag_distance(tags, wanted[people].T[..., None])  # (L, SIDE * SIDE)
     np.subtract(heat, np.rint(score, out=score), out=score)
     first = score.argmax(1)
-    cell = (row * SIDE + first // SIDE) * width + column * SIDE + first % SIDE
-    return _better(best, people, score[np.arange(len(first)), first], cell)
+    return _better(best, people, score[np.arange(len(first)), first], place_in(runs, first))
 
 
 def _look_from_above(
-    blocks: Blocks, wanted: np.ndarray, people: np.ndarray, band: tuple[float, float], best: Best
+    maps: Maps, wanted: np.ndarray, people: np.ndarray, band: tuple[float, float], best: Best
 ) -> Best:
     """The best, now that people (P,) know all cells whose heat is within a band."""
     floor, above = band
-    heat = blocks.heat.ravel()
-    cell = np.flatnonzero(heat >= floor)
-    cell = cell[heat[cell] < above]
-    if not len(cell):
+    runs = runs_of(np.flatnonzero(maps.highest >= floor), maps.heat.shape[1])
+    heat = cells_in(maps.heat, runs).ravel()
+    found = np.flatnonzero(heat >= floor)
+    block, within = np.divmod(found[heat[found] < above], SIDE**2)
+    if not len(block):
         return best
-    tags = [tag.ravel()[cell] for tag in blocks.tags]  # (C,) each
+    cell = np.sort(place_in(runs[block], within))
+    heat, *tags = (each.ravel()[cell] for each in (maps.heat, *maps.tags))  # (C,) each
     away = tag_distance(tags, wanted[people].T[..., None])  # (P, C)
-    score = np.subtract(heat[cell], np.rint(away, out=away), out=away)
+    score = np.subtract(heat, np.rint(away, out=away), out=away)
     first = score.argmax(1)
     return _better(best, people, score[np.arange(len(first)), first], cell[first])
 

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from hrpose.inference import blocks
-from hrpose.inference.blocks import best_cells
+from hrpose.inference import search
+from hrpose.ops.blocks import SIDE, heat_in_blocks, tags_in_blocks
 
 SIZES = [(16, 16), (64, 80), (33, 50), (7, 100), (1, 1), (128, 176)]
 
@@ -15,6 +15,15 @@ def plain_best(heat, tags, wanted):
         (heat - np.round(np.sqrt(sum((t - w) ** 2 for t, w in zip(tags, tag))))).argmax()
         for tag in wanted
     ]
+
+
+def best_cells(heat, tags, wanted):
+    """heat: (H, W)   tags: (T, H, W)   wanted: (P, T)"""
+    return search.best_cells(*known(heat, tags), 0, wanted)
+
+
+def known(heat, tags):
+    return heat_in_blocks(heat[None]), tags_in_blocks(np.moveaxis(tags, 0, -1)[None])
 
 
 def peaked(rng, size, values):
@@ -58,14 +67,22 @@ def test_best_cells_oracle(size, kind, values):
         assert best_cells(heat, tags, wanted).tolist() == plain_best(heat, tags, wanted)
 
 
-def test_planes_need_not_lie_side_by_side():
+def test_maps_need_not_lie_one_after_the_other():
     rng = np.random.default_rng(0)
     heat, tags = (x.astype(np.float32) for x in noisy(rng, (64, 80), 2))
     wanted = rng.random((3, 2)).astype(np.float32)
-    apart = np.ascontiguousarray(np.moveaxis(tags, 0, -1))
-    assert np.array_equal(
-        best_cells(heat, np.moveaxis(apart, -1, 0), wanted), best_cells(heat, tags, wanted)
-    )
+    together = np.moveaxis(np.moveaxis(tags, 0, -1).copy(), -1, 0)
+    assert np.array_equal(best_cells(heat, together, wanted), best_cells(heat, tags, wanted))
+
+
+def test_each_joint_is_looked_for_in_its_own_maps():
+    rng = np.random.default_rng(1)
+    heat, tags = (x.astype(np.float32) for x in noisy(rng, (3, 50, 70), 2))
+    wanted = rng.random((4, 2)).astype(np.float32)
+    blocks = heat_in_blocks(heat), tags_in_blocks(np.moveaxis(tags, 0, -1))
+    for joint in range(3):
+        found = search.best_cells(*blocks, joint, wanted)
+        assert found.tolist() == plain_best(heat[joint], tags[:, joint], wanted)
 
 
 @pytest.mark.parametrize("values", [1, 2])
@@ -73,11 +90,11 @@ def test_no_cell_of_a_block_exceeds_its_promise(values):
     rng = np.random.default_rng(1)
     for kind in (peaked, noisy, level):
         heat, tags = (np.asarray(x, np.float32) for x in kind(rng, (64, 80), values))
-        known = blocks.in_blocks(heat, tags)
+        maps = search._maps_of(*known(heat, tags), 0)
         wanted = rng.uniform(-1, 9, (5, values)).astype(np.float32)
-        promise = blocks._promises(known, wanted)
+        promise = search._promises(maps, wanted)
         for person, tag in zip(promise, wanted):
-            score = heat - np.rint(blocks.tag_distance(tags, tag[:, None, None]))
+            score = heat - np.rint(search.tag_distance(tags, tag[:, None, None]))
             most = score.reshape(4, 16, 5, 16).max((1, 3)).ravel()
             assert (most <= person).all()
             assert (most == person).any() or kind is noisy or values > 1
@@ -85,19 +102,19 @@ def test_no_cell_of_a_block_exceeds_its_promise(values):
 
 def test_few_cells_are_looked_at(monkeypatch):
     """Of a map for each of three people, as many cells as in a quarter of it."""
-    into, above = blocks._look_into, blocks._look_from_above
+    into, above = search._look_into, search._look_from_above
     cells = []
 
-    def into_counted(known, wanted, people, which, best):
-        cells.append(len(which) * blocks.SIDE**2)
-        return into(known, wanted, people, which, best)
+    def into_counted(maps, wanted, people, which, best):
+        cells.append(len(which) * SIDE**2)
+        return into(maps, wanted, people, which, best)
 
-    def above_counted(known, wanted, people, band, best):
-        cells.append(len(people) * int(((known.heat >= band[0]) & (known.heat < band[1])).sum()))
-        return above(known, wanted, people, band, best)
+    def above_counted(maps, wanted, people, band, best):
+        cells.append(len(people) * int(((maps.heat >= band[0]) & (maps.heat < band[1])).sum()))
+        return above(maps, wanted, people, band, best)
 
-    monkeypatch.setattr(blocks, "_look_into", into_counted)
-    monkeypatch.setattr(blocks, "_look_from_above", above_counted)
+    monkeypatch.setattr(search, "_look_into", into_counted)
+    monkeypatch.setattr(search, "_look_from_above", above_counted)
     rng = np.random.default_rng(2)
     for kind in (peaked, noisy):
         cells.clear()
@@ -114,4 +131,4 @@ def test_maps_that_are_no_numbers_are_refused(broken, value):
     heat, *tags = maps = np.ones((3, 32, 32), np.float32)
     maps[broken, 3, 3] = value
     with pytest.raises(FloatingPointError, match="finite"):
-        best_cells(heat, np.array(tags), np.ones((1, 2), np.float32))
+        known(heat, np.array(tags))
