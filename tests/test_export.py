@@ -9,6 +9,7 @@ import sys
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 
@@ -158,6 +159,19 @@ def test_whole_numbers_are_smaller_and_leave_the_heads_alone(shipped):
     whole = [kind for kind in kinds.values() if kind == onnx.TensorProto.INT8]
     assert len(whole) > 40
     assert Runner.load(path).recipe == Runner.load(shipped[0]).recipe
+
+
+def test_the_runtime_computes_all_but_the_heads_in_whole_numbers(shipped, tmp_path):
+    """A convolution between two roundings, left in float, would be slower than without them."""
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    whole = shipped[0].with_name("model.int8.onnx")
+    onnxruntime.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
+    kinds = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    assert kinds.count("QLinearConv") > 10
+    assert sum(kind in ("Conv", "FusedConv") for kind in kinds) == 2
+    assert not {"Add", "Relu"} & set(kinds)
 
 
 def test_nodes_before_the_heads_are_all_that_is_quantised(shipped):

@@ -39,6 +39,7 @@ def quantise(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
             _reader(images),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
+            activation_type=quantization.QuantType.QUInt8,  # signed, half the layers stay in float
             nodes_to_quantize=before_heads(onnx.load(plain)),
         )
         model = onnx.load(rounded)
