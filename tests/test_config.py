@@ -143,9 +143,17 @@ def test_yaml_is_data_and_never_runs(tag, refused):
     assert "x.yaml" in refused(f"OUTPUT_DIR: {tag}")
 
 
-@pytest.mark.parametrize("overrides", [["TRAIN.LR"], ["TRAIN.LR", "1", "WORKERS"]])
-def test_overrides_come_in_pairs(overrides, refused):
-    assert overrides[-1] in refused("", overrides)
+@pytest.mark.parametrize(
+    "overrides, lone",
+    [
+        (["TRAIN.LR"], "TRAIN.LR"),
+        (["TRAIN.LR", "1", "WORKERS"], "WORKERS"),
+        (["TEST.MODEL_FILE", "TEST.SOLVER", "scipy"], "TEST.MODEL_FILE"),  # $FILE was empty
+        (["SEED", "1", "TEST.MODEL_FILE", "TEST.SOLVER", "scipy"], "TEST.MODEL_FILE"),
+    ],
+)
+def test_overrides_come_in_pairs(overrides, lone, refused):
+    assert f"'{lone}' has no value" in refused("", overrides)
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path):

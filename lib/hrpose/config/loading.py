@@ -131,7 +131,9 @@ def _as_list(value: Any) -> list[Any]:
 
 def _override_entries(overrides: Sequence[str]) -> list[Entry]:
     if len(overrides) % 2:
-        raise ValueError(f"overrides come in pairs KEY VALUE; {overrides[-1]!r} has no value")
+        values = overrides[1::2]
+        lone = next((i for i, value in enumerate(values) if value in BY_KEY), len(values))
+        raise ValueError(f"overrides come in pairs KEY VALUE; {overrides[2 * lone]!r} has no value")
     pairs = zip(overrides[::2], overrides[1::2])
     return [Entry(key, _override_value(key, text), "command line") for key, text in pairs]
 
