@@ -13,7 +13,8 @@ from hrpose.ops.image import normalise
 from hrpose.programs.benchmark import main
 from hrpose.programs.benchmarking import forward
 from hrpose.programs.benchmarking.forward import MS, RATIO, SHARE, Task, benchmark_forward, farthest
-from hrpose.programs.benchmarking.ways import PLAIN, WAYS, noise, random_network
+from hrpose.programs.benchmarking.ways import PLAIN, WAYS, random_network
+from hrpose.programs.exporting.graphs import example
 
 SIZES = (
     "MODEL.WIDTH 8 MODEL.STEM 8 MODEL.BLOCKS 1 MODEL.MODULES [1,1,1] DATASET.INPUT_SIZE 64 "
@@ -60,7 +61,7 @@ def test_every_way_has_its_row_at_every_size():
 def test_a_random_network_says_something_everywhere():
     config = load_config(QUICKSTART, SMALL)
     with torch.inference_mode():
-        for output in random_network(config)(normalise(noise(1, 64))):
+        for output in random_network(config)(normalise(example(1, (64, 64)))):
             spread = output.heatmaps.flatten(2).std(-1)
             assert (spread > 0).all() and output.heatmaps.abs().max() < 100
 
@@ -125,7 +126,7 @@ def test_a_shipped_file_takes_its_turns(tmp_path, kind):
     path = tmp_path / "means.onnx"
     write_onnx(path, lambda kinds: getattr(kinds, kind))
     side = forward.shipped_side(path)
-    images = noise(2, 64)
+    images = example(2, (64, 64))
     maps = side.maps(side.look(images))
     truth = images.float() if kind == "UINT8" else normalise(images)
     np.testing.assert_allclose(

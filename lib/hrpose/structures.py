@@ -7,7 +7,7 @@ T tag values, H and W rows and columns of whatever frame the text names.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -70,3 +70,11 @@ class Poses(NamedTuple):
 
     joints: np.ndarray  # (N, K, 3) float32: x, y in image pixels, score (0: not found)
     scores: np.ndarray  # (N,) float32
+
+
+class Images(Protocol):
+    """(image id, what a predictor takes) pairs, each read when asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, i: int, /) -> tuple[int, Any]: ...

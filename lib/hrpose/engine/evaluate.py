@@ -9,21 +9,13 @@ from typing import Any, Protocol
 from tqdm import tqdm
 
 from hrpose.engine.distributed import World
-from hrpose.structures import Poses
+from hrpose.structures import Images, Poses
 
 
 class Evaluator(Protocol):
     def add(self, image_id: int, poses: Poses) -> None: ...
 
     def summarize(self) -> dict[str, float]: ...
-
-
-class Images(Protocol):
-    """(image id, what the predictor takes) pairs."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int, /) -> tuple[int, Any]: ...
 
 
 Find = Callable[[Images], Generator[tuple[int, Poses], None, None]]

@@ -161,18 +161,24 @@ def resize(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return resized
 
 
-def open_session(path: Path, threads: int = 0) -> Any:
-    """An onnxruntime session; errors say what is missing."""
+PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
+
+
+def open_session(path: Path, threads: int = 0, providers: Sequence[str] = PROVIDERS) -> Any:
+    """An onnxruntime session, on the first of the providers that is there.
+
+    Errors: FileNotFoundError, and ValueError where the file is no model, or onnxruntime missing.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise ValueError("onnxruntime is missing; pip install onnxruntime") from None
     if not path.is_file():
-        raise FileNotFoundError(f"no model at {path}")
+        raise FileNotFoundError(f"no model at {path}; tools/export.py makes one")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     usable = onnxruntime.get_available_providers()
-    wanted = [each for each in ("CUDAExecutionProvider", "CPUExecutionProvider") if each in usable]
+    wanted = [each for each in providers if each in usable]
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=wanted)
     except Exception as error:  # onnxruntime's own classes, one for each kind of failure

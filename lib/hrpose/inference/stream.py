@@ -12,24 +12,16 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from hrpose.inference.bottomup import BottomUpPredictor, Framed, Group
 from hrpose.inference.decoding import brought_back, group
 from hrpose.inference.tta import Maps, one_of
 from hrpose.ops.processes import leave_stops_to_others
-from hrpose.structures import Candidates, Poses
+from hrpose.structures import Candidates, Images, Poses
 
 PATIENCE = 8
 """Batches that may be read while an image waits for others of its size."""
-
-
-class Images(Protocol):
-    """(image id, image (H, W, 3) uint8 RGB) pairs."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, i: int, /) -> tuple[int, Any]: ...
 
 
 class Crew(NamedTuple):

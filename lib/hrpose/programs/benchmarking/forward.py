@@ -26,11 +26,11 @@ from hrpose.programs.benchmarking.ways import (
     Warm,
     Way,
     network_side,
-    noise,
     random_network,
     shipped_side,
     warmed,
 )
+from hrpose.programs.exporting.graphs import example
 
 MS = "forward, ms"
 RATIO = "of the plain time"
@@ -67,7 +67,7 @@ def benchmark_forward(
     report = Report([], {"weights": config.TEST.MODEL_FILE or "random", "sizes": {}})
     for size in task.sizes:
         work = 2e9 * task.batch * operations_in(model, (size, size))
-        images = noise(task.batch, size).to(task.device)
+        images = example(task.batch, (size, size)).to(task.device)
         rows = _compare(list(_warmed(sides, images, failed)), blocks, work, rates)
         report.numbers["sizes"][size] = rows
         report.tables.append(_table(rows))

@@ -14,9 +14,11 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from hrpose.build import build_model
+from hrpose.inference.runner import open_session
 from hrpose.models.blocks import fan_in_init
 from hrpose.ops.image import normalise
 from hrpose.programs.benchmarking.timing import waiter
+from hrpose.programs.exporting.graphs import example
 from hrpose.structures import ScaleOutput
 
 PLAIN = "plain"
@@ -108,15 +110,7 @@ def shipped_side(path: Path) -> Side:
 
     Its one input is images (B, 3, H, W): uint8, or normalised float32.
     """
-    try:
-        import onnxruntime
-    except ImportError:
-        raise ValueError("--onnx needs onnxruntime; pip install onnxruntime") from None
-    if not path.is_file():
-        raise FileNotFoundError(f"there is no ONNX file at {path}; tools/export.py makes one")
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path, torch.get_num_threads(), ["CPUExecutionProvider"])
     (given,), names = session.get_inputs(), [output.name for output in session.get_outputs()]
 
     def look(images: Tensor) -> list[np.ndarray]:
@@ -150,11 +144,5 @@ def random_network(config: CfgNode) -> nn.Module:
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # the plain mean of the one batch that follows
     with torch.no_grad():
-        network.train()(normalise(noise(2, 128)))
+        network.train()(normalise(example(2, (128, 128))))
     return network.eval()
-
-
-def noise(batch: int, size: int) -> Tensor:
-    """uint8 images (batch, 3, size, size)"""
-    dice = torch.Generator().manual_seed(0)
-    return torch.randint(0, 256, (batch, 3, size, size), dtype=torch.uint8, generator=dice)
