@@ -6,6 +6,7 @@ import torch
 
 from hrpose.inference.gathering import unpacked
 from hrpose.inference.grouping import PUBLISHED
+from hrpose.ops import cells as module
 from hrpose.ops import heatmaps as device
 from hrpose.ops.blocks import heat_in_blocks
 from hrpose.ops.cells import (
@@ -78,6 +79,57 @@ def test_peaks_of_ridges_oracle(count):
     heat[0, 20, 20] = 0.2
     plain = plain_peaks(heat[0], count, 5, 0.1)
     assert find_peaks(heat_in_blocks(heat), count, 5, 0.1)[0].tolist() == plain
+
+
+@pytest.mark.parametrize("count", [2, 5, 30])
+@pytest.mark.parametrize("sigma", [30, 120])
+def test_few_peaks_in_many_blocks_oracle(sigma, count):
+    """Broad hills, and one low peak far down: the highest blocks hold fewer peaks than wanted."""
+    rng = np.random.default_rng(sigma)
+    rows, columns = np.mgrid[:300, :340]
+    heat = np.zeros((300, 340), np.float32)
+    for y, x in rng.uniform(0, 300, (2, 2)):
+        away = (rows - y) ** 2 + (columns - x) ** 2
+        heat = np.maximum(heat, np.exp(-away / (2 * sigma**2)).astype(np.float32))
+    heat[:20, :20] = 0
+    heat[10, 10] = 0.15
+    plain = plain_peaks(heat, count, 5, 0.1)
+    assert 1 < sum(cell >= 0 for cell in plain) <= max(count, 4)
+    assert find_peaks(heat_in_blocks(heat[None]), count, 5, 0.1)[0].tolist() == plain
+
+
+def test_a_peak_above_a_plateau_that_is_none():
+    """Of a plateau below it, no cell is a peak; all of them come before the lowest peak."""
+    heat = np.zeros((1, 80, 80), np.float32)
+    heat[0, :33, :33] = 0.5
+    heat[0, 16, 16] = 0.9
+    heat[0, 70, 70] = 0.2
+    found = find_peaks(heat_in_blocks(heat), 2, 33, 0.1)[0]
+    assert found.tolist() == [16 * 80 + 16, 70 * 80 + 70]
+
+
+def test_few_cells_are_looked_at_for_peaks(monkeypatch):
+    """Of noise a tenth of the blocks; of these few cells with all that lies about them."""
+    blocks, cells, windows = [], [], []
+    read, is_summit = module.cells_in, module._is_summit
+
+    def read_counted(padded, runs):
+        blocks.append(len(runs))
+        return read(padded, runs)
+
+    def summit_counted(heat, cell, reach):
+        windows.append(len(cell))
+        return is_summit(heat, cell, reach)
+
+    monkeypatch.setattr(module, "cells_in", read_counted)
+    monkeypatch.setattr(module, "_is_summit", summit_counted)
+    noise = np.random.default_rng(0).random((1, 512, 704), np.float32)
+    for heat in (noise, hills(1, (512, 704), 20)):
+        blocks.clear(), windows.clear()
+        assert (find_peaks(heat_in_blocks(heat), 30, 5, 0.1) >= 0).sum() >= 15
+        cells.append(int((heat > 0.1).sum()))
+        assert sum(blocks) < 512 * 704 / 256 / 4
+        assert sum(windows) < cells[-1] / 20
 
 
 @pytest.mark.parametrize("value, count", [(0.5, 30), (0.05, 30), (0.5, 2000)])

@@ -1,12 +1,15 @@
 """The fast decoders against the plain one on random scenes: every number equal, bit for bit."""
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
 
 from hrpose.inference import gathering
 from hrpose.inference.bottomup import decode
-from hrpose.inference.decoding import decode_maps, group, judged
+from hrpose.inference.decoding import decode_maps, group, judged, peaks_of
 from hrpose.inference.grouping import PUBLISHED
 from hrpose.inference.refine import fill_from_cells, fill_from_maps
 from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
@@ -223,6 +226,49 @@ def test_decode_takes_maps_of_any_layout():
     assert equal(decode(heatmaps, np.ascontiguousarray(tags), skeleton), wanted)
     turned = np.ascontiguousarray(heatmaps.transpose(1, 2, 0)).transpose(2, 0, 1)
     assert equal(decode(turned, tags, skeleton), wanted)
+
+
+def test_tags_are_read_where_they_are_needed():
+    """Without refinement, or without people, tags beside no peak are not looked at."""
+    heatmaps, tags, skeleton = scene(2)
+    wanted = decode_maps(heatmaps, tags, skeleton, PUBLISHED._replace(refine=False))
+    apart = heatmaps[0] < 0.05
+    assert len(wanted[0]) and apart.any()
+    tags[0, apart] = np.nan
+    assert equal(decode_maps(heatmaps, tags, skeleton, PUBLISHED._replace(refine=False)), wanted)
+    assert len(decode_maps(np.zeros_like(heatmaps), tags, skeleton)[0]) == 0
+    with pytest.raises(FloatingPointError, match="finite"):
+        decode_maps(heatmaps, tags, skeleton)
+
+
+def test_peaks_that_are_given_are_those_that_are_grouped():
+    heatmaps, tags, skeleton = scene(2)
+    peaks = peaks_of(heat_in_blocks(heatmaps), tags)
+    assert equal(
+        decode_maps(heatmaps, tags, skeleton, peaks=peaks), decode_maps(heatmaps, tags, skeleton)
+    )
+    one = np.where(np.arange(peaks.shape[1])[:, None] == 0, peaks, 0)
+    found, _ = decode_maps(heatmaps, tags, skeleton, peaks=one)
+    assert 0 < len(found) < len(decode_maps(heatmaps, tags, skeleton)[0])
+
+
+LATE = """
+import threading, time
+import numpy as np
+from hrpose.inference.decoding import decode_maps
+from hrpose.skeletons import COCO
+
+def work():
+    time.sleep(0.3)
+    print(len(decode_maps(np.ones((17, 32, 32), np.float32), np.zeros((17, 32, 32, 1)), COCO)[0]))
+
+threading.Thread(target=work).start()
+"""
+
+
+def test_a_thread_may_decode_when_the_program_has_nothing_else_to_do():
+    done = subprocess.run([sys.executable, "-c", LATE], check=True, capture_output=True, text=True)
+    assert done.stdout == "30\n"
 
 
 @pytest.mark.parametrize("shift", [(0.5, 0), (0, 0.5), (0.5, 0.5)])

@@ -67,6 +67,16 @@ def test_best_cells_oracle(size, kind, values):
         assert best_cells(heat, tags, wanted).tolist() == plain_best(heat, tags, wanted)
 
 
+def test_of_many_equal_cells_far_apart_the_first_is_taken():
+    """More blocks hold one than are looked into at first, and too few to look from above."""
+    rng = np.random.default_rng(3)
+    tags, wanted = np.zeros((1, 512, 704), np.float32), np.zeros((1, 1), np.float32)
+    for count in range(9, 40, 6):
+        heat = np.zeros((512, 704), np.float32)
+        heat[rng.integers(0, 512, count), rng.integers(0, 704, count)] = 0.5
+        assert best_cells(heat, tags, wanted).tolist() == plain_best(heat, tags, wanted)
+
+
 def test_maps_need_not_lie_one_after_the_other():
     rng = np.random.default_rng(0)
     heat, tags = (x.astype(np.float32) for x in noisy(rng, (64, 80), 2))

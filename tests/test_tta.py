@@ -142,6 +142,24 @@ def test_tags_may_stand_at_any_one_resolution():
     assert torch.equal(maps.tags[..., 0], fine.tags)
 
 
+@pytest.mark.parametrize("views", [[PLAIN], [PLAIN, MIRROR]], ids=len)
+def test_maps_lie_one_after_the_other_however_the_network_lays_them(views):
+    """The decoder reads them so several times as fast."""
+
+    def laid(maps):
+        return maps if maps is None else maps.to(memory_format=torch.channels_last)
+
+    def channels_last(images):
+        return [
+            output._replace(heatmaps=laid(output.heatmaps), tags=laid(output.tags))
+            for output in symmetric(images)
+        ]
+
+    maps = look(channels_last, random(1, 3, 32, 32), views, (32, 32))
+    assert maps.heatmaps.is_contiguous()
+    assert maps.tags.movedim(-1, 0).is_contiguous()
+
+
 def test_constants_stay_constant():
     def constant(images):
         return [

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,9 +11,16 @@ import numpy as np
 from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_scores
 from hrpose.inference.refine import fill_from_cells, fill_from_maps
 from hrpose.ops.affine import Affine
-from hrpose.ops.blocks import HeatBlocks, heat_in_blocks, refuse_broken, tags_in_blocks
+from hrpose.ops.blocks import (
+    HeatBlocks,
+    TagBlocks,
+    heat_in_blocks,
+    refuse_broken,
+    tags_in_blocks,
+)
 from hrpose.ops.cells import STEPS, Place, describe, find_peaks, middle
 from hrpose.ops.oks import distinct
+from hrpose.ops.processes import begun
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, Poses
 
@@ -39,15 +46,25 @@ def decode_maps(
     peaks: (K, M, 3 + T) where they are known already
     Returns (N, K, 3 + T), (N,).
     """
-    with ThreadPoolExecutor(1) as aside:
-        reading = aside.submit(tags_in_blocks, tags)  # which hardly ever holds Python's lock
-        heat = heat_in_blocks(heatmaps)
-        if peaks is None:
-            peaks = peaks_of(heat, tags, settings)
-        found = filled = grouped(peaks, skeleton, settings)
-        said = reading.result()
+    read = begun if settings.refine else partial  # reading hardly ever holds Python's lock
+    known_tags = read(tags_in_blocks, tags)
+    heat = heat_in_blocks(heatmaps)
+    if peaks is None:
+        peaks = peaks_of(heat, tags, settings)
+    return finished(grouped(peaks, skeleton, settings), heat, known_tags, skeleton, settings)
+
+
+def finished(
+    found: np.ndarray,
+    heat: HeatBlocks,
+    tags: Callable[[], TagBlocks],
+    skeleton: Skeleton,
+    settings: Settings,
+) -> tuple[np.ndarray, np.ndarray]:
+    """What `decode_maps` returns, of the people found; the tags are asked for if needed."""
+    filled = found
     if settings.refine and len(found):
-        filled = fill_from_maps(found, heat, said, place_of(settings))
+        filled = fill_from_maps(found, heat, tags(), place_of(settings))
     return judged(found, filled, skeleton, settings)
 
 

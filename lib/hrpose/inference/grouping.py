@@ -13,7 +13,7 @@ from hrpose.inference.assignment import COSTS, SOLVERS
 class Settings(NamedTuple):
     """How heatmaps become people. The defaults are the published ones."""
 
-    detection_threshold: float = 0.1  # a lower peak is no candidate
+    detection_threshold: float = 0.1  # 0 or more; a lower peak is no candidate
     tag_threshold: float = 1.0  # a candidate this far from everybody founds a new person
     max_people: int = 30  # candidates per joint, and people kept
     nms_kernel: int = 5  # cells; a peak is the highest of its neighbourhood

@@ -20,6 +20,7 @@ import numpy as np
 from hrpose.inference.decoding import brought_back, decode_maps, place_of
 from hrpose.inference.recipe import KEY, Recipe, from_text
 from hrpose.ops.affine import Affine, decoded_frame, fit
+from hrpose.ops.blocks import refuse_broken
 from hrpose.ops.cells import unpack
 from hrpose.ops.files import write_json
 from hrpose.structures import Poses
@@ -127,8 +128,7 @@ def from_peaks(runner: Runner, image: np.ndarray) -> People:
     skeleton, settings = runner.recipe.skeleton, runner.recipe.settings
     said = runner.network(runner.pixels(image, runner.recipe.scales[0])[None])
     peaks, heatmaps, tags = (said[name][0] for name in ("peaks", "heatmaps", "tags"))
-    if not np.isfinite(peaks).all():
-        raise FloatingPointError("the model's peaks are not finite: its weights are broken")
+    refuse_broken(peaks)
     _, candidates = unpack(peaks, heatmaps.shape[-1], place_of(settings))
     return decode_maps(heatmaps, tags, skeleton, settings, candidates)
 

@@ -27,7 +27,7 @@ DEARER = 4
 """How much longer it takes to pick a cell by its heat than to look at it in a block."""
 
 
-class Maps(NamedTuple):
+class JointBlocks(NamedTuple):
     """One joint's maps, padded, and what is known of their blocks.
 
     A person's score in a cell is heat - round(tag distance). Each operation, as rounded in floating
@@ -85,12 +85,12 @@ def best_cells(heat: HeatBlocks, tags: TagBlocks, joint: int, wanted: np.ndarray
     return unpadded(best.cell, heat)
 
 
-def _maps_of(heat: HeatBlocks, tags: TagBlocks, joint: int) -> Maps:
+def _maps_of(heat: HeatBlocks, tags: TagBlocks, joint: int) -> JointBlocks:
     planes = heat.padded[joint], tags.padded[:, joint]
-    return Maps(*planes, heat.highest[joint], tags.least[joint], tags.most[joint])
+    return JointBlocks(*planes, heat.highest[joint], tags.least[joint], tags.most[joint])
 
 
-def _promises(maps: Maps, wanted: np.ndarray) -> np.ndarray:
+def _promises(maps: JointBlocks, wanted: np.ndarray) -> np.ndarray:
     """What no cell of a block exceeds, for each of the tags wanted (P, T): (P, R * C)."""
     mean = wanted[:, :1]
     nearest = np.clip(mean, maps.least, maps.most)
@@ -111,7 +111,7 @@ def _floors(heat: np.ndarray) -> list[tuple[float, float]]:
 
 
 def _look_into(
-    maps: Maps, wanted: np.ndarray, people: np.ndarray, which: np.ndarray, best: Best
+    maps: JointBlocks, wanted: np.ndarray, people: np.ndarray, which: np.ndarray, best: Best
 ) -> Best:
     """The best, now that every cell of some blocks (L,) is known to one person each (L,)."""
     if not len(people):
@@ -120,22 +120,21 @@ def _look_into(
     heat, *tags = (cells_in(each, runs) for each in (maps.heat, *maps.tags))
     score = tag_distance(tags, wanted[people].T[..., None])  # (L, SIDE * SIDE)
     np.subtract(heat, np.rint(score, out=score), out=score)
-    first = score.argmax(1)
-    return _better(best, people, score[np.arange(len(first)), first], place_in(runs, first))
+    first = score.argmax(1) + np.arange(len(score)) * SIDE**2
+    return _better(best, people, score.ravel()[first], place_in(runs, first))
 
 
 def _look_from_above(
-    maps: Maps, wanted: np.ndarray, people: np.ndarray, band: tuple[float, float], best: Best
+    maps: JointBlocks, wanted: np.ndarray, people: np.ndarray, band: tuple[float, float], best: Best
 ) -> Best:
     """The best, now that people (P,) know all cells whose heat is within a band."""
     floor, above = band
     runs = runs_of(np.flatnonzero(maps.highest >= floor), maps.heat.shape[1])
     heat = cells_in(maps.heat, runs).ravel()
     found = np.flatnonzero(heat >= floor)
-    block, within = np.divmod(found[heat[found] < above], SIDE**2)
-    if not len(block):
+    cell = np.sort(place_in(runs, found[heat[found] < above]))
+    if not len(cell):
         return best
-    cell = np.sort(place_in(runs[block], within))
     heat, *tags = (each.ravel()[cell] for each in (maps.heat, *maps.tags))  # (C,) each
     away = tag_distance(tags, wanted[people].T[..., None])  # (P, C)
     score = np.subtract(heat, np.rint(away, out=away), out=away)

@@ -55,8 +55,9 @@ def look(
     said = [_read(model(view.apply(images)), view, strides) for view in views]
     # The mean is taken before it is enlarged: it is the same, and one map instead of several.
     heatmaps = resize(torch.stack([heatmaps for heatmaps, _ in said]).mean(0), size)
-    tags = [resize(tags, size) for _, tags in said]
-    return Maps(heatmaps, torch.stack(tags).movedim(0, -1))  # one tag map after the other in memory
+    # Of a network whose channels lie last, maps are put one after the other while they are small.
+    tags = [resize(tags.contiguous(), size) for _, tags in said]
+    return Maps(heatmaps, torch.stack(tags).movedim(0, -1))
 
 
 def _read(

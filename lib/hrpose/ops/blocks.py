@@ -31,10 +31,11 @@ class TagBlocks(NamedTuple):
 
 
 def heat_in_blocks(heatmaps: np.ndarray) -> HeatBlocks:
-    """heatmaps: (K, H, W) float32
+    """heatmaps: (K, H, W)
 
     Errors: FloatingPointError if any cell is no finite number.
     """
+    heatmaps = np.ascontiguousarray(heatmaps, np.float32)
     flat = heatmaps.ravel()
     refuse_broken(np.vdot(flat, flat))  # a fifth of the time of asking every cell
     padded = _pad(heatmaps, -np.inf)
@@ -42,11 +43,11 @@ def heat_in_blocks(heatmaps: np.ndarray) -> HeatBlocks:
 
 
 def tags_in_blocks(tags: np.ndarray) -> TagBlocks:
-    """tags: (K, H, W, T) float32, fastest where one map comes after the other in memory
+    """tags: (K, H, W, T), read at once where one map comes after the other in memory
 
     Errors: FloatingPointError if any tag is no finite number.
     """
-    padded = _pad(np.moveaxis(tags, -1, 0), 0.0)
+    padded = _pad(np.ascontiguousarray(np.moveaxis(tags, -1, 0), np.float32), 0.0)
     for each in padded:
         refuse_broken(np.vdot(each, each))
     first = padded[0]
@@ -91,10 +92,10 @@ def cells_in(padded: np.ndarray, runs: np.ndarray) -> np.ndarray:
     return padded.reshape(-1, RUN).take(runs, axis=0).reshape(len(runs), SIDE * SIDE)
 
 
-def place_in(runs: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """The flat cells of places in blocks: runs (L, ...), (L,) -> (L,)."""
-    run, after = np.divmod(within, RUN)
-    return runs[np.arange(len(runs)), run] * RUN + after
+def place_in(runs: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The flat cells of the map for places (M,) in what `cells_in` gave, flat as well: (M,)."""
+    run, after = np.divmod(place, RUN)
+    return runs.ravel()[run] * RUN + after
 
 
 def unpadded(cell: np.ndarray, heat: HeatBlocks) -> np.ndarray:

@@ -71,8 +71,7 @@ def _candidates(
     may_be = (high >= floor) & (high > above)
     if window > 1:
         may_be &= _no_less_than_neighbours(high)
-    block, within = np.divmod(np.flatnonzero(may_be), SIDE**2)
-    cells = np.sort(place_in(runs[block], within))
+    cells = np.sort(place_in(runs, np.flatnonzero(may_be)))
     return cells[np.argsort(-heat.ravel()[cells], kind="stable")]
 
 

@@ -17,9 +17,8 @@ from hrpose.build_devices import build_devices
 from hrpose.build_inference import ready
 from hrpose.data.coco import BareImages
 from hrpose.inference.bottomup import BottomUpPredictor, Framed
-from hrpose.inference.decoding import Grouped, group, grouped, judged, peaks_of, place_of
+from hrpose.inference.decoding import Grouped, finished, group, grouped, judged, peaks_of
 from hrpose.inference.gathering import fill_open, gather
-from hrpose.inference.refine import fill_from_maps
 from hrpose.inference.stream import stream
 from hrpose.inference.tta import Maps
 from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
@@ -82,11 +81,8 @@ class OnHost:
 
     def refine(self, grouped: Any, maps: Maps) -> tuple[np.ndarray, np.ndarray]:
         heat, found = grouped
-        filled = found
-        if self.settings.refine and len(found):
-            tags = tags_in_blocks(on_host(maps)[1])
-            filled = fill_from_maps(found, heat, tags, place_of(self.settings))
-        return judged(found, filled, self.predictor.skeleton, self.settings)
+        tags = partial(tags_in_blocks, on_host(maps)[1])
+        return finished(found, heat, tags, self.predictor.skeleton, self.settings)
 
     def find(self, images: BareImages) -> Iterator[tuple[int, Poses]]:
         return stream([self.predictor], images, self.crew)

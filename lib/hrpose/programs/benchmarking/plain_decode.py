@@ -84,7 +84,9 @@ def plain_assignment(
     joins: list[int | None] = [None] * len(found)
     if not found or not means:
         return joins
-    away = np.array([[np.sqrt(((peak[3:] - mean) ** 2).sum()) for mean in means] for peak in found])
+    away = np.array(
+        [[np.sqrt(((peak[3:] - mean) ** 2).sum()) for mean in means] for peak in found], float
+    )
     cost = np.round(away) * 100 - np.array([float(peak[2]) for peak in found])[:, None]
     for row, column in ASSIGN[settings.solver](cost):
         if column < len(means) and away[row, column] < settings.tag_threshold:
