@@ -16,7 +16,7 @@ from hrpose.config import load_config
 from hrpose.engine.descent import Descent, Manner
 from hrpose.engine.distributed import World, together
 from hrpose.engine.step import TrainStep
-from hrpose.ops.image import normalise
+from hrpose.ops.pixels import normalise
 
 BATCH = 6
 OPTIONS = (

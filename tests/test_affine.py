@@ -17,6 +17,7 @@ from hrpose.ops.affine import (
     mirror_image,
     mirror_joints,
     network_frame,
+    size_of,
     to_cells,
 )
 from hrpose.skeletons import COCO
@@ -422,3 +423,28 @@ def test_half_of_the_finer_cells_are_enough():
     assert mask_at(four, 4, still(), "exact").tolist() == [[[True] * 4]]
     four[0, 0, 0] = False
     assert mask_at(four, 4, still(), "exact").tolist() == [[[False, True, True, True]]]
+
+
+# What can be looked at --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "image, said",
+    [
+        (np.zeros((20, 30), np.uint8), r"this is \(20, 30\) uint8"),
+        (np.zeros((20, 30, 4), np.uint8), r"\(20, 30, 4\)"),
+        (np.zeros((3, 20, 30), np.uint8), r"\(3, 20, 30\)"),
+        (np.zeros((20, 30, 3), np.float32), "float32"),
+        (None, "NoneType"),
+        (np.zeros((0, 30, 3), np.uint8), "30 x 0"),
+        (np.zeros((10, 321, 3), np.uint8), "321 x 10 is more than 32 times"),
+        (np.zeros((321, 10, 3), np.uint8), "cut it into pieces"),
+    ],
+)
+def test_what_is_no_image_to_look_at_is_told(image, said):
+    with pytest.raises(ValueError, match=said):
+        size_of(image)
+
+
+def test_the_size_of_an_image():
+    assert size_of(np.zeros((20, 640, 3), np.uint8)) == (640, 20)

@@ -9,7 +9,7 @@ import torch
 from crowded_scenes import CPU, QUICKSTART
 from hrpose.build import build_model
 from hrpose.config import load_config
-from hrpose.ops.image import normalise
+from hrpose.ops.pixels import normalise
 from hrpose.programs.benchmark import main
 from hrpose.programs.benchmarking import forward
 from hrpose.programs.benchmarking.forward import MS, RATIO, SHARE, Task, benchmark_forward, farthest

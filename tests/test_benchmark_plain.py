@@ -9,7 +9,7 @@ from hrpose.build_training import build_training_loader
 from hrpose.config import load_config
 from hrpose.losses.multi_scale import draw_truths
 from hrpose.losses.tags import tag_loss
-from hrpose.ops.image import normalise
+from hrpose.ops.pixels import normalise
 from hrpose.programs.benchmarking.loading import bytes_of
 from hrpose.programs.benchmarking.plain_data import plain_loader
 from hrpose.programs.benchmarking.plain_step import build_plain_loss, listed, looped_tag_loss

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 
+import cv2
 import numpy as np
 import onnx
 import onnxruntime
@@ -19,7 +20,8 @@ from hrpose.config import load_config
 from hrpose.inference import runner
 from hrpose.inference.recipe import from_text
 from hrpose.inference.runner import Runner
-from hrpose.ops.image import normalise, read_photo
+from hrpose.ops.image import read_photo
+from hrpose.ops.pixels import normalise
 from hrpose.programs import export
 from hrpose.programs.exporting import formats, int8, verify
 from hrpose.programs.exporting.graphs import NetworkGraph, example
@@ -201,7 +203,7 @@ def test_without_torch_the_command_finds_the_same(shipped, trained, scenes, tmp_
     found = json.loads((tmp_path / "poses.json").read_text())
     predictor = load_predictor(load_config(QUICKSTART, trained))
     for path in images:
-        mine = [pose for pose in found if pose["file_name"] == path.name]
+        mine = [pose for pose in found if pose["file_name"] == str(path)]
         poses = predictor(read_photo(path))
         np.testing.assert_allclose(
             [pose["keypoints"] for pose in mine], poses.joints.reshape(len(mine), -1), atol=1e-2
@@ -213,6 +215,8 @@ def test_without_torch_the_command_finds_the_same(shipped, trained, scenes, tmp_
     [
         (["missing.onnx", "x.jpg"], "no model at missing.onnx"),
         ([__file__, "x.jpg"], "is no ONNX model"),
+        (["missing.onnx", "x.jpg", "--output", "missing.onnx"], "*.json"),
+        (["missing.onnx", "x.jpg", "--output", f"{__file__}/poses.json"], "cannot be written"),
     ],
 )
 def test_the_runners_mistakes_are_told_in_a_line(arguments, cure):
@@ -236,7 +240,7 @@ def test_a_photo_that_is_none_is_named(shipped, tmp_path, capsys):
     (tmp_path / "empty.jpg").write_bytes(b"")
     with pytest.raises(SystemExit):
         runner.main([str(shipped[0]), str(tmp_path / "empty.jpg")])
-    assert "empty.jpg is not a readable image" in capsys.readouterr().err
+    assert "empty.jpg (0 bytes) is not a readable image" in capsys.readouterr().err
 
 
 # Mistakes ---------------------------------------------------------------------------------------
@@ -330,11 +334,43 @@ def test_a_broken_photo_costs_the_runner_no_other(shipped, scenes, tmp_path, cap
     """The others' poses are written before it is named."""
     text, output = tmp_path / "text.jpg", tmp_path / "poses.json"
     text.write_text("no photo")
-    given = [shipped[0], text, tmp_path / "none.jpg", photos(scenes)[0], "--output", output]
+    flat, folder = tmp_path / "flat.png", tmp_path / "folder"
+    cv2.imwrite(str(flat), np.zeros((20, 700, 3), np.uint8))
+    folder.mkdir()
+    given = [shipped[0], text, flat, folder, tmp_path / "none.jpg", photos(scenes)[0]]
+    given += ["--output", output]
     with pytest.raises(SystemExit) as stop:
         runner.main([str(each) for each in given])
     said = capsys.readouterr()
     assert stop.value.code == 2
     assert "people in 1 images" in said.out
-    assert "text.jpg is not a readable image; no image at" in said.err
-    assert isinstance(json.loads(output.read_text()), list)
+    assert re.search("text.jpg .* not a readable image", said.err)
+    assert "flat.png: an image of 700 x 20 is more than 32 times" in said.err
+    assert f"no image at {folder}: it is a folder" in said.err
+    assert f"no image at {tmp_path / 'none.jpg'}" in said.err
+    kept = output.read_text()
+    poses = json.loads(kept)
+    assert poses and {pose["file_name"] for pose in poses} == {str(photos(scenes)[0])}
+    assert {(pose["image_id"], pose["category_id"]) for pose in poses} == {(5, 1)}
+    with pytest.raises(SystemExit):
+        runner.main([str(shipped[0]), str(text), "--output", str(output)])
+    assert output.read_text() == kept
+
+
+def test_what_the_runner_found_before_an_interruption_is_kept(
+    shipped, scenes, tmp_path, monkeypatch, capsys
+):
+    paths = photos(scenes)[:2]
+
+    def interrupted(path):
+        if path == paths[1]:
+            raise KeyboardInterrupt
+        return read_photo(path)
+
+    monkeypatch.setattr(runner, "read_photo", interrupted)
+    output = tmp_path / "poses.json"
+    with pytest.raises(SystemExit) as stop:
+        runner.main([*map(str, (shipped[0], *paths)), "--output", str(output)])
+    assert stop.value.code == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert {pose["file_name"] for pose in json.loads(output.read_text())} == {str(paths[0])}

@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.ops.image import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    decode_annotated,
-    normalise,
-    read_photo,
-    write,
-)
+from hrpose.ops.image import decode_annotated, read_photo, write
+from hrpose.ops.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
 
 RED_CMYK_JPEG = base64.b64decode(  # 8 x 8, cyan 0, magenta 255, yellow 255, black 0
     "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwADAgIDAgIDAwMDBAMDBAUIBQUEBAUKBwcGCAwKDAwLCgsLDQ4SEA0OEQ4LCxAWEBETFBUVFQwPFxgWFBgSFBUU"

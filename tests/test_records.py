@@ -7,9 +7,8 @@ import numpy as np
 import pytest
 
 from hrpose.evaluation.keypoints import KeypointEvaluator, crowdpose_evaluator
-from hrpose.evaluation.records import to_results
 from hrpose.skeletons import COCO, CROWDPOSE, from_category
-from hrpose.structures import Poses
+from hrpose.structures import Poses, to_results
 from keypoint_scenes import scene, score
 
 

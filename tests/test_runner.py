@@ -14,7 +14,7 @@ from hrpose.inference.recipe import Recipe, from_text, to_text
 from hrpose.inference.runner import Runner, resize
 from hrpose.inference.tta import PLAIN, mirrored
 from hrpose.ops import heatmaps as torch_maps
-from hrpose.ops.image import normalise
+from hrpose.ops.pixels import normalise
 from hrpose.programs.export import found
 from hrpose.programs.exporting.graphs import Looking, NetworkGraph, PeaksGraph
 from hrpose.skeletons import COCO, Skeleton

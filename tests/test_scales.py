@@ -22,7 +22,8 @@ from hrpose.evaluation.scales import (
 )
 from hrpose.inference.bottomup import Sizing
 from hrpose.ops.affine import Affine
-from hrpose.ops.image import normalise, read_photo
+from hrpose.ops.image import read_photo
+from hrpose.ops.pixels import normalise
 from hrpose.programs.scales import (
     build_look,
     colour_range,

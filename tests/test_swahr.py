@@ -14,7 +14,7 @@ from hrpose.build_training import build_optimizer, build_train_step
 from hrpose.config import load_config
 from hrpose.models.counting import count_operations
 from hrpose.models.weights import to_published
-from hrpose.ops.image import normalise
+from hrpose.ops.pixels import normalise
 
 PLAIN = Path(__file__).parents[1] / "configs" / "w32_512.yaml"
 SMALL = {

@@ -48,7 +48,7 @@ from hrpose.models.swahr import SWAHR
 from hrpose.models.weights import LoadReport, load_weights
 from hrpose.ops.affine import to_cells
 from hrpose.ops.gaussian import DRAWINGS
-from hrpose.ops.image import normalise
+from hrpose.ops.pixels import normalise
 from hrpose.splits import build_skeleton
 from hrpose.structures import Poses
 

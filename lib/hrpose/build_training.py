@@ -20,7 +20,7 @@ from hrpose.engine.optim import OPTIMIZERS, SCHEDULES, Schedule
 from hrpose.engine.step import Numerics, TrainStep
 from hrpose.engine.train import Plan
 from hrpose.models.blocks import recompute_activations
-from hrpose.ops.image import normalise
+from hrpose.ops.pixels import normalise
 from hrpose.splits import read_split
 
 

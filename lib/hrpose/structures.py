@@ -72,6 +72,23 @@ class Poses(NamedTuple):
     scores: np.ndarray  # (N,) float32
 
 
+PERSON = 1
+"""COCO's category id of people."""
+
+
+def to_results(image_id: int, poses: Poses, category_id: int) -> list[dict[str, Any]]:
+    """One image's poses in COCO's results format: keypoints are [x, y, score] * K, all floats."""
+    return [
+        {
+            "image_id": int(image_id),
+            "category_id": category_id,
+            "keypoints": np.asarray(joints, dtype=float).ravel().tolist(),
+            "score": float(score),
+        }
+        for joints, score in zip(poses.joints, poses.scores, strict=True)
+    ]
+
+
 class Images(Protocol):
     """(image id, what a predictor takes) pairs, each read when asked for."""
 

@@ -30,11 +30,10 @@ from hrpose.evaluation.records import (
     refuse,
     refuse_unknown,
     refuse_wrong_results,
-    to_results,
     with_box_areas,
 )
 from hrpose.skeletons import Skeleton
-from hrpose.structures import Poses
+from hrpose.structures import Poses, to_results
 
 CROWDPOSE_BOUNDS = (0.2, 0.8)
 """Where easy ends and hard begins, in crowdIndex, in the code behind all published figures."""

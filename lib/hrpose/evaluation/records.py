@@ -16,8 +16,6 @@ from typing import Any
 import numpy as np
 from pycocotools.coco import COCO
 
-from hrpose.structures import Poses
-
 Truth = str | Path | Mapping[str, Any]
 """Annotations in COCO's format: a JSON file, or what is in it."""
 
@@ -203,16 +201,3 @@ def refuse(culprits: Iterable[Any], complaint: str, shown: int = 5) -> None:
     if found:
         more = f" and {len(found) - shown} more" if len(found) > shown else ""
         raise ValueError(f"{complaint}: {', '.join(map(str, found[:shown]))}{more}")
-
-
-def to_results(image_id: int, poses: Poses, category_id: int) -> list[dict[str, Any]]:
-    """One image's poses in COCO's results format: keypoints are [x, y, score] * K, all floats."""
-    return [
-        {
-            "image_id": int(image_id),
-            "category_id": category_id,
-            "keypoints": np.asarray(joints, dtype=float).ravel().tolist(),
-            "score": float(score),
-        }
-        for joints, score in zip(poses.joints, poses.scores, strict=True)
-    ]

@@ -13,7 +13,7 @@ from hrpose.inference.decoding import Grouped, brought_back, decode_maps, group,
 from hrpose.inference.gathering import fill_open, gather
 from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.tta import Maps, View, average_scales, look
-from hrpose.ops.affine import Affine, decoded_frame, fit, network_frame
+from hrpose.ops.affine import Affine, decoded_frame, fit, network_frame, size_of
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, Poses
 
@@ -116,7 +116,7 @@ class BottomUpPredictor:
         return network_frame(to_maps, self.sizing.stride, self.sizing.convention)
 
     def _fit(self, image: np.ndarray, scale: float) -> tuple[tuple[int, int], Affine]:
-        size, smallest = (image.shape[1], image.shape[0]), min(self.sizing.scales)
+        size, smallest = size_of(image), min(self.sizing.scales)
         return fit(size, self.sizing.input_size, scale, smallest, self.sizing.convention)
 
 

@@ -19,11 +19,12 @@ import numpy as np
 
 from hrpose.inference.decoding import brought_back, decode_maps, place_of
 from hrpose.inference.recipe import KEY, Recipe, from_text
-from hrpose.ops.affine import Affine, decoded_frame, fit
+from hrpose.ops.affine import Affine, decoded_frame, fit, size_of
 from hrpose.ops.blocks import refuse_broken
 from hrpose.ops.cells import unpack
-from hrpose.ops.files import write_json
-from hrpose.structures import Poses
+from hrpose.ops.files import refuse_unwritable, write_json
+from hrpose.ops.image import read_photo
+from hrpose.structures import PERSON, Poses, to_results
 
 Said = Mapping[str, np.ndarray]
 Network = Callable[[np.ndarray], Said]
@@ -50,7 +51,11 @@ class Runner:
         names = [output.name for output in session.get_outputs()]
 
         def network(images: np.ndarray) -> Said:
-            return dict(zip(names, session.run(names, {"images": np.ascontiguousarray(images)})))
+            given = {"images": np.ascontiguousarray(images)}
+            try:
+                return dict(zip(names, session.run(names, given)))
+            except Exception as error:  # onnxruntime's own classes, want of memory among them
+                raise ValueError(f"{path} cannot look at {images.shape}: {error}") from error
 
         return cls(network, from_text(text))
 
@@ -109,9 +114,8 @@ class Runner:
         return heatmaps, brought_back(tags)
 
     def _fit(self, image: np.ndarray, scale: float) -> tuple[tuple[int, int], Affine]:
-        size = (image.shape[1], image.shape[0])
         recipe = self.recipe
-        return fit(size, recipe.input_size, scale, min(recipe.scales), recipe.convention)
+        return fit(size_of(image), recipe.input_size, scale, min(recipe.scales), recipe.convention)
 
 
 People = tuple[np.ndarray, np.ndarray]
@@ -188,7 +192,7 @@ def open_session(path: Path, threads: int = 0, providers: Sequence[str] = PROVID
 def main(arguments: Sequence[str] | None = None) -> None:
     """Find the poses in photos, and write them like COCO results, with the photos' names.
 
-    A photo that cannot be read is named at the end and costs no other.
+    Photos are numbered from 1. One that cannot be read is named at the end and costs no other.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("model", type=Path, help="what tools/export.py wrote: model.onnx")
@@ -196,46 +200,45 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, help="JSON to write; default: print it")
     known = parser.parse_args(arguments)
     try:
+        if known.output:
+            _refuse_output(known.output)
         _find(Runner.load(known.model), known.images, known.output)
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)
+
+
+def _refuse_output(path: Path) -> None:
+    if path.suffix != ".json":  # a model, or a photo, for one
+        raise ValueError(f"--output is {path}; poses are written to a file named *.json")
+    refuse_unwritable(path)
 
 
 def _find(runner: Runner, paths: Sequence[Path], output: Path | None) -> None:
-    found, broken = list[dict[str, Any]](), list[str]()
-    for path in paths:
-        try:
-            found += _results(runner, path)
-        except (ValueError, OSError) as error:
-            broken.append(str(error))
-    if output:
-        write_json(output, found)
-        read = len(paths) - len(broken)
-        print(f"{len(found)} people in {read} images; written to {output}")
-    else:
-        print(json.dumps(found))
+    found, broken, read = list[dict[str, Any]](), list[str](), 0
+    try:
+        for number, path in enumerate(paths, 1):
+            try:
+                found += _results(runner, number, path)
+                read += 1
+            except (ValueError, OSError, MemoryError, cv2.error) as error:
+                broken.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+    finally:  # what was found before Ctrl-C is kept
+        if output and read:
+            write_json(output, found)
+            print(f"{len(found)} people in {read} images; written to {output}")
+        elif read:
+            print(json.dumps(found))
     if broken:
         raise ValueError(f"{len(broken)} images could not be read: {'; '.join(broken)}")
 
 
-def _results(runner: Runner, path: Path) -> list[dict[str, Any]]:
-    poses = runner(_read_photo(path))
-    return [
-        {"file_name": path.name, "keypoints": joints.ravel().tolist(), "score": float(score)}
-        for joints, score in zip(*poses)
-    ]
-
-
-def _read_photo(path: Path) -> np.ndarray:
-    """The image (H, W, 3) uint8 RGB, turned as its EXIF tag says."""
-    if not path.is_file():
-        raise FileNotFoundError(f"no image at {path}")
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    if image is None:
-        raise ValueError(f"{path} is not a readable image")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+def _results(runner: Runner, number: int, path: Path) -> list[dict[str, Any]]:
+    named = to_results(number, runner(read_photo(path)), PERSON)
+    return [{**pose, "file_name": str(path)} for pose in named]
 
 
 if __name__ == "__main__":

@@ -126,6 +126,24 @@ def network_frame(to_decoded: Affine, stride: float, convention: str) -> Affine:
     return Affine(to_decoded.matrix * stride).shifted(-half_pixel(convention))
 
 
+LONGEST = 32
+"""Times its shorter side that an image may be long: at 512 px its maps then fill some gigabytes."""
+
+
+def size_of(image: np.ndarray) -> tuple[int, int]:
+    """(width, height) of an image to look at. ValueError for what is none, or is too long."""
+    kind = (getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__))
+    if kind[0] is None or len(kind[0]) != 3 or kind[0][2] != 3 or kind[1] != np.uint8:
+        raise ValueError(f"an image is (H, W, 3) uint8 RGB; this is {kind[0]} {kind[1]}")
+    height, width = image.shape[:2]
+    if not LONGEST * min(height, width) >= max(height, width) > 0:
+        raise ValueError(
+            f"an image of {width} x {height} is more than {LONGEST} times as long as wide, and "
+            "would be enlarged until its shorter side fits: cut it into pieces"
+        )
+    return width, height
+
+
 def fit(
     image_size: tuple[int, int],
     input_size: int,

@@ -25,6 +25,13 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
         raise
 
 
+def refuse_unwritable(path: Path) -> None:
+    """Say before the work, where it can be known, what would be said after it."""
+    folder = next(each for each in path.absolute().parents if each.exists())
+    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise OSError(f"{path} cannot be written; name a file in a folder that you may write to")
+
+
 def _settle(folder: Path) -> None:
     """Bring a renaming to the disk, where the system can."""
     if os.name == "posix":

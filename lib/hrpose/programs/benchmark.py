@@ -121,6 +121,8 @@ def benchmark_decode(arguments: Sequence[str]) -> None:
     known = parser.parse_args(arguments)
     facts, settings = _facts(known, CPU), PUBLISHED._replace(solver=known.solver)
     size = (known.size[0], known.size[1])
+    if min(size) < 32:
+        parser.error(f"--size {size[0]} {size[1]}: people want 32 pixels at least")
     report = benchmark_crowds(known.people, size, settings, known.against, known.blocks)
     publish(report, facts, known.json)
 

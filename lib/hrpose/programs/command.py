@@ -53,6 +53,8 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
             print(f"error: {error}\n({_origin(error)})", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
+            if type(stop) is KeyboardInterrupt:  # others have said what they leave
+                print("interrupted", file=sys.stderr)
             sys.exit(getattr(stop, "status", INTERRUPTED))
 
     return run

@@ -19,8 +19,9 @@ from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.grouping import Settings
 from hrpose.inference.recipe import Recipe
 from hrpose.inference.runner import Runner
+from hrpose.ops.files import refuse_unwritable
 from hrpose.ops.heatmaps import find_peaks, gather_cells
-from hrpose.ops.image import IMAGENET_MEAN, IMAGENET_STD
+from hrpose.ops.pixels import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, write
 from hrpose.programs.exporting.graphs import Looking, NetworkGraph, Outputs, PeaksGraph
@@ -109,6 +110,8 @@ def _refuse_unusable(known: argparse.Namespace, config: CfgNode) -> None:
     there = [path for path in wanted if path.exists()]
     if there and not known.force:
         raise ValueError(f"{there[0]} is there already; choose another --output, or --force")
+    for path in wanted:
+        refuse_unwritable(path)
     if known.format == "onnx":
         require_extra()
 
@@ -202,6 +205,10 @@ def _verify(graph: nn.Module, files: Sequence[Shipped]) -> None:
     for i, (path, load) in enumerate(files):
         seen = list(looks(graph, load(path).network))
         print(f"\n{path.name}: largest difference, in the largest absolute value\n{table(seen)}")
+        if isinstance(graph, PeaksGraph):
+            print("peaks: those of the file against ours of the same file's maps; 0 if equal")
         if i == 0:
             refuse_distant(seen, path.name)
             print(f"{path.name} says what the network says: no more than {TOLERANCE:.0e} off")
+        else:
+            print(f"{path.name} is rounded, and not judged by this: --data N tells its AP")

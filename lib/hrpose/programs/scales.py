@@ -38,7 +38,8 @@ from hrpose.models.swahr import SWAHR
 from hrpose.ops.affine import Affine, fit
 from hrpose.ops.files import write_json, write_whole
 from hrpose.ops.heatmaps import resize
-from hrpose.ops.image import normalise, write
+from hrpose.ops.image import write
+from hrpose.ops.pixels import normalise
 from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import truths_of

@@ -13,16 +13,13 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_crew, load_predictor, load_predictors
 from hrpose.data.coco import load_image_list
-from hrpose.evaluation.records import to_results
 from hrpose.inference.stream import stream
 from hrpose.ops.files import write_json
 from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, read_photo, write
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import draw_confident
 from hrpose.splits import build_skeleton
-
-PERSON = 1
-"""COCO's category id of people."""
+from hrpose.structures import PERSON, to_results
 
 
 class Task(NamedTuple):

@@ -122,6 +122,8 @@ def benchmark_inference(config: CfgNode, against: str | None, count: int, blocks
         f"{len(images)} images of {config.DATASET.VAL}, {config.TEST.BATCH} at a time where of one "
         f"size, {blocks} blocks. Stages are of the first {min(STAGED, len(images))}, one by one."
     )
+    if not config.TEST.MODEL_FILE:
+        report.notes.append("The weights are random: TEST.MODEL_FILE names none.")
     report.notes += [_figures(config, split, name, each) for name, each in found.items()]
     report.notes.append(_one_by_one(predictor, images, found["as configured"]))
     if against:

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from hrpose.build import build_model
 from hrpose.inference.runner import open_session
 from hrpose.models.blocks import fan_in_init
-from hrpose.ops.image import normalise
+from hrpose.ops.pixels import normalise
 from hrpose.programs.benchmarking.timing import waiter
 from hrpose.programs.exporting.graphs import example
 from hrpose.structures import ScaleOutput

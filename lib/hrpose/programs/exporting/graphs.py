@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hrpose.inference.tta import View, look
 from hrpose.models.swahr import SWAHR
-from hrpose.ops.image import normalise
+from hrpose.ops.pixels import normalise
 from hrpose.structures import ScaleOutput
 
 Outputs = dict[str, Tensor]
