@@ -50,7 +50,7 @@ def benchmark_crowds(
         sides["plain"] = partial(_run_plain, scenes, settings)
     take_turns({"as configured": sides["as configured"]}, 1)
     report = paired_report(take_turns(sides, blocks))
-    report.notes.append("Stages (-) are of one decoding each, of their own: they need not add up.")
+    report.notes.append("Stages (-) are of one decoding each, in one thread: they need not add up.")
     report.notes.append(_limit(next(iter(scenes.values()))))
     report.notes.append(_unsettled(scenes, settings))
     if against:
