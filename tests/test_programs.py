@@ -116,10 +116,12 @@ def test_photos_are_drawn_on_and_a_broken_one_is_named(trained, scenes, tmp_path
     photos = tmp_path / "photos"
     shutil.copytree(scenes / "images" / "val2017", photos)
     (photos / "broken.jpg").write_bytes(b"not an image")
+    cv2.imwrite(str(photos / "flat.png"), np.zeros((20, 700, 3), np.uint8))
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
     command = ["--cfg", QUICKSTART, "--input", photos, "--output", tmp_path / "found"]
     said = tool("test", *command, *options, *weights, status=2)
     assert "broken.jpg" in said
+    assert "flat.png: an image of 700 x 20 is more than 32 times" in said
     assert len(list((tmp_path / "found").glob("*.jpg"))) == 6
     for pose in json.loads((tmp_path / "found" / "keypoints.json").read_text()):
         assert len(pose["keypoints"]) == 51 and pose["category_id"] == 1

@@ -94,6 +94,12 @@ def test_a_stream_finds_what_is_found_one_by_one(crew, devices, kind):
     assert max(shape[0] for shape in asked) <= crew.batch
 
 
+def test_an_image_that_cannot_be_looked_at_is_named():
+    images = [(3, np.zeros((60, 80, 3), np.uint8)), (7, np.zeros((60, 80, 4), np.uint8))]
+    with pytest.raises(ValueError, match=r"image 7: .*\(60, 80, 4\)"):
+        list(stream([predictor()], images, Crew(2, 2)))
+
+
 def test_images_of_one_size_are_looked_at_together():
     one = predictor()
     list(stream([one], Noise(20), Crew(4, 2)))

@@ -23,7 +23,7 @@ from hrpose.ops.affine import Affine, decoded_frame, fit, size_of
 from hrpose.ops.blocks import refuse_broken
 from hrpose.ops.cells import unpack
 from hrpose.ops.files import refuse_unwritable, write_json
-from hrpose.ops.image import read_photo
+from hrpose.ops.image import read_photo, told
 from hrpose.structures import PERSON, Poses, to_results
 
 Said = Mapping[str, np.ndarray]
@@ -225,7 +225,7 @@ def _find(runner: Runner, paths: Sequence[Path], output: Path | None) -> None:
                 found += _results(runner, number, path)
                 read += 1
             except (ValueError, OSError, MemoryError, cv2.error) as error:
-                broken.append(str(error) if str(path) in str(error) else f"{path}: {error}")
+                broken.append(told(path, error))
     finally:  # what was found before Ctrl-C is kept
         if output and read:
             write_json(output, found)

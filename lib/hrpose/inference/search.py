@@ -7,15 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hrpose.ops.blocks import (
-    SIDE,
-    HeatBlocks,
-    TagBlocks,
-    cells_in,
-    place_in,
-    runs_of,
-    unpadded,
-)
+from hrpose.ops.blocks import SIDE, HeatBlocks, TagBlocks, cells_in, place_in, runs_of, unpadded
 
 FIRST = 8
 """Blocks that each person looks into before the others are judged by what was found there."""
@@ -61,11 +53,11 @@ def tag_distance(tags: Sequence[np.ndarray] | np.ndarray, mean: np.ndarray) -> n
 
 
 def best_cells(heat: HeatBlocks, tags: TagBlocks, joint: int, wanted: np.ndarray) -> np.ndarray:
-    """The flat cell of a joint's best score for each of the tags wanted (P, T); of several, the
-    first.
+    """The flat cell of a joint's best score for each of the tags wanted (P, T).
 
-    Of each person the most promising blocks come first; then all that promise no less than was
-    found there. Where these are many, as in noise, the highest cells of the map come before them.
+    Of several equally good cells it is the first. The blocks that promise each person most are
+    looked into first, then all that promise no less than was found there. Where these are many, as
+    in noise, the highest cells of the map come before them.
     """
     maps = _maps_of(heat, tags, joint)
     promise = _promises(maps, wanted)  # (P, R * C)

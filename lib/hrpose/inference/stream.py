@@ -82,7 +82,10 @@ def _read(
 
     def read(index: int) -> Item:
         image_id, image = images[index]
-        return Item(index, image_id, frame(image))
+        try:
+            return Item(index, image_id, frame(image))
+        except ValueError as error:
+            raise ValueError(f"image {image_id}: {error}") from error
 
     ahead: deque[Future[Item]] = deque()
     for index in range(len(images)):

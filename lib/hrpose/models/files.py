@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrpose.ops.files import write_whole
+from hrpose.ops.files import refuse_unwritable, write_whole
 
 RELEASE = "1"
 """Version of the metadata above; another one is refused, not guessed at."""
@@ -163,6 +163,7 @@ def check_target(path: Path) -> None:
         raise ValueError(f"{path}: a file of weights ends in {' or '.join(WRITERS)}")
     if path.exists():
         raise FileExistsError(f"{path} exists, and is not overwritten; remove it, or name another")
+    refuse_unwritable(path)
     if path.suffix == ".safetensors":
         _safetensors(path)
 

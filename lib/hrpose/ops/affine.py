@@ -132,11 +132,12 @@ LONGEST = 32
 
 def size_of(image: np.ndarray) -> tuple[int, int]:
     """(width, height) of an image to look at. ValueError for what is none, or is too long."""
-    kind = (getattr(image, "shape", None), getattr(image, "dtype", type(image).__name__))
-    if kind[0] is None or len(kind[0]) != 3 or kind[0][2] != 3 or kind[1] != np.uint8:
-        raise ValueError(f"an image is (H, W, 3) uint8 RGB; this is {kind[0]} {kind[1]}")
+    is_array = isinstance(image, np.ndarray)
+    if not is_array or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
+        found = f"{image.shape} {image.dtype}" if is_array else type(image).__name__
+        raise ValueError(f"an image is (H, W, 3) uint8 RGB; this is {found}")
     height, width = image.shape[:2]
-    if not LONGEST * min(height, width) >= max(height, width) > 0:
+    if max(height, width) > LONGEST * min(height, width):
         raise ValueError(
             f"an image of {width} x {height} is more than {LONGEST} times as long as wide, and "
             "would be enlarged until its shorter side fits: cut it into pieces"

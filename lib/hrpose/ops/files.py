@@ -28,8 +28,16 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
 def refuse_unwritable(path: Path) -> None:
     """Say before the work, where it can be known, what would be said after it."""
     folder = next(each for each in path.absolute().parents if each.exists())
-    if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise OSError(f"{path} cannot be written; name a file in a folder that you may write to")
+    reasons = {
+        f"{path} is a folder": path.is_dir(),
+        f"{folder} is no folder": not folder.is_dir(),
+        f"{folder} is closed to you": not os.access(folder, os.W_OK),
+    }
+    why = [reason for reason, holds in reasons.items() if holds]
+    if why:
+        raise OSError(
+            f"{path} cannot be written: {why[0]}; name a file in a folder that you may write to"
+        )
 
 
 def _settle(folder: Path) -> None:

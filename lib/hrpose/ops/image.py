@@ -38,6 +38,11 @@ def _decode(data: bytes, name: str, how: int) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
+def told(path: Path, error: BaseException) -> str:
+    """What is wrong with a photo, its path included."""
+    return str(error) if str(path) in str(error) else f"{path}: {error}"
+
+
 def write(path: Path, image: np.ndarray) -> None:
     """Write an image (H, W, 3) uint8 RGB; the suffix of `path` chooses the format."""
     _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))

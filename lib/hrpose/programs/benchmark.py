@@ -12,6 +12,7 @@ import torch
 from hrpose.build_devices import build_devices
 from hrpose.inference.assignment import SOLVERS
 from hrpose.inference.grouping import PUBLISHED
+from hrpose.ops.files import refuse_unwritable
 from hrpose.programs.benchmarking.crowds import benchmark_crowds
 from hrpose.programs.benchmarking.forward import Task, benchmark_forward
 from hrpose.programs.benchmarking.inference import benchmark_inference
@@ -145,7 +146,15 @@ def _add_common(parser: argparse.ArgumentParser, what: str) -> None:
 def _add_turns(parser: argparse.ArgumentParser, what: str) -> None:
     parser.prog = f"{parser.prog} {what}"
     parser.add_argument("--blocks", type=at_least_1, default=4, help="turns that each side takes")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the same numbers there")
+    parser.add_argument(
+        "--json", type=_writable, metavar="FILE", help="write the same numbers there"
+    )
+
+
+def _writable(text: str) -> Path:
+    path = Path(text)
+    refuse_unwritable(path)
+    return path
 
 
 def at_least_1(text: str) -> int:

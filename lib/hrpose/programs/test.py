@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from hrpose.build import build_crew, load_predictor, load_predictors
 from hrpose.data.coco import load_image_list
 from hrpose.inference.stream import stream
 from hrpose.ops.files import write_json
-from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, read_photo, write
+from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, read_photo, told, write
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import draw_confident
 from hrpose.splits import build_skeleton
@@ -100,8 +100,13 @@ def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
     results: list[dict] = []
     broken: list[str] = []
     try:
-        for task, image in _photos(tasks, broken):
-            poses = predictor(image)
+        for task in tqdm(tasks, unit="image", disable=None):
+            try:
+                image = read_photo(task.path)
+                poses = predictor(image)
+            except (ValueError, OSError) as error:
+                broken.append(told(task.path, error))
+                continue
             picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
             write(folder / f"{task.path.stem}_{task.image_id}.jpg", picture)
             named = to_results(task.image_id, poses, PERSON)
@@ -111,14 +116,6 @@ def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
     print(f"{len(results)} people in {len(tasks) - len(broken)} images; written to {folder}")
     if broken:
         raise ValueError(f"{len(broken)} images could not be read:\n" + "\n".join(broken))
-
-
-def _photos(tasks: Sequence[Task], broken: list[str]) -> Iterator[tuple[Task, np.ndarray]]:
-    for task in tqdm(tasks, unit="image", disable=None):
-        try:
-            yield task, read_photo(task.path)
-        except (ValueError, OSError) as error:
-            broken.append(str(error))
 
 
 def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> None:
