@@ -1,9 +1,12 @@
 """The commands as a user runs them, on so small a network that it takes seconds."""
 
+import contextlib
 import os
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -48,3 +51,18 @@ def tool(name, *arguments, status=0, launch=()):
     assert process.returncode == status, said
     assert launch or "Traceback" not in said, said
     return said
+
+
+@contextlib.contextmanager
+def small_disk(folder, megabytes):
+    """A disk of its own, which is soon full; tests skip where none can be mounted."""
+    folder.mkdir()
+    asked = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    try:
+        subprocess.run(asked, check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no disk of a few megabytes can be mounted here: {error}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)

@@ -5,12 +5,11 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 
 import pytest
 import torch
 
-from commands import QUICKSTART, SMALL, read_until, start, tool
+from commands import QUICKSTART, SMALL, read_until, small_disk, start, tool
 from hrpose.engine.checkpoint import load_checkpoint, series
 
 pytestmark = pytest.mark.slow
@@ -59,20 +58,6 @@ def test_a_cut_newest_checkpoint_costs_only_what_came_after_the_one_before(scene
     assert newest.with_suffix(".damaged").exists()
     one, other = weights(whole), weights(tmp_path)
     assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-@contextlib.contextmanager
-def small_disk(folder, megabytes):
-    folder.mkdir()
-    asked = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
-    try:
-        subprocess.run(asked, check=True, capture_output=True)
-    except (OSError, subprocess.CalledProcessError) as error:
-        pytest.skip(f"no disk of a few megabytes can be mounted here: {error}")
-    try:
-        yield folder
-    finally:
-        subprocess.run(["umount", str(folder)], check=True)
 
 
 def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(scenes, whole, tmp_path):

@@ -23,7 +23,7 @@ from tqdm import tqdm
 from hrpose.data.drawing.annotations import annotate_crowd, annotate_person
 from hrpose.data.drawing.canvas import SIZE
 from hrpose.data.drawing.scenes import CROWD, compose
-from hrpose.ops.files import write_json
+from hrpose.ops.files import naming_full_disk, write_json
 from hrpose.skeletons import COCO
 
 EDITION = 1
@@ -114,8 +114,9 @@ def _write_image(folder: Path, seed: int, index: int) -> tuple[str, list[dict[st
     image, annotations = draw_scene(scene_rng(seed, folder.name, index))
     name = f"{index:012d}.jpg"
     bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(folder / name), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
-        raise OSError(f"cannot write {folder / name}; is the disk full or read-only?")
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    with naming_full_disk(folder / name):
+        (folder / name).write_bytes(encoded.tobytes())
     return name, annotations
 
 

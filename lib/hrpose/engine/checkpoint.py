@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hrpose.ops.files import write_whole
+from hrpose.ops.files import DiskFullError, naming_full_disk, write_whole
 
 
 def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], keep: int) -> None:
@@ -30,14 +30,17 @@ def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], k
     torch.save(state, buffer)
     digest = f"{hashlib.sha256(buffer.getbuffer()).hexdigest()}  {path.name}\n"
     try:
-        _checksum(path).unlink(missing_ok=True)  # at no moment may it be another file's
-        write_whole(path, lambda file: file.write(buffer.getbuffer()))
-        write_whole(_checksum(path), lambda file: file.write(digest.encode()))
-        _name_also(path, folder / f"{name}.pth")
+        with naming_full_disk(path):
+            _checksum(path).unlink(missing_ok=True)  # at no moment may it be another file's
+            write_whole(path, lambda file: file.write(buffer.getbuffer()))
+            write_whole(_checksum(path), lambda file: file.write(digest.encode()))
+            _name_also(path, folder / f"{name}.pth")
+    except DiskFullError as error:
+        raise DiskFullError(f"{error}. What was saved before stands") from error
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written: {error}. What was saved before stands; make room, or mend "
-            "the disk, and start again"
+            f"{path} cannot be written: {error}. What was saved before stands; mend the disk and "
+            "start again"
         ) from error
     for old in series(folder, name)[keep:]:
         _checksum(old).unlink(missing_ok=True)
@@ -122,8 +125,9 @@ def _name_also(path: Path, other: Path) -> None:
         return
     beside = other.with_name(f".{other.name}.{os.getpid()}")
     beside.unlink(missing_ok=True)
-    try:
-        os.link(path, beside)
-    except OSError:
-        shutil.copyfile(path, beside)
-    beside.replace(other)
+    with naming_full_disk(other):
+        try:
+            os.link(path, beside)
+        except OSError:
+            shutil.copyfile(path, beside)
+        beside.replace(other)

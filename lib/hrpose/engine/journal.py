@@ -13,6 +13,8 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 from tqdm import tqdm
 
+from hrpose.ops.files import naming_full_disk
+
 
 class Place(NamedTuple):
     """How far a journal has come."""
@@ -44,12 +46,12 @@ class Journal:
     def say(self, text: str) -> None:
         """A line for people, on the screen and in log.txt."""
         tqdm.write(text)
-        with self.log.open("a") as file:
+        with naming_full_disk(self.log), self.log.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')}  {text}\n")
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         """Named numbers of one step, the same in every form."""
-        with self.metrics.open("a") as file:
+        with naming_full_disk(self.metrics), self.metrics.open("a") as file:
             file.write(dumps({"step": step, **values}) + "\n")
         for outlet in self.outlets:
             outlet.write(values, step)
@@ -71,18 +73,22 @@ class Events:
     """
 
     def __init__(self, folder: Path, step: int):
-        self.writer = EventsWriter(str(folder / "events"))
+        self.path = folder / "events"
         begins = Event(step=step + 1, session_log=SessionLog(status=SessionLog.START))
-        self.writer.write_event(begins)
+        with naming_full_disk(self.path):
+            self.writer = EventsWriter(str(self.path))
+            self.writer.write_event(begins)
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         named = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
         event = Event(wall_time=time.time(), step=step, summary=Summary(value=named))
-        self.writer.write_event(event)
-        self.writer.flush()
+        with naming_full_disk(self.path):
+            self.writer.write_event(event)
+            self.writer.flush()
 
     def close(self) -> None:
-        self.writer.close()
+        with naming_full_disk(self.path):
+            self.writer.close()
 
 
 class Silence:

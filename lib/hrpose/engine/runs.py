@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import yaml
 
 from hrpose.engine.checkpoint import series
-from hrpose.ops.files import write_whole
+from hrpose.ops.files import DiskFullError, naming_full_disk, write_whole
 
 try:
     import fcntl
@@ -146,9 +146,12 @@ def new_folder(experiment: Path) -> Path:
     for attempt in itertools.count(1):
         folder = experiment / (name if attempt == 1 else f"{name}-{attempt}")
         try:
-            folder.mkdir(parents=True)
+            with naming_full_disk(folder):
+                folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        except DiskFullError:
+            raise
         except OSError as error:
             raise OSError(
                 f"no run folder can be made in {experiment}: {error}; set OUTPUT_DIR to a place "
@@ -165,7 +168,8 @@ def _newest_first(experiment: Path) -> list[Path]:
 
 def hold(folder: Path) -> IO[str] | None:
     """An open lock file, or None if a live process has it."""
-    lock = (folder / ".lock").open("a")
+    with naming_full_disk(folder / ".lock"):
+        lock = (folder / ".lock").open("a")
     if fcntl:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -176,9 +180,13 @@ def hold(folder: Path) -> IO[str] | None:
             warnings.warn(f"{folder} cannot be locked ({error}); do not run twice", stacklevel=2)
     if hasattr(os, "register_at_fork"):  # a process that outlives us must not hold it for us
         os.register_at_fork(after_in_child=lock.close)
-    lock.truncate(0)
-    lock.write(str(os.getpid()))
-    lock.flush()
+    try:
+        with naming_full_disk(folder / ".lock"):
+            os.truncate(lock.fileno(), 0)
+            os.write(lock.fileno(), str(os.getpid()).encode())
+    except OSError:
+        lock.close()
+        raise
     return lock
 
 

@@ -22,7 +22,7 @@ from hrpose.inference.recipe import KEY, Recipe, from_text
 from hrpose.ops.affine import Affine, decoded_frame, fit, size_of
 from hrpose.ops.blocks import refuse_broken
 from hrpose.ops.cells import unpack
-from hrpose.ops.files import refuse_unwritable, write_json
+from hrpose.ops.files import refuse_unwritable, with_cure, write_json
 from hrpose.ops.image import read_photo, told
 from hrpose.structures import PERSON, Poses, to_results
 
@@ -203,8 +203,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if known.output:
             _refuse_output(known.output)
         _find(Runner.load(known.model), known.images, known.output)
+        sys.stdout.flush()  # what a full disk does not take is an error here, not at the exit
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_cure(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrpose.ops.files import refuse_unwritable, write_whole
+from hrpose.ops.files import DiskFullError, parse_json, refuse_unwritable, write_whole
 
 RELEASE = "1"
 """Version of the metadata above; another one is refused, not guessed at."""
@@ -93,7 +93,7 @@ def _skeleton(path: Path, said: Mapping[str, str]) -> dict[str, Any]:
     if "skeleton" not in said:
         return {}
     try:
-        skeleton = json.loads(said["skeleton"])
+        skeleton = parse_json(said["skeleton"])
     except ValueError:
         skeleton = None
     if not isinstance(skeleton, dict) or not isinstance(skeleton.get("joints"), list):
@@ -173,6 +173,8 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> st
     content = WRITERS[path.suffix](tensors, facts)
     try:
         write_whole(path, lambda file: file.write(content))
+    except DiskFullError:
+        raise
     except OSError as error:
         raise OSError(
             f"{path} cannot be written: {error}; name a file in a folder that you may write to"

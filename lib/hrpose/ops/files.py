@@ -2,27 +2,62 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+"""Error numbers of a disk without room and of a used-up quota."""
+
+
+class DiskFullError(OSError):
+    """A file could not be written for want of room; the message has its path and the cure."""
+
+
+@contextmanager
+def naming_full_disk(path: Path) -> Iterator[None]:
+    """Let a full disk end in a DiskFullError that names `path`, which is written in this block."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise DiskFullError(
+            f"{path} cannot be written: {error.strerror}; make room on its disk, then start again"
+        ) from error
+
+
+def with_cure(error: BaseException) -> str:
+    """The message of an error; that of a full disk which named no cure, as of printing, has one."""
+    full = isinstance(error, OSError) and error.errno in DISK_FULL
+    return (
+        f"{error}; make room on its disk, or on that of the printed output" if full else f"{error}"
+    )
+
 
 def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write` fill a file beside `path`, bring it to the disk, then let it take its place."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with beside.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-        _settle(path.parent)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    """Have `write` fill a file beside `path`, bring it to the disk, then let it take its place.
+
+    Errors: DiskFullError; any other OSError as it comes.
+    """
+    # Beside a name of the greatest length there is no room for more letters.
+    beside = path.with_name(f".{path.name[:40]}.{os.getpid()}")
+    with naming_full_disk(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with beside.open("wb") as file:
+                write(file)
+                file.flush()
+                os.fsync(file.fileno())
+            beside.replace(path)
+            _settle(path.parent)
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
 
 
 def refuse_unwritable(path: Path) -> None:
@@ -54,3 +89,27 @@ def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Numbers as they are; NaN is refused, since COCO's own tools do not take it."""
     text = json.dumps(content, indent=indent, allow_nan=False)
     write_whole(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path, kind: str) -> Any:
+    """The plain values (objects, lists, texts, numbers) of a JSON file, with a BOM or without.
+
+    Whatever a file names, nothing is imported, built or run.
+    kind: what the file holds, for messages   Errors: FileNotFoundError, ValueError
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no {kind} at {path}")
+    try:
+        return parse_json(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(
+            f"{path} is not valid JSON ({error}); download or export it again"
+        ) from None
+
+
+def parse_json(text: str | bytes) -> Any:
+    """JSON -> plain values; ValueError for what is no JSON, or is nested without end."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("its lists or objects are nested too deeply") from None

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from yacs.config import CfgNode
 
 from hrpose.config import load_config
+from hrpose.ops.files import with_cure
 
 MISTAKES = (ValueError, FileNotFoundError, FloatingPointError, OSError)
 """Errors whose message says all that the user needs; others are ours and show where they arose."""
@@ -49,8 +50,9 @@ def command(main: Callable[..., None]) -> Callable[..., None]:
     def run(arguments: Sequence[str] | None = None) -> None:
         try:
             main(arguments)
+            sys.stdout.flush()  # what a full disk does not take is an error here, not at the exit
         except MISTAKES as error:
-            print(f"error: {error}\n({_origin(error)})", file=sys.stderr)
+            print(f"error: {with_cure(error)}\n({_origin(error)})", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
             if type(stop) is KeyboardInterrupt:  # others have said what they leave

@@ -25,7 +25,7 @@ from typing import IO, Any, NamedTuple
 import yaml
 
 from hrpose.engine.runs import hold
-from hrpose.ops.files import write_whole
+from hrpose.ops.files import naming_full_disk, write_whole
 from hrpose.programs.ablation import REPOSITORY
 from hrpose.programs.ablation.rows import Row, changed, plain, setting, written
 from hrpose.programs.train import ON_THE_SPOT
@@ -197,7 +197,7 @@ def _do(place: Place, tool: str, arguments: list[str]) -> None:
     if place.stop.is_set():
         raise Stopped
     asked = [sys.executable, str(REPOSITORY / "tools" / f"{tool}.py"), *arguments]
-    with place.log.open("a") as log:
+    with naming_full_disk(place.log), place.log.open("a") as log:
         begun = log.tell()
         log.write(f"$ {shlex.join(asked)}\n")
         log.flush()

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.ops.files import write_whole
+from hrpose.ops.files import naming_full_disk, write_whole
 from hrpose.programs.exporting.formats import INPUT
 
 QUANTISED = ("Conv", "ConvTranspose", "Add", "Relu", "Concat", "Resize", "MaxPool")
@@ -32,7 +32,8 @@ def quantise(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     recipe = onnx.load(source).metadata_props
-    with tempfile.TemporaryDirectory() as folder:
+    temporary = Path(tempfile.gettempdir())
+    with naming_full_disk(temporary), tempfile.TemporaryDirectory() as folder:
         plain, rounded = Path(folder) / "plain.onnx", Path(folder) / "rounded.onnx"
         quant_pre_process(source, plain, skip_symbolic_shape=True)
         quantization.quantize_static(

@@ -1,0 +1,132 @@
+"""Files that are written whole, read plainly, and named when a disk is full."""
+
+import contextlib
+import errno
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from commands import small_disk
+from hrpose.engine.journal import Journal
+from hrpose.engine.runs import hold, new_folder
+from hrpose.ops.files import (
+    DiskFullError,
+    naming_full_disk,
+    parse_json,
+    read_json,
+    with_cure,
+    write_json,
+    write_whole,
+)
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_named_with_the_cure(tmp_path, number):
+    with pytest.raises(DiskFullError, match=r"x\.json cannot be written: .*; make room"):  # noqa: SIM117
+        with naming_full_disk(tmp_path / "x.json"):
+            raise OSError(number, os.strerror(number))
+
+
+def test_other_failures_are_not_called_a_full_disk(tmp_path):
+    with pytest.raises(PermissionError, match=r"^\[Errno 13\] no$"), naming_full_disk(tmp_path):
+        raise PermissionError(errno.EACCES, "no")
+    assert with_cure(PermissionError(errno.EACCES, "no")) == "[Errno 13] no"
+    assert "make room" in with_cure(OSError(errno.ENOSPC, "No space left on device"))
+
+
+@pytest.mark.parametrize("failing", ["write", "flush", "fsync", "replace"])
+def test_wherever_a_disk_is_full_the_old_file_stands_and_the_new_one_is_named(
+    tmp_path, monkeypatch, failing
+):
+    path = tmp_path / "x.json"
+    write_json(path, [1])
+
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    if failing == "fsync":
+        monkeypatch.setattr(os, "fsync", full)
+    if failing == "replace":
+        monkeypatch.setattr("pathlib.Path.replace", full)
+    large = {"write": full, "flush": lambda file: (file.write(b"x"), full())}
+    with pytest.raises(DiskFullError, match=r"x\.json cannot be written: No space left.*make room"):
+        write_whole(path, large.get(failing, lambda file: file.write(b"new")))
+    assert json.loads(path.read_text()) == [1]
+    assert [each.name for each in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_name_of_the_greatest_length_is_written(tmp_path):
+    path = tmp_path / f"{'m' * 250}.json"
+    write_json(path, [1])
+    assert read_json(path, "list") == [1]
+
+
+@pytest.mark.slow
+def test_journals_and_locks_name_a_full_disk(tmp_path):
+    with small_disk(tmp_path / "disk", 1) as disk:
+        (disk / "run").mkdir()
+        journal = Journal(disk)
+        with contextlib.suppress(OSError), (disk / "others").open("wb", buffering=0) as file:
+            while True:  # somebody else fills it
+                file.write(bytes(4096))
+        with pytest.raises(DiskFullError, match=r"log\.txt cannot be written.*make room"):
+            for _ in range(100):
+                journal.say("x" * 100)
+        with pytest.raises(DiskFullError, match=r"metrics\.jsonl cannot be written.*make room"):
+            journal.write({"x" * 10_000: 1.0}, 1)
+        with pytest.raises(DiskFullError, match=r"events cannot be written.*make room"):
+            for step in range(1000):
+                journal.outlets[0].write({"loss": 1.0}, step)
+        with pytest.raises(DiskFullError, match=r"\.lock cannot be written.*make room"):
+            hold(disk / "run")
+        with contextlib.suppress(OSError):
+            journal.close()
+
+
+def test_a_run_folder_for_which_there_is_no_room_is_named(tmp_path, monkeypatch):
+    def full(*given, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("pathlib.Path.mkdir", full)
+    with pytest.raises(DiskFullError, match=r"runs.*cannot be written: No space left.*make room"):
+        new_folder(tmp_path / "runs")
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
+def test_a_full_disk_behind_standard_output_is_a_message_and_a_status():
+    program = (
+        "from hrpose.programs.command import command\n"
+        "@command\ndef main(arguments=None):\n    print('figures')\nmain()"
+    )
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-c", program], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == 2
+    assert "No space left on device; make room" in done.stderr and "Traceback" not in done.stderr
+    assert "Exception ignored" not in done.stderr
+
+
+def test_json_is_read_with_a_bom_and_without(tmp_path):
+    for name, encoding in [("a.json", "utf-8"), ("b.json", "utf-8-sig"), ("c.json", "utf-16")]:
+        (tmp_path / name).write_text('[{"näme": 1}]', encoding=encoding)
+        assert read_json(tmp_path / name, "list") == [{"näme": 1}]
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1,]", "[" * 100_000, "nul", "[1] [2]", "'x'"])
+def test_what_is_no_json_is_named(tmp_path, text):
+    path = tmp_path / "x.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"x\.json is not valid JSON.*again"):
+        read_json(path, "list")
+    with pytest.raises(FileNotFoundError, match=r"no results at .*gone\.json"):
+        read_json(tmp_path / "gone.json", "results")
+
+
+def test_names_of_classes_and_modules_in_json_stay_text():
+    named = {"__instance_type__": ["antigravity", "Geohash"], "attributes": {"x": 1}}
+    assert parse_json(json.dumps([named])) == [named]
+    assert "antigravity" not in sys.modules
