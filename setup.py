@@ -24,7 +24,6 @@ setup(
         "scipy>=1.10",
         "munkres>=1.1.2,<2",
         "tensorboardX>=2.6.2",
-        "json_tricks>=3.15",
         "tqdm>=4.60",
     ],
     extras_require={

@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_mask
 
+from hrpose.ops.files import read_json
 from hrpose.ops.image import decode_annotated
 
 
@@ -102,18 +103,65 @@ def load_image_list(path: Path) -> list[dict[str, Any]]:
 
 
 def _load(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no annotations at {path}")
-    try:
-        truth = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(
-            f"{path} is not valid JSON ({error}); download or export it again"
-        ) from None
-    missing = [key for key in wanted if key not in truth]
+    truth = read_json(path, "annotations")
+    missing = [key for key in wanted if not isinstance(truth, dict) or key not in truth]
     if missing:
         raise ValueError(f"{path} is not in COCO format: it lacks {', '.join(missing)}")
     return truth
+
+
+def load_results(path: Path) -> list[dict[str, Any]]:
+    """The poses in a file of COCO's results format, each with `keypoints` as a flat list.
+
+    Older programs of the HRNet family wrote keypoints as {"__ndarray__": lists of numbers, ...};
+    these are read too. Whatever else a file may name stays text.
+    Errors: FileNotFoundError; ValueError with the number of the pose that is wrong
+    """
+    results = read_json(path, "results")
+    if not isinstance(results, list):
+        raise ValueError(f"{path} is no list; COCO's results format is a list of poses")
+    for number, pose in enumerate(results):
+        if not isinstance(pose, dict):
+            raise ValueError(
+                f"{path}: result {number} is {_kind(pose)}; a pose is an object with image_id, "
+                "category_id, keypoints and score"
+            )
+    return [_pose(pose, f"{path}: result {number}") for number, pose in enumerate(results)]
+
+
+def _pose(pose: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """A pose of a results file with numbers where numbers belong; missing fields stay missing."""
+    marks = pose.get("keypoints", [])
+    if isinstance(marks, dict):
+        marks = marks.get("__ndarray__")
+    rows = marks if isinstance(marks, list) else [marks]
+    keypoints = [value for row in rows for value in (row if isinstance(row, list) else [row])]
+    box = pose.get("bbox") or []
+    numbers = {
+        **{field: [pose[field]] for field in ("image_id", "category_id", "score") if field in pose},
+        "keypoints": keypoints,
+        "bbox": box if isinstance(box, list) and len(box) in (0, 4) else [box],
+    }
+    for field, values in numbers.items():
+        wrong = [value for value in values if not _is_number(value)]
+        if wrong:
+            wanted = {"keypoints": "a list [x, y, score, x, y, ...]", "bbox": "[x, y, w, h]"}
+            raise ValueError(
+                f"{where}: {field} holds {_kind(wrong[0])}; wanted {wanted.get(field, 'a number')}"
+            )
+    return {**pose, "keypoints": keypoints} if "keypoints" in pose else dict(pose)
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a JSON value is a number that a float can hold; true and false are none."""
+    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+
+
+def _kind(value: Any) -> str:
+    """A JSON value as a message names it."""
+    if isinstance(value, dict | list):
+        return "an object" if isinstance(value, dict) else "a list"
+    return "null" if value is None else f"{json.dumps(value):.40}"
 
 
 def person_category(truth: Mapping[str, Any], name: str = "") -> dict[str, Any]:

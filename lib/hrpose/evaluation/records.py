@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
+
+from hrpose.ops.files import read_json
 
 Truth = str | Path | Mapping[str, Any]
 """Annotations in COCO's format: a JSON file, or what is in it."""
@@ -27,7 +28,7 @@ _RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 
 def read_truth(truth: Truth) -> dict[str, Any]:
     """The annotations, read if they are a file. ValueError where a list of COCO's is missing."""
-    labels = truth if isinstance(truth, Mapping) else json.loads(Path(truth).read_text("utf-8"))
+    labels = truth if isinstance(truth, Mapping) else read_json(Path(truth), "annotations")
     missing = {"images", "annotations", "categories"} - set(labels)
     if missing:
         raise ValueError(f"the annotations have no {sorted(missing)}; COCO's format needs them")

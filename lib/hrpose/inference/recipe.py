@@ -8,6 +8,7 @@ import json
 from typing import Any, NamedTuple
 
 from hrpose.inference.grouping import PUBLISHED, Settings
+from hrpose.ops.files import parse_json
 from hrpose.skeletons import Skeleton, from_plain
 
 KEY = "hrpose"
@@ -60,7 +61,9 @@ def to_text(recipe: Recipe) -> str:
 
 def from_text(text: str) -> Recipe:
     """The recipe that `to_text` wrote; ValueError where it is of another format."""
-    said = json.loads(text)
+    said = parse_json(text)
+    if not isinstance(said, dict):
+        raise ValueError("the model's recipe is no JSON object; make the file with tools/export.py")
     if said.get("format") != FORMAT:
         raise ValueError(
             f"the model's recipe is of format {said.get('format')}, this hrpose reads {FORMAT}; "

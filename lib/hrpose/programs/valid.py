@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import json_tricks
-import numpy as np
 from yacs.config import CfgNode
 
 from hrpose.build import build_crew, build_evaluator, build_finder, load_predictors
 from hrpose.build_devices import build_devices
-from hrpose.data.coco import AnnotatedImages, BareImages, load_annotations
+from hrpose.data.coco import AnnotatedImages, BareImages, load_annotations, load_results
 from hrpose.engine.distributed import World, together
 from hrpose.engine.evaluate import evaluate, one_by_one
 from hrpose.engine.runs import new_folder
@@ -94,20 +92,8 @@ def score_results(config: CfgNode, folder: Path, world: World, path: Path) -> di
     evaluator = build_evaluator(
         config, load_annotations(annotation_path(config, config.DATASET.VAL))
     )
-    evaluator.add_results(_read_results(path))
+    evaluator.add_results(load_results(path))
     figures = evaluator.summarize()
     if world.leads:
         write_json(folder / "results" / "metrics.json", figures, indent=1)
     return figures
-
-
-def _read_results(path: Path) -> list[dict]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no results at {path}")
-    try:  # json_tricks also reads the arrays that older programs of the HRNet family wrote
-        results = json_tricks.loads(path.read_text(), preserve_order=False)
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    if not isinstance(results, list):
-        raise ValueError(f"{path} is no list; COCO's results format is a list of poses")
-    return [{**pose, "keypoints": np.ravel(pose.get("keypoints", ())).tolist()} for pose in results]
