@@ -16,7 +16,7 @@ from hrpose.config import load_config
 from hrpose.engine.descent import Descent, Manner
 from hrpose.engine.distributed import World, together
 from hrpose.engine.step import TrainStep
-from hrpose.ops.pixels import normalise
+from hrpose.ops.normalize import normalize
 
 BATCH = 6
 OPTIONS = (
@@ -55,7 +55,7 @@ def gradients(scenes, world=World(), passes=1, replicas=1, training=False, clip=
         if isinstance(norm, nn.BatchNorm2d):  # as if it had learnt, lest all of it be alike
             nn.init.uniform_(norm.running_mean, -0.1, 0.1)
             nn.init.uniform_(norm.running_var, 0.5, 2)
-    prepare = lambda images: normalise(images).double()  # noqa: E731
+    prepare = lambda images: normalize(images).double()  # noqa: E731
     step = TrainStep(prepare, model, build_loss(config))
     manner = Manner(BATCH // (part.size if part else 1), passes, clip)
     descent = Descent(step, build_optimizer(config, model), manner, world, CPU)

@@ -19,8 +19,8 @@ WORDS = [
     "ops.blocks",
     "ops.cells",
     "ops.image",
-    "ops.pixels",
-    "ops.gaussian",
+    "ops.normalize",
+    "ops.targets",
     "ops.heatmaps",
     "ops.oks",
 ]

@@ -9,7 +9,7 @@ import torch
 from crowded_scenes import CPU, QUICKSTART
 from hrpose.build import build_model
 from hrpose.config import load_config
-from hrpose.ops.pixels import normalise
+from hrpose.ops.normalize import normalize
 from hrpose.programs.benchmark import main
 from hrpose.programs.benchmarking import forward
 from hrpose.programs.benchmarking.forward import MS, RATIO, SHARE, Task, benchmark_forward, farthest
@@ -61,7 +61,7 @@ def test_every_way_has_its_row_at_every_size():
 def test_a_random_network_says_something_everywhere():
     config = load_config(QUICKSTART, SMALL)
     with torch.inference_mode():
-        for output in random_network(config)(normalise(example(1, (64, 64)))):
+        for output in random_network(config)(normalize(example(1, (64, 64)))):
             spread = output.heatmaps.flatten(2).std(-1)
             assert (spread > 0).all() and output.heatmaps.abs().max() < 100
 
@@ -128,7 +128,7 @@ def test_a_shipped_file_takes_its_turns(tmp_path, kind):
     side = forward.shipped_side(path)
     images = example(2, (64, 64))
     maps = side.maps(side.look(images))
-    truth = images.float() if kind == "UINT8" else normalise(images)
+    truth = images.float() if kind == "UINT8" else normalize(images)
     np.testing.assert_allclose(
         maps["heatmaps_4"], torch.nn.functional.avg_pool2d(truth, 4), rtol=1e-5, atol=1e-5
     )

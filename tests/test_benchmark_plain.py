@@ -7,9 +7,9 @@ from crowded_scenes import CPU, PEOPLE, QUICKSTART, crowded, small
 from hrpose.build import build_loss, build_targets, output_strides
 from hrpose.build_training import build_training_loader
 from hrpose.config import load_config
-from hrpose.losses.multi_scale import draw_truths
-from hrpose.losses.tags import tag_loss
-from hrpose.ops.pixels import normalise
+from hrpose.losses.associative_embedding import tag_loss
+from hrpose.losses.combine import make_targets
+from hrpose.ops.normalize import normalize
 from hrpose.programs.benchmarking.loading import bytes_of
 from hrpose.programs.benchmarking.plain_data import plain_loader
 from hrpose.programs.benchmarking.plain_step import build_plain_loss, listed, looped_tag_loss
@@ -46,10 +46,10 @@ def test_images_and_targets_are_the_same(options, more, record_difference):
     config = load_config(QUICKSTART, [*options, *more])
     strides, targets = output_strides(config), build_targets(config)
     for batch, plain in pairs(config):
-        apart = (normalise(batch["image"]) - plain["image"]).abs().max()
+        apart = (normalize(batch["image"]) - plain["image"]).abs().max()
         record_difference("benchmark: images, plain way", apart)
         assert apart <= 1e-6
-        for stride, truth in zip(strides, draw_truths(batch, strides, targets), strict=True):
+        for stride, truth in zip(strides, make_targets(batch, strides, targets), strict=True):
             apart = (truth.heatmaps - plain[f"heatmaps/{stride}"]).abs().max()
             record_difference("benchmark: heatmaps, plain way", apart)
             assert apart <= 1e-6

@@ -12,7 +12,7 @@ from hrpose.inference.gathering import gather
 from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.tta import PLAIN, mirrored
 from hrpose.ops.blocks import heat_in_blocks
-from hrpose.ops.gaussian import draw_heatmaps
+from hrpose.ops.targets import draw_heatmaps
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
 from hrpose.structures import ScaleOutput
 

@@ -11,8 +11,8 @@ from hrpose.evaluation.keypoints import KeypointEvaluator
 from hrpose.inference.bottomup import brought_back, decode
 from hrpose.inference.grouping import PUBLISHED
 from hrpose.ops.affine import decoded_frame, fit, to_cells
-from hrpose.ops.gaussian import DRAWINGS
 from hrpose.ops.heatmaps import resize
+from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.skeletons import COCO
 
 TRUTH = Path(__file__).parents[1].parent / "shared" / "data" / "coco_subset" / "annotations"
@@ -58,7 +58,7 @@ def averaged(joints, size, strides, shape, convention):
         there = torch.as_tensor(joints)[None].float()
         cells = to_cells(there, stride, torch.tensor([False]), convention)
         own = (size[1] // stride, size[0] // stride)
-        maps.append(resize(DRAWINGS[convention].heatmaps(cells, own, 2.0), finest))
+        maps.append(resize(TARGET_GENERATORS[convention].heatmaps(cells, own, 2.0), finest))
     return resize(torch.stack(maps).mean(0), shape)[0]
 
 

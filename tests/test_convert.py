@@ -12,7 +12,7 @@ import yaml
 from commands import QUICKSTART, ROOT, SMALL, tool
 from hrpose.build import build_model
 from hrpose.config import load_config, parse_config
-from hrpose.models.files import read_weights
+from hrpose.models.weight_io import read_weights
 from hrpose.models.weights import load_weights, to_published
 from hrpose.programs.convert import main
 from hrpose.programs.train import frozen_text, kept_facts
@@ -131,7 +131,7 @@ def test_published_weights_come_back_as_they_were_in_every_bit(name, capsys):
         said = convert(capsys, source, release, *cfg)
         assert f"({given['params']})" in said and "official, as in all published files" in said
         assert ("CrowdPose's" if "crowdpose" in name else "COCO's") in said
-        convert(capsys, release, back, "--names", "published")
+        convert(capsys, release, back, "--keys", "published")
         returned = torch.load(back, weights_only=True)
         assert list(returned) == list(state)
         assert_same(returned, state)
@@ -147,7 +147,7 @@ def test_prefixes_are_taken_off_and_named(prefix, container, tmp_path, capsys):
     state = {prefix + key: each for key, each in to_published(model.state_dict()).items()}
     torch.save({container: state, "epoch": 3} if container else state, tmp_path / "a.pth")
     said = convert(capsys, tmp_path / "a.pth", tmp_path / "b.safetensors", "--cfg", W32, *TINY)
-    assert f"taken off its names: {prefix}\n" in said
+    assert f"prefix removed: {prefix}\n" in said
     assert_same(read_weights(tmp_path / "b.safetensors")["model"], model.state_dict())
 
 
@@ -155,7 +155,7 @@ def test_half_precision_is_read_and_named(tmp_path, capsys):
     _, model = tiny()
     torch.save(to_published(model.half().state_dict()), tmp_path / "a.pth")
     said = convert(capsys, tmp_path / "a.pth", tmp_path / "b.pth", "--cfg", W32, *TINY)
-    assert "float16 read as float32" in said
+    assert "float16 converted to float32" in said
     assert_same(read_weights(tmp_path / "b.pth")["model"], model.float().state_dict())
 
 
@@ -167,11 +167,11 @@ def test_a_backbone_alone_stays_one(tmp_path, capsys):
     torch.save({**to_published(backbone), **extra}, tmp_path / "a.pth")
     release, back = tmp_path / "b.safetensors", tmp_path / "c.pth"
     said = convert(capsys, tmp_path / "a.pth", release, "--cfg", W32, *TINY)
-    assert "2 known leftovers: incre_modules" in said and "a backbone alone" in said
+    assert "2 known leftovers: incre_modules" in said and "written as a backbone" in said
     contents = read_weights(release)
     assert not {"skeleton", "convention", "config"} & set(contents)
     assert_same(contents["model"], backbone)
-    convert(capsys, release, back, "--cfg", W32, *TINY, "--names", "published")
+    convert(capsys, release, back, "--cfg", W32, *TINY, "--keys", "published")
     assert_same(torch.load(back, weights_only=True), to_published(backbone))
 
 
@@ -184,11 +184,11 @@ def options(text):
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
-@pytest.mark.parametrize("names", ["ours", "published"])
+@pytest.mark.parametrize("names", ["hrpose", "published"])
 def test_a_run_needs_no_config_and_keeps_what_it_says(suffix, names, tmp_path, capsys):
     state = saved(tmp_path / "last.pth", "MODEL.NAME", "swahr", optimizer={"step": 3})
     target, again = tmp_path / f"b{suffix}", tmp_path / "c.safetensors"
-    said = convert(capsys, tmp_path / "last.pth", target, "--names", names)
+    said = convert(capsys, tmp_path / "last.pth", target, "--keys", names)
     assert "does not name" not in said
     bare = names == "published" and suffix == ".pth"
     convert(capsys, target, again, *(["--cfg", W32, *TINY, "MODEL.NAME", "swahr"] * bare))
@@ -201,7 +201,7 @@ def test_a_run_needs_no_config_and_keeps_what_it_says(suffix, names, tmp_path, c
         assert contents["convention"] == "official"
         assert list(contents["skeleton"]["joints"]) == list(build_skeleton(config).joints)
         assert options(contents["config"]) == options(frozen_text(config))
-        assert set(contents["model"]) == set(state if names == "ours" else to_published(state))
+        assert set(contents["model"]) == set(state if names == "hrpose" else to_published(state))
 
 
 def test_the_average_is_there_for_who_asks(tmp_path, capsys):
@@ -209,25 +209,25 @@ def test_the_average_is_there_for_who_asks(tmp_path, capsys):
     kept = {"model": average.state_dict(), "steps": 5}
     state = saved(tmp_path / "last.pth", average=kept)
     said = convert(capsys, tmp_path / "last.pth", tmp_path / "val.pth")
-    assert "--network ema" in said
+    assert "--weights ema" in said
     assert_same(read_weights(tmp_path / "val.pth")["model"], state)
-    said = convert(capsys, tmp_path / "last.pth", tmp_path / "ema.pth", "--network", "ema")
-    assert "--network ema" not in said
+    said = convert(capsys, tmp_path / "last.pth", tmp_path / "ema.pth", "--weights", "ema")
+    assert "--weights ema" not in said
     assert_same(read_weights(tmp_path / "ema.pth")["model"], average.state_dict())
 
 
-@pytest.mark.parametrize("asked", ["val", "ema"])
+@pytest.mark.parametrize("asked", ["model", "ema"])
 def test_a_best_network_that_is_the_average_is_named_so(asked, tmp_path, capsys):
     state = saved(tmp_path / "best.pth", network="ema")
-    said = convert(capsys, tmp_path / "best.pth", tmp_path / "b.pth", "--network", asked)
-    assert "it is the average of the weights" in said
+    said = convert(capsys, tmp_path / "best.pth", tmp_path / "b.pth", "--weights", asked)
+    assert "the weights are the EMA" in said
     assert_same(read_weights(tmp_path / "b.pth")["model"], state)
 
 
 def test_an_average_that_is_not_there_is_refused(tmp_path, capsys):
     saved(tmp_path / "best.pth", network="val")
-    said = refused(capsys, tmp_path / "best.pth", tmp_path / "b.pth", "--network", "ema")
-    assert "holds no average of the weights" in said and "TRAIN.EMA" in said
+    said = refused(capsys, tmp_path / "best.pth", tmp_path / "b.pth", "--weights", "ema")
+    assert "holds no EMA" in said and "TRAIN.EMA" in said
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -245,7 +245,7 @@ def test_half_the_size_costs_digits_and_says_how_many(tmp_path, capsys):
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     convert(capsys, tmp_path / "last.pth", whole)
     said = convert(capsys, tmp_path / "last.pth", half, "--half")
-    assert "loading gives float32 again" in said
+    assert "loading converts back to float32" in said
     kept = read_weights(half)["model"]
     assert all(each.dtype != torch.float32 for each in kept.values())
     _, model = tiny(seed=3)
@@ -301,7 +301,7 @@ def test_other_joints_are_refused_with_the_cure(tmp_path, capsys):
     saved(tmp_path / "last.pth", cfg=crowdpose)
     asked = [tmp_path / "last.pth", tmp_path / "b.safetensors"]
     said = refused(capsys, *asked, "--cfg", W32, *TINY)
-    assert "this model is for nose" in said and "DATASET.SKELETON" in said
+    assert "this model has nose" in said and "DATASET.SKELETON" in said
 
 
 def test_published_weights_have_the_published_coordinates(tmp_path, capsys):
@@ -309,7 +309,7 @@ def test_published_weights_have_the_published_coordinates(tmp_path, capsys):
     _, model = tiny()
     torch.save(to_published(model.state_dict()), tmp_path / "published.pth")
     said = refused(capsys, tmp_path / "published.pth", tmp_path / "b.safetensors", *exact)
-    assert "all published weights were trained with official coordinates" in said
+    assert "published weights were trained with official coordinates" in said
     torch.save(model.state_dict(), tmp_path / "ours.pth")  # which do not say: the config does
     said = convert(capsys, tmp_path / "ours.pth", tmp_path / "b.safetensors", *exact)
     assert "taken for exact, as the config says" in said
@@ -433,7 +433,7 @@ def test_a_release_scores_as_the_run_that_it_is_of(scenes, tmp_path):
     tool("train", "--cfg", QUICKSTART, *options, "TRAIN.EMA", "0.9", "OUTPUT_DIR", output)
     (folder,) = (output / "quickstart").iterdir()
     last = folder / "checkpoints" / "last.pth"
-    tool("convert", last, release, "--network", "ema")
+    tool("convert", last, release, "--weights", "ema")
     assert "exists" in tool("convert", last, release, status=2)
     tool(
         *("valid", "--cfg", QUICKSTART, *options, "TEST.MODEL_FILE", release),

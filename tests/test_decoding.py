@@ -14,7 +14,7 @@ from hrpose.inference.grouping import PUBLISHED
 from hrpose.inference.refine import fill_from_cells, fill_from_maps
 from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
 from hrpose.ops.cells import quarter_step
-from hrpose.ops.gaussian import draw_exact_heatmaps
+from hrpose.ops.targets import draw_unbiased_heatmaps
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
 from hrpose.programs.benchmarking.plain_decode import plain_decode, plain_peaks
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
@@ -277,7 +277,7 @@ def test_a_joint_halfway_between_cells_is_one_joint(shift, way):
     """An exact heatmap has two or four highest cells there; official ones never do."""
     joints = torch.tensor([[[[10.0, 12, 1], [25, 20, 1], [40, 8, 1]]]])
     joints[..., :2] += torch.tensor(shift)
-    heatmaps, tags = draw_exact_heatmaps(joints, (32, 48), 2.0), torch.zeros(1, 3, 32, 48, 1)
+    heatmaps, tags = draw_unbiased_heatmaps(joints, (32, 48), 2.0), torch.zeros(1, 3, 32, 48, 1)
     settings = PUBLISHED._replace(step="taylor")
     if way == "host":
         people, _ = decode(heatmaps[0], tags[0], DOTS, settings)

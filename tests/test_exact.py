@@ -15,7 +15,7 @@ from hrpose.data.augment import Crop, flip, random_affine
 from hrpose.data.coco import records
 from hrpose.data.loaders import collate
 from hrpose.evaluation.keypoints import KeypointEvaluator
-from hrpose.losses.multi_scale import Targets, draw_truths
+from hrpose.losses.combine import TargetConfig, make_targets
 from hrpose.models.weights import load_weights
 from hrpose.ops.affine import (
     CONVENTIONS,
@@ -25,14 +25,14 @@ from hrpose.ops.affine import (
     mirror_joints,
     to_cells,
 )
-from hrpose.ops.gaussian import (
-    DRAWINGS,
-    draw_exact_heatmaps,
-    draw_heatmaps,
-    exact_joint_cells,
-    joint_cells,
-)
 from hrpose.ops.heatmaps import resize
+from hrpose.ops.targets import (
+    TARGET_GENERATORS,
+    draw_heatmaps,
+    draw_unbiased_heatmaps,
+    joint_cells,
+    unbiased_joint_cells,
+)
 from hrpose.skeletons import COCO
 from hrpose.structures import Poses, Sample
 from test_options import CONFIGS, ROOT, SMALL
@@ -105,11 +105,11 @@ def test_target_oracle(rng, people, sigma, widths, record_difference):
     joints = crowd(rng, people)
     scales = rng.uniform(0.3, 3, (2, people)).astype(np.float32) if widths == "own" else None
     variances = None if scales is None else torch.from_numpy(scales)
-    ours = draw_exact_heatmaps(torch.from_numpy(joints), SIZE, sigma, variances)
+    ours = draw_unbiased_heatmaps(torch.from_numpy(joints), SIZE, sigma, variances)
     plain = looped_target(joints, SIZE, sigma, scales)
     assert ours.dtype == torch.float32
     assert ours.shape == plain.shape
-    record_difference("draw_exact_heatmaps", abs(ours.numpy() - plain).max(initial=0))
+    record_difference("draw_unbiased_heatmaps", abs(ours.numpy() - plain).max(initial=0))
     np.testing.assert_allclose(ours, plain, atol=1e-6)
     assert np.array_equal(ours.numpy() > 0, plain.astype(np.float32) > 0)
 
@@ -117,7 +117,7 @@ def test_target_oracle(rng, people, sigma, widths, record_difference):
 @pytest.mark.parametrize("people", [0, 1, 5, 40])
 def test_cells_oracle(rng, people):
     joints = crowd(rng, people)
-    ours = exact_joint_cells(torch.from_numpy(joints), SIZE)
+    ours = unbiased_joint_cells(torch.from_numpy(joints), SIZE)
     assert ours.dtype == torch.int64
     assert ours.shape == (2, people, 3)
     for b, n, k in np.ndindex(ours.shape):
@@ -139,14 +139,14 @@ def test_mask_oracle(rng, step, kind):
 
 
 def test_every_convention_has_its_drawing():
-    assert tuple(DRAWINGS) == CONVENTIONS
-    assert DRAWINGS["official"] == (draw_heatmaps, joint_cells)
+    assert tuple(TARGET_GENERATORS) == CONVENTIONS
+    assert TARGET_GENERATORS["official"] == (draw_heatmaps, joint_cells)
 
 
 def test_a_whole_cell_is_drawn_as_the_official_one(rng):
     joints = torch.from_numpy(np.trunc(crowd(rng)))
     joints[..., :2] = joints[..., :2].clamp(min=0)  # to the left of 0 official cuts towards 0
-    exact, official = (DRAWINGS[name] for name in ("exact", "official"))
+    exact, official = (TARGET_GENERATORS[name] for name in ("exact", "official"))
     torch.testing.assert_close(
         exact.heatmaps(joints, SIZE, 2.0), official.heatmaps(joints, SIZE, 2.0)
     )
@@ -159,10 +159,13 @@ def test_a_whole_cell_is_drawn_as_the_official_one(rng):
 )
 def test_a_joint_between_two_cells_belongs_to_the_right_one(x, column):
     """floor(x + 0.5); whose cell is outside of the map is not drawn at all."""
-    drawn, cell = draw_exact_heatmaps(one(x, 5), SIZE, 2.0), exact_joint_cells(one(x, 5), SIZE)
+    drawn, cell = (
+        draw_unbiased_heatmaps(one(x, 5), SIZE, 2.0),
+        unbiased_joint_cells(one(x, 5), SIZE),
+    )
     assert cell.item() == (-1 if column is None else 5 * SIZE[1] + column)
     assert drawn.any() == (column is not None)
-    turned = exact_joint_cells(one(5, x), (32, 24)).item()
+    turned = unbiased_joint_cells(one(5, x), (32, 24)).item()
     assert turned == (-1 if column is None else column * 24 + 5)
 
 
@@ -170,25 +173,25 @@ def test_a_joint_between_two_cells_belongs_to_the_right_one(x, column):
 def test_the_peak_is_highest_in_the_middle_of_a_cell(rng, sigma):
     least = math.exp(-1 / (4 * sigma**2))
     for x, y in [(9, 11), (9.5, 11.5), *rng.uniform(8, 14, (20, 2))]:
-        peak = draw_exact_heatmaps(one(x, y), SIZE, sigma).max()
+        peak = draw_unbiased_heatmaps(one(x, y), SIZE, sigma).max()
         assert least - 1e-6 <= peak <= 1
-    assert draw_exact_heatmaps(one(9, 11), SIZE, sigma).max() == 1
-    assert draw_exact_heatmaps(one(9.5, 11.5), SIZE, sigma).max() == pytest.approx(least)
+    assert draw_unbiased_heatmaps(one(9, 11), SIZE, sigma).max() == 1
+    assert draw_unbiased_heatmaps(one(9.5, 11.5), SIZE, sigma).max() == pytest.approx(least)
 
 
 def test_people_meet_in_the_maximum(rng):
     people = torch.from_numpy(rng.uniform(3, 20, (1, 6, 2, 3))).float()
-    together = draw_exact_heatmaps(people, SIZE, 2.0)
-    alone = [draw_exact_heatmaps(people[:, i : i + 1], SIZE, 2.0) for i in range(6)]
+    together = draw_unbiased_heatmaps(people, SIZE, 2.0)
+    alone = [draw_unbiased_heatmaps(people[:, i : i + 1], SIZE, 2.0) for i in range(6)]
     assert torch.equal(together, torch.stack(alone).amax(0))
-    assert torch.equal(together, draw_exact_heatmaps(people.flip(1), SIZE, 2.0))
+    assert torch.equal(together, draw_unbiased_heatmaps(people.flip(1), SIZE, 2.0))
 
 
 def test_joints_are_not_changed(rng):
     joints = torch.from_numpy(crowd(rng))
     before = joints.clone()
-    draw_exact_heatmaps(joints, SIZE, 2.0)
-    exact_joint_cells(joints, SIZE)
+    draw_unbiased_heatmaps(joints, SIZE, 2.0)
+    unbiased_joint_cells(joints, SIZE)
     to_cells(joints, 4, torch.tensor([False, True]), "exact")
     assert torch.equal(joints.nan_to_num(7), before.nan_to_num(7))
 
@@ -213,7 +216,7 @@ def summit(heatmap):
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
 def test_what_is_drawn_is_found_again(rng, sigma, record_difference):
     for x, y in [(9.5, 11.5), *rng.uniform(3, 20, (100, 2))]:
-        found = summit(draw_exact_heatmaps(one(x, y), SIZE, sigma)[0, 0].numpy())
+        found = summit(draw_unbiased_heatmaps(one(x, y), SIZE, sigma)[0, 0].numpy())
         away = abs(found - (x, y)).max()
         record_difference("exact: drawn and located (cells)", away)
         assert away < 1e-3
@@ -227,7 +230,7 @@ def centroid(heatmap):
 def test_an_enlarged_map_shows_the_joint_where_it_is(rng, record_difference):
     """From 1/4 to 1/2, as heatmaps are averaged: cell c of the one is 2 c + 0.5 of the other."""
     for x, y in rng.uniform(50, 76, (50, 2)):
-        drawn = draw_exact_heatmaps(to_cells(one(x, y), 4, PLAIN, "exact"), (32, 32), 2.0)
+        drawn = draw_unbiased_heatmaps(to_cells(one(x, y), 4, PLAIN, "exact"), (32, 32), 2.0)
         larger = resize(drawn, (64, 64))[0, 0].double().numpy()
         there = 2 * centroid(drawn[0, 0].double().numpy()) + 0.5
         np.testing.assert_allclose(centroid(larger), there, atol=1e-5)
@@ -268,7 +271,7 @@ def test_mirrored_pixels_are_mirrored_targets(rng, stride, record_difference):
     side, joints = 96, scattered(rng, 96)
     size = (side // stride,) * 2
     plain, turned = (
-        draw_exact_heatmaps(to_cells(each, stride, PLAIN, "exact"), size, 2.0)
+        draw_unbiased_heatmaps(to_cells(each, stride, PLAIN, "exact"), size, 2.0)
         for each in (torch.from_numpy(joints), turned_pixels(joints, side))
     )
     apart = (turned - plain.flip(-1)[:, COCO.flip_order]).abs().max()
@@ -328,7 +331,7 @@ def test_a_mirrored_sample_has_mirrored_truths(rng, seed):
     sixteenths = np.round(plain.joints * 8) / 8 + np.float32([1 / 16, 1 / 16, 0])  # no rounding
     plain = replace(plain, joints=sixteenths)
     batch = batch_of(plain, flip(plain, COCO.flip_order))
-    for truth in draw_truths(batch, [4, 2], Targets(convention="exact")):
+    for truth in make_targets(batch, [4, 2], TargetConfig(convention="exact")):
         here, there = truth.heatmaps
         assert here.any()
         assert torch.equal(there, here.flip(-1)[COCO.flip_order])
@@ -339,13 +342,13 @@ def test_a_mirrored_sample_has_mirrored_truths(rng, seed):
 def test_truths_are_the_parts_put_together_by_hand(rng):
     crop = Crop(64, stride=2, convention="exact")
     batch = batch_of(*(random_affine(spotted(rng), rng, crop) for _ in range(2)))
-    coarse, fine = draw_truths(batch, [4, 2], Targets(max_people=1, convention="exact"))
+    coarse, fine = make_targets(batch, [4, 2], TargetConfig(max_people=1, convention="exact"))
     for stride, truth in ((4, coarse), (2, fine)):
         cells = ((batch["joints"] + 0.5) / stride - 0.5).numpy()
         cells[..., 2] = batch["joints"][..., 2]
         size = (64 // stride, 64 // stride)
         np.testing.assert_allclose(truth.heatmaps, looped_target(cells, size, 2.0), atol=1e-5)
-        wanted = exact_joint_cells(torch.from_numpy(cells[:, :1]), size)
+        wanted = unbiased_joint_cells(torch.from_numpy(cells[:, :1]), size)
         assert torch.equal(truth.cells, wanted)
     assert np.array_equal(fine.mask, batch["mask"])
     assert np.array_equal(coarse.mask, looped_mask(batch["mask"].numpy(), 2))
@@ -354,7 +357,7 @@ def test_truths_are_the_parts_put_together_by_hand(rng):
 def test_a_convention_that_is_not_is_refused(rng):
     batch = batch_of(random_affine(spotted(rng), rng, Crop(64, stride=2)))
     with pytest.raises(ValueError, match="'exakt'; choose from official, exact"):
-        draw_truths(batch, [4, 2], Targets(convention="exakt"))
+        make_targets(batch, [4, 2], TargetConfig(convention="exakt"))
     with pytest.raises(ValueError, match="'exakt'; choose from official, exact"):
         random_affine(spotted(rng), rng, Crop(64, convention="exakt"))
 
@@ -418,8 +421,8 @@ def read_back(joints, image_size, input_size, stride):
     size, to_network = fit(image_size, input_size, convention="exact")
     there = torch.from_numpy(to_network.joints(joints))[None].float()
     cells, shape = to_cells(there, stride, PLAIN, "exact"), (size[1] // stride, size[0] // stride)
-    heatmaps = draw_exact_heatmaps(cells, shape, 2.0)[0].numpy()
-    places = exact_joint_cells(cells, shape)[0].numpy()
+    heatmaps = draw_unbiased_heatmaps(cells, shape, 2.0)[0].numpy()
+    places = unbiased_joint_cells(cells, shape)[0].numpy()
     found = np.zeros((*places.shape, 3))
     for n, k in np.argwhere(places >= 0):
         _, row, column = np.unravel_index(places[n, k], heatmaps.shape)

@@ -21,7 +21,7 @@ from hrpose.inference import runner
 from hrpose.inference.recipe import from_text
 from hrpose.inference.runner import Runner
 from hrpose.ops.image import read_photo
-from hrpose.ops.pixels import normalise
+from hrpose.ops.normalize import normalize
 from hrpose.programs import export
 from hrpose.programs.exporting import formats, int8, verify
 from hrpose.programs.exporting.graphs import NetworkGraph, example
@@ -33,7 +33,7 @@ TINY = [*SMALL, "MODEL.MODULES", "[1,1,1]", "TEST.FLIP_TEST", "true", "TEST.SCAL
 def lively(network, images):
     """A new network's heads, so that it sees joints, and far apart tags, in a picture."""
     with torch.no_grad():
-        for head, output in zip(network.heads, network(normalise(images))):
+        for head, output in zip(network.heads, network(normalize(images))):
             said = output.heatmaps if output.tags is None else torch.cat(output[:2], 1)
             mean, std = said.mean((0, 2, 3)), said.std((0, 2, 3))
             wanted = torch.full_like(std, 0.25)
@@ -82,7 +82,7 @@ def test_the_file_is_the_network_at_any_size_and_batch(shipped, trained, record_
         images = example(batch, size, seed=batch)
         said = runner.network(images.numpy())
         with torch.no_grad():
-            coarse, fine = network(normalise(images))
+            coarse, fine = network(normalize(images))
         wanted = {"heatmaps_4": coarse.heatmaps, "tags_4": coarse.tags, "heatmaps_2": fine.heatmaps}
         assert set(said) == set(wanted)
         for name, maps in wanted.items():

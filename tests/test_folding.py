@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrpose.models.blocks import conv_bn, fan_in_init
+from hrpose.models.blocks import conv_bn, kaiming_init
 from hrpose.models.folding import fold_norms
 from hrpose.models.higher_hrnet import HigherHRNet, deconv
 from hrpose.models.hrnet import HRNet
@@ -32,7 +32,7 @@ def higher_hrnet(num_deconvs=1, dilations=(1, 2)):
     torch.manual_seed(0)
     backbone = HRNet(width=8, modules=(1, 2, 1), blocks=1, stem=8, bottlenecks=2)
     model = HigherHRNet(backbone, joints=5, num_deconvs=num_deconvs, dilations=dilations)
-    fan_in_init(model)
+    kaiming_init(model)
     return model
 
 

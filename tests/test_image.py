@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from hrpose.ops.image import decode_annotated, read_photo, write
-from hrpose.ops.pixels import IMAGENET_MEAN, IMAGENET_STD, normalise
+from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 RED_CMYK_JPEG = base64.b64decode(  # 8 x 8, cyan 0, magenta 255, yellow 255, black 0
     "/9j/7gAOQWRvYmUAZAAAAAAA/9sAQwADAgIDAgIDAwMDBAMDBAUIBQUEBAUKBwcGCAwKDAwLCgsLDQ4SEA0OEQ4LCxAWEBETFBUVFQwPFxgWFBgSFBUU"
@@ -129,21 +129,21 @@ def test_a_step_sends_no_constants_to_the_device(monkeypatch):
     """Only the first one does, and it may look without learning."""
     images = torch.zeros(1, 3, 2, 2)
     with torch.inference_mode():
-        wanted = normalise(images)
+        wanted = normalize(images)
     monkeypatch.setattr(torch, "tensor", None)
-    found = normalise(images.requires_grad_())
+    found = normalize(images.requires_grad_())
     assert torch.equal(found, wanted)
     found.sum().backward()
 
 
 def test_normalise_oracle_by_hand(rng, record_difference):
     image = rng.integers(0, 256, (2, 3, 4, 5), np.uint8)
-    ours = normalise(torch.from_numpy(image))
+    ours = normalize(torch.from_numpy(image))
     plain = np.zeros(image.shape)
     for b, c, y, x in np.ndindex(image.shape):
         plain[b, c, y, x] = (image[b, c, y, x] / 255 - IMAGENET_MEAN[c]) / IMAGENET_STD[c]
     assert ours.dtype == torch.float32
-    record_difference("normalise", abs(ours.numpy() - plain).max())
+    record_difference("normalize", abs(ours.numpy() - plain).max())
     np.testing.assert_allclose(ours, plain, atol=1e-5)
     assert IMAGENET_MEAN == (0.485, 0.456, 0.406)
     assert IMAGENET_STD == (0.229, 0.224, 0.225)

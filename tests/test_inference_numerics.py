@@ -13,7 +13,7 @@ from hrpose import build_inference
 from hrpose.build import build_model, build_predictor, load_predictor
 from hrpose.build_inference import ready
 from hrpose.config import load_config
-from hrpose.models.blocks import fan_in_init
+from hrpose.models.blocks import kaiming_init
 from hrpose.models.numerics import Compiled, HalfPrecision
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -34,7 +34,7 @@ def network(name="w32_512"):
     """As after a training: statistics that fit, and outputs that differ from cell to cell."""
     torch.manual_seed(0)
     model = build_model(load(name=name))
-    fan_in_init(model)
+    kaiming_init(model)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # a plain mean

@@ -5,20 +5,20 @@ from functools import partial
 import pytest
 import torch
 
-from hrpose.losses.heatmap import masked_mse
-from hrpose.losses.multi_scale import (
-    Targets,
-    draw_truths,
+from hrpose.losses.associative_embedding import tag_loss, tag_statistics
+from hrpose.losses.combine import (
+    TargetConfig,
     heatmap_term,
-    multi_scale_loss,
-    scale_adaptive_term,
+    make_targets,
+    multi_resolution_loss,
+    sahr_term,
     tag_term,
-    weight_adaptive_distance,
+    wahr_mse,
 )
-from hrpose.losses.scale_adaptive import adaptive_weight
-from hrpose.losses.tags import tag_loss, tag_statistics
+from hrpose.losses.heatmap import masked_mse
+from hrpose.losses.swahr import adaptive_weight
 from hrpose.ops.affine import to_cells
-from hrpose.ops.gaussian import draw_heatmaps, joint_cells
+from hrpose.ops.targets import draw_heatmaps, joint_cells
 from hrpose.structures import ScaleOutput
 from oracles import masked_mean_square
 
@@ -88,19 +88,19 @@ def make_outputs():
     ]
 
 
-USUAL = Targets()
+USUAL = TargetConfig()
 
 
 def make_terms(weights=None, targets=USUAL, terms=(heatmap_term, tag_term), people=4):
     weights = weights or {"heatmap": 1.0, "pull": 1e-3, "push": 2e-3}
-    return multi_scale_loss(make_outputs(), make_batch(people), terms, weights, targets)
+    return multi_resolution_loss(make_outputs(), make_batch(people), terms, weights, targets)
 
 
 def test_terms_are_named_and_weighted():
     loss, weights, watch = make_terms()
     assert set(loss) == {"heatmap/4", "heatmap/2", "pull/4", "push/4"}
     assert weights == {"heatmap/4": 1.0, "heatmap/2": 1.0, "pull/4": 1e-3, "push/4": 2e-3}
-    assert set(watch) == {"tag_spread/4", "tag_gap/4", "tag_close/4"}
+    assert set(watch) == {"tag_std/4", "tag_separation/4", "tag_conflicts/4"}
     assert all(value.shape == (2,) for value in [*loss.values(), *watch.values()])
 
 
@@ -131,15 +131,15 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
 
 
 def test_sigma_reaches_the_targets():
-    wide, narrow = (make_terms(targets=Targets(sigma)).loss for sigma in (4.0, 2.0))
+    wide, narrow = (make_terms(targets=TargetConfig(sigma)).loss for sigma in (4.0, 2.0))
     assert not torch.equal(wide["heatmap/2"], narrow["heatmap/2"])
     assert torch.equal(wide["pull/4"], narrow["pull/4"])
 
 
 def test_tags_of_the_first_people_alone_but_heatmaps_of_everybody():
     batch = make_batch(people=40)
-    few = draw_truths(batch, [4, 2], Targets(max_people=3))[0]
-    all_of_them = draw_truths(batch, [4, 2], Targets(max_people=99))[0]
+    few = make_targets(batch, [4, 2], TargetConfig(max_people=3))[0]
+    all_of_them = make_targets(batch, [4, 2], TargetConfig(max_people=99))[0]
     assert few.cells.shape == (2, 3, KINDS)
     assert torch.equal(few.cells, all_of_them.cells[:, :3])
     assert torch.equal(few.heatmaps, all_of_them.heatmaps)
@@ -155,9 +155,9 @@ def test_an_image_without_people_has_a_loss_and_no_tag_loss():
 
 def test_the_threshold_of_grouping_says_who_is_close():
     everybody, nobody = (
-        multi_scale_loss(
+        multi_resolution_loss(
             make_outputs(), make_batch(), [heatmap_term], {"heatmap": 1.0}, USUAL, threshold
-        ).watch["tag_close/4"]
+        ).watch["tag_conflicts/4"]
         for threshold in (2.0, 0.0)
     )
     assert everybody.tolist() == [1, 1]
@@ -180,11 +180,11 @@ def test_nothing_is_read_back_from_the_device():
                     scales=output.heatmaps.to("meta"), stride=output.stride)
         for output in make_outputs()
     ]  # fmt: skip
-    weigh = partial(weight_adaptive_distance, weigh=partial(adaptive_weight, gamma=0.01))
+    weigh = partial(wahr_mse, weigh=partial(adaptive_weight, gamma=0.01))
     weights = {name: 1.0 for name in ("heatmap", "scale", "pull", "push")}
-    for term in (heatmap_term, partial(scale_adaptive_term, distance=weigh)):
-        loss, _, watch = multi_scale_loss(
-            outputs, batch, (term, tag_term), weights, Targets(unit_width=256.0)
+    for term in (heatmap_term, partial(sahr_term, distance=weigh)):
+        loss, _, watch = multi_resolution_loss(
+            outputs, batch, (term, tag_term), weights, TargetConfig(unit_width=256.0)
         )
         assert all(
             value.shape == (2,) and value.is_meta for value in [*loss.values(), *watch.values()]
@@ -197,8 +197,8 @@ def test_nobody_looks_at_the_gradient_of_what_is_watched():
     ]
     outputs[0] = outputs[0]._replace(tags=outputs[0].tags.requires_grad_())
     weights = {"heatmap": 1.0, "pull": 1e-3, "push": 1e-3}
-    loss, _, watch = multi_scale_loss(
-        outputs, make_batch(), (heatmap_term, tag_term), weights, Targets()
+    loss, _, watch = multi_resolution_loss(
+        outputs, make_batch(), (heatmap_term, tag_term), weights, TargetConfig()
     )
     assert all(value.requires_grad for value in loss.values())
     assert not any(value.requires_grad for value in watch.values())

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.models.blocks import basic_block, conv_bn, fan_in_init, published_init
+from hrpose.models.blocks import basic_block, conv_bn, kaiming_init, normal_init
 from hrpose.models.higher_hrnet import HigherHRNet, deconv
-from hrpose.models.hrnet import HRNet, route
+from hrpose.models.hrnet import HRNet, fuse_layer
 from hrpose.models.weights import to_published
 
 JOINTS = 5
@@ -21,7 +21,7 @@ def small(num_deconvs=1, num_basic_blocks=1, cat_output=True):
     torch.manual_seed(0)
     dilations = (1,) * num_basic_blocks
     model = HigherHRNet(small_backbone(), JOINTS, num_deconvs, dilations, cat_output)
-    fan_in_init(model)
+    kaiming_init(model)
     return model
 
 
@@ -185,7 +185,7 @@ def test_the_network_computes_what_the_published_layers_do_one_by_one():
     torch.manual_seed(0)
     backbone = HRNet(width=8, modules=(1, 2, 2), blocks=2, stem=8, bottlenecks=2)
     model = HigherHRNet(backbone, JOINTS, num_deconvs=2, dilations=(1, 1)).eval()
-    fan_in_init(model)
+    kaiming_init(model)
     for head in model.heads:
         nn.init.normal_(head.weight)
     for norm in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
@@ -232,7 +232,7 @@ def test_sizes_that_cannot_be_halved_five_times_are_refused_with_the_cure(size):
 @pytest.mark.parametrize("target", range(4))
 def test_a_route_ends_at_the_shape_of_its_target(source, target):
     widths = [4, 6, 8, 10]
-    arrived = route(widths, source, target)(
+    arrived = fuse_layer(widths, source, target)(
         torch.randn(2, widths[source], 32 >> source, 16 >> source)
     )
     assert arrived.shape == (2, widths[target], 32 >> target, 16 >> target)
@@ -240,9 +240,9 @@ def test_a_route_ends_at_the_shape_of_its_target(source, target):
 
 def test_routes_to_finer_branches_repeat_cells_and_those_to_coarser_ones_may_be_negative():
     torch.manual_seed(0)
-    up = route([4, 8], 1, 0)(torch.randn(1, 8, 4, 4))
+    up = fuse_layer([4, 8], 1, 0)(torch.randn(1, 8, 4, 4))
     torch.testing.assert_close(up, F.interpolate(up[..., ::2, ::2], scale_factor=2.0))
-    assert up.min() < 0 and route([4, 8], 0, 1)(torch.randn(1, 4, 8, 8)).min() < 0
+    assert up.min() < 0 and fuse_layer([4, 8], 0, 1)(torch.randn(1, 4, 8, 8)).min() < 0
 
 
 def test_the_last_exchange_computes_the_finest_branch_alone():
@@ -264,7 +264,7 @@ def test_published_beginning():
     for norm in (layer for layer in model.modules() if isinstance(layer, nn.BatchNorm2d)):
         nn.init.normal_(norm.weight)
         nn.init.normal_(norm.bias)
-    published_init(model)
+    normal_init(model)
     weights = torch.cat([conv.weight.flatten() for conv in convs(model)])
     assert weights.std().item() == pytest.approx(0.001, rel=0.02)
     assert abs(weights.mean().item()) < 3e-5
@@ -279,7 +279,7 @@ def test_fan_in_beginning_keeps_the_size_of_signals_and_starts_heatmaps_near_zer
         nn.Conv2d(32, 24, 3, 2, 1, bias=False),
         nn.ConvTranspose2d(32, 24, 4, 2, 1, bias=False),
     ):
-        fan_in_init(layer)
+        kaiming_init(layer)
         before = torch.randn(8, 32, 32, 32).relu()
         after = layer(before)[..., 2:-2, 2:-2]  # padding makes the border weaker
         energy = (after**2).mean() / (before**2).mean()

@@ -14,7 +14,7 @@ from hrpose.inference.recipe import Recipe, from_text, to_text
 from hrpose.inference.runner import Runner, resize
 from hrpose.inference.tta import PLAIN, mirrored
 from hrpose.ops import heatmaps as torch_maps
-from hrpose.ops.pixels import normalise
+from hrpose.ops.normalize import normalize
 from hrpose.programs.export import found
 from hrpose.programs.exporting.graphs import Looking, NetworkGraph, PeaksGraph
 from hrpose.skeletons import COCO, Skeleton
@@ -90,7 +90,7 @@ def pair(skeleton, sizing, views, settings=SETTINGS, graph="network", network=No
     """A predictor, and the runner of what would be exported from it."""
     looks = [PLAIN, mirrored(skeleton.flip_order)][: len(views)]
     network = network or Blobs(skeleton)
-    predictor = BottomUpPredictor(network, normalise, skeleton, sizing, looks, settings)
+    predictor = BottomUpPredictor(network, normalize, skeleton, sizing, looks, settings)
     looking = Looking(looks, sizing.stride, sizing.outputs, lambda h, t: found(h, t, settings))
     made = {"network": NetworkGraph, "peaks": lambda network: PeaksGraph(network, looking)}
     recipe = Recipe(

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.losses.scale_adaptive import (
+from hrpose.losses.swahr import (
     adaptive_weight,
     constant_weight,
     scaled_target,
     swahr_loss,
     weighted_mse,
 )
-from hrpose.ops.gaussian import draw_heatmaps
-from test_scale_adaptive import FAINTEST, GAMMA, LEVELS
+from hrpose.ops.targets import draw_heatmaps
+from test_swahr_loss import FAINTEST, GAMMA, LEVELS
 
 # Laws of the target -----------------------------------------------------------------------------
 

@@ -9,12 +9,12 @@ import torch
 
 from hrpose.build import build_loss
 from hrpose.config import load_config
-from hrpose.losses.multi_scale import (
-    Targets,
-    draw_truths,
+from hrpose.losses.combine import (
+    TargetConfig,
     heatmap_term,
-    multi_scale_loss,
-    scale_adaptive_term,
+    make_targets,
+    multi_resolution_loss,
+    sahr_term,
 )
 from hrpose.structures import ScaleOutput
 from oracles import adaptive_losses, official_cell, target
@@ -173,9 +173,9 @@ def test_the_larger_lambda_the_nearer_to_0_are_the_scales():
 
 def test_scales_that_are_not_said_are_asked_for():
     batch, outputs = make_batch(), [output._replace(scales=None) for output in make_outputs()]
-    truth = draw_truths(batch, STRIDES, Targets())[0]
+    truth = make_targets(batch, STRIDES, TargetConfig())[0]
     with pytest.raises(ValueError, match="training mode"):
-        scale_adaptive_term(outputs[0], truth)
+        sahr_term(outputs[0], truth)
     with pytest.raises(ValueError, match="training mode"):
         build("LOSS.SAHR", "true")(outputs, batch)
 
@@ -184,7 +184,7 @@ def test_scales_that_are_not_said_are_asked_for():
 
 
 def heatmap_losses(targets, batch):
-    terms = multi_scale_loss(make_outputs(), batch, [heatmap_term], {"heatmap": 1.0}, targets)
+    terms = multi_resolution_loss(make_outputs(), batch, [heatmap_term], {"heatmap": 1.0}, targets)
     return {name: value.detach().numpy() for name, value in terms.loss.items()}
 
 
@@ -193,7 +193,7 @@ def heatmap_losses(targets, batch):
 def test_truths_oracle(sigma, unit_width, record_difference):
     """One deviation for all resolutions or one for each; SHR: s is the width over the unit."""
     batch, outputs = make_batch(), make_outputs()
-    truths = draw_truths(batch, STRIDES, Targets(sigma, unit_width=unit_width))
+    truths = make_targets(batch, STRIDES, TargetConfig(sigma, unit_width=unit_width))
     scales = (batch["widths"] / unit_width).numpy() if unit_width else None
     each = np.broadcast_to(sigma, 2).tolist()
     for output, truth, deviation in zip(outputs, truths, each):
@@ -217,25 +217,25 @@ def test_shr_of_a_config_reaches_the_loss():
 def test_a_person_of_the_unit_width_is_drawn_as_without_shr():
     batch = make_batch()
     wide = {**batch, "widths": torch.full((2, 3), 256.0)}
-    plain = heatmap_losses(Targets(), batch)
-    ours = heatmap_losses(Targets(unit_width=256.0), wide)
+    plain = heatmap_losses(TargetConfig(), batch)
+    ours = heatmap_losses(TargetConfig(unit_width=256.0), wide)
     for name, value in plain.items():
         np.testing.assert_allclose(ours[name], value, rtol=1e-6)
-    other = heatmap_losses(Targets(unit_width=256.0), batch)
+    other = heatmap_losses(TargetConfig(unit_width=256.0), batch)
     assert all(abs(other[name] - value).max() > 1e-4 for name, value in plain.items())
 
 
 def test_shr_draws_where_nobody_is_and_where_rows_are_empty():
     """A batch's images have as many rows as its fullest one; empty rows have no width."""
     nobody = make_batch(people=0)
-    for truth in draw_truths(nobody, STRIDES, Targets(unit_width=256.0)):
+    for truth in make_targets(nobody, STRIDES, TargetConfig(unit_width=256.0)):
         assert not truth.heatmaps.any()
     batch = make_batch()
     batch["joints"][1, 1:], batch["widths"][1, 1:] = 0, 0
     alone = {
         name: values[:, :1] if values.ndim in (2, 4) else values for name, values in batch.items()
     }
-    pair = (draw_truths(part, STRIDES, Targets(unit_width=256.0)) for part in (batch, alone))
+    pair = (make_targets(part, STRIDES, TargetConfig(unit_width=256.0)) for part in (batch, alone))
     for truth, of_one in zip(*pair):
         assert torch.isfinite(truth.heatmaps).all()
         assert torch.equal(truth.heatmaps[1], of_one.heatmaps[1])
@@ -245,8 +245,8 @@ def test_shr_draws_where_nobody_is_and_where_rows_are_empty():
 @pytest.mark.parametrize("width", [0.0, -40.0, 0.3])
 def test_a_box_without_a_width_is_no_danger(width):
     """Everybody is drawn at least as if the box were one pixel wide."""
-    batch, rule = make_batch(), Targets(unit_width=256.0)
+    batch, rule = make_batch(), TargetConfig(unit_width=256.0)
     pair = ({**batch, "widths": torch.full((2, 3), each)} for each in (width, 1.0))
-    for truth, of_one_pixel in zip(*(draw_truths(part, STRIDES, rule) for part in pair)):
+    for truth, of_one_pixel in zip(*(make_targets(part, STRIDES, rule) for part in pair)):
         assert torch.equal(truth.heatmaps, of_one_pixel.heatmaps)
         assert truth.heatmaps.max() == 1

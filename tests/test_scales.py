@@ -23,7 +23,7 @@ from hrpose.evaluation.scales import (
 from hrpose.inference.bottomup import Sizing
 from hrpose.ops.affine import Affine
 from hrpose.ops.image import read_photo
-from hrpose.ops.pixels import normalise
+from hrpose.ops.normalize import normalize
 from hrpose.programs.scales import (
     build_look,
     colour_range,
@@ -405,7 +405,7 @@ def test_looking_at_scales_changes_nothing_of_what_is_found(weights, scenes):
     config = load_config(QUICKSTART, [*options, *as_trained])
     image = np.random.default_rng(0).integers(0, 256, (64, 128, 3)).astype(np.uint8)
     seen = build_look(config)(image)  # which is as the network wants it
-    images = normalise(torch.from_numpy(image).permute(2, 0, 1)[None])
+    images = normalize(torch.from_numpy(image).permute(2, 0, 1)[None])
     with torch.inference_mode():
         plain = load_predictor(config).model(images)
     for output, expected in zip(seen.outputs, plain):

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from hrpose.build import build_model, build_predictor, output_strides
 from hrpose.build_training import build_optimizer, build_train_step
 from hrpose.config import load_config
-from hrpose.models.counting import count_operations
+from hrpose.models.complexity import count_operations
 from hrpose.models.weights import to_published
-from hrpose.ops.pixels import normalise
+from hrpose.ops.normalize import normalize
 
 PLAIN = Path(__file__).parents[1] / "configs" / "w32_512.yaml"
 SMALL = {
@@ -226,7 +226,7 @@ def test_scales_do_not_stay_0():
     means = learn(model, config, 4)
     assert means[0] == 0
     assert min(means[1:]) > 0
-    pixels = normalise(make_batch()["image"])
+    pixels = normalize(make_batch()["image"])
     assert all(output.scales.abs().max() > 0 for output in model(pixels))
     assert all(output.scales.isfinite().all() for output in model(pixels))
 

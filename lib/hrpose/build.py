@@ -28,27 +28,27 @@ from hrpose.inference.bottomup import BottomUpPredictor, Sizing, group_truth
 from hrpose.inference.grouping import Settings
 from hrpose.inference.stream import Crew
 from hrpose.inference.tta import PLAIN, mirrored
-from hrpose.losses.multi_scale import (
+from hrpose.losses.combine import (
     Distance,
     LossTerm,
-    Targets,
+    TargetConfig,
     Weights,
     heatmap_term,
-    multi_scale_loss,
-    plain_distance,
-    scale_adaptive_term,
+    mse,
+    multi_resolution_loss,
+    sahr_term,
     tag_term,
-    weight_adaptive_distance,
+    wahr_mse,
 )
-from hrpose.losses.scale_adaptive import adaptive_weight, constant_weight
-from hrpose.models.blocks import fan_in_init, published_init
+from hrpose.losses.swahr import adaptive_weight, constant_weight
+from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
 from hrpose.models.swahr import SWAHR
 from hrpose.models.weights import LoadReport, load_weights
 from hrpose.ops.affine import to_cells
-from hrpose.ops.gaussian import DRAWINGS
-from hrpose.ops.pixels import normalise
+from hrpose.ops.normalize import normalize
+from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.splits import build_skeleton
 from hrpose.structures import Poses
 
@@ -81,23 +81,23 @@ def _heatmap_loss(config: CfgNode) -> tuple[LossTerm, Weights]:
     loss = config.LOSS
     distance = _heatmap_distance(config)
     if _is_scale_adaptive(config):
-        term = partial(scale_adaptive_term, distance=distance)
+        term = partial(sahr_term, distance=distance)
         return term, {"heatmap": loss.HEATMAP, "scale": loss.LAMBDA}
     return partial(heatmap_term, distance=distance), {"heatmap": loss.HEATMAP}
 
 
 def _heatmap_distance(config: CfgNode) -> Distance:
     if not config.LOSS.WAHR:
-        return plain_distance
+        return mse
     weigh = constant_weight if config.LOSS.DETACH_WEIGHT else adaptive_weight
-    return partial(weight_adaptive_distance, weigh=partial(weigh, gamma=config.LOSS.GAMMA))
+    return partial(wahr_mse, weigh=partial(weigh, gamma=config.LOSS.GAMMA))
 
 
 MODELS: dict[str, Callable[[CfgNode], nn.Module]] = {
     "higher_hrnet": _higher_hrnet,
     "swahr": _swahr,
 }
-INITS = {"published": published_init, "fan_in": fan_in_init}
+INITS = {"published": normal_init, "fan_in": kaiming_init}
 AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     "affine": lambda config: partial(random_affine, crop=_crop(config)),
     "flip": lambda config: partial(
@@ -151,17 +151,19 @@ def build_loss(config: CfgNode) -> Callable:
     """(outputs, batch) -> Terms"""
     chosen = [pick(LOSSES, name, "LOSS.TERMS")(config) for name in config.LOSS.TERMS]
     return partial(
-        multi_scale_loss,
+        multi_resolution_loss,
         terms=[term for term, _ in chosen],
         weights={name: weight for _, weights in chosen for name, weight in weights.items()},
-        targets=build_targets(config),
+        config=build_targets(config),
         tag_threshold=config.TEST.TAG_THRESHOLD,
     )
 
 
-def build_targets(config: CfgNode) -> Targets:
+def build_targets(config: CfgNode) -> TargetConfig:
     people = config.DATASET.MAX_NUM_PEOPLE
-    return Targets(config.LOSS.SIGMA, people, config.MODEL.CONVENTION, unit_width=config.LOSS.SHR)
+    return TargetConfig(
+        config.LOSS.SIGMA, people, config.MODEL.CONVENTION, unit_width=config.LOSS.SHR
+    )
 
 
 # The network ----------------------------------------------------------------------------------
@@ -207,7 +209,7 @@ def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
         config.MODEL.CONVENTION,
     )
     views = [PLAIN, mirrored(skeleton.flip_order)] if test.FLIP_TEST else [PLAIN]
-    return BottomUpPredictor(model, normalise, skeleton, sizing, views, _settings(config))
+    return BottomUpPredictor(model, normalize, skeleton, sizing, views, _settings(config))
 
 
 def build_finder(
@@ -224,7 +226,7 @@ def build_finder(
     def draw(joints: Tensor, size: tuple[int, int]) -> Tensor:
         plain = torch.zeros(1, dtype=torch.bool, device=joints.device)
         cells = to_cells(joints, stride, plain, config.MODEL.CONVENTION)
-        return DRAWINGS[config.MODEL.CONVENTION].heatmaps(cells, size, sigma)
+        return TARGET_GENERATORS[config.MODEL.CONVENTION].heatmaps(cells, size, sigma)
 
     return partial(group_truth, predictor, draw)
 

@@ -19,8 +19,8 @@ from hrpose.engine.distributed import World
 from hrpose.engine.optim import OPTIMIZERS, SCHEDULES, Schedule
 from hrpose.engine.step import Numerics, TrainStep
 from hrpose.engine.train import Plan
-from hrpose.models.blocks import recompute_activations
-from hrpose.ops.pixels import normalise
+from hrpose.models.blocks import enable_activation_checkpointing
+from hrpose.ops.normalize import normalize
 from hrpose.splits import read_split
 
 
@@ -50,10 +50,10 @@ def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
     """The network with its loss. What the network recomputes is set here too."""
     options = config.TRAIN
     if options.RECOMPUTE:
-        recompute_activations(model)
+        enable_activation_checkpointing(model)
     layout = torch.channels_last if options.CHANNELS_LAST else torch.contiguous_format
     numerics = Numerics(PRECISIONS[options.PRECISION], layout, options.COMPILE)
-    return TrainStep(normalise, model, build_loss(config), numerics)
+    return TrainStep(normalize, model, build_loss(config), numerics)
 
 
 def build_descent(

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from yacs.config import CfgNode
 
 from hrpose.data.coco import LAYOUTS, Images, Record, load_annotations, person_category, records
-from hrpose.models.files import read_weights
+from hrpose.models.weight_io import read_weights
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category, from_plain
 
 SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}

@@ -22,7 +22,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from hrpose.ops.affine import to_cells
-from hrpose.ops.gaussian import DRAWINGS
+from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.structures import ScaleOutput
 
 MOVED = 0.1
@@ -82,7 +82,7 @@ def _read(output: ScaleOutput, joints: Tensor, convention: str) -> Tensor:
     assert alpha is not None, "only a network that says scales is read"
     unmirrored = torch.zeros(1, dtype=torch.bool)
     cells = to_cells(joints, output.stride, unmirrored, convention)
-    place = DRAWINGS[convention].cells(cells, (alpha.shape[-2], alpha.shape[-1]))[0]
+    place = TARGET_GENERATORS[convention].cells(cells, (alpha.shape[-2], alpha.shape[-1]))[0]
     return (1 + alpha.flatten()[place.clamp(min=0)]).where(place >= 0, torch.nan)
 
 

@@ -1,11 +1,10 @@
-"""The few layers that every network here is built of, and how their weights begin."""
+"""Building blocks of all networks, and weight initialisation."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from typing import Any
 
 import torch
@@ -14,8 +13,8 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
-PUBLISHED_DEVIATION = 0.001
-"""Standard deviation of every fresh weight in the published networks."""
+INIT_STD = 0.001
+"""Standard deviation of initial weights in the published networks."""
 
 
 def conv_bn(
@@ -26,11 +25,11 @@ def conv_bn(
     dilation: int = 1,
     relu: bool = True,
 ) -> nn.Sequential:
-    """Convolution, batch normalisation and, unless a sum follows, ReLU.
+    """Convolution, batch normalisation and, unless `relu` is False, ReLU.
 
     (B, inputs, H, W) -> (B, outputs, H / stride, W / stride)
     """
-    # The normalisation that follows subtracts any bias again, so there is none.
+    # No bias: the batch normalisation would subtract it.
     padding = dilation * (kernel // 2)
     conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, bias=False)
     layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs)]
@@ -38,7 +37,7 @@ def conv_bn(
 
 
 class Residual(nn.Module):
-    """Add to the input what `body` finds lacking in it (He et al., CVPR 2016, figure 2)."""
+    """Residual connection around `body`, then ReLU (He et al., CVPR 2016, figure 2)."""
 
     def __init__(self, body: nn.Module, shortcut: nn.Module | None = None) -> None:
         super().__init__()
@@ -71,42 +70,40 @@ def bottleneck(inputs: int, middle: int) -> Residual:
     return Residual(body, shortcut=conv_bn(inputs, outputs, kernel=1, relu=False))
 
 
-class Steps(nn.Sequential):
-    """Layers one after the other which may forget, while they learn, all but what each was given.
+class CheckpointedSequential(nn.Sequential):
+    """`nn.Sequential` with optional activation checkpointing.
 
-    With `recompute` set, the backward pass computes a step's activations again when it comes to
-    that step: a third more work for much less memory, and the same values (Chen et al. 2016,
+    With `recompute` set, only each layer's input is kept in training, and activations are
+    recomputed in the backward pass: about a third more compute, the same values (Chen et al. 2016,
     Training Deep Nets with Sublinear Memory Cost).
     """
 
-    recompute = False  # an attribute like any other, so that copies and replicas have it too
+    recompute = False  # a plain attribute, so that copies and replicas inherit it
 
     def forward(self, x: Any) -> Any:
-        """x: what the first step takes, e.g. (B, C, H, W)   Returns what the last one gives."""
-        forgets = self.recompute and self.training and torch.is_grad_enabled()
-        for step in self:
-            x = _forgotten(step, x) if forgets else step(x)
+        """x: input of the first layer, e.g. (B, C, H, W)   Returns the output of the last one."""
+        recompute = self.recompute and self.training and torch.is_grad_enabled()
+        for layer in self:
+            x = _checkpointed(layer, x) if recompute else layer(x)
         return x
 
 
-def _forgotten(step: nn.Module, x: Any) -> Any:
-    """step(x), of which only x is kept for the backward pass."""
-    if torch.compiler.is_compiling():  # both passes are one program, which counts once by itself
-        return checkpoint(step, x, use_reentrant=False)
-    passes = partial(_first_and_second_pass, step)
-    # No step throws dice, so there is no state of them to keep.
-    return checkpoint(step, x, use_reentrant=False, preserve_rng_state=False, context_fn=passes)
+def _checkpointed(layer: nn.Module, x: Any) -> Any:
+    """layer(x), keeping only x for the backward pass."""
+    if torch.compiler.is_compiling():  # one graph for both passes, which updates statistics once
+        return checkpoint(layer, x, use_reentrant=False)
 
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        """Of the forward pass and of the recomputation."""
+        return nullcontext(), _on_copies_of_buffers(layer)
 
-def _first_and_second_pass(
-    step: nn.Module,
-) -> tuple[AbstractContextManager, AbstractContextManager]:
-    return nullcontext(), _on_copies_of_buffers(step)
+    # There is no dropout, so no random state to restore.
+    return checkpoint(layer, x, use_reentrant=False, preserve_rng_state=False, context_fn=contexts)
 
 
 @contextmanager
 def _on_copies_of_buffers(module: nn.Module) -> Iterator[None]:
-    """Norms have counted the batch in their running statistics before; now they count in vain."""
+    """Let the recomputation update copies of BatchNorm's buffers: a step updates them only once."""
     kept = [
         (layer, name, buffer)
         for layer in module.modules()
@@ -121,33 +118,32 @@ def _on_copies_of_buffers(module: nn.Module) -> Iterator[None]:
             setattr(layer, name, buffer)
 
 
-def recompute_activations(model: nn.Module) -> None:
-    """Train in less memory and more time: see `Steps`."""
+def enable_activation_checkpointing(model: nn.Module) -> None:
+    """Trade compute for memory in training: see `CheckpointedSequential`."""
     for layer in model.modules():
-        if isinstance(layer, Steps):
+        if isinstance(layer, CheckpointedSequential):
             layer.recompute = True
 
 
-def published_init(model: nn.Module) -> None:
-    """Begin as the published networks do, before their ImageNet weights are loaded.
+def normal_init(model: nn.Module) -> None:
+    """Initialise from N(0, 0.001), as the published networks before loading ImageNet weights.
 
-    Weights are drawn from N(0, 0.001), which is far too small to train a whole network from
-    nothing at a usual pace: see `fan_in_init`.
+    This is far too small to train a whole network from scratch: see `kaiming_init`.
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            _draw(layer, PUBLISHED_DEVIATION)
+            _draw(layer, INIT_STD)
         elif isinstance(layer, _BatchNorm):
             layer.reset_parameters()  # scale 1, shift 0, no statistics yet
 
 
-def fan_in_init(model: nn.Module) -> None:
-    """Begin so that signals keep their size from layer to layer (He et al., ICCV 2015, eq. 10).
+def kaiming_init(model: nn.Module) -> None:
+    """Kaiming initialisation, to train from scratch (He et al., ICCV 2015, equation 10).
 
-    For training from nothing. Convolutions that predict (those with a bias) stay at N(0, 0.001):
-    heatmaps are nearly everywhere zero, so let the first ones be.
+    Prediction layers (those with a bias) stay at N(0, 0.001), since heatmaps are nearly zero
+    almost everywhere.
     """
-    published_init(model)
+    normal_init(model)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is None:
             _draw(layer, math.sqrt(2 / _fan_in(layer)))
@@ -160,7 +156,7 @@ def _draw(conv: nn.Conv2d | nn.ConvTranspose2d, deviation: float) -> None:
 
 
 def _fan_in(conv: nn.Conv2d | nn.ConvTranspose2d) -> float:
-    """How many products are summed into one output."""
+    """Number of products summed into one output."""
     products = conv.in_channels // conv.groups * math.prod(conv.kernel_size)
     if isinstance(conv, nn.ConvTranspose2d):
         return products / math.prod(conv.stride)  # a kernel lies on every stride-th output only

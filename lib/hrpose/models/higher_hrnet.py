@@ -1,4 +1,4 @@
-r"""HigherHRNet: bottom-up heatmaps and tags from one feature map, then heatmaps on finer ones.
+r"""HigherHRNet: heatmaps and tags at stride 4, and heatmaps at finer strides by deconvolution.
 
 Cheng, Xiao, Wang, Shi, Huang, Zhang: HigherHRNet: Scale-Aware Representation Learning for
 Bottom-Up Human Pose Estimation, CVPR 2020, section 3 and figure 2:
@@ -18,19 +18,19 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hrpose.models.blocks import Steps, basic_block
+from hrpose.models.blocks import CheckpointedSequential, basic_block
 from hrpose.models.hrnet import HRNet
 from hrpose.structures import ScaleOutput
 
 COARSEST = 4
-"""Stride of the backbone's feature, in image pixels per cell."""
+"""Stride of the backbone's feature map, in image pixels per cell."""
 
 HALVINGS = 5
-"""How often HRNet halves its input, down to stride 32."""
+"""Number of times HRNet halves its input, down to stride 32."""
 
 
 def deconv(inputs: int, width: int, dilations: Sequence[int]) -> nn.Sequential:
-    """Twice the resolution, then residual blocks to refine it (section 3, figure 2).
+    """Deconvolution to twice the resolution, then residual blocks (section 3, figure 2).
 
     (B, inputs, H, W) -> (B, width, 2H, 2W)   dilations: one per block
     """
@@ -39,7 +39,7 @@ def deconv(inputs: int, width: int, dilations: Sequence[int]) -> nn.Sequential:
         nn.BatchNorm2d(width),
         nn.ReLU(inplace=True),
     )
-    refine = Steps(*(basic_block(width, dilation) for dilation in dilations))
+    refine = CheckpointedSequential(*(basic_block(width, dilation) for dilation in dilations))
     return nn.Sequential(OrderedDict(up=up, blocks=refine))
 
 
@@ -50,8 +50,8 @@ class HigherHRNet(nn.Module):
 
     joints:      K, heatmaps at each resolution; as many tags, at the coarsest only
     num_deconvs: resolutions beyond the first; 0 is bottom-up HRNet
-    dilations:   of the residual blocks behind each deconvolution, one per block
-    cat_output:  whether a deconvolution also sees what the head before it said
+    dilations:   of the residual blocks after each deconvolution, one per block
+    cat_output:  concatenate the previous head's prediction to the deconvolution's input
     """
 
     def __init__(
@@ -67,47 +67,44 @@ class HigherHRNet(nn.Module):
         self.joints = joints
         self.width = width = backbone.width
         self.cat_output = cat_output
-        said = [2 * joints] + [joints] * num_deconvs  # channels of each resolution's head
-        self.heads = nn.ModuleList(nn.Conv2d(width, count, kernel_size=1) for count in said)
+        channels = [2 * joints] + [joints] * num_deconvs  # of each resolution's head
+        self.heads = nn.ModuleList(nn.Conv2d(width, count, kernel_size=1) for count in channels)
         self.deconvs = nn.ModuleList(
-            deconv(width + (count if cat_output else 0), width, dilations) for count in said[:-1]
+            deconv(width + (count if cat_output else 0), width, dilations)
+            for count in channels[:-1]
         )
 
     def forward(self, images: Tensor) -> list[ScaleOutput]:
         return [output for _, output in self.levels(images)]
 
     def levels(self, images: Tensor) -> list[tuple[Tensor, ScaleOutput]]:
-        """Each resolution's feature (B, C, h, w) and what its head reads there, coarse to fine.
+        """Feature map (B, C, h, w) and prediction of every resolution, coarse to fine.
 
-        What else a network may want to know of a resolution, it reads from the same feature.
+        Further heads (SWAHR's scale branches) read the same feature maps.
         """
-        _refuse_uneven(images)
+        height, width = images.shape[-2:]
+        unit = 2**HALVINGS
+        if height % unit or width % unit:
+            raise ValueError(
+                f"images are {height} x {width} pixels; HRNet halves {HALVINGS} times, "
+                f"so pad or resize both sides to multiples of {unit}"
+            )
         feature = self.backbone(images)
-        levels = [(feature, self._read(0, feature))]
-        for level, climb in enumerate(self.deconvs, start=1):
-            feature = climb(self._carry(*levels[-1]))
-            levels.append((feature, self._read(level, feature)))
+        levels = [(feature, self._predict(0, feature))]
+        for level, up in enumerate(self.deconvs, start=1):
+            feature = up(self._deconv_input(*levels[-1]))
+            levels.append((feature, self._predict(level, feature)))
         return levels
 
-    def _read(self, level: int, feature: Tensor) -> ScaleOutput:
-        said = self.heads[level](feature)  # (B, 2K | K, h, w)
-        heatmaps, tags = said[:, : self.joints], said[:, self.joints :]
+    def _predict(self, level: int, feature: Tensor) -> ScaleOutput:
+        prediction = self.heads[level](feature)  # (B, 2K | K, h, w)
+        heatmaps, tags = prediction[:, : self.joints], prediction[:, self.joints :]
         stride = COARSEST // 2**level
         return ScaleOutput(heatmaps, tags if tags.shape[1] else None, stride=stride)
 
-    def _carry(self, feature: Tensor, output: ScaleOutput) -> Tensor:
-        """What the next deconvolution sees: the papers say heatmaps, their code adds the tags."""
+    def _deconv_input(self, feature: Tensor, output: ScaleOutput) -> Tensor:
+        """The feature and the prediction; the papers concatenate heatmaps, their code tags too."""
         if not self.cat_output:
             return feature
         parts = (feature, output.heatmaps, output.tags)
         return torch.cat([part for part in parts if part is not None], dim=1)
-
-
-def _refuse_uneven(images: Tensor) -> None:
-    height, width = images.shape[-2:]
-    unit = 2**HALVINGS
-    if height % unit or width % unit:
-        raise ValueError(
-            f"images are {height} x {width} pixels; HRNet halves {HALVINGS} times, "
-            f"so pad or resize both sides to multiples of {unit}"
-        )

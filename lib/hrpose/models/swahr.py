@@ -1,4 +1,4 @@
-"""SWAHR: HigherHRNet that, while it trains, also says how wide each joint's Gaussian should be.
+"""SWAHR: HigherHRNet that also predicts scale maps in training.
 
 Luo, Wang, Huang, Wang, Tan, Zhou: Rethinking the Heatmap Regression for Bottom-up Human Pose
 Estimation, CVPR 2021, section 3.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from hrpose.models.blocks import PUBLISHED_DEVIATION
+from hrpose.models.blocks import INIT_STD
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.structures import ScaleOutput
 
@@ -16,8 +16,8 @@ from hrpose.structures import ScaleOutput
 class SWAHR(nn.Module):
     """A HigherHRNet with a scale branch beside the head of every resolution.
 
-    (B, 3, H, W) -> [ScaleOutput], coarse to fine, with `scales` in training mode alone: no
-    deconvolution sees them and no decoder needs them, so at test they cost nothing.
+    (B, 3, H, W) -> [ScaleOutput], coarse to fine, with `scales` only in training mode: neither the
+    deconvolutions nor the decoder use them, so they cost nothing at test.
     """
 
     def __init__(self, network: HigherHRNet) -> None:
@@ -35,20 +35,19 @@ class SWAHR(nn.Module):
         return self.with_scales(images) if self.training else self.network(images)
 
     def with_scales(self, images: Tensor) -> list[ScaleOutput]:
-        """Every resolution's output with its scale maps, in whatever mode the network is."""
+        """The outputs with scale maps, in training and evaluation mode alike."""
         levels = zip(self.scale_branches, self.network.levels(images))
         return [output._replace(scales=branch(feature)) for branch, (feature, output) in levels]
 
 
 def scale_branch(width: int, joints: int) -> nn.Sequential:
-    """alpha = 1 / s - 1 of every cell, where s is the scale of the joint's Gaussian there.
+    """Predicts alpha = 1 / s - 1 per cell, s the factor of the Gaussian's variance there.
 
     (B, width, H, W) -> (B, joints, H, W)
-    It begins with alpha = 0, as if it were not there. The 9 x 9 convolution looks at each joint's
-    map alone.
+    Initially alpha = 0, as without the branch. The 9 x 9 convolution is depthwise, per joint.
     """
     read = nn.Conv2d(width, joints, kernel_size=1)
-    nn.init.normal_(read.weight, std=PUBLISHED_DEVIATION)
+    nn.init.normal_(read.weight, std=INIT_STD)
     nn.init.zeros_(read.bias)  # type: ignore[arg-type]
     smooth = nn.Conv2d(joints, joints, kernel_size=9, padding=4, groups=joints)
     nn.init.zeros_(smooth.weight)

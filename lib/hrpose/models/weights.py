@@ -1,7 +1,7 @@
-"""Weights from outside: renamed, and loaded whole or not at all. models/files.py reads them.
+"""Loading weights: tensor names are mapped, and the model is filled completely or not at all.
 
-Three kinds of names are understood, each told by itself: ours; those of the published HigherHRNet
-and SWAHR files; those of HRNet classifiers trained on ImageNet. models/names.py translates.
+Three naming schemes are recognised: ours; that of the published HigherHRNet and SWAHR files; that
+of HRNet classifiers trained on ImageNet. Files: models/weight_io.py; names: models/key_mapping.py.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from hrpose.models.files import read_weights
-from hrpose.models.names import (
+from hrpose.models.key_mapping import (
     OWN_WRAPPER,
     bare_name,
     is_published,
@@ -22,33 +21,34 @@ from hrpose.models.names import (
     prefix,
     published_name,
 )
+from hrpose.models.weight_io import read_weights
 
 KNOWN_LEFTOVERS = (
     "conv_scale_layers.*",  # SWAHR's scale branch, in a model without one
-    # ImageNet classifiers: their head, under the names of either release ...
+    # ImageNet classifiers: their heads, under the names of both releases ...
     *("incre_modules.*", "downsamp_modules.*", "final_layer.*", "classifier.*", "head.*"),
-    "stage4.*.fuse_layers.[123].*",  # ... and the coarse branches, which it reads and we do not
+    "stage4.*.fuse_layers.[123].*",  # ... and the fusion into coarse branches, which we omit
 )
-"""Published names that may find no place in a model: nothing is lost with them."""
+"""Published names that a model may lack without loss."""
 
 JOINT_DEPENDENT = ("heads.*", "deconvs.*.up.0.weight", "scale_branches.*")
-"""Our names whose shapes follow from the number of joints; `may_miss` to fine-tune on others."""
+"""Our names whose shapes depend on the joints; `allow_missing` to fine-tune on other joints."""
 
 BEYOND_BACKBONE = ("heads.*", "deconvs.*", "scale_branches.*")
-"""Our names that a classifier's weights leave open; `may_miss` to start from ImageNet."""
+"""Our names that a classifier lacks; `allow_missing` to start from ImageNet weights."""
 
 SCALE_BRANCHES = ("scale_branches.*",)
-"""Our names that a HigherHRNet leaves open in a SWAHR network; `may_miss` to go on from one."""
+"""Our names that a HigherHRNet lacks; `allow_missing` to start SWAHR from its weights."""
 
 PUBLISHED_CONVENTION = "official"
-"""Coordinates of all published files, which do not say so."""
+"""Coordinate convention of all published files, which do not state it."""
 
 _CONTAINERS = ("model", "state_dict", "best_state_dict")
-_UNCOUNTED = ".num_batches_tracked"  # read by nothing: momentum is constant
+_UNUSED = ".num_batches_tracked"  # BatchNorm's momentum is constant
 
 
-class Difference(NamedTuple):
-    """One tensor that both sides have, in different shapes."""
+class ShapeMismatch(NamedTuple):
+    """A tensor of different shapes in the source and in the model."""
 
     name: str
     source: tuple[int, ...]
@@ -59,30 +59,31 @@ class Difference(NamedTuple):
 
 
 class LoadReport(NamedTuple):
-    """What became of every tensor; all names are ours, but for leftovers and unexpected ones."""
+    """What happened to every tensor: our names, but published ones for leftovers and unexpected."""
 
-    used: tuple[str, ...]
-    missing: tuple[str, ...]  # not in the source: the model keeps its own
-    skipped: tuple[Difference, ...]  # of another shape: the model keeps its own
-    leftovers: tuple[str, ...]  # in the source, known to be of no use here
-    unexpected: tuple[str, ...]  # in the source, unknown here; none where loading succeeded
+    loaded: tuple[str, ...]
+    missing: tuple[str, ...]  # not in the source; the model keeps its values
+    mismatched: tuple[ShapeMismatch, ...]  # of another shape; the model keeps its values
+    leftovers: tuple[str, ...]  # in the source, known and not needed
+    unexpected: tuple[str, ...]  # in the source, unknown; empty after successful loading
+    kind: str = "hrpose"  # naming scheme of the source: hrpose or published
 
     def __str__(self) -> str:
-        return "\n".join([f"{len(self.used)} tensors loaded", *self.remarks()])
+        return "\n".join([f"{len(self.loaded)} tensors loaded", *self.remarks()])
 
     def remarks(self) -> list[str]:
-        """A line on each group of tensors that did not simply find its place."""
+        """A line for each group of tensors that were not loaded."""
         groups = (
             ("not in the source", self.missing),
-            ("of another shape", self.skipped),
+            ("of another shape", self.mismatched),
             ("not in the model", self.unexpected),
             ("known leftovers", self.leftovers),
         )
         return [f"{len(names)} {what}: {_brief(names)}" for what, names in groups if names]
 
 
-class WeightsMismatch(ValueError):
-    """Source and model do not belong together; the model is as it was."""
+class WeightsMismatchError(ValueError):
+    """The source does not fit the model, which is unchanged."""
 
     def __init__(self, message: str, report: LoadReport) -> None:
         super().__init__(message)
@@ -92,35 +93,39 @@ class WeightsMismatch(ValueError):
 def load_weights(
     model: nn.Module,
     source: str | os.PathLike[str] | Mapping[str, Any],
-    may_miss: Sequence[str] = (),
+    allow_missing: Sequence[str] = (),
 ) -> LoadReport:
-    """Fill `model` from a file or a state dict: entirely, or with an error and not at all.
+    """Fill `model` from a file or a state dict, completely; on an error the model is unchanged.
 
-    source:    path (.pth, .safetensors) or mapping; bare tensors, or a checkpoint around them
-    may_miss:  patterns (as in file names) of our names that may keep the model's own values,
-               be it that the source lacks them or has them in another shape
+    source: path (.pth, .safetensors) or mapping: a state dict, or a checkpoint that contains one
+    allow_missing: globs over our names that may keep the model's values if the source lacks them
+        or has them in another shape
 
-    Counters of batches seen never matter. Half precision becomes the model's own.
+    num_batches_tracked is ignored. Half precision is converted to the model's dtype.
+    Errors: FileNotFoundError; ValueError (WeightsMismatchError) if the source does not fit
     """
-    if isinstance(may_miss, str):
-        raise ValueError(f"may_miss is {may_miss!r}; give a list of patterns: [{may_miss!r}]")
+    if isinstance(allow_missing, str):
+        raise ValueError(
+            f"allow_missing is {allow_missing!r}; give a list of patterns: [{allow_missing!r}]"
+        )
     if isinstance(source, Mapping):
-        return load_contents(model, source, "the given weights", may_miss)
-    return load_contents(model, read_weights(source), os.fspath(source), may_miss)
+        return load_contents(model, source, "the given weights", allow_missing)
+    return load_contents(model, read_weights(source), os.fspath(source), allow_missing)
 
 
 def load_contents(
-    model: nn.Module, contents: Mapping[str, Any], origin: str, may_miss: Sequence[str] = ()
+    model: nn.Module, contents: Mapping[str, Any], origin: str, allow_missing: Sequence[str] = ()
 ) -> LoadReport:
-    """`load_weights` of what was read already; errors name `origin` as where it is from."""
+    """`load_weights` from contents already read; errors name their `origin`."""
     _refuse_other_convention(model, contents, origin)
-    _refuse_other_joints(model, contents, origin, may_miss)
+    _refuse_other_joints(model, contents, origin, allow_missing)
     tensors = _by_our_names(_tensors_in(contents, origin), origin)
     state = model.state_dict()
-    places = {bare_name(name): name for name in state}  # ours -> the model's
+    places = {bare_name(name): name for name in state}  # our name -> the model's, with prefixes
     own = {name: state[place] for name, place in places.items()}
-    report = _compare(own, tensors)
-    _refuse_mismatch(report, may_miss, origin)
+    published = any(map(is_published, _tensors_in(contents, origin)))
+    report = _compare(own, tensors)._replace(kind="published" if published else "hrpose")
+    _refuse_mismatch(report, allow_missing, origin)
     fitting = {
         place: tensors[name]
         for name, place in places.items()
@@ -130,48 +135,48 @@ def load_contents(
     return report
 
 
-class Nature(NamedTuple):
-    """What can be told of weights by their tensors alone."""
+class WeightInfo(NamedTuple):
+    """Properties inferred from a state dict."""
 
-    published: bool  # named as in the published files
-    prefixes: tuple[str, ...]  # of wrappers, before those names
-    kinds: tuple[str, ...]  # of floating-point numbers: float32, float16 ...
-    joints: int  # that the heads are for; 0: a backbone without heads
+    published: bool  # naming scheme of the published files
+    prefixes: tuple[str, ...]  # of wrappers, e.g. module.
+    dtypes: tuple[str, ...]  # floating-point ones: float32, float16 ...
+    joints: int  # number of joints of the heads; 0: a backbone without heads
 
 
-def nature(contents: Mapping[str, Any], origin: str) -> Nature:
-    """What weights are of, whatever surrounds them and however they are named."""
+def inspect_weights(contents: Mapping[str, Any], origin: str) -> WeightInfo:
+    """Naming scheme, wrapper prefixes, dtypes and joints of weights, bare or in a checkpoint."""
     state = _tensors_in(contents, origin)
     tensors = _by_our_names(state, origin)
     floats = {str(each.dtype) for each in state.values() if each.is_floating_point()}
-    return Nature(
+    return WeightInfo(
         published=any(map(is_published, state)),
         prefixes=tuple(sorted({prefix(name) for name in state} - {"", OWN_WRAPPER})),
-        kinds=tuple(sorted(kind.removeprefix("torch.") for kind in floats)),
+        dtypes=tuple(sorted(kind.removeprefix("torch.") for kind in floats)),
         joints=_joints_of(tensors),
     )
 
 
 def _joints_of(tensors: Mapping[str, Tensor]) -> int:
-    """The finest head predicts a heatmap of every joint; an only one its tags as well."""
+    """From the finest head, which has K channels, or 2K with the tags where it is the only one."""
     heads = [name for name in tensors if fnmatchcase(name, "heads.*.weight")]
     rows = len(tensors[max(heads)]) if heads else 0
     return rows // 2 if len(heads) == 1 else rows
 
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A state dict of ours under the names of the published files."""
+    """Our state dict under published names."""
     return {published_name(name): tensor for name, tensor in state.items()}
 
 
 def _tensors_in(contents: Mapping[str, Any], origin: str) -> Mapping[str, Tensor]:
-    """The state dict itself, out of whatever checkpoint surrounds it."""
+    """The state dict in a checkpoint, or the contents themselves."""
     inside = (contents.get(key) for key in _CONTAINERS)
     state = next((found for found in inside if isinstance(found, Mapping)), contents)
-    strangers = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if strangers:
+    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
+    if others:
         raise ValueError(
-            f"{origin}: {_brief(strangers)} should be tensors; give a state dict, or a checkpoint "
+            f"{origin}: {_brief(others)} should be tensors; give a state dict, or a checkpoint "
             f"that holds one under {', '.join(_CONTAINERS)}"
         )
     return state
@@ -185,14 +190,14 @@ def _by_our_names(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]
 
 
 def _compare(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> LoadReport:
-    wanted = [name for name in own if not name.endswith(_UNCOUNTED)]
-    foreign = [name for name in tensors if name not in own and not name.endswith(_UNCOUNTED)]
+    wanted = [name for name in own if not name.endswith(_UNUSED)]
+    foreign = [name for name in tensors if name not in own and not name.endswith(_UNUSED)]
     foreign = [published_name(name) for name in foreign]
     return LoadReport(
-        used=tuple(name for name in wanted if _fits(own[name], tensors.get(name))),
+        loaded=tuple(name for name in wanted if _fits(own[name], tensors.get(name))),
         missing=tuple(name for name in wanted if name not in tensors),
-        skipped=tuple(
-            Difference(name, tuple(tensors[name].shape), tuple(own[name].shape))
+        mismatched=tuple(
+            ShapeMismatch(name, tuple(tensors[name].shape), tuple(own[name].shape))
             for name in wanted
             if name in tensors and not _fits(own[name], tensors[name])
         ),
@@ -205,60 +210,54 @@ def _fits(tensor: Tensor, other: Tensor | None) -> bool:
     return other is not None and tensor.shape == other.shape
 
 
-def _refuse_mismatch(report: LoadReport, may_miss: Sequence[str], origin: str) -> None:
+def _refuse_mismatch(report: LoadReport, allow_missing: Sequence[str], origin: str) -> None:
     refused = report._replace(
-        missing=tuple(name for name in report.missing if not _matches(name, may_miss)),
-        skipped=tuple(one for one in report.skipped if not _matches(one.name, may_miss)),
+        missing=tuple(name for name in report.missing if not _matches(name, allow_missing)),
+        mismatched=tuple(one for one in report.mismatched if not _matches(one.name, allow_missing)),
         leftovers=(),
     )
-    if refused.remarks() or not report.used:
-        lines = [f"{origin}: no fit, the model stays as it was", *refused.remarks(), _cure(refused)]
-        raise WeightsMismatch("\n".join(lines), report)
+    if refused.remarks() or not report.loaded:
+        lines = [
+            f"{origin} does not fit; the model is unchanged",
+            *refused.remarks(),
+            _cure(refused),
+        ]
+        raise WeightsMismatchError("\n".join(lines), report)
 
 
 def _cure(refused: LoadReport) -> str:
-    names = [*refused.missing, *(difference.name for difference in refused.skipped)]
-    same_build = refused.used and not refused.unexpected
-    for constant, patterns in _MAY_MISS.items():
+    names = [*refused.missing, *(difference.name for difference in refused.mismatched)]
+    same_build = refused.loaded and not refused.unexpected
+    for patterns in (SCALE_BRANCHES, JOINT_DEPENDENT, BEYOND_BACKBONE):
         if same_build and all(_matches(name, patterns) for name in names):
-            return f"if these may keep the model's own values, pass may_miss={constant} {patterns}"
-    return "build the model as these weights were: width, deconvolutions, residual blocks, joints"
-
-
-_MAY_MISS = {
-    "SCALE_BRANCHES": SCALE_BRANCHES,
-    "JOINT_DEPENDENT": JOINT_DEPENDENT,
-    "BEYOND_BACKBONE": BEYOND_BACKBONE,
-}
+            return f"to keep the model's values for these, set MODEL.ALLOW_MISSING {list(patterns)}"
+    return "use the config of these weights: width, deconvolutions, residual blocks, joints"
 
 
 def _refuse_other_convention(model: nn.Module, contents: Mapping[str, Any], origin: str) -> None:
-    theirs, ours = _convention_of(contents, origin), getattr(model, "convention", None)
+    """Our checkpoints store their convention, published files have a known one, backbones none."""
+    info = inspect_weights(contents, origin)
+    known = PUBLISHED_CONVENTION if info.published and info.joints else None
+    theirs, ours = contents.get("convention", known), getattr(model, "convention", None)
     if theirs and ours and theirs != ours:
         raise ValueError(
-            f"{origin} were trained with the coordinates {theirs!r}, this model reads {ours!r}; "
-            f"set MODEL.CONVENTION: {theirs}"
+            f"{origin} were trained with {theirs} coordinates, this model uses {ours} ones; "
+            f"set MODEL.CONVENTION {theirs}"
         )
 
 
-def _convention_of(contents: Mapping[str, Any], origin: str) -> str | None:
-    """What a checkpoint says; else that of the published files, of which backbones have none."""
-    kind = nature(contents, origin)
-    known = PUBLISHED_CONVENTION if kind.published and kind.joints else None
-    return contents.get("convention", known)
-
-
 def _refuse_other_joints(
-    model: nn.Module, contents: Mapping[str, Any], origin: str, may_miss: Sequence[str]
+    model: nn.Module, contents: Mapping[str, Any], origin: str, allow_missing: Sequence[str]
 ) -> None:
-    """As many joints need not be the same ones; heads that may be missed may be of others."""
+    """The joints themselves are compared, not only their number, unless heads may be missing."""
     skeleton = contents.get("skeleton")
     theirs = skeleton.get("joints") if isinstance(skeleton, Mapping) else None
     ours = getattr(model, "joint_names", None)
-    if theirs and ours and list(theirs) != list(ours) and "heads.*" not in may_miss:
+    if theirs and ours and list(theirs) != list(ours) and "heads.*" not in allow_missing:
         raise ValueError(
-            f"{origin} were trained for the joints {', '.join(theirs)}, this model is for "
-            f"{', '.join(ours)}; set DATASET.SKELETON, or may_miss JOINT_DEPENDENT to fine-tune"
+            f"{origin} were trained for the joints {', '.join(theirs)}; this model has "
+            f"{', '.join(ours)}; set DATASET.SKELETON or, to fine-tune, "
+            f"MODEL.ALLOW_MISSING {list(JOINT_DEPENDENT)}"
         )
 
 

@@ -21,7 +21,7 @@ from hrpose.inference.recipe import Recipe
 from hrpose.inference.runner import Runner
 from hrpose.ops.files import refuse_unwritable
 from hrpose.ops.heatmaps import find_peaks, gather_cells
-from hrpose.ops.pixels import IMAGENET_MEAN, IMAGENET_STD
+from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, write
 from hrpose.programs.exporting.graphs import Looking, NetworkGraph, Outputs, PeaksGraph

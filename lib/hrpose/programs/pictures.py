@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from hrpose.build import build_targets, output_strides
 from hrpose.build_training import build_training_loader
 from hrpose.data.bottomup import BottomUpDataset, read_sample
-from hrpose.losses.multi_scale import Truth, draw_truths
+from hrpose.losses.combine import Targets, make_targets
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
 from hrpose.splits import Split, build_skeleton
@@ -42,7 +42,7 @@ def show_predictions(
     split: Split,
     folder: Path,
 ) -> None:
-    """Truth and prediction side by side, on the first images that show anybody.
+    """Targets and prediction side by side, on the first images that show anybody.
 
     find: an image and the joints annotated in it, to poses
     """
@@ -102,9 +102,9 @@ def draw_samples(config: CfgNode, folder: Path) -> None:
         write(folder / f"sample_{i}.jpg", side_by_side(views))
 
 
-def truths_of(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Truth]:
+def truths_of(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Targets]:
     """The targets of a batch at every resolution, coarse to fine, as the loss draws them."""
-    return draw_truths(batch, output_strides(config), build_targets(config))
+    return make_targets(batch, output_strides(config), build_targets(config))
 
 
 def sample_view(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:
@@ -114,7 +114,7 @@ def sample_view(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.n
     return titled(draw_poses(marked, _numpy(batch["joints"][i]), skeleton), title)
 
 
-def target_view(image: np.ndarray, truth: Truth, i: int, stride: int) -> np.ndarray:
+def target_view(image: np.ndarray, truth: Targets, i: int, stride: int) -> np.ndarray:
     """The target heatmaps of sample i over its image."""
     return titled(draw_heatmaps(image, _numpy(truth.heatmaps[i])), f"target 1/{stride}")
 

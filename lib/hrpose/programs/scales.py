@@ -4,7 +4,7 @@ Luo, Wang, Huang, Wang, Tan, Zhou: Rethinking the Heatmap Regression for Bottom-
 Estimation, CVPR 2021, figure 5.
 
 The figure shows 1 / s, the mean over all joints. But training has a say in a joint's scales only
-where its Gaussians are drawn (losses/scale_adaptive.py); everywhere else they are whatever the
+where its Gaussians are drawn (losses/swahr.py); everywhere else they are whatever the
 convolutions make. Hence a second picture: of each joint only what is said where it is drawn.
 """
 
@@ -39,7 +39,7 @@ from hrpose.ops.affine import Affine, fit
 from hrpose.ops.files import write_json, write_whole
 from hrpose.ops.heatmaps import resize
 from hrpose.ops.image import write
-from hrpose.ops.pixels import normalise
+from hrpose.ops.normalize import normalize
 from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.pictures import truths_of
@@ -110,7 +110,7 @@ def build_look(config: CfgNode) -> Look:
     sizing = build_predictor(config, model).sizing
 
     def network(images: Tensor) -> list[ScaleOutput]:
-        return model.with_scales(normalise(images.to(device)))
+        return model.with_scales(normalize(images.to(device)))
 
     return partial(see, network, sizing)
 

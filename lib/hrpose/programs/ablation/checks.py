@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from hrpose.build import build_loss, build_model
 from hrpose.build_training import build_optimizer, build_schedule
 from hrpose.data.coco import Images
-from hrpose.models.counting import count_parameters, operations_in
+from hrpose.models.complexity import count_parameters, operations_in
 from hrpose.programs.ablation.rows import Row, plain
 from hrpose.splits import annotation_path, expected_tree, image_path
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from hrpose.inference.tta import PLAIN, look
-from hrpose.ops.gaussian import draw_heatmaps
+from hrpose.ops.targets import draw_heatmaps
 from hrpose.structures import ScaleOutput
 
 APART = 1.5

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from hrpose.build import load_model
 from hrpose.build_inference import ready
 from hrpose.config import load_config
-from hrpose.models.counting import operations_in
+from hrpose.models.complexity import operations_in
 from hrpose.programs.benchmarking.rates import matmul_rates, rate_note
 from hrpose.programs.benchmarking.report import Report, markdown, number, said
 from hrpose.programs.benchmarking.timing import Block, Spread, seconds_of, spread, take_turns

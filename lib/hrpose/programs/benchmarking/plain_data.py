@@ -22,7 +22,7 @@ from hrpose.data.augment import Crop, random_crop
 from hrpose.data.bottomup import BottomUpDataset
 from hrpose.data.coco import supervised
 from hrpose.data.loaders import ShuffledBatches
-from hrpose.ops.pixels import IMAGENET_MEAN, IMAGENET_STD
+from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.splits import build_skeleton
 
 

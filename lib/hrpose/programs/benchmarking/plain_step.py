@@ -1,6 +1,6 @@
 """The plain way to take a step: float32, eager, contiguous, tags looped over.
 
-The formulas are those of losses/heatmap.py and losses/tags.py, and so are the values.
+The formulas and values are those of losses/heatmap.py and losses/associative_embedding.py.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from torch.optim import Adam
 from yacs.config import CfgNode
 
 from hrpose.build import LOSSES
-from hrpose.losses.multi_scale import LossTerm, Truth, Weights, at_resolution
-from hrpose.losses.tags import CLOSENESS
+from hrpose.losses.associative_embedding import CLOSENESS
+from hrpose.losses.combine import LossTerm, Targets, Weights, at_resolution
 from hrpose.structures import ScaleOutput
 
 Loss = Callable[[Sequence[ScaleOutput], Mapping[str, Tensor]], dict[str, Tensor]]
@@ -66,7 +66,7 @@ def plain_loss(
     total = torch.zeros(len(batch["image"]), device=batch["image"].device)
     for i, output in enumerate(outputs):
         parts = (batch[f"{part}/{output.stride}"] for part in ("heatmaps", "mask", "joints"))
-        truth = Truth(*parts)  # its cells are joints/s, as the loops want them
+        truth = Targets(*parts)  # its cells are joints/s, as the loops want them
         for term in terms:
             for name, value in term(output, truth).items():
                 losses[f"{name}/{output.stride}"] = value
@@ -74,12 +74,12 @@ def plain_loss(
     return {"loss": total, **losses}
 
 
-def mean_square_term(output: ScaleOutput, truth: Truth) -> dict[str, Tensor]:
+def mean_square_term(output: ScaleOutput, truth: Targets) -> dict[str, Tensor]:
     error = (output.heatmaps - truth.heatmaps) ** 2 * truth.mask[:, None]
     return {"heatmap": error.mean((1, 2, 3))}
 
 
-def looped_tag_term(output: ScaleOutput, truth: Truth, kind: str) -> dict[str, Tensor]:
+def looped_tag_term(output: ScaleOutput, truth: Targets, kind: str) -> dict[str, Tensor]:
     if output.tags is None:
         return {}
     pull, push = looped_tag_loss(output.tags.flatten(1), truth.cells, kind)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hrpose.losses.tags import tag_loss
+from hrpose.losses.associative_embedding import tag_loss
 from hrpose.programs.benchmarking.plain_step import listed, looped_tag_loss
 from hrpose.programs.benchmarking.report import Report, paired_report
 from hrpose.programs.benchmarking.timing import Block, seconds_of, take_turns

@@ -15,8 +15,8 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_model
 from hrpose.inference.runner import open_session
-from hrpose.models.blocks import fan_in_init
-from hrpose.ops.pixels import normalise
+from hrpose.models.blocks import kaiming_init
+from hrpose.ops.normalize import normalize
 from hrpose.programs.benchmarking.timing import waiter
 from hrpose.programs.exporting.graphs import example
 from hrpose.structures import ScaleOutput
@@ -88,7 +88,7 @@ def network_side(way: Way, network: nn.Module, device: torch.device) -> Side:
 
     @torch.inference_mode()
     def look(images: Tensor) -> list[ScaleOutput]:
-        outputs = network(normalise(images))
+        outputs = network(normalize(images))
         wait()
         return outputs
 
@@ -114,7 +114,7 @@ def shipped_side(path: Path) -> Side:
     (given,), names = session.get_inputs(), [output.name for output in session.get_outputs()]
 
     def look(images: Tensor) -> list[np.ndarray]:
-        taken = images if given.type == "tensor(uint8)" else normalise(images)
+        taken = images if given.type == "tensor(uint8)" else normalize(images)
         return session.run(names, {given.name: taken.cpu().numpy()})
 
     def maps(said: list[np.ndarray]) -> Maps:
@@ -139,10 +139,10 @@ def random_network(config: CfgNode) -> nn.Module:
     """
     torch.manual_seed(0)
     network = build_model(config)
-    fan_in_init(network)
+    kaiming_init(network)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
             layer.momentum = None  # the plain mean of the one batch that follows
     with torch.no_grad():
-        network.train()(normalise(example(2, (128, 128))))
+        network.train()(normalize(example(2, (128, 128))))
     return network.eval()

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from hrpose.inference.tta import View, look
 from hrpose.models.swahr import SWAHR
-from hrpose.ops.pixels import normalise
+from hrpose.ops.normalize import normalize
 from hrpose.structures import ScaleOutput
 
 Outputs = dict[str, Tensor]
@@ -35,7 +35,7 @@ class NetworkGraph(nn.Module):
 
     def forward(self, images: Tensor) -> Outputs:
         said: Outputs = {}
-        for output in self.network(normalise(images)):
+        for output in self.network(normalize(images)):
             said[f"heatmaps_{output.stride}"] = output.heatmaps
             if output.tags is not None:
                 said[f"tags_{output.stride}"] = output.tags
@@ -64,7 +64,7 @@ class PeaksGraph(nn.Module):
         """One pass over all views as one batch, so that the network stands in the file once."""
         views = self.looking.views
         seen = torch.cat([view.apply(images) for view in views])  # (views * B, 3, H, W)
-        outputs = [_apart(output, len(views)) for output in self.network(normalise(seen))]
+        outputs = [_apart(output, len(views)) for output in self.network(normalize(seen))]
         return ([output[i] for output in outputs] for i in range(len(views)))
 
 

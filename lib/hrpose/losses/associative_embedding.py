@@ -1,4 +1,4 @@
-"""Associative embedding: tags of one person alike, tags of different people apart."""
+"""Associative embedding: pull the tags of one person together, push those of people apart."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CLOSENESS: dict[str, Callable[[Tensor], Tensor]] = {
     "exp": lambda difference: torch.exp(-(difference**2)),
     "max": lambda difference: (1 - difference.abs()).clamp(min=0),
 }
-"""How close two people's mean tags are: 1 if equal, towards 0 as they part."""
+"""Push penalty of the difference of two mean tags: 1 at 0, decreasing to 0."""
 
 
 def tag_loss(tags: Tensor, cells: Tensor, kind: str = "exp") -> tuple[Tensor, Tensor]:
@@ -19,18 +19,18 @@ def tag_loss(tags: Tensor, cells: Tensor, kind: str = "exp") -> tuple[Tensor, Te
 
     pull: mean over people of the mean squared distance of a person's tags to their mean.
     push: half the mean closeness over all ordered pairs of two people.
-    Both are 0 without people; push is 0 for one. No person or image is looped over and nothing
-    is copied to the host.
+    Both are 0 without people; push is 0 for one person. There is no loop over people or images
+    and no copy to the host.
 
     tags: (B, K * H * W), one tag per joint and cell
     cells: (B, N, K) int64, flat cell of joint k of person n, -1 where it is not labelled
     Returns (pull, push), each (B,), in float32 or better.
     Source: Newell et al. 2017 (Associative Embedding), section 3.2; Cheng et al. 2020, section 3.6.
     """
-    mean, spread, labelled = _people(tags, cells)
+    mean, variance, labelled = _person_tags(tags, cells)
     person = labelled > 0
     people = person.sum(-1)  # (B,)
-    pull = (spread * person).sum(-1) / people.clamp(min=1)
+    pull = (variance * person).sum(-1) / people.clamp(min=1)
 
     pair = _pairs(person)
     closeness = CLOSENESS[kind](mean[:, :, None] - mean[:, None, :]) * pair
@@ -39,37 +39,37 @@ def tag_loss(tags: Tensor, cells: Tensor, kind: str = "exp") -> tuple[Tensor, Te
 
 
 def tag_statistics(tags: Tensor, cells: Tensor, threshold: float) -> dict[str, Tensor]:
-    """How far the tags are from what grouping needs: a small spread, a large gap, no close pairs.
+    """Metrics of tag quality for grouping: small tag_std, large tag_separation, no conflicts.
 
-    tag_spread: mean over people of two or more labelled joints of the deviation of their tags
-    tag_gap:    mean distance between the mean tags of two people
-    tag_close:  share of pairs of people whose mean tags are nearer than `threshold`, and so would
-                be grouped as one
+    tag_std: standard deviation of a person's tags, averaged over people of two or more joints
+    tag_separation: mean distance between the mean tags of two people
+    tag_conflicts: fraction of pairs whose mean tags are closer than `threshold`, and would be
+        grouped as one person
 
     tags, cells: see `tag_loss`
     Returns (B,) each, without a gradient; NaN where an image has no such people.
     """
-    mean, spread, labelled = _people(tags.detach(), cells)
+    mean, variance, labelled = _person_tags(tags.detach(), cells)
     several, pair = labelled > 1, _pairs(labelled > 0)
     distance = (mean[:, :, None] - mean[:, None, :]).abs()  # (B, N, N)
     pairs = pair.sum((1, 2))
     return {
-        "tag_spread": (spread.sqrt() * several).sum(-1) / several.sum(-1),
-        "tag_gap": (distance * pair).sum((1, 2)) / pairs,
-        "tag_close": ((distance < threshold) & pair).sum((1, 2)) / pairs,
+        "tag_std": (variance.sqrt() * several).sum(-1) / several.sum(-1),
+        "tag_separation": (distance * pair).sum((1, 2)) / pairs,
+        "tag_conflicts": ((distance < threshold) & pair).sum((1, 2)) / pairs,
     }
 
 
-def _people(tags: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Mean tag, mean squared distance to it, how many joints are labelled: (B, N) each."""
-    seen = cells >= 0
+def _person_tags(tags: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean tag, variance and number of labelled joints of each person: (B, N) each."""
+    labelled = cells >= 0
     tag = tags.gather(1, cells.clamp(min=0).flatten(1)).view(cells.shape)  # (B, N, K)
     tag = tag.float() if tag.itemsize < 4 else tag
-    tag = tag.where(seen, 0)
-    count = seen.sum(-1)
+    tag = tag.where(labelled, 0)
+    count = labelled.sum(-1)
     mean = tag.sum(-1) / count.clamp(min=1)
-    spread = ((tag - mean[..., None]) ** 2 * seen).sum(-1) / count.clamp(min=1)
-    return mean, spread, count
+    variance = ((tag - mean[..., None]) ** 2 * labelled).sum(-1) / count.clamp(min=1)
+    return mean, variance, count
 
 
 def _pairs(person: Tensor) -> Tensor:

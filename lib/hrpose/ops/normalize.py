@@ -1,4 +1,4 @@
-"""Pixels -> the numbers that networks take."""
+"""Image normalization with the statistics of ImageNet."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def normalise(images: Tensor) -> Tensor:
-    """uint8 RGB (B, 3, H, W) -> float32 with ImageNet's mean and deviation, on the same device."""
+def normalize(images: Tensor) -> Tensor:
+    """uint8 RGB (B, 3, H, W) -> float32 with zero mean and unit deviation over ImageNet."""
     mean, std = _statistics(images.device)
     return (images.float() / 255 - mean) / std
 
@@ -20,6 +20,6 @@ def normalise(images: Tensor) -> Tensor:
 @lru_cache
 @torch.inference_mode(False)
 def _statistics(device: torch.device) -> tuple[Tensor, Tensor]:
-    """ImageNet's mean and deviation, (3, 1, 1), sent once: a GPU stops its work for such a copy."""
+    """Mean and deviation (3, 1, 1), copied once per device: such a copy synchronises a GPU."""
     mean, std = (torch.tensor(each, device=device) for each in (IMAGENET_MEAN, IMAGENET_STD))
     return mean.view(3, 1, 1), std.view(3, 1, 1)

@@ -10,7 +10,12 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from hrpose.models.blocks import Steps, basic_block, fan_in_init, recompute_activations
+from hrpose.models.blocks import (
+    CheckpointedSequential,
+    basic_block,
+    enable_activation_checkpointing,
+    kaiming_init,
+)
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
 
@@ -19,13 +24,13 @@ def small():
     torch.manual_seed(0)
     backbone = HRNet(width=8, modules=(1, 2, 2), blocks=2, stem=8, bottlenecks=3)
     model = HigherHRNet(backbone, 5, num_deconvs=2, dilations=(1, 2))
-    fan_in_init(model)
+    kaiming_init(model)
     return model
 
 
 def forgetful(model):
     model = copy.deepcopy(model)
-    recompute_activations(model)
+    enable_activation_checkpointing(model)
     return model
 
 
@@ -74,13 +79,13 @@ def test_a_copy_forgets_too_and_shares_nothing():
     assert_same_learning(plain, other)
     assert all(torch.equal(before[name], value) for name, value in twin.state_dict().items())
     assert_same_learning(small(), twin)
-    steps = [layer for layer in twin.modules() if isinstance(layer, Steps)]
+    steps = [layer for layer in twin.modules() if isinstance(layer, CheckpointedSequential)]
     assert all(layer._replicate_for_data_parallel().recompute for layer in steps)
     assert len(steps) == 1 + 3 + 2  # stage 1; the exchanges of stages 2 to 4; two deconvolutions
 
 
 def blocks(count=2):
-    return Steps(*(basic_block(4) for _ in range(count)))
+    return CheckpointedSequential(*(basic_block(4) for _ in range(count)))
 
 
 class Live(TorchDispatchMode):
@@ -153,7 +158,7 @@ def test_a_pass_that_fails_leaves_the_running_statistics_in_their_place():
 @pytest.mark.slow
 def test_a_compiled_network_forgets_too():
     plain = blocks()
-    fan_in_init(plain)
+    kaiming_init(plain)
     model = forgetful(plain)
     x = torch.randn(2, 4, 8, 8, generator=torch.Generator().manual_seed(1))
     plain(x).square().sum().backward()

@@ -1,4 +1,4 @@
-"""What a tensor of the same network is called here and in the published files: both ways."""
+"""Mapping between our tensor names and those of the published files, in both directions."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ RENAMES = (
     ("scale_branches.", "conv_scale_layers."),
     ("deconvs.<d>.up.", "deconv_layers.<d>.0."),
     ("deconvs.<d>.blocks.<b>.", "deconv_layers.<d>.<b+1>.0."),
-    # Inside residual blocks, wherever they stand. The first rules speak of how a name begins.
+    # Inside residual blocks, anywhere in a name; the rules above apply to its beginning.
     (".body.<i>.0.", ".conv<i+1>."),
     (".body.<i>.1.", ".bn<i+1>."),
     (".shortcut.", ".downsample."),
 )
-"""Pieces of a name, ours and published; where two rules fit, the first one speaks."""
+"""Parts of names, ours and published; the first rule that matches applies."""
 
 OWN_WRAPPER = "network."
-"""What models/swahr.py has around its HigherHRNet."""
+"""Prefix of the HigherHRNet inside our SWAHR."""
 
 # Of DataParallel, of half-precision training, and our own.
 _WRAPPERS = re.compile(r"^((module|1|network)\.)*")
@@ -35,7 +35,7 @@ _FIELD = re.compile(r"<(\w)(\+\d)?>")
 
 
 def _translate(name: str, source: str, target: str) -> str:
-    """Rewrite what of `name` looks like `source`: <i> is any number, <i+1> the one after it."""
+    """Replace the pattern `source` in `name` by `target`: <i> is a number, <i+1> its successor."""
     pattern, shifts = _pattern(source)
 
     def rewrite(found: re.Match[str]) -> str:
@@ -47,7 +47,7 @@ def _translate(name: str, source: str, target: str) -> str:
 
 @cache
 def _pattern(source: str) -> tuple[re.Pattern[str], dict[str, int]]:
-    """What a piece of a name looks like, and what is added to each number in it."""
+    """The regular expression of a rule, and the offset of each number in it."""
     shifts = {field: int(shift or 0) for field, shift in _FIELD.findall(source)}
     pattern = _FIELD.sub(r"(?P<\1>\\d+)", source.replace(".", r"\."))
     anchor = "" if source.startswith(".") else "^"
@@ -55,17 +55,17 @@ def _pattern(source: str) -> tuple[re.Pattern[str], dict[str, int]]:
 
 
 def bare_name(name: str) -> str:
-    """A name without what wraps the network."""
+    """A name without wrapper prefixes."""
     return name[len(prefix(name)) :]
 
 
 def prefix(name: str) -> str:
-    """What wrappers of the network put before a name."""
-    return _WRAPPERS.match(name)[0]  # type: ignore[index]  # it matches nothing, too
+    """The wrapper prefixes of a name, e.g. module."""
+    return _WRAPPERS.match(name)[0]  # type: ignore[index]  # matches the empty prefix too
 
 
 def our_name(name: str) -> str:
-    """A published name, or one of ours, as ours."""
+    """Our name of a tensor, from a published name or one of ours."""
     name = bare_name(name)
     for ours, published in RENAMES:
         name = _translate(name, published, ours)
@@ -73,12 +73,12 @@ def our_name(name: str) -> str:
 
 
 def is_published(name: str) -> bool:
-    """Whether a name is one of the published files, and not ours as well."""
+    """Whether a name is of the published scheme and not also one of ours."""
     return our_name(name) != bare_name(name)
 
 
 def published_name(name: str) -> str:
-    """A name of ours as the published files have it."""
+    """The published name of a tensor, from one of ours."""
     name = bare_name(name)
     for ours, published in RENAMES:
         name = _translate(name, ours, published)

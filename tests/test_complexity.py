@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrpose.models.counting import (
+from hrpose.models.complexity import (
     OPERATION_UNITS,
     count_operations,
     count_parameters,

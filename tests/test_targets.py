@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hrpose.ops.affine import mirror_joints, to_cells
-from hrpose.ops.gaussian import draw_heatmaps, joint_cells
+from hrpose.ops.targets import draw_heatmaps, joint_cells
 from hrpose.skeletons import COCO
 from oracles import flat_cells, official_cell, target
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hrpose.losses.heatmap import masked_mse
-from hrpose.losses.scale_adaptive import (
+from hrpose.losses.swahr import (
     adaptive_weight,
-    scale_penalty,
+    scale_regularisation,
     scaled_target,
     swahr_loss,
     weighted_mse,
@@ -59,7 +59,7 @@ def with_slopes(predicted, drawn, alpha, mask, gamma):
         heatmap, scale = swahr_loss(predicted, drawn, alpha, mask, gamma)
     else:
         heatmap = masked_mse(predicted, scaled_target(drawn, alpha), mask)
-        scale = scale_penalty(drawn, alpha, mask)
+        scale = scale_regularisation(drawn, alpha, mask)
     by_both = torch.autograd.grad(heatmap.sum(), (predicted, alpha))
     (by_alpha,) = torch.autograd.grad(scale.sum(), alpha)
     return heatmap.detach(), scale.detach(), *by_both, by_alpha
@@ -121,10 +121,10 @@ def test_half_precision_oracle(scene, dtype, step, record_difference):
     plain = adaptive_losses(*said, mask, GAMMA)
     with torch.autocast("cpu", torch.bfloat16):
         ours = with_slopes(*said, mask, GAMMA)
-        in_full = with_slopes(*(values.float() for values in said), mask, GAMMA)
+        to_float32 = with_slopes(*(values.float() for values in said), mask, GAMMA)
         parts = scaled_target(*said[1:]), adaptive_weight(*said[:2], GAMMA)
     assert {part.dtype for part in (*ours[:2], *parts)} == {torch.float32}
-    for name, values, exact, wanted in zip(NAMES, ours, in_full, plain):
+    for name, values, exact, wanted in zip(NAMES, ours, to_float32, plain):
         largest = abs(wanted).max()
         away = abs(exact.double().numpy() - wanted).max() / largest
         record_difference(f"SWAHR {str(dtype)[6:]}, relative: {name}", away)
@@ -138,7 +138,7 @@ def test_half_precision_oracle(scene, dtype, step, record_difference):
 def test_what_float16_cannot_square_is_no_danger():
     values = torch.full((1, 1, 2, 2), 300.0, dtype=torch.float16)
     drawn, mask = torch.full((1, 1, 2, 2), 0.5, dtype=torch.float16), torch.ones(1, 2, 2)
-    assert scale_penalty(drawn, values, mask).item() == 90000
+    assert scale_regularisation(drawn, values, mask).item() == 90000
     heatmap = swahr_loss(values, drawn, values, mask)[0].item()
     assert heatmap == pytest.approx(adaptive_losses(values, drawn, values, mask, GAMMA).heatmap[0])
 

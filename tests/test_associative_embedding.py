@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from hrpose.losses.tags import tag_loss, tag_statistics
+from hrpose.losses.associative_embedding import tag_loss, tag_statistics
 from oracles import pull_push, told_apart
 
 KINDS = ("exp", "max")
@@ -143,7 +143,7 @@ def test_an_unknown_kind_is_no_loss():
 def statistics(*tags_of_each, threshold=1.0):
     """Spread, gap and share of close pairs of one image."""
     found = tag_statistics(*people(*tags_of_each), threshold)
-    assert list(found) == ["tag_spread", "tag_gap", "tag_close"]
+    assert list(found) == ["tag_std", "tag_separation", "tag_conflicts"]
     return [value.item() for value in found.values()]
 
 

@@ -36,7 +36,7 @@ from hrpose.ops.files import DiskFullError, parse_json, refuse_unwritable, write
 RELEASE = "1"
 """Version of the metadata above; another one is refused, not guessed at."""
 
-Facts = Mapping[str, Any]
+Metadata = Mapping[str, Any]
 """name -> text, or what JSON can hold"""
 
 
@@ -60,46 +60,46 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
-    """The tensors under `model`, and whatever is said of them."""
+    """The tensors under `model`, and the metadata beside them."""
     safetensors = _safetensors(path)
     with _readable(path), safetensors.safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        said = file.metadata() or {}
-    _refuse_other_release(path, said)
-    _refuse_changed(path, said, tensors)
-    return {**said, **_skeleton(path, said), "model": tensors}
+        metadata = file.metadata() or {}
+    _refuse_other_release(path, metadata)
+    _refuse_changed(path, metadata, tensors)
+    return {**metadata, **_skeleton(path, metadata), "model": tensors}
 
 
-def _refuse_other_release(path: Path, said: Mapping[str, str]) -> None:
-    if said.get("hrpose_release", RELEASE) != RELEASE:
+def _refuse_other_release(path: Path, metadata: Mapping[str, str]) -> None:
+    if metadata.get("hrpose_release", RELEASE) != RELEASE:
         raise ValueError(
-            f"{path} is a release of format {said['hrpose_release']}, written by hrpose "
-            f"{said.get('hrpose')}; this one reads format {RELEASE}: upgrade it"
+            f"{path} is a release of format {metadata['hrpose_release']}, written by hrpose "
+            f"{metadata.get('hrpose')}; this one reads format {RELEASE}: upgrade it"
         )
 
 
-def _refuse_changed(path: Path, said: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
+def _refuse_changed(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
     """Files of other programs have no checksum; releases always have."""
-    wanted = said.get("tensors_sha256")
-    if (wanted or "hrpose_release" in said) and wanted != checksum(tensors):
+    wanted = metadata.get("tensors_sha256")
+    if (wanted or "hrpose_release" in metadata) and wanted != checksum(tensors):
         raise ValueError(
             f"{path} is damaged: its tensors are not those that were written, as its checksum "
             "shows; fetch it again"
         )
 
 
-def _skeleton(path: Path, said: Mapping[str, str]) -> dict[str, Any]:
+def _skeleton(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
     """What the metadata say of the joints, read from their JSON."""
-    if "skeleton" not in said:
+    if "skeleton" not in metadata:
         return {}
     try:
-        skeleton = parse_json(said["skeleton"])
+        skeleton = parse_json(metadata["skeleton"])
     except ValueError:
         skeleton = None
     if not isinstance(skeleton, dict) or not isinstance(skeleton.get("joints"), list):
         raise ValueError(
-            f"{path}: `skeleton` in its metadata is {said['skeleton']!r:.60}; wanted JSON such as "
-            '{"joints": ["nose", ...], ...}. Write the file with tools/convert.py'
+            f"{path}: `skeleton` in its metadata is {metadata['skeleton']!r:.60}; expected JSON "
+            'such as {"joints": ["nose", ...], ...}. Write the file with tools/convert.py'
         )
     return {"skeleton": skeleton}
 
@@ -168,9 +168,9 @@ def check_target(path: Path) -> None:
         _safetensors(path)
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> str:
-    """Write a file of weights, of the kind that its suffix says; SHA-256 of the file."""
-    content = WRITERS[path.suffix](tensors, facts)
+def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> str:
+    """Write a file of weights, in the format of its suffix; returns its SHA-256."""
+    content = WRITERS[path.suffix](tensors, metadata)
     try:
         write_whole(path, lambda file: file.write(content))
     except DiskFullError:
@@ -182,18 +182,21 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], facts: Facts) -> st
     return hashlib.sha256(content).hexdigest()
 
 
-def _torch_bytes(tensors: Mapping[str, Tensor], facts: Facts) -> bytes:
+def _torch_bytes(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
     buffer = io.BytesIO()
-    torch.save({"model": dict(tensors), **facts} if facts else dict(tensors), buffer)
+    torch.save({"model": dict(tensors), **metadata} if metadata else dict(tensors), buffer)
     return buffer.getvalue()
 
 
-def _safetensors_bytes(tensors: Mapping[str, Tensor], facts: Facts) -> bytes:
+def _safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
     package = importlib.import_module("safetensors.torch")
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    said = {key: fact if isinstance(fact, str) else json.dumps(fact) for key, fact in facts.items()}
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(value)
+        for key, value in metadata.items()
+    }
     marks = {"format": "pt", "hrpose_release": RELEASE, "tensors_sha256": checksum(plain)}
-    return _in_order(package.save(plain, {**said, **marks}))
+    return _in_order(package.save(plain, {**texts, **marks}))
 
 
 def _in_order(content: bytes) -> bytes:
@@ -208,7 +211,7 @@ def _in_order(content: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 
-WRITERS: dict[str, Callable[[Mapping[str, Tensor], Facts], bytes]] = {
+WRITERS: dict[str, Callable[[Mapping[str, Tensor], Metadata], bytes]] = {
     ".safetensors": _safetensors_bytes,
     ".pth": _torch_bytes,
 }

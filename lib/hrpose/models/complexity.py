@@ -1,4 +1,4 @@
-"""How large a network is and how much it computes, in every unit its papers use.
+"""Parameters and multiply-adds of a network, in the units of the papers.
 
 The papers' "GFLOPs" are multiply-adds, counted in four ways: HigherHRNet-W32 at 512 x 512 has
 44.1, 44.6, 46.2 or 47.9 of them. OPERATION_UNITS tells which table uses which.
@@ -14,18 +14,18 @@ import torch
 from torch import Tensor, nn
 
 _WEIGHTED = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
-"""Layers that are counted; normalisation, activation and resizing are not."""
+"""Layers that are counted; normalization, activation and resizing are not."""
 
 
 class Unit(NamedTuple):
-    """A way of counting operations, and how many of them make one of what is printed."""
+    """A counting convention, and the size of one printed unit."""
 
     convention: str
     size: float
 
 
 OPERATION_UNITS = {
-    # Multiply-adds as they are, in billions: ours, and about what later frameworks print.
+    # Multiply-adds in billions: ours, and about what later frameworks print.
     "gmac": Unit("macs", 1e9),
     # HigherHRNet tables 1 and 7, SWAHR table 1.
     "hrnet": Unit("hrnet", 1e9),
@@ -37,19 +37,19 @@ OPERATION_UNITS = {
 
 
 def count_parameters(model: nn.Module) -> int:
-    """How many numbers training may change."""
+    """Number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters())
 
 
 def count_operations(
     model: nn.Module, input_size: tuple[int, int], convention: str = "macs"
 ) -> int:
-    """Multiply-adds of one image of `input_size` (H, W) on its way through `model`.
+    """Multiply-adds of a forward pass on one image of `input_size` (H, W).
 
-    convention: "macs" counts what is computed; "hrnet" what the tool of the HRNet authors counts,
-    which takes a transposed convolution for a plain one on its (four times larger) output.
+    convention: "macs" for the true count; "hrnet" for that of the HRNet authors' tool, which counts
+    a transposed convolution as a plain one on its (four times larger) output.
 
-    Nothing is computed and the model stays untouched: shapes alone travel through a copy.
+    Runs a copy on the meta device, so nothing is computed.
     """
     if convention not in _CONVENTIONS:
         raise ValueError(f"convention is {convention!r}; choose from {', '.join(_CONVENTIONS)}")
@@ -77,9 +77,9 @@ def operations_in(model: nn.Module, input_size: tuple[int, int], unit: str = "gm
 
 
 def _multiply_adds(layer: Any, given: Tensor, output: Tensor) -> int:
-    """Every weight is used once at each place where the kernel is laid down.
+    """Every weight is used once per kernel position.
 
-    A convolution lays it down at every output, a transposed one at every input.
+    A convolution has one per output position, a transposed convolution one per input position.
     """
     return layer.weight.numel() * _places(given if _is_transposed(layer) else output, layer)
 
@@ -93,7 +93,7 @@ def _is_transposed(layer: nn.Module) -> bool:
 
 
 def _places(tensor: Tensor, layer: nn.Module) -> int:
-    """Positions in (1, C, H, W), or in (1, ..., C) behind a linear layer."""
+    """Positions of (1, C, H, W), or of (1, ..., C) after a linear layer."""
     is_linear = isinstance(layer, nn.Linear)
     return tensor[..., 0].numel() if is_linear else tensor[:, 0].numel()
 

@@ -1,0 +1,144 @@
+"""The loss of a bottom-up network: a weighted sum of named terms over all output resolutions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from hrpose.losses.associative_embedding import tag_loss, tag_statistics
+from hrpose.losses.heatmap import masked_mse
+from hrpose.losses.swahr import scale_regularisation, scaled_target, weighted_mse
+from hrpose.ops.affine import mask_at, to_cells
+from hrpose.ops.targets import TARGET_GENERATORS
+from hrpose.structures import ScaleOutput, Terms
+
+PerResolution = float | Sequence[float]
+"""One value per resolution, coarse to fine, or one (bare, or in a list) for all."""
+
+
+class TargetConfig(NamedTuple):
+    """How targets are generated from joints."""
+
+    sigma: PerResolution = 2.0  # cells
+    max_people: int = 30  # people in the tag loss; heatmaps are drawn for all
+    convention: str = "official"  # coordinate convention: see ops/affine.py
+    unit_width: float = 0.0  # SHR: box width in network pixels at which sigma applies; 0: no SHR
+
+
+class Targets(NamedTuple):
+    """Targets of a batch at one resolution."""
+
+    heatmaps: Tensor  # (B, K, H, W)
+    mask: Tensor  # (B, H, W)
+    cells: Tensor  # (B, N, K) flat cells of at most `max_people` people, -1 where not labelled
+
+
+LossTerm = Callable[[ScaleOutput, Targets], dict[str, Tensor]]
+Weights = Mapping[str, PerResolution]
+"""loss name -> weight in the total"""
+Distance = Callable[[Tensor, Tensor, Targets], Tensor]
+"""predicted and target heatmaps (B, K, H, W), targets -> loss (B,)"""
+
+
+def multi_resolution_loss(
+    outputs: Sequence[ScaleOutput],
+    batch: Mapping[str, Tensor],
+    terms: Sequence[LossTerm],
+    weights: Weights,
+    config: TargetConfig,
+    tag_threshold: float = 1.0,
+) -> Terms:
+    """Losses of all terms at all resolutions, named `term/stride`, with their weights.
+
+    outputs: coarse to fine   batch: see data/loaders.py
+    tag_threshold: grouping's tag threshold, for the metric tag_conflicts
+    """
+    losses: dict[str, Tensor] = {}
+    metrics: dict[str, Tensor] = {}
+    factors: dict[str, float] = {}
+    all_targets = make_targets(batch, [output.stride for output in outputs], config)
+    for i, (output, targets) in enumerate(zip(outputs, all_targets)):
+        for term in terms:
+            for name, value in term(output, targets).items():
+                losses[f"{name}/{output.stride}"] = value
+                factors[f"{name}/{output.stride}"] = at_resolution(weights[name], i)
+        if output.tags is not None:
+            statistics = tag_statistics(output.tags.flatten(1), targets.cells, tag_threshold)
+            metrics |= {f"{name}/{output.stride}": value for name, value in statistics.items()}
+    return Terms(losses, factors, metrics)
+
+
+def make_targets(
+    batch: Mapping[str, Tensor], strides: Sequence[int], config: TargetConfig
+) -> list[Targets]:
+    """Heatmaps, loss mask and tag cells at every output resolution.
+
+    batch: see data/loaders.py   strides: of the network's outputs, coarse to fine
+    """
+    variances, targets = _person_variances(batch, config.unit_width), []
+    generator = TARGET_GENERATORS[config.convention]
+    for i, stride in enumerate(strides):
+        factor = stride // strides[-1]
+        mask = mask_at(batch["mask"], factor, batch["mirrored"], config.convention)
+        size = (mask.shape[-2], mask.shape[-1])
+        joints = to_cells(batch["joints"], stride, batch["mirrored"], config.convention)
+        heatmaps = generator.heatmaps(joints, size, at_resolution(config.sigma, i), variances)
+        cells = generator.cells(joints[:, : config.max_people], size)
+        targets.append(Targets(heatmaps, mask, cells))
+    return targets
+
+
+def _person_variances(batch: Mapping[str, Tensor], unit_width: float) -> Tensor | None:
+    """SHR: variances proportional to the widths of people's boxes, (B, N) (SWAHR, Table 4)."""
+    if not unit_width:
+        return None
+    return batch["widths"].clamp(min=1) / unit_width  # padded rows have width 0
+
+
+def mse(predicted: Tensor, target: Tensor, targets: Targets) -> Tensor:
+    return masked_mse(predicted, target, targets.mask)
+
+
+def wahr_mse(
+    predicted: Tensor, target: Tensor, targets: Targets, weigh: Callable[[Tensor, Tensor], Tensor]
+) -> Tensor:
+    """WAHR. The weight depends on the unscaled target H, not on SAHR's scaled one.
+
+    weigh: predicted and unscaled target heatmaps -> weights, all (B, K, H, W)
+    """
+    return weighted_mse(predicted, target, weigh(predicted, targets.heatmaps), targets.mask)
+
+
+def heatmap_term(
+    output: ScaleOutput, targets: Targets, distance: Distance = mse
+) -> dict[str, Tensor]:
+    """Heatmap regression against the drawn targets."""
+    return {"heatmap": distance(output.heatmaps, targets.heatmaps, targets)}
+
+
+def sahr_term(output: ScaleOutput, targets: Targets, distance: Distance = mse) -> dict[str, Tensor]:
+    """SAHR: regression against targets of the predicted scales, which are regularised towards 1."""
+    if output.scales is None:
+        raise ValueError("SAHR needs a network that predicts scales, in training mode")
+    target = scaled_target(targets.heatmaps, output.scales)
+    return {
+        "heatmap": distance(output.heatmaps, target, targets),
+        "scale": scale_regularisation(targets.heatmaps, output.scales, targets.mask),
+    }
+
+
+def tag_term(output: ScaleOutput, targets: Targets, kind: str = "exp") -> dict[str, Tensor]:
+    """Associative embedding; empty at a resolution without tags."""
+    if output.tags is None:
+        return {}
+    pull, push = tag_loss(output.tags.flatten(1), targets.cells, kind)
+    return {"pull": pull, "push": push}
+
+
+def at_resolution(values: PerResolution, resolution: int) -> float:
+    """The value for a resolution; 0 is the coarsest."""
+    if isinstance(values, (int, float)):
+        return values
+    return values[resolution if len(values) > 1 else 0]
