@@ -312,7 +312,7 @@ def test_published_weights_have_the_published_coordinates(tmp_path, capsys):
     assert "published weights were trained with official coordinates" in said
     torch.save(model.state_dict(), tmp_path / "ours.pth")  # which do not say: the config does
     said = convert(capsys, tmp_path / "ours.pth", tmp_path / "b.safetensors", *exact)
-    assert "taken for exact, as the config says" in said
+    assert "assumed: exact, from the config" in said
     said = refused(
         capsys, tmp_path / "b.safetensors", tmp_path / "c.pth", "MODEL.CONVENTION", "official"
     )

@@ -206,7 +206,7 @@ def test_another_width_or_depth_asks_for_another_model():
         "of another shape",
         "use the config of these weights",
     )
-    assert_refused(small(seed=1), small(num_deconvs=2).state_dict(), "final_layers.2", "build the")
+    assert_refused(small(seed=1), small(num_deconvs=2).state_dict(), "final_layers.2", "use the")
 
 
 def test_weights_of_which_none_can_be_used_are_refused():
