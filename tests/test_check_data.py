@@ -8,9 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from hrpose.build import build_evaluator
+from hrpose.config import load_config
 from hrpose.data.convert import merge_annotations, with_decoded_sizes
 from hrpose.data.statistics import ImageInfo
 from hrpose.programs.check_data import main
+from hrpose.splits import read_split
 from test_validate import clean_set, write_images
 
 ROOT = Path(__file__).parents[1]
@@ -83,6 +86,32 @@ def test_faults_that_training_stops_at_are_all_listed_with_status_1(world, capsy
         assert part in what
     assert report["findings"]["training samples"][0]["what"] == "training cannot read its samples"
     assert "cure: " in capsys.readouterr().out
+
+
+def remove_areas(truth):
+    for person in truth["annotations"]:
+        del person["area"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule", "guard"),
+    [
+        (lambda t: t["annotations"][0].update(keypoints=[1, 2, 2]), "joint-count", read_split),
+        (remove_areas, "area-absent", lambda c, s: build_evaluator(c, read_split(c, s).truth)),
+    ],
+)
+def test_training_and_evaluation_refuse_by_the_rules_of_check_data(world, spoil, rule, guard):
+    path = world / "annotations" / "person_keypoints_val.json"
+    truth = json.loads(path.read_text())
+    spoil(truth)
+    save(world, "val", truth)
+    status, report = checked(world)
+    (found,) = [each for each in report["findings"]["val"] if each["rule"] == rule]
+    assert (status, found["severity"]) == (1, "error")
+    with pytest.raises(ValueError) as refusal:
+        guard(load_config(world / "tiny.yaml"), "val")
+    for part in (str(path), found["what"], found["examples"][0], found["cure"]):
+        assert part in str(refusal.value)
 
 
 def test_only_so_many_images_are_decoded(world):
