@@ -1,4 +1,4 @@
-"""A lit pixel and its joint move together; two mirrors change nothing; random parameters keep to their bounds."""
+"""A lit pixel and its joint move together; two flips cancel; parameters keep to their bounds."""
 
 from dataclasses import replace
 

@@ -1,11 +1,11 @@
-"""See what SWAHR's scale maps say: python tools/scales.py --cfg X TEST.MODEL_FILE best.pth"""
+"""Visualize SWAHR's scale maps: python tools/scale_maps.py --cfg X TEST.MODEL_FILE best.pth"""
 
 import sys
 from os.path import abspath, dirname
 
 sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"
 
-from hrpose.programs.scales import main
+from hrpose.programs.scale_maps import main
 
 if __name__ == "__main__":
     main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import compress
@@ -159,8 +160,8 @@ def has_zero_area(view: DatasetView) -> np.ndarray:
 def has_bad_numbers(person: Mapping[str, Any]) -> bool:
     """Whether bbox or area are there, but not as 4 finite numbers and 1."""
     box, area = person.get("bbox") or [0, 0, 0, 0], person.get("area") or 0
-    values = [*box, area] if isinstance(box, list) and len(box) == 4 else [None]
-    return not all(is_number(value) and np.isfinite(value) for value in values)
+    values: list[Any] = [*box, area] if isinstance(box, list) and len(box) == 4 else [None]
+    return not all(is_number(value) and math.isfinite(value) for value in values)
 
 
 def has_bad_outline(person: Mapping[str, Any]) -> bool:
@@ -244,6 +245,6 @@ def boxes_beyond_image(view: DatasetView) -> np.ndarray:
 def only_crowds(view: DatasetView) -> list[str]:
     """All labelled annotations, if every one of them is a crowd."""
     labelled = view.is_labelled
-    if not labelled.any() or (labelled & ~view.is_crowd).any():
+    if (labelled & ~view.is_crowd).any():
         return []
-    return people_in(lambda view: labelled)(view)
+    return [describe(person) for person in compress(view.people, labelled)]

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from hrpose.build_training import build_training_loader
-from hrpose.data.samples import BottomUpDataset
 from hrpose.data.coco import ImageFiles
+from hrpose.data.samples import BottomUpDataset
 from hrpose.programs.benchmarking.plain_data import PlainDataset, plain_loader
 from hrpose.programs.benchmarking.report import Report, paired_report
 from hrpose.programs.benchmarking.timing import one_thread, take_turns

@@ -19,9 +19,8 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_targets, output_strides
 from hrpose.data.augment import CropConfig, random_crop
-from hrpose.data.samples import BottomUpDataset
-from hrpose.data.samples import loss_mask
 from hrpose.data.loaders import ResumableBatchSampler
+from hrpose.data.samples import BottomUpDataset, loss_mask
 from hrpose.ops.pixels import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.splits import build_skeleton
 
