@@ -233,6 +233,14 @@ def test_a_refusal_names_five_and_counts_the_rest():
     assert "annotation 5 of image 1 and 3 more; give area" in message
 
 
+def test_a_keypoint_that_is_not_a_number_is_named():
+    truth = clean_set()
+    first(truth, keypoints=["2", 5, 2, 6, 5, 1, 4, 2, None])
+    assert "annotation 1 of image 1: 9 entries, among them '2', wanted 9" in stopped(
+        truth, TRAINING
+    )
+
+
 def test_training_reads_only_annotations_of_listed_images():
     truth = clean_set()
     first(truth, image_id=77, keypoints=[1, 2, 2])

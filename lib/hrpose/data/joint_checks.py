@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from hrpose.data.checks import Check, Mask, describe
+from hrpose.data.coco import is_number
 from hrpose.data.statistics import DatasetView, has_joints
 from hrpose.skeletons import Skeleton
 
@@ -28,11 +29,14 @@ def joints_where(violates: Mask) -> Check:
 
 def wrong_joint_count(view: DatasetView) -> list[str]:
     count = len(view.schema.joints)
-    return [
-        f"{describe(person)}: {len(person['keypoints'])} entries, wanted {3 * count} numbers"
-        for person in view.people
-        if person.get("keypoints") and not has_joints(person, count)
-    ]
+    found = []
+    for person in view.people:
+        values = person.get("keypoints")
+        if values and not has_joints(person, count):
+            odd = [repr(value) for value in values if not is_number(value)][:1]
+            entries = f"{len(values)} entries{', among them '.join(['', *odd])}"
+            found.append(f"{describe(person)}: {entries}, wanted {3 * count} numbers")
+    return found
 
 
 def not_finite(view: DatasetView) -> np.ndarray:
@@ -101,7 +105,11 @@ def _names(view: DatasetView) -> tuple[str, ...]:
 def out_of_range_limbs(view: DatasetView) -> list[str]:
     count = len(view.schema.joints)
     limbs = view.schema.category.get("skeleton") or ()
-    return [str(limb) for limb in limbs if not all(1 <= end <= count for end in limb)]
+    return [
+        str(limb)
+        for limb in limbs
+        if not all(type(end) is int and 1 <= end <= count for end in limb)
+    ]
 
 
 def reordered_names(view: DatasetView) -> list[str]:
