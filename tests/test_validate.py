@@ -385,3 +385,10 @@ def test_equal_files_are_found_within_a_split_and_between_two(tmp_path):
     leaked = view_of(other, tmp_path / "val")
     assert [fault.what for fault in compare_splits(train, leaked)] == ["equal files in both splits"]
     assert any("equal files under different names" in fault.what for fault in validate(leaked))
+
+
+def test_a_category_without_joint_names_is_an_error_and_no_crash():
+    truth = clean_set()
+    category = truth["categories"][0] | {"keypoints": []}
+    found = validate(DatasetView(truth, Schema((), category), {}))
+    assert "joint-count" in [fault.rule for fault in found]

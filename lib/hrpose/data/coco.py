@@ -216,7 +216,7 @@ def image_annotations(
 def _record(image: Mapping[str, Any], people: list[dict], joints: int, regions: Any) -> Record:
     # An annotation without keypoints is a person without a labelled joint.
     keypoints = [person.get("keypoints") or [0] * (3 * joints) for person in people]
-    every = np.array(keypoints, np.float32).reshape(-1, joints, 3)  # (P, K, 3)
+    every = np.array(keypoints, np.float32).reshape(len(people), joints, 3)  # (P, K, 3)
     labelled = np.any(every[..., 2] > 0, axis=1)  # (P,)
     boxes = [
         person.get("bbox") or _bounding_box(own)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from itertools import compress
 from typing import Any
 
 import numpy as np
 
 from hrpose.data.checks import Check, Mask, describe
 from hrpose.data.coco import is_number
-from hrpose.data.statistics import DatasetView, has_joints
+from hrpose.data.statistics import DatasetView
 from hrpose.skeletons import Skeleton
 
 FAR = 0.6
@@ -30,9 +31,8 @@ def joints_where(violates: Mask) -> Check:
 def wrong_joint_count(view: DatasetView) -> list[str]:
     count = len(view.schema.joints)
     found = []
-    for person in view.people:
-        values = person.get("keypoints")
-        if values and not has_joints(person, count):
+    for person in compress(view.people, ~view.has_joints):
+        if values := person.get("keypoints"):
             odd = [repr(value) for value in values if not is_number(value)][:1]
             entries = f"{len(values)} entries{', among them '.join(['', *odd])}"
             found.append(f"{describe(person)}: {entries}, wanted {3 * count} numbers")
@@ -72,7 +72,7 @@ def far_from_box(view: DatasetView) -> np.ndarray:
 
 
 def has_fractions(view: DatasetView) -> np.ndarray:
-    """People of whom 2 or more joints are labelled, all of them within 1 pixel of the origin."""
+    """People of whom 2 or more joints are labelled, all between 0 and 1."""
     at, labelled = view.joints[..., :2], view.joints[..., 2] > 0
     within = ((at >= 0) & (at <= 1)).all(-1)
     return (labelled.sum(1) >= 2) & (within | ~labelled).all(1) & (at > 0).any((1, 2))
@@ -85,9 +85,9 @@ def counted_where(violates: Callable[[Any, int], Any]) -> Check:
         labelled = (view.joints[..., 2] > 0).sum(1).tolist()
         return [
             f"{describe(person)}: num_keypoints {person['num_keypoints']}, labelled {count}"
-            for person, count in zip(view.people, labelled)
+            for person, valid, count in zip(view.people, view.has_joints, labelled)
             if person.get("num_keypoints") is not None
-            and (not person.get("keypoints") or has_joints(person, len(view.schema.joints)))
+            and (valid or not person.get("keypoints"))
             and violates(person["num_keypoints"], count)
         ]
 

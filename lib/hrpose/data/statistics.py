@@ -132,12 +132,18 @@ class DatasetView:
         return [a for a in self.truth["annotations"] if a.get("category_id", wanted) == wanted]
 
     @cached_property
+    def has_joints(self) -> np.ndarray:
+        """(P,) bool: whether the keypoints are 3 numbers for each of K joints"""
+        count = 3 * len(self.schema.joints)
+        keypoints = [person.get("keypoints") or () for person in self.people]
+        return np.array([len(each) == count and _are_numbers(each) for each in keypoints], bool)
+
+    @cached_property
     def joints(self) -> np.ndarray:
         """(P, K, 3) x, y in pixels, visibility; 0 where the keypoints are not K joints."""
         joints = np.zeros((len(self.people), len(self.schema.joints), 3))
-        for row, person in zip(joints, self.people):
-            if has_joints(person, len(row)):
-                row[:] = np.reshape(person["keypoints"], row.shape)
+        rows = [person["keypoints"] for person in compress(self.people, self.has_joints)]
+        joints[self.has_joints] = np.array(rows, float).reshape(len(rows), *joints.shape[1:])
         return joints
 
     @cached_property
@@ -204,12 +210,12 @@ class DatasetView:
         return count
 
 
-def has_joints(person: Mapping[str, Any], count: int) -> bool:
-    """Whether the keypoints are 3 numbers for each of `count` joints."""
-    numbers = person.get("keypoints") or ()
-    if len(numbers) != 3 * count or not set(map(type, numbers)) <= {int, float}:
-        return False
-    return not max(map(abs, numbers)) > MAX_INTEGER
+def _are_numbers(values: Sequence[Any]) -> bool:
+    """`is_number` of all values, for many annotations."""
+    return (
+        set(map(type, values)) <= {int, float}
+        and not max(map(abs, values), default=0) > MAX_INTEGER
+    )
 
 
 # Statistics -----------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """The rules that annotations and images must satisfy: one table for the linter and both readers.
 
 `validate` reports every violation; `require` raises at those that training or evaluation cannot
-use. What a rule looks at is in data/checks.py and data/joint_checks.py.
+use. The checks themselves are in data/checks.py and data/joint_checks.py.
 """
 
 from __future__ import annotations
