@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from hrpose.evaluation.keypoints import KeypointEvaluator
+from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.skeletons import COCO
 
 

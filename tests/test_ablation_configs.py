@@ -268,7 +268,6 @@ def samples(kinds: int, side: int, rng: np.random.Generator) -> list[Sample]:
             image=rng.integers(0, 255, (64, 64, 3), np.uint8),
             joints=rng.uniform(2, 62, (3, kinds, 3)).astype(np.float32),
             mask=np.ones((side, side), bool),
-            sizes=np.full(3, 60, np.float32),
             image_id=i,
             mirrored=bool(i),
             widths=np.full(3, 40, np.float32),

@@ -1,11 +1,11 @@
-"""A lit pixel and its joint move together; two mirrors change nothing; dice have their bounds."""
+"""A lit pixel and its joint move together; two flips cancel; parameters keep to their bounds."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from hrpose.data.augment import Crop, flip, move, random_affine, random_crop, random_flip
+from hrpose.data.augment import CropConfig, flip, move, random_affine, random_crop, random_flip
 from hrpose.ops.affine import CONVENTIONS, about
 from hrpose.structures import Sample
 
@@ -28,9 +28,8 @@ def sample(seed=0, people=2):
         image[..., k] = spot(SIZE, *joints[0, k, :2])
     mask = np.ones((SIZE[1], SIZE[0]), bool)
     mask[:100, :80] = False
-    sizes = np.array([50.0, 80.0], np.float32)[:people]
     widths = np.array([20.0, 80.0], np.float32)[:people]
-    return Sample(image, joints.astype(np.float32), mask, sizes, image_id=3, widths=widths)
+    return Sample(image, joints.astype(np.float32), mask, image_id=3, widths=widths)
 
 
 def centroid(channel):
@@ -45,7 +44,9 @@ def centroid(channel):
 def test_a_lit_pixel_and_its_joint_move_together(seed, chance, convention, record_difference):
     """Through the random crop and the mirror; in a mirror a left spot is a right joint."""
     rng = np.random.default_rng(seed)
-    moved = random_affine(sample(seed), rng, Crop(256, max_translate=20, convention=convention))
+    moved = random_affine(
+        sample(seed), rng, CropConfig(256, max_translate=20, convention=convention)
+    )
     moved = random_flip(moved, rng, chance, FLIP)
     assert moved.image.shape == (256, 256, 3)
     assert moved.mirrored == bool(chance)
@@ -66,7 +67,6 @@ def test_everything_goes_through_one_map():
     moved = move(start, by, (128, 128))
     np.testing.assert_allclose(moved.joints, by.joints(start.joints), rtol=1e-6)
     assert moved.joints.dtype == np.float32
-    np.testing.assert_allclose(moved.sizes, start.sizes * 0.5)
     np.testing.assert_allclose(moved.widths, [10, 40])
     assert moved.widths.dtype == np.float32
     whole = np.full(start.mask.shape, 255, np.uint8)
@@ -83,7 +83,7 @@ def test_the_mask_comes_out_at_the_finest_stride(stride, chance):
     for seed in range(5):
         fine, coarse = (
             random_flip(
-                random_affine(sample(), np.random.default_rng(seed), Crop(64, stride=s)),
+                random_affine(sample(), np.random.default_rng(seed), CropConfig(64, stride=s)),
                 np.random.default_rng(0), chance, FLIP,
             )
             for s in (1, stride)
@@ -112,7 +112,7 @@ def test_an_exact_mask_shows_the_middles_of_its_cells(stride):
 def test_image_joints_and_mask_of_a_crop_follow_one_convention(convention):
     """The mask is the one of the crop's own map, read in the cells of that convention."""
     for seed in range(5):
-        start, crop = sample(seed), Crop(64, stride=4, convention=convention)
+        start, crop = sample(seed), CropConfig(64, stride=4, convention=convention)
         done = random_affine(start, np.random.default_rng(seed), crop)
         by = random_crop(SIZE, crop, np.random.default_rng(seed))
         masks = {
@@ -125,11 +125,11 @@ def test_image_joints_and_mask_of_a_crop_follow_one_convention(convention):
         np.testing.assert_allclose(done.joints, by.joints(start.joints), rtol=1e-5, atol=1e-4)
 
 
-def test_a_crop_that_is_exact_is_another_crop_of_the_same_dice():
+def test_a_crop_that_is_exact_is_another_crop_of_the_same_random_numbers():
     """Between the centres of pixels: half a pixel is added, mapped, and taken off again."""
     for seed in range(20):
         maps = [
-            random_crop((300, 240), Crop(256, convention=name), np.random.default_rng(seed))
+            random_crop((300, 240), CropConfig(256, convention=name), np.random.default_rng(seed))
             for name in CONVENTIONS
         ]
         points = np.array([[0.0, 0.0], [99.5, 30.25]])
@@ -138,9 +138,9 @@ def test_a_crop_that_is_exact_is_another_crop_of_the_same_dice():
 
 def test_a_sample_is_cropped_once_and_before_it_is_mirrored():
     rng = np.random.default_rng(0)
-    for done in (flip(sample(), FLIP), random_affine(sample(), rng, Crop(64, stride=2))):
+    for done in (flip(sample(), FLIP), random_affine(sample(), rng, CropConfig(64, stride=2))):
         with pytest.raises(ValueError, match="affine first in DATASET.AUGMENTATIONS"):
-            random_affine(done, rng, Crop(64))
+            random_affine(done, rng, CropConfig(64))
 
 
 def test_what_was_outside_of_the_image_is_black_and_masked():
@@ -162,7 +162,6 @@ def test_a_mirror():
         turned.joints[0, 1], [299 - start.joints[0, 2, 0], *start.joints[0, 2, 1:]]
     )
     assert turned.mirrored
-    assert np.array_equal(turned.sizes, start.sizes)
     assert np.array_equal(turned.widths, [20, 80])
 
 
@@ -170,21 +169,21 @@ def test_two_mirrors_change_nothing():
     start = sample()
     whole = replace(start, joints=np.trunc(start.joints))
     back = flip(flip(whole, FLIP), FLIP)
-    for name in ("image", "mask", "joints", "sizes", "widths", "mirrored"):
+    for name in ("image", "mask", "joints", "widths", "mirrored"):
         assert np.array_equal(getattr(back, name), getattr(whole, name))
 
 
 def test_nothing_is_changed_in_place():
     start, before = sample(), sample()
     rng = np.random.default_rng(0)
-    flip(random_affine(start, rng, Crop(64)), FLIP)
+    flip(random_affine(start, rng, CropConfig(64)), FLIP)
     flip(start, FLIP)
-    for name in ("image", "mask", "joints", "sizes", "widths"):
+    for name in ("image", "mask", "joints", "widths"):
         assert np.array_equal(getattr(start, name), getattr(before, name))
 
 
-def test_the_dice_keep_to_the_bounds_and_use_them():
-    crop = Crop(512)
+def test_random_parameters_keep_to_the_bounds_and_use_them():
+    crop = CropConfig(512)
     maps = [random_crop((400, 200), crop, np.random.default_rng(seed)) for seed in range(2000)]
     sides = np.array([512 / by.scale for by in maps])
     degrees = np.array([np.degrees(np.arctan2(by.matrix[1, 0], by.matrix[0, 0])) for by in maps])
@@ -201,8 +200,8 @@ def test_the_dice_keep_to_the_bounds_and_use_them():
     assert abs(np.corrcoef(shifts.T)[0, 1]) < 0.1
 
 
-def test_a_crop_without_dice_is_the_middle():
-    still = Crop(100, max_rotation=0, min_scale=1, max_scale=1, max_translate=0)
+def test_a_crop_without_randomness_is_the_middle():
+    still = CropConfig(100, max_rotation=0, min_scale=1, max_scale=1, max_translate=0)
     by = random_crop((400, 200), still, np.random.default_rng(0))
     np.testing.assert_allclose(by.matrix, about((200, 100), (100, 100), 0.5).matrix)
 
@@ -217,6 +216,6 @@ def test_a_mirror_comes_by_its_chance():
 
 
 def test_nobody_can_be_moved_too():
-    moved = flip(random_affine(sample(people=0), np.random.default_rng(0), Crop(64)), FLIP)
+    moved = flip(random_affine(sample(people=0), np.random.default_rng(0), CropConfig(64)), FLIP)
     assert moved.joints.shape == (0, 3, 3)
-    assert moved.sizes.shape == moved.widths.shape == (0,)
+    assert moved.widths.shape == (0,)

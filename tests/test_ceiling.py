@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrpose.data.coco import records
-from hrpose.evaluation.keypoints import KeypointEvaluator
+from hrpose.data.coco import image_annotations
+from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.inference.bottomup import brought_back, decode
 from hrpose.inference.grouping import PUBLISHED
 from hrpose.ops.affine import decoded_frame, fit, to_cells
@@ -68,7 +68,7 @@ def ceiling(input_size, resolution, way):
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     convention = "exact" if way == "exact" else "official"
     evaluator = KeypointEvaluator(truth, COCO)
-    for record in records(truth, 17, 1):
+    for record in image_annotations(truth, 17, 1):
         size, to_network = fit(sizes[record.image_id], input_size, convention=convention)
         maps = drawn(to_network.joints(record.joints), size, resolution, convention)
         to_maps = decoded_frame(to_network, RESOLUTIONS[resolution][1], convention)

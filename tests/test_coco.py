@@ -1,4 +1,4 @@
-"""Annotations as people really write them, and the images they speak of."""
+"""Annotations in every form that occurs in practice, and the images that they name."""
 
 import json
 import multiprocessing
@@ -9,15 +9,21 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from hrpose.data.bottomup import BottomUpDataset, read_sample
 from hrpose.data.coco import (
-    Images,
+    ImageFiles,
     Record,
+    image_annotations,
     is_ignored,
     load_annotations,
     person_category,
-    records,
-    supervised,
+    select_images,
+)
+from hrpose.data.samples import (
+    AnnotatedImageDataset,
+    BottomUpDataset,
+    ImageDataset,
+    loss_mask,
+    read_sample,
 )
 
 PERSON = {"id": 1, "name": "person", "keypoints": ["a", "b"]}
@@ -36,7 +42,7 @@ def labels(*annotations, images=(7,)):
 
 
 def only(*annotations, **options):
-    (record,) = records(labels(*annotations), 2, 1, **options)
+    (record,) = image_annotations(labels(*annotations), 2, 1, **options)
     return record
 
 
@@ -90,8 +96,7 @@ def test_a_record_says_what_the_annotations_say():
     assert (record.image_id, record.file_name, record.ignore) == (7, "7.png", ())
     assert record.joints.tolist() == [[[10, 20, 2], [30, 40, 1]]]
     assert record.boxes.tolist() == [[5, 15, 30, 40]]
-    assert record.areas.tolist() == [900]
-    assert record.joints.dtype == record.boxes.dtype == record.areas.dtype == np.float32
+    assert record.joints.dtype == record.boxes.dtype == np.float32
 
 
 @pytest.mark.parametrize("absent", ["segmentation", "iscrowd", "area", "bbox", "num_keypoints"])
@@ -107,7 +112,7 @@ def test_what_other_programs_leave_out_may_be_absent(absent):
 
 
 @pytest.mark.parametrize("keypoints", [[], None, "absent"])
-def test_a_person_without_keypoints_is_left_unsupervised(keypoints):
+def test_a_person_without_keypoints_is_left_unloss_mask(keypoints):
     person = annotation(keypoints=keypoints)
     if keypoints == "absent":
         del person["keypoints"]
@@ -115,20 +120,6 @@ def test_a_person_without_keypoints_is_left_unsupervised(keypoints):
     assert record.joints.shape == (0, 2, 3)
     assert record.boxes.shape == (0, 4)
     assert len(record.ignore) == 1
-
-
-@pytest.mark.parametrize("count", [1, 3, 17])
-def test_a_wrong_number_of_joints_is_named(count):
-    with pytest.raises(
-        ValueError, match=f"annotation 5 has {3 * count} keypoint numbers, not 3 x 2"
-    ):
-        only(annotation(), annotation(5, keypoints=[1.0] * 3 * count))
-
-
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_a_keypoint_that_is_no_number_is_named(bad):
-    with pytest.raises(ValueError, match="annotation 5 .*finite"):
-        only(annotation(5, keypoints=[bad, 1, 2, 3, 4, 2]))
 
 
 def test_other_categories_do_not_count():
@@ -140,22 +131,34 @@ def test_other_categories_do_not_count():
 
 def test_one_record_for_every_image_in_their_order():
     truth = labels(annotation(1, 9), annotation(2, 7), annotation(3, 9), images=(9, 8, 7))
-    everything = records(truth, 2, 1)
+    everything = image_annotations(truth, 2, 1)
     assert [(r.image_id, len(r.joints)) for r in everything] == [(9, 2), (8, 0), (7, 1)]
-    some = records(truth, 2, 1, image_ids=(7, 9))
+    some = image_annotations(truth, 2, 1, image_ids=(7, 9))
     assert [r.image_id for r in some] == [7, 9]
-    assert [r.image_id for r in records(truth, 2, 1, image_ids=(5, 7, 1))] == [7]
+    assert [r.image_id for r in image_annotations(truth, 2, 1, image_ids=(5, 7, 1))] == [7]
 
 
-def test_an_annotation_of_no_category_is_named():
-    person = annotation()
-    del person["category_id"]
-    with pytest.raises(ValueError, match=rf"annotation {person['id']} has no category_id"):
-        only(person)
+def test_selected_images_keep_their_annotations_and_no_others():
+    truth = labels(annotation(1, 9), annotation(2, 7), images=(9, 8, 7))
+    some = select_images(truth, (7, 8, 5))
+    assert [image["id"] for image in some["images"]] == [8, 7]
+    assert [person["id"] for person in some["annotations"]] == [2]
+    assert select_images(truth, ()) == truth and len(truth["images"]) == 3
+
+
+def test_data_sets_for_prediction_read_images_with_their_ids(tmp_path):
+    (tmp_path / "7.png").write_bytes(png(picture()))
+    records, images = [only(annotation())], ImageFiles(tmp_path)
+    assert len(ImageDataset(records, images)) == 1
+    image_id, image = ImageDataset(records, images)[0]
+    assert image_id == 7 and np.array_equal(image, picture())
+    image_id, (image, joints) = AnnotatedImageDataset(records, images)[0]
+    assert image_id == 7 and np.array_equal(image, picture())
+    assert np.array_equal(joints, records[0].joints)
 
 
 def test_no_images_no_records_and_no_data_set():
-    assert records(labels(images=()), 2, 1) == []
+    assert image_annotations(labels(images=()), 2, 1) == []
     with pytest.raises(ValueError, match="empty"):
         BottomUpDataset([], None, [], 0)
 
@@ -215,7 +218,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_a_crowd_is_masked_in_every_form(form):
     record = only(annotation(iscrowd=1, flags=(0, 0), segmentation=FORMS[form]))
-    mask = supervised(record, (50, 60), "x")
+    mask = loss_mask(record, (50, 60), "x")
     assert mask.dtype == bool
     assert np.array_equal(mask, ~SQUARE)
 
@@ -225,13 +228,13 @@ def test_a_crowd_without_segmentation_is_masked_by_its_box(segmentation):
     crowd = annotation(iscrowd=1, bbox=[20, 10, 30, 20])
     if segmentation != "absent":
         crowd["segmentation"] = segmentation
-    assert np.array_equal(supervised(only(crowd), (50, 60), "x"), ~SQUARE)
+    assert np.array_equal(loss_mask(only(crowd), (50, 60), "x"), ~SQUARE)
 
 
 def test_the_ways_to_ignore():
     crowd = annotation(iscrowd=1, bbox=[0, 0, 60, 50], segmentation=FORMS["polygon"])
     masks = {
-        way: supervised(only(crowd, ignore=way), (50, 60), "x")
+        way: loss_mask(only(crowd, ignore=way), (50, 60), "x")
         for way in ("segmentation", "box", "none")
     }
     assert np.array_equal(masks["segmentation"], ~SQUARE)
@@ -244,7 +247,7 @@ def test_regions_add_up():
         annotation(n, flags=(0, 0), segmentation=[[x, 0, x + 10, 0, x + 10, 50, x, 50]])
         for n, x in enumerate((0, 30))
     ]
-    mask = supervised(only(*people), (50, 60), "x")
+    mask = loss_mask(only(*people), (50, 60), "x")
     assert not mask[:, 0:10].any()
     assert not mask[:, 30:40].any()
     assert mask.sum() == 50 * 40
@@ -254,14 +257,14 @@ def test_the_size_is_that_of_the_image_not_of_the_annotations():
     """CrowdPose's widths and heights are swapped in places."""
     truth = labels(annotation(flags=(0, 0), segmentation=FORMS["polygon"]))
     truth["images"][0] |= {"width": 50, "height": 60}
-    (record,) = records(truth, 2, 1)
-    assert np.array_equal(supervised(record, (50, 60), "x"), ~SQUARE)
+    (record,) = image_annotations(truth, 2, 1)
+    assert np.array_equal(loss_mask(record, (50, 60), "x"), ~SQUARE)
 
 
 def test_run_lengths_of_another_image_are_named():
     record = only(annotation(iscrowd=1, segmentation=FORMS["plain run lengths"]))
     with pytest.raises(ValueError, match="7.png is 50 x 60, but .* on 60 x 50"):
-        supervised(record, (60, 50), "7.png")
+        loss_mask(record, (60, 50), "7.png")
 
 
 # Images -----------------------------------------------------------------------------------------
@@ -284,7 +287,7 @@ def place(request, tmp_path):
 
 
 def test_images_are_read_wherever_they_are(place):
-    images = Images(place)
+    images = ImageFiles(place)
     assert np.array_equal(images.read("1.png"), picture(seed=1))
     assert np.array_equal(images.read("sub/2.png"), picture(seed=2))
     with pytest.raises(FileNotFoundError, match="3.png"):
@@ -300,7 +303,7 @@ def _read_many(images, seeds):
 
 def test_workers_read_an_archive_that_the_parent_has_read(place):
     """Forked processes share a handle's place in the file, if they share the handle."""
-    images = Images(place)
+    images = ImageFiles(place)
     images.read("1.png")
     context = multiprocessing.get_context("fork")
     seeds = ([1, 2], [2, 1], [2, 2])
@@ -316,44 +319,53 @@ def test_workers_read_an_archive_that_the_parent_has_read(place):
 @pytest.mark.parametrize("missing", ["nowhere", "nowhere.zip", "nowhere.zip@train"])
 def test_a_place_that_is_not_there_is_named(tmp_path, missing):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        Images(tmp_path / missing)
+        ImageFiles(tmp_path / missing)
 
 
 def test_a_folder_may_have_an_at_in_its_name(tmp_path):
     folder = tmp_path / "me@home"
     folder.mkdir()
     (folder / "1.png").write_bytes(png(picture()))
-    assert np.array_equal(Images(folder).read("1.png"), picture())
+    assert np.array_equal(ImageFiles(folder).read("1.png"), picture())
 
 
 def test_a_broken_image_is_named(place, tmp_path):
     (tmp_path / "broken.png").write_bytes(png(picture())[:100])
     with pytest.raises(ValueError, match="broken.png"):
-        Images(tmp_path).read("broken.png")
+        ImageFiles(tmp_path).read("broken.png")
 
 
 def test_a_sample_is_the_image_with_its_marks(tmp_path):
     (tmp_path / "7.png").write_bytes(png(picture()))
     crowd = annotation(2, iscrowd=1, flags=(0, 0), segmentation=FORMS["polygon"])
-    sample = read_sample(only(annotation(), crowd), Images(tmp_path))
+    sample = read_sample(only(annotation(), crowd), ImageFiles(tmp_path))
     assert np.array_equal(sample.image, picture())
     assert sample.joints.shape == (1, 2, 3)
-    assert sample.sizes.tolist() == [40]  # the longer side of 30 x 40
+    assert sample.widths.tolist() == [30]
     assert np.array_equal(sample.mask, ~SQUARE)
     assert (sample.image_id, sample.mirrored) == (7, False)
-    nobody = read_sample(only(crowd), Images(tmp_path))
-    assert nobody.sizes.shape == (0,)
+    nobody = read_sample(only(crowd), ImageFiles(tmp_path))
+    assert nobody.widths.shape == (0,)
 
 
-@pytest.mark.parametrize("polygon", [[1, 2, 3, 4], [1, 2, 3], [1, 2, 3, 4, 5, 6, 7]])
+@pytest.mark.parametrize(
+    "polygon",
+    [
+        [1, 2, 3, 4],
+        [1, 2, 3],
+        [1, 2, 3, 4, 5, 6, 7],
+        [1, 2, 3, 4, float("nan"), 6],
+        [1, 2, 3, 4, 1e12, 6],
+    ],
+)
 def test_a_polygon_that_is_none_is_named_with_its_image(polygon):
     joints, boxes = np.zeros((0, 3, 3), np.float32), np.zeros((0, 4), np.float32)
-    record = Record(7, "seven.jpg", joints, boxes, boxes[:, 0], ([polygon],))
+    record = Record(7, "seven.jpg", joints, boxes, ([polygon],))
     with pytest.raises(ValueError, match=r"seven\.jpg.*polygon"):
-        supervised(record, (10, 10), "seven.jpg")
+        loss_mask(record, (10, 10), "seven.jpg")
 
 
 def test_an_archive_that_is_none_is_named(tmp_path):
     (tmp_path / "x.zip").write_bytes(b"not a zip")
     with pytest.raises(ValueError, match=r"x\.zip is not a zip archive"):
-        Images(tmp_path / "x.zip")
+        ImageFiles(tmp_path / "x.zip")

@@ -11,10 +11,10 @@ import torch
 from hrpose.build import AUGMENTATIONS, build_model, build_targets
 from hrpose.build_training import build_optimizer, build_train_step
 from hrpose.config import load_config
-from hrpose.data.augment import Crop, flip, random_affine
-from hrpose.data.coco import records
+from hrpose.data.augment import CropConfig, flip, random_affine
+from hrpose.data.coco import image_annotations
 from hrpose.data.loaders import collate
-from hrpose.evaluation.keypoints import KeypointEvaluator
+from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.losses.combine import TargetConfig, make_targets
 from hrpose.models.weights import load_weights
 from hrpose.ops.affine import (
@@ -316,8 +316,8 @@ def spotted(rng, size=(301, 243), people=2):
     image = np.repeat((255 * np.exp(-away / 32)).astype(np.uint8)[..., None], 3, -1)
     mask = np.ones(size[::-1], bool)
     mask[:, :90] = False
-    sizes = np.full(people, 80, np.float32)
-    return Sample(image, joints.astype(np.float32), mask, sizes, image_id=1, widths=sizes)
+    widths = np.full(people, 80, np.float32)
+    return Sample(image, joints.astype(np.float32), mask, image_id=1, widths=widths)
 
 
 def batch_of(*samples):
@@ -326,7 +326,7 @@ def batch_of(*samples):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_mirrored_sample_has_mirrored_truths(rng, seed):
-    crop = Crop(128, stride=2, convention="exact")
+    crop = CropConfig(128, stride=2, convention="exact")
     plain = random_affine(spotted(rng), np.random.default_rng(seed), crop)
     sixteenths = np.round(plain.joints * 8) / 8 + np.float32([1 / 16, 1 / 16, 0])  # no rounding
     plain = replace(plain, joints=sixteenths)
@@ -340,7 +340,7 @@ def test_a_mirrored_sample_has_mirrored_truths(rng, seed):
 
 
 def test_truths_are_the_parts_put_together_by_hand(rng):
-    crop = Crop(64, stride=2, convention="exact")
+    crop = CropConfig(64, stride=2, convention="exact")
     batch = batch_of(*(random_affine(spotted(rng), rng, crop) for _ in range(2)))
     coarse, fine = make_targets(batch, [4, 2], TargetConfig(max_people=1, convention="exact"))
     for stride, truth in ((4, coarse), (2, fine)):
@@ -355,11 +355,11 @@ def test_truths_are_the_parts_put_together_by_hand(rng):
 
 
 def test_a_convention_that_is_not_is_refused(rng):
-    batch = batch_of(random_affine(spotted(rng), rng, Crop(64, stride=2)))
+    batch = batch_of(random_affine(spotted(rng), rng, CropConfig(64, stride=2)))
     with pytest.raises(ValueError, match="'exakt'; choose from official, exact"):
         make_targets(batch, [4, 2], TargetConfig(convention="exakt"))
     with pytest.raises(ValueError, match="'exakt'; choose from official, exact"):
-        random_affine(spotted(rng), rng, Crop(64, convention="exakt"))
+        random_affine(spotted(rng), rng, CropConfig(64, convention="exakt"))
 
 
 def crop_of(config):
@@ -385,7 +385,7 @@ SWAHR = ("MODEL.NAME", "swahr", "LOSS.SAHR", "true", "LOSS.WAHR", "true")
 def test_a_step_of_training_is_finite(rng, more):
     config = load_config(ROOT / "configs" / "w32_512.yaml", [*SMALL, *EXACT, *more])
     stride = 4 // 2**config.MODEL.NUM_DECONVS
-    crop = Crop(64, stride=stride, convention="exact")
+    crop = CropConfig(64, stride=stride, convention="exact")
     samples = [random_affine(spotted(rng), rng, crop) for _ in range(2)]
     batch = batch_of(samples[0], flip(samples[1], COCO.flip_order))
     model = build_model(config)
@@ -457,7 +457,7 @@ def test_what_cells_cost_real_people(stride, least, record_difference):
     truth = json.loads(REAL.read_text())
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     evaluator = KeypointEvaluator(truth, COCO)
-    for record in records(truth, 17, 1):
+    for record in image_annotations(truth, 17, 1):
         joints = read_back(record.joints, sizes[record.image_id], 256, stride)
         scores = np.ones(len(joints), np.float32)
         evaluator.add(record.image_id, Poses(joints.astype(np.float32), scores))

@@ -1,4 +1,4 @@
-"""Batches: what is in them, in which order, and that nobody sees which worker made them."""
+"""Batches: contents, order, and independence of the number of workers and ranks."""
 
 import multiprocessing
 import os
@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.data.augment import Crop, random_affine, random_flip
-from hrpose.data.bottomup import BottomUpDataset, read_sample
-from hrpose.data.coco import Images, Record
-from hrpose.data.loaders import Share, ShuffledBatches, TrainingLoader, collate
+from hrpose.data.augment import CropConfig, random_affine, random_flip
+from hrpose.data.coco import ImageFiles, Record
+from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader, collate
+from hrpose.data.samples import BottomUpDataset, read_sample
 from hrpose.structures import Sample
 
 SIDE = 64
@@ -30,12 +30,12 @@ def dataset(tmp_path):
         joints = rng.uniform(0, 40, (i % 4, 3, 3)).astype(np.float32)
         joints[..., 2] = 2
         boxes = rng.uniform(5, 30, (i % 4, 4)).astype(np.float32)
-        marked.append(Record(i, f"{i}.png", joints, boxes, boxes[:, 2] * boxes[:, 3]))
+        marked.append(Record(i, f"{i}.png", joints, boxes))
     steps = [
-        partial(random_affine, crop=Crop(SIDE, stride=2)),
-        partial(random_flip, chance=0.5, flip_order=[0, 2, 1]),
+        partial(random_affine, crop=CropConfig(SIDE, stride=2)),
+        partial(random_flip, probability=0.5, flip_order=[0, 2, 1]),
     ]
-    return BottomUpDataset(marked, Images(tmp_path), steps, seed=5)
+    return BottomUpDataset(marked, ImageFiles(tmp_path), steps, seed=5)
 
 
 def same(a, b):
@@ -51,7 +51,7 @@ def epoch(loader, number, start=0):
 
 
 def test_an_epoch_shows_every_image_once():
-    batches = ShuffledBatches(12, 4, seed=0)
+    batches = ResumableBatchSampler(12, 4, seed=0)
     keys = [key for batch in batches for key in batch]
     assert len(batches) == 3
     assert sorted(keys) == [(0, i) for i in range(12)]
@@ -59,14 +59,14 @@ def test_an_epoch_shows_every_image_once():
 
 
 def test_what_does_not_fill_a_batch_is_left_out_unless_it_is_all_there_is():
-    assert [len(batch) for batch in ShuffledBatches(11, 4, 0)] == [4, 4]
-    assert [len(batch) for batch in ShuffledBatches(3, 48, 0)] == [3]
-    assert len(ShuffledBatches(3, 48, 0)) == 1
+    assert [len(batch) for batch in ResumableBatchSampler(11, 4, 0)] == [4, 4]
+    assert [len(batch) for batch in ResumableBatchSampler(3, 48, 0)] == [3]
+    assert len(ResumableBatchSampler(3, 48, 0)) == 1
 
 
 def test_order_follows_from_seed_and_epoch():
     def keys(seed, number):
-        batches = ShuffledBatches(40, 4, seed)
+        batches = ResumableBatchSampler(40, 4, seed)
         batches.enter(number)
         return [[index for _, index in batch] for batch in batches]
 
@@ -77,7 +77,7 @@ def test_order_follows_from_seed_and_epoch():
 
 @pytest.mark.parametrize("start", range(4))
 def test_an_epoch_can_be_entered_in_the_middle(start):
-    batches = ShuffledBatches(12, 4, seed=0)
+    batches = ResumableBatchSampler(12, 4, seed=0)
     batches.enter(2)
     whole = list(batches)
     batches.enter(2, start)
@@ -88,7 +88,7 @@ def test_an_epoch_can_be_entered_in_the_middle(start):
 # Samples ----------------------------------------------------------------------------------------
 
 
-def test_dice_come_from_seed_epoch_and_index(dataset):
+def test_randomness_comes_from_seed_epoch_and_index(dataset):
     index, first = dataset[2, 7]
     assert index == 7
     dataset[9, 9]
@@ -103,14 +103,14 @@ def test_dice_come_from_seed_epoch_and_index(dataset):
     assert not np.array_equal(first.joints, other_seed.joints)
 
 
-def test_different_images_have_different_dice(dataset):
+def test_different_images_have_different_randomness(dataset):
     alike = BottomUpDataset([dataset.records[7]] * 5, dataset.images, dataset.augmentations, 0)
     places = [tuple(alike[0, i][1].joints.ravel()) for i in range(5)]
     assert len(set(places)) == 5
 
 
 def loader_of(dataset, workers):
-    return TrainingLoader(dataset, ShuffledBatches(len(dataset), 3, seed=1), workers)
+    return TrainingLoader(dataset, ResumableBatchSampler(len(dataset), 3, seed=1), workers)
 
 
 def test_however_many_workers_the_batches_are_the_same(dataset):
@@ -133,8 +133,6 @@ def test_a_sample_knows_how_wide_its_people_are(dataset):
     record = dataset.records[7]
     sample = read_sample(record, dataset.images)
     assert np.array_equal(sample.widths, record.boxes[:, 2])
-    assert np.array_equal(sample.sizes, record.boxes[:, 2:].max(1))
-    assert not np.array_equal(sample.sizes, sample.widths)
     _, moved = dataset[0, 7]
     apart, before = (
         np.linalg.norm(joints[:, 1, :2] - joints[:, 2, :2], axis=-1)
@@ -144,13 +142,13 @@ def test_a_sample_knows_how_wide_its_people_are(dataset):
     assert abs(apart / before - 1).min() > 0.1
 
 
-# Shares -----------------------------------------------------------------------------------------
+# Ranks ------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 6])
 def test_however_many_processes_the_batches_hold_the_same_images(size):
-    whole = ShuffledBatches(20, 6, seed=3)
-    shares = [ShuffledBatches(20, 6, 3, Share(rank, size)) for rank in range(size)]
+    whole = ResumableBatchSampler(20, 6, seed=3)
+    shares = [ResumableBatchSampler(20, 6, 3, rank, size) for rank in range(size)]
     for epoch in (0, 1):
         for batches in (whole, *shares):
             batches.enter(epoch, 1)
@@ -161,9 +159,9 @@ def test_however_many_processes_the_batches_hold_the_same_images(size):
 
 
 def test_a_small_set_is_shared_equally_too():
-    assert [ShuffledBatches(5, 8, 0, Share(0, size)).batch for size in (1, 2, 3)] == [5, 4, 3]
+    assert [ResumableBatchSampler(5, 8, 0, 0, size).batch for size in (1, 2, 3)] == [5, 4, 3]
     with pytest.raises(ValueError, match="5 images are too few for 8 processes"):
-        ShuffledBatches(5, 8, 0, Share(0, 8))
+        ResumableBatchSampler(5, 8, 0, 0, 8)
 
 
 # What goes wrong in a worker --------------------------------------------------------------------
@@ -237,8 +235,8 @@ def numbered(people, mirrored, side=8):
     image = np.arange(side * side * 3, dtype=np.uint8).reshape(side, side, 3)
     mask = np.random.default_rng(people).random((side // 2, side // 2)) < 0.5
     joints = np.full((people, 2, 3), people + 1, np.float32)
-    sizes, widths = np.full((2, people), [[7], [5]], np.float32)
-    return Sample(image, joints, mask, sizes, 40 + people, mirrored, widths)
+    widths = np.full(people, 5, np.float32)
+    return Sample(image, joints, mask, 40 + people, mirrored, widths)
 
 
 def test_a_batch_holds_what_its_samples_hold():
@@ -247,7 +245,6 @@ def test_a_batch_holds_what_its_samples_hold():
     assert {name: value.dtype for name, value in batch.items()} == {
         "image": torch.uint8,
         "joints": torch.float32,
-        "sizes": torch.float32,
         "widths": torch.float32,
         "mask": torch.uint8,
         "mirrored": torch.bool,
@@ -258,7 +255,6 @@ def test_a_batch_holds_what_its_samples_hold():
     assert batch["joints"].shape == (3, 2, 2, 3)
     assert batch["joints"][:, :, 0, 0].tolist() == [[3, 3], [0, 0], [2, 0]]
     assert batch["joints"][..., 2].gt(0).any(-1).sum(-1).tolist() == [2, 0, 1]
-    assert batch["sizes"].tolist() == [[7, 7], [0, 0], [7, 0]]
     assert batch["widths"].tolist() == [[5, 5], [0, 0], [5, 0]]
     assert batch["mirrored"].tolist() == [False, True, True]
     assert batch["index"].tolist() == [5, 3, 8]
@@ -270,7 +266,7 @@ def test_a_batch_holds_what_its_samples_hold():
 def test_a_batch_without_people():
     batch = collate([(0, numbered(0, False)), (1, numbered(0, True))])
     assert batch["joints"].shape == (2, 0, 2, 3)
-    assert batch["sizes"].shape == batch["widths"].shape == (2, 0)
+    assert batch["widths"].shape == (2, 0)
 
 
 def test_samples_of_a_data_set_can_be_a_batch(dataset):

@@ -40,7 +40,7 @@ def test_results_are_read_flat_or_as_the_arrays_of_older_programs(tmp_path, keyp
     [
         ([None], r"result 0 is null"),
         ([POSE, []], r"result 1 is a list"),
-        ({"annotations": []}, r"is no list"),
+        ({"annotations": []}, r"is not a list"),
         ([{**POSE, "score": None}], r"result 0: score holds null; wanted a number"),
         ([{**POSE, "score": "0.9"}], r'score holds "0\.9"'),
         ([{**POSE, "score": True}], r"score holds true"),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
-from hrpose.data.loaders import ShuffledBatches
+from hrpose.data.loaders import ResumableBatchSampler
 from hrpose.engine.checkpoint import load_checkpoint, load_newest
 from hrpose.engine.descent import Descent, Manner
 from hrpose.engine.distributed import World
@@ -104,7 +104,7 @@ class Workshop:
         self.strike = strike
         torch.manual_seed(0)
         model = Toy(strike)
-        batches = ShuffledBatches(IMAGES, BATCH, seed=1)
+        batches = ResumableBatchSampler(IMAGES, BATCH, seed=1)
         loader = DataLoader(Noise(strike), batch_sampler=batches, collate_fn=collate)
         run = open_run(folder, "config", "auto")
         state = None
@@ -208,7 +208,7 @@ def test_it_learns_in_training_mode_and_looks_in_evaluation_mode(whole):
 def test_it_draws_the_first_batch_of_every_second_epoch(whole):
     assert [epoch for epoch, *_ in whole.drawn] == [0, 2]
     for epoch, indices, shape in whole.drawn:
-        batches = ShuffledBatches(IMAGES, BATCH, seed=1)
+        batches = ResumableBatchSampler(IMAGES, BATCH, seed=1)
         batches.enter(epoch)
         assert [(epoch, index) for index in indices] == next(iter(batches))
         assert shape == (BATCH, 1, 4, 4)
@@ -237,7 +237,7 @@ def test_a_run_equals_the_same_steps_by_hand(whole):
     torch.manual_seed(0)
     model = Toy(Strike())
     optimizer = torch.optim.Adam(model.parameters())
-    batches, dataset = ShuffledBatches(IMAGES, BATCH, seed=1), Noise(Strike())
+    batches, dataset = ResumableBatchSampler(IMAGES, BATCH, seed=1), Noise(Strike())
     for epoch in range(EPOCHS):
         batches.enter(epoch)
         for i, keys in enumerate(batches):
@@ -400,7 +400,7 @@ def all_finite(state):
 
 def indices_of(step):
     """Images of a step of the run, the first being 1."""
-    batches = ShuffledBatches(IMAGES, BATCH, seed=1)
+    batches = ResumableBatchSampler(IMAGES, BATCH, seed=1)
     batches.enter((step - 1) // STEPS)
     return [index for _, index in list(batches)[(step - 1) % STEPS]]
 

@@ -3,7 +3,7 @@
 import sys
 from os.path import abspath, dirname
 
-sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"  # tools/inspect.py would hide Python's
+sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"
 
 from hrpose.programs.synthesize import main
 

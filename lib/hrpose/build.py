@@ -20,10 +20,11 @@ from yacs.config import CfgNode
 from hrpose.build_devices import ALONE, build_devices
 from hrpose.build_inference import ready
 from hrpose.config.loading import strides_of
-from hrpose.data.augment import Augment, Crop, random_affine, random_flip
+from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
 from hrpose.data.coco import person_category
+from hrpose.data.validate import EVALUATION
 from hrpose.engine.distributed import World
-from hrpose.evaluation.keypoints import KeypointEvaluator, crowdpose_evaluator
+from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing, group_truth
 from hrpose.inference.grouping import Settings
 from hrpose.inference.stream import Crew
@@ -49,7 +50,7 @@ from hrpose.models.weights import LoadReport, load_weights
 from hrpose.ops.affine import to_cells
 from hrpose.ops.normalize import normalize
 from hrpose.ops.targets import TARGET_GENERATORS
-from hrpose.splits import build_skeleton
+from hrpose.splits import build_skeleton, check_annotations
 from hrpose.structures import Poses
 
 
@@ -101,7 +102,7 @@ INITS = {"published": normal_init, "fan_in": kaiming_init}
 AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     "affine": lambda config: partial(random_affine, crop=_crop(config)),
     "flip": lambda config: partial(
-        random_flip, chance=config.DATASET.FLIP, flip_order=build_skeleton(config).flip_order
+        random_flip, probability=config.DATASET.FLIP, flip_order=build_skeleton(config).flip_order
     ),
 }
 LOSSES: dict[str, Callable[[CfgNode], tuple[LossTerm, Weights]]] = {
@@ -129,9 +130,9 @@ def pick(table: Mapping[str, Any], name: str, option: str) -> Any:
 # What is trained on, and towards what --------------------------------------------------------
 
 
-def _crop(config: CfgNode) -> Crop:
+def _crop(config: CfgNode) -> CropConfig:
     data = config.DATASET
-    return Crop(
+    return CropConfig(
         data.INPUT_SIZE,
         data.MAX_ROTATION,
         data.MIN_SCALE,
@@ -283,6 +284,7 @@ def load_model(config: CfgNode) -> nn.Module:
 
 def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> KeypointEvaluator:
     """An evaluator of one pass; annotations it cannot use are refused here, with the cure."""
+    check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
     known = {image["id"] for image in truth["images"]}
     return EVALUATORS[config.DATASET.FORMAT](
         truth=truth,

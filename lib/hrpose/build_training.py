@@ -11,8 +11,8 @@ from yacs.config import CfgNode
 
 from hrpose.build import AUGMENTATIONS, build_loss, pick
 from hrpose.build_devices import ALONE, PRECISIONS
-from hrpose.data.bottomup import BottomUpDataset
-from hrpose.data.loaders import Share, ShuffledBatches, TrainingLoader
+from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
+from hrpose.data.samples import BottomUpDataset
 from hrpose.engine import optim
 from hrpose.engine.descent import Descent, Manner
 from hrpose.engine.distributed import World
@@ -41,8 +41,8 @@ def build_training_loader(config: CfgNode, world: World = ALONE) -> TrainingLoad
             f"TRAIN.BATCH {config.TRAIN.BATCH} cannot be shared equally by {world.size} processes; "
             "use a multiple"
         )
-    share = Share(world.rank, world.size)
-    batches = ShuffledBatches(len(dataset), config.TRAIN.BATCH, config.TRAIN.SEED, share)
+    train = config.TRAIN
+    batches = ResumableBatchSampler(len(dataset), train.BATCH, train.SEED, world.rank, world.size)
     return TrainingLoader(dataset, batches, config.WORKERS)
 
 

@@ -8,7 +8,17 @@ from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
-from hrpose.data.coco import LAYOUTS, Images, Record, load_annotations, person_category, records
+from hrpose.data.coco import (
+    LAYOUTS,
+    ImageFiles,
+    Record,
+    image_annotations,
+    load_annotations,
+    person_category,
+    select_images,
+)
+from hrpose.data.statistics import DatasetView, Schema
+from hrpose.data.validate import TRAINING, require
 from hrpose.models.weight_io import read_weights
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category, from_plain
 
@@ -59,33 +69,52 @@ class Split(NamedTuple):
 
     truth: dict[str, Any]
     records: list[Record]
-    images: Images
+    images: ImageFiles
 
 
 def read_split(config: CfgNode, split: str) -> Split:
     """A split with its annotations understood."""
     data = config.DATASET
     truth, images = open_split(config, split)
-    category = person_category(truth, data.CATEGORY)
-    joints = build_skeleton(config).joints
-    if tuple(category.get("keypoints") or joints) != joints:
-        raise ValueError(
-            f"{annotation_path(config, split)} marks other joints, or in another order, than "
-            f"DATASET.SKELETON {data.SKELETON}: {', '.join(category['keypoints'])}"
-        )
-    marked = records(truth, len(joints), category["id"], data.IGNORE, data.IMAGE_IDS)
-    if not any(len(record.joints) for record in marked):
+    check_annotations(config, select_images(truth, data.IMAGE_IDS), split, TRAINING)
+    category = person_category(truth, data.CATEGORY)["id"]
+    joints = len(build_skeleton(config).joints)
+    records = image_annotations(truth, joints, category, data.IGNORE, data.IMAGE_IDS)
+    if not any(len(record.joints) for record in records):
         chosen = " of DATASET.IMAGE_IDS" * bool(data.IMAGE_IDS)
-        raise ValueError(f"{split} is empty: nobody has a joint in {len(marked)} images{chosen}")
-    return Split(truth, marked, images)
+        raise ValueError(
+            f"{split} is empty: no labelled keypoints in {len(records)} images{chosen}"
+        )
+    return Split(truth, records, images)
 
 
-def open_split(config: CfgNode, split: str) -> tuple[dict[str, Any], Images]:
+def check_annotations(config: CfgNode, truth: dict[str, Any], split: str, stage: str) -> None:
+    """ValueError for annotations that this stage, of data/validate.py, cannot use."""
+    schema = build_schema(config, truth, build_skeleton(config).joints)
+    require(DatasetView(truth, schema, {}), stage, annotation_path(config, split))
+
+
+def build_schema(config: CfgNode, truth: dict[str, Any], joints: tuple[str, ...]) -> Schema:
+    """What annotations must agree with."""
+    data = config.DATASET
+    return Schema(
+        joints,
+        person_category(truth, data.CATEGORY),
+        data.MAX_NUM_PEOPLE,
+        "bbox" if data.FORMAT == "crowdpose" else "area",
+        data.IGNORE,
+        data.IMAGE_IDS,
+    )
+
+
+def open_split(config: CfgNode, split: str) -> tuple[dict[str, Any], ImageFiles]:
     """Annotations and images of a split; a missing one shows the tree that is expected."""
     try:
-        return load_annotations(annotation_path(config, split)), Images(image_path(config, split))
+        return load_annotations(annotation_path(config, split)), ImageFiles(
+            image_path(config, split)
+        )
     except FileNotFoundError as error:
-        hint = "; tools/inspect.py --build-trainval makes it" if split == "trainval" else ""
+        hint = "; tools/check_data.py --build-trainval makes it" if split == "trainval" else ""
         raise FileNotFoundError(f"{error}{hint}. Expected:\n{expected_tree(config)}") from None
 
 

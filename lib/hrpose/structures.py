@@ -26,7 +26,6 @@ class Sample:
     mask: np.ndarray
     """bool, True where heatmaps are supervised: (H, W), and once the image is cropped to the
     network's size (H / s, W / s), s the stride of its finest output."""
-    sizes: np.ndarray  # (N,) float32: longer side of each person's box, in pixels of `image`
     image_id: int
     mirrored: bool = False
     widths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))

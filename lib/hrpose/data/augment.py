@@ -1,6 +1,7 @@
-"""Acts on samples: a crop that is turned, zoomed and moved; the mirror.
+"""Augmentations of samples: random affine crop and horizontal flip.
 
-Each act throws its dice with the `rng` that it is given, and changes nothing in place.
+Augmentations draw all randomness from the `rng` argument and return a new `Sample`; inputs are
+never modified.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from hrpose.structures import Sample
 Augment = Callable[[Sample, np.random.Generator], Sample]
 
 
-class Crop(NamedTuple):
-    """How far a training crop may stray from the middle of the image."""
+class CropConfig(NamedTuple):
+    """Ranges of the random training crop, which is centred on the image."""
 
-    size: int = 512  # pixels of the square that the network sees
+    size: int = 512  # pixels of the square network input
     max_rotation: float = 30.0  # degrees, either way
     min_scale: float = 0.75  # side of the crop, in shorter sides of the image; above 1: zoomed out
     max_scale: float = 1.5
@@ -29,8 +30,8 @@ class Crop(NamedTuple):
     convention: str = "official"
 
 
-def random_crop(image_size: tuple[int, int], crop: Crop, rng: np.random.Generator) -> Affine:
-    """The map from an image of (width, height) to a random crop.
+def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Generator) -> Affine:
+    """The transform from an image of (width, height) to a random crop.
 
     Source: the augmentation of HigherHRNet's released training code.
     """
@@ -49,25 +50,23 @@ def move(
     stride: int = 1,
     convention: str = "official",
 ) -> Sample:
-    """Image, joints, mask and sizes through one map. What was outside the image is masked.
+    """Transform image, joints, mask and box widths. Pixels from outside the image are masked.
 
     size: (width, height) of the new frame   stride: pixels of it per cell of the new mask
     """
     cells = (size[0] // stride, size[1] // stride)
     covered = by.coarser(stride, convention).image(sample.mask.view(np.uint8) * 255, cells)
-    scale = np.float32(by.scale)
     return replace(
         sample,
         image=by.image(sample.image, size),
         joints=by.joints(sample.joints).astype(np.float32),
         mask=covered > 127,
-        sizes=sample.sizes * scale,
-        widths=sample.widths * scale,
+        widths=sample.widths * np.float32(by.scale),
     )
 
 
 def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
-    """Mirror the image and everything marked on it."""
+    """Mirror image, mask and joints, and exchange left and right joints."""
     return replace(
         sample,
         image=mirror_image(sample.image),
@@ -77,8 +76,8 @@ def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
     )
 
 
-def random_affine(sample: Sample, rng: np.random.Generator, crop: Crop) -> Sample:
-    """Cut a random crop out, once and before any mirror: every frame is mirrored for itself."""
+def random_affine(sample: Sample, rng: np.random.Generator, crop: CropConfig) -> Sample:
+    """Random crop, rotation and scale; before any flip, which each output frame does for itself."""
     height, width = sample.image.shape[:2]
     if sample.mirrored or sample.mask.shape != (height, width):
         raise ValueError(
@@ -89,7 +88,7 @@ def random_affine(sample: Sample, rng: np.random.Generator, crop: Crop) -> Sampl
 
 
 def random_flip(
-    sample: Sample, rng: np.random.Generator, chance: float, flip_order: Sequence[int]
+    sample: Sample, rng: np.random.Generator, probability: float, flip_order: Sequence[int]
 ) -> Sample:
-    """Mirror by chance."""
-    return flip(sample, flip_order) if rng.random() < chance else sample
+    """Flip with the given probability."""
+    return flip(sample, flip_order) if rng.random() < probability else sample

@@ -1,6 +1,7 @@
-"""COCO-format annotations and the images they speak of.
+"""COCO JSON: the one reader of annotations, image lists and results, and of the images they name.
 
-CrowdPose, and anybody's own set in COCO format, are read by the same few functions.
+Source: the data format of https://cocodataset.org. CrowdPose and custom data sets use it too.
+What is read here is not trusted: data/validate.py has the rules that it must satisfy.
 """
 
 from __future__ import annotations
@@ -15,16 +16,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from hrpose.ops.files import read_json
 from hrpose.ops.image import decode_annotated
 
 
 class Layout(NamedTuple):
-    """Where a data set keeps its files under DATASET.ROOT."""
+    """Paths of a data set's files under DATASET.ROOT."""
 
     annotations: str
     images: str
@@ -37,43 +36,45 @@ LAYOUTS = {
 
 
 class Record(NamedTuple):
-    """What the annotations say of one image, in its pixels as stored."""
+    """The annotations of one image, in pixels of the image as stored."""
 
     image_id: int
     file_name: str
-    joints: np.ndarray  # (N, K, 3) float32, the people of whom anything is labelled
+    joints: np.ndarray  # (N, K, 3) float32 x, y, visibility; people with a labelled joint
     boxes: np.ndarray  # (N, 4) float32 x, y, width, height
-    areas: np.ndarray  # (N,) float32
-    ignore: tuple[Any, ...] = ()  # COCO segmentations where no heatmap is supervised
-    annotated: bool = True  # whether anybody is, crowds and unlabelled people included
+    ignore: tuple[Any, ...] = ()  # COCO segmentations excluded from the heatmap loss
+    annotated: bool = True  # whether there is any annotation, crowds and unlabelled people included
 
 
 _ARCHIVE = re.compile(r"(.*?\.zip(?=@|$)|.*)(?:(?<=\.zip)@(.*))?", re.IGNORECASE)
-"""A path, and what follows an archive's name; a folder may have an @ in its own."""
+"""A path and, after an archive, the folder within it; a folder's own name may contain an @."""
 
 
-class Images:
+class ImageFiles:
     """Image files in a folder, in a zip archive (`x.zip`), or in a folder within one (`x.zip@y`).
 
-    An archive is opened once in every process: workers that shared a handle would read garbage.
+    Every process opens an archive for itself: a file handle shared by workers has one position.
+    Errors: FileNotFoundError, ValueError for a file that is not a zip archive.
     """
 
-    def __init__(self, place: str | Path):
-        path, inner = _ARCHIVE.fullmatch(str(place)).groups("")  # type: ignore[union-attr]
+    def __init__(self, location: str | Path):
+        path, inner = _ARCHIVE.fullmatch(str(location)).groups("")  # type: ignore[union-attr]
         self.path = Path(path)
         self.inner = f"{inner.strip('/')}/" if inner else ""
         self.zipped = self.path.suffix.lower() == ".zip"
         if not (self.path.is_file() if self.zipped else self.path.is_dir()):
             raise FileNotFoundError(f"no images at {self.path}")
         if self.zipped and not zipfile.is_zipfile(self.path):
-            raise ValueError(f"{self.path} is not a zip archive, or cut short; make it again")
+            raise ValueError(
+                f"{self.path} is not a zip archive, or cut short; download or create it again"
+            )
 
     def read(self, file_name: str) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB, as stored."""
         return decode_annotated(self.bytes(file_name), self.name(file_name))
 
     def bytes(self, file_name: str) -> bytes:
-        """The file as it is; FileNotFoundError names it."""
+        """The encoded file. Errors: FileNotFoundError with its path."""
         if not self.zipped:
             return (self.path / file_name).read_bytes()
         try:
@@ -82,23 +83,23 @@ class Images:
             raise FileNotFoundError(f"no such file: {self.name(file_name)}") from None
 
     def name(self, file_name: str) -> str:
-        """How a person would find the file."""
+        """The path for messages; `archive.zip@folder/file` within an archive."""
         return f"{self.path}@{self.inner}{file_name}" if self.zipped else f"{self.path / file_name}"
 
 
 @lru_cache(maxsize=8)
 def _archive(path: Path, process: int) -> zipfile.ZipFile:
-    """`process` is not used, but makes every process open its own."""
+    """`process` is only a cache key: every process opens its own handle."""
     return zipfile.ZipFile(path)
 
 
 def load_annotations(path: Path) -> dict[str, Any]:
-    """A COCO-format file; errors say what is not there and what it should look like."""
+    """Images, annotations and categories. Errors: FileNotFoundError, ValueError, with the path."""
     return _load(path, ("images", "annotations", "categories"))
 
 
 def load_image_list(path: Path) -> list[dict[str, Any]]:
-    """The images of a COCO-format file that need not hold annotations, such as test-dev's."""
+    """The images of a COCO JSON file without annotations, such as that of test-dev."""
     return _load(path, ("images",))["images"]
 
 
@@ -114,12 +115,12 @@ def load_results(path: Path) -> list[dict[str, Any]]:
     """The poses in a file of COCO's results format, each with `keypoints` as a flat list.
 
     Older programs of the HRNet family wrote keypoints as {"__ndarray__": lists of numbers, ...};
-    these are read too. Whatever else a file may name stays text.
+    these are read too. No other object of a file is interpreted.
     Errors: FileNotFoundError; ValueError with the number of the pose that is wrong
     """
     results = read_json(path, "results")
     if not isinstance(results, list):
-        raise ValueError(f"{path} is no list; COCO's results format is a list of poses")
+        raise ValueError(f"{path} is not a list; COCO's results format is a list of poses")
     for number, pose in enumerate(results):
         if not isinstance(pose, dict):
             raise ValueError(
@@ -130,11 +131,11 @@ def load_results(path: Path) -> list[dict[str, Any]]:
 
 
 def _pose(pose: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """A pose of a results file with numbers where numbers belong; missing fields stay missing."""
-    marks = pose.get("keypoints", [])
-    if isinstance(marks, dict):
-        marks = marks.get("__ndarray__")
-    rows = marks if isinstance(marks, list) else [marks]
+    """A pose of a results file, its values checked to be numbers; missing fields stay missing."""
+    values = pose.get("keypoints", [])
+    if isinstance(values, dict):
+        values = values.get("__ndarray__")
+    rows = values if isinstance(values, list) else [values]
     keypoints = [value for row in rows for value in (row if isinstance(row, list) else [row])]
     box = pose.get("bbox") or []
     numbers = {
@@ -143,7 +144,7 @@ def _pose(pose: Mapping[str, Any], where: str) -> dict[str, Any]:
         "bbox": box if isinstance(box, list) and len(box) in (0, 4) else [box],
     }
     for field, values in numbers.items():
-        wrong = [value for value in values if not _is_number(value)]
+        wrong = [value for value in values if not is_number(value)]
         if wrong:
             wanted = {"keypoints": "a list [x, y, score, x, y, ...]", "bbox": "[x, y, w, h]"}
             raise ValueError(
@@ -152,9 +153,12 @@ def _pose(pose: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {**pose, "keypoints": keypoints} if "keypoints" in pose else dict(pose)
 
 
-def _is_number(value: Any) -> bool:
-    """Whether a JSON value is a number that a float can hold; true and false are none."""
-    return type(value) is float or (type(value) is int and abs(value) < 2**63)
+MAX_INTEGER = 2**63 - 1
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number within the range of float64; true and false are not."""
+    return type(value) is float or (type(value) is int and abs(value) <= MAX_INTEGER)
 
 
 def _kind(value: Any) -> str:
@@ -179,147 +183,97 @@ def person_category(truth: Mapping[str, Any], name: str = "") -> dict[str, Any]:
     return chosen[0]
 
 
-def records(
+def select_images(truth: Mapping[str, Any], image_ids: Sequence[int]) -> dict[str, Any]:
+    """A copy with only these images and their annotations; without ids, with all."""
+    if not image_ids:
+        return dict(truth)
+    wanted = set(image_ids)
+    images = [image for image in truth["images"] if image.get("id") in wanted]
+    people = [person for person in truth["annotations"] if person.get("image_id") in wanted]
+    return {**truth, "images": images, "annotations": people}
+
+
+def image_annotations(
     truth: Mapping[str, Any],
     joints: int,
     category_id: int,
     ignore: str = "segmentation",
     image_ids: Sequence[int] = (),
 ) -> list[Record]:
-    """One record for every image of the file, or only for those of `image_ids` that it has.
+    """The annotations of every image of a file, or only of those in `image_ids` that it lists.
 
-    joints: how many each annotation must have   ignore: a key of IGNORE
+    joints: K of each annotation   ignore: a key of IGNORE_REGIONS
     """
     by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for annotation in truth["annotations"]:
-        if "category_id" not in annotation:
-            raise ValueError(
-                f"annotation {annotation.get('id')} has no category_id; see tools/inspect.py"
-            )
         if annotation["category_id"] == category_id:
             by_image[annotation["image_id"]].append(annotation)
-    wanted = {image["id"]: image for image in truth["images"]}
-    ids = [i for i in image_ids if i in wanted] if image_ids else list(wanted)
-    return [_record(wanted[i], by_image[i], joints, IGNORE[ignore]) for i in ids]
+    images = {image["id"]: image for image in truth["images"]}
+    ids = [i for i in image_ids if i in images] if image_ids else list(images)
+    return [_record(images[i], by_image[i], joints, IGNORE_REGIONS[ignore]) for i in ids]
 
 
-def _record(image: Mapping[str, Any], people: list[dict], joints: int, ignore: Any) -> Record:
-    labelled = []
-    for person in people:
-        keypoints = _keypoints(person, joints)
-        if (keypoints[:, 2] > 0).any():
-            labelled.append((keypoints, person))
+def _record(image: Mapping[str, Any], people: list[dict], joints: int, regions: Any) -> Record:
+    # An annotation without keypoints is a person without a labelled joint.
+    keypoints = [person.get("keypoints") or [0] * (3 * joints) for person in people]
+    every = np.array(keypoints, np.float32).reshape(len(people), joints, 3)  # (P, K, 3)
+    labelled = np.any(every[..., 2] > 0, axis=1)  # (P,)
+    boxes = [
+        person.get("bbox") or _bounding_box(own)
+        for person, own, has_label in zip(people, every, labelled)
+        if has_label
+    ]
     return Record(
         image_id=image["id"],
         file_name=image["file_name"],
-        joints=_stack([keypoints for keypoints, _ in labelled], (joints, 3)),
-        boxes=_stack([person.get("bbox") or _around(marks) for marks, person in labelled], (4,)),
-        areas=_stack([person.get("area", 0) for _, person in labelled], ()),
-        ignore=tuple(region for person in people for region in ignore(person)),
+        joints=every[labelled],
+        boxes=np.array(boxes, np.float32).reshape(-1, 4),
+        ignore=tuple(region for person in people for region in regions(person)),
         annotated=bool(people),
     )
 
 
-def _around(keypoints: np.ndarray) -> list[float]:
+def _bounding_box(keypoints: np.ndarray) -> list[float]:
     """The box x, y, width, height of the labelled joints among (K, 3)."""
-    seen = keypoints[keypoints[:, 2] > 0, :2]
-    return [*seen.min(0), *np.ptp(seen, axis=0)]
-
-
-def _stack(rows: list, shape: tuple[int, ...]) -> np.ndarray:
-    return np.array(rows, np.float32).reshape(len(rows), *shape)
-
-
-def _keypoints(person: Mapping[str, Any], joints: int) -> np.ndarray:
-    """(K, 3); an annotation without keypoints is one of which nothing is labelled."""
-    numbers = np.array(person.get("keypoints") or np.zeros(3 * joints), np.float32)
-    if numbers.size != 3 * joints:
-        raise ValueError(
-            f"annotation {person.get('id')} has {numbers.size} keypoint numbers, not 3 x {joints}; "
-            "DATASET.SKELETON does not fit these annotations"
-        )
-    if not np.isfinite(numbers).all():
-        raise ValueError(
-            f"annotation {person.get('id')} has a keypoint that is not a finite number"
-        )
-    return numbers.reshape(joints, 3)
+    labelled = keypoints[keypoints[:, 2] > 0, :2]
+    return [*labelled.min(0), *np.ptp(labelled, axis=0)]
 
 
 def is_ignored(person: Mapping[str, Any]) -> bool:
-    """Whether heatmaps must not be told that nobody is there: a crowd, or a person unlabelled."""
+    """Whether an annotation is excluded from the heatmap loss: a crowd, or no labelled joint."""
     return bool(person.get("iscrowd", 0)) or not any((person.get("keypoints") or ())[2::3])
 
 
-def _segmentations(person: Mapping[str, Any]) -> list[Any]:
-    """Where the annotation has no segmentation, its box."""
+def _outline(person: Mapping[str, Any]) -> list[Any]:
+    """The segmentation of an ignored annotation; its box if it has none."""
     if not is_ignored(person):
         return []
-    return [person["segmentation"]] if person.get("segmentation") else _boxes(person)
+    return [person["segmentation"]] if person.get("segmentation") else _box_outline(person)
 
 
-def _boxes(person: Mapping[str, Any]) -> list[Any]:
+def _box_outline(person: Mapping[str, Any]) -> list[Any]:
+    """The box of an ignored annotation, as a polygon."""
     if not is_ignored(person) or not person.get("bbox"):
         return []
     x, y, w, h = person["bbox"]
     return [[[x, y, x + w, y, x + w, y + h, x, y + h]]]
 
 
-IGNORE = {"segmentation": _segmentations, "box": _boxes, "none": lambda person: []}
-"""What of crowds and unlabelled people is left unsupervised."""
+IGNORE_REGIONS = {"segmentation": _outline, "box": _box_outline, "none": lambda person: []}
+"""DATASET.IGNORE -> regions of an annotation that are excluded from the heatmap loss."""
+
+MAX_COORDINATE = 1e5
+"""Pixels; the polygon code of pycocotools allocates memory in proportion to coordinates."""
 
 
-def supervised(record: Record, size: tuple[int, int], name: str) -> np.ndarray:
-    """Where heatmaps are supervised, (H, W) bool: everywhere but on the record's regions.
-
-    size: (H, W) of the decoded image, not of the annotations (CrowdPose's are swapped in places)
-    """
-    if not record.ignore:
-        return np.ones(size, bool)
-    parts = [part for region in record.ignore for part in _run_lengths(region, size, name)]
-    for height, width in (part["size"] for part in parts):
-        if (height, width) != size:
-            raise ValueError(
-                f"{name} is {size[1]} x {size[0]}, but a crowd region of it was drawn on "
-                f"{width} x {height}; use the annotations of this image"
-            )
-    covered = coco_mask.decode(coco_mask.merge(parts))  # column by column in memory
-    return cv2.transpose(covered.T) == 0
-
-
-def _run_lengths(region: Any, size: tuple[int, int], name: str) -> list[Any]:
-    """COCO's three forms (polygons, plain and packed run lengths) in the packed one."""
-    if isinstance(region, dict):
-        packed = not isinstance(region["counts"], list)
-        return [region if packed else coco_mask.frPyObjects(region, *size)]
-    if any(len(polygon) < 6 or len(polygon) % 2 for polygon in region):
-        raise ValueError(f"a segmentation of {name} is no polygon of three or more points x, y")
-    return coco_mask.frPyObjects(region, *size)
-
-
-class BareImages:
-    """(image id, image) of every record, read when asked for."""
-
-    def __init__(self, marked: Sequence[Record], images: Images):
-        self.marked = marked
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.marked)
-
-    def __getitem__(self, i: int) -> tuple[int, np.ndarray]:
-        return self.marked[i].image_id, self.images.read(self.marked[i].file_name)
-
-
-class AnnotatedImages:
-    """(image id, (image, joints)) of every record, read when asked for."""
-
-    def __init__(self, marked: Sequence[Record], images: Images):
-        self.marked = marked
-        self.images = images
-
-    def __len__(self) -> int:
-        return len(self.marked)
-
-    def __getitem__(self, i: int) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-        record = self.marked[i]
-        return record.image_id, (self.images.read(record.file_name), record.joints)
+def is_drawable(segmentation: Any) -> bool:
+    """Whether a segmentation is run lengths, or polygons of 3 or more points within reason."""
+    if isinstance(segmentation, dict):
+        return "counts" in segmentation and "size" in segmentation
+    return isinstance(segmentation, list) and all(
+        isinstance(polygon, list)
+        and len(polygon) >= 6
+        and len(polygon) % 2 == 0
+        and all(is_number(value) and abs(value) <= MAX_COORDINATE for value in polygon)
+        for polygon in segmentation
+    )

@@ -196,7 +196,7 @@ def _answer_losses(training: Training, plan: Plan, hooks: Hooks, reading: Readin
     if progress.lost > plan.most_lost or (progress.batch == total and 2 * progress.lost > total):
         raise FloatingPointError(
             f"{said}. More than TRAIN.MAX_LOST_STEPS {plan.most_lost}, or than half of the epoch; "
-            "lower TRAIN.LR, or look at the data with tools/inspect.py"
+            "lower TRAIN.LR, or look at the data with tools/check_data.py"
         )
     training.journal.say(said)
 

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_targets, output_strides
 from hrpose.build_training import build_training_loader
-from hrpose.data.bottomup import BottomUpDataset, read_sample
+from hrpose.data.samples import BottomUpDataset, read_sample
 from hrpose.losses.combine import Targets, make_targets
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton

@@ -39,7 +39,7 @@ from hrpose.engine.step import Batch
 from hrpose.engine.trackers import open_trackers
 from hrpose.engine.train import Hooks, train
 from hrpose.engine.training import Figures, Training, place_of
-from hrpose.evaluation.keypoints import format_table
+from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
 from hrpose.ops.files import write_json

@@ -10,11 +10,12 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_crew, build_evaluator, build_finder, load_predictors
 from hrpose.build_devices import build_devices
-from hrpose.data.coco import AnnotatedImages, BareImages, load_annotations, load_results
+from hrpose.data.coco import load_annotations, load_results
+from hrpose.data.samples import AnnotatedImageDataset, ImageDataset
 from hrpose.engine.distributed import World, together
 from hrpose.engine.evaluate import evaluate, one_by_one
 from hrpose.engine.runs import new_folder
-from hrpose.evaluation.keypoints import format_table
+from hrpose.evaluation.coco import format_table
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.stream import stream
 from hrpose.ops.files import write_json, write_whole
@@ -75,11 +76,11 @@ def score(
     """Predict on a split, all processes together; the leader leaves what it found in `folder`."""
     evaluator, find = build_evaluator(config, split.truth), build_finder(config, predictors[0])
     if config.TEST.HEATMAPS == "annotated":
-        marked = AnnotatedImages(split.records, split.images)
+        marked = AnnotatedImageDataset(split.records, split.images)
         figures = evaluate(one_by_one(find), marked, evaluator, world)
     else:
         find_all = partial(stream, predictors, crew=build_crew(config, predictors))
-        figures = evaluate(find_all, BareImages(split.records, split.images), evaluator, world)
+        figures = evaluate(find_all, ImageDataset(split.records, split.images), evaluator, world)
     if world.leads:
         write_json(folder / "results" / "keypoints.json", evaluator.results)
         write_json(folder / "results" / "metrics.json", figures, indent=1)

@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_loss, build_model
 from hrpose.build_training import build_optimizer, build_schedule
-from hrpose.data.coco import Images
+from hrpose.data.coco import ImageFiles
 from hrpose.models.complexity import count_parameters, operations_in
 from hrpose.programs.ablation.rows import Row, plain
 from hrpose.splits import annotation_path, expected_tree, image_path
@@ -84,7 +84,7 @@ def _check_split(config: CfgNode, split: str) -> None:
     try:
         if not path.is_file():
             raise FileNotFoundError(f"no annotations at {path}")
-        Images(image_path(config, split))
+        ImageFiles(image_path(config, split))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"{error}. Expected:\n{expected_tree(config)}{_cure(config)}"

@@ -15,7 +15,7 @@ from yacs.config import CfgNode
 from hrpose.build import build_crew, build_evaluator, build_model, build_predictor, load_model
 from hrpose.build_devices import build_devices
 from hrpose.build_inference import ready
-from hrpose.data.coco import BareImages
+from hrpose.data.samples import ImageDataset
 from hrpose.inference.bottomup import BottomUpPredictor, Framed
 from hrpose.inference.decoding import Grouped, finished, group, grouped, judged, peaks_of
 from hrpose.inference.gathering import fill_open, gather
@@ -52,7 +52,7 @@ class Side(Protocol):
     def peaks(self, maps: Maps, /) -> Any: ...
     def group(self, peaks: Any, /) -> Any: ...
     def refine(self, grouped: Any, maps: Maps, /) -> tuple[np.ndarray, np.ndarray]: ...
-    def find(self, images: BareImages, /) -> Iterator[tuple[int, Poses]]: ...
+    def find(self, images: ImageDataset, /) -> Iterator[tuple[int, Poses]]: ...
 
 
 class OnHost:
@@ -84,7 +84,7 @@ class OnHost:
         tags = partial(tags_in_blocks, on_host(maps)[1])
         return finished(found, heat, tags, self.predictor.skeleton, self.settings)
 
-    def find(self, images: BareImages) -> Iterator[tuple[int, Poses]]:
+    def find(self, images: ImageDataset) -> Iterator[tuple[int, Poses]]:
         return stream([self.predictor], images, self.crew)
 
 
@@ -112,10 +112,10 @@ def benchmark_inference(config: CfgNode, against: str | None, count: int, blocks
     sides: dict[str, Side] = {"as configured": ours}
     if against:
         sides["plain"] = Plain(predictor, model)
-    images, found = BareImages(split.records, split.images), dict[str, Found]()
+    images, found = ImageDataset(split.records, split.images), dict[str, Found]()
     block = partial(_block, device=device, found=found)
     for name, side in sides.items():  # afterwards programs are compiled, and memory allocated
-        block(name, side, images=BareImages(split.records[:WARM_UP], split.images))
+        block(name, side, images=ImageDataset(split.records[:WARM_UP], split.images))
     runs = {name: partial(block, name, side, images=images) for name, side in sides.items()}
     report = paired_report(take_turns(runs, blocks), PHASES)
     report.notes.append(
@@ -132,7 +132,7 @@ def benchmark_inference(config: CfgNode, against: str | None, count: int, blocks
 
 
 def _block(
-    name: str, side: Side, images: BareImages, device: torch.device, found: dict[str, Found]
+    name: str, side: Side, images: ImageDataset, device: torch.device, found: dict[str, Found]
 ) -> dict[str, float]:
     """A few images stage by stage, then all at the side's own pace."""
     stages = _stages(side, images, waiter(device))
@@ -143,7 +143,7 @@ def _block(
     return {"images/s": len(images) / passed, **whole, **stages}
 
 
-def _stages(side: Side, images: BareImages, wait: Any) -> dict[str, float]:
+def _stages(side: Side, images: ImageDataset, wait: Any) -> dict[str, float]:
     """Milliseconds of an image in every stage."""
     watch, inside = Stopwatch(wait), Stopwatch(wait)
     before = side.model.register_forward_pre_hook(lambda *_: inside.start())
@@ -179,7 +179,7 @@ def _figures(config: CfgNode, split: Split, name: str, found: Found) -> str:
     return f"{name}: AP {evaluator.summarize()['AP']:.6f}, {people} people."
 
 
-def _one_by_one(predictor: BottomUpPredictor, images: BareImages, found: Found) -> str:
+def _one_by_one(predictor: BottomUpPredictor, images: ImageDataset, found: Found) -> str:
     """On how many images a stream finds other people than the predictor alone."""
     apart = 0
     for i, (_, poses) in enumerate(found):
@@ -189,7 +189,7 @@ def _one_by_one(predictor: BottomUpPredictor, images: BareImages, found: Found) 
     return f"Other people than one by one, or a joint .001 px further: on {apart} images."
 
 
-def _equal(predictor: BottomUpPredictor, images: BareImages) -> str:
+def _equal(predictor: BottomUpPredictor, images: ImageDataset) -> str:
     """On how many images both decoders find the same in the same maps, bit for bit."""
     equal = people = 0
     counts = np.zeros(2, int)

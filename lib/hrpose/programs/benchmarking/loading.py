@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from hrpose.build_training import build_training_loader
-from hrpose.data.bottomup import BottomUpDataset
-from hrpose.data.coco import Images
+from hrpose.data.coco import ImageFiles
+from hrpose.data.samples import BottomUpDataset
 from hrpose.programs.benchmarking.plain_data import PlainDataset, plain_loader
 from hrpose.programs.benchmarking.report import Report, paired_report
 from hrpose.programs.benchmarking.timing import one_thread, take_turns
@@ -29,7 +29,7 @@ READ, COLLATE, REST = "read and decode", "collate", "mask and the rest"
 class TimedImages:
     """Images that tell how long they were read."""
 
-    def __init__(self, images: Images, tally: Tally):
+    def __init__(self, images: ImageFiles, tally: Tally):
         self.read = timed(tally, READ, images.read)
         self.name = images.name
 

@@ -18,10 +18,9 @@ from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
 from hrpose.build import build_targets, output_strides
-from hrpose.data.augment import Crop, random_crop
-from hrpose.data.bottomup import BottomUpDataset
-from hrpose.data.coco import supervised
-from hrpose.data.loaders import ShuffledBatches
+from hrpose.data.augment import CropConfig, random_crop
+from hrpose.data.loaders import ResumableBatchSampler
+from hrpose.data.samples import BottomUpDataset, loss_mask
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.splits import build_skeleton
 
@@ -29,7 +28,7 @@ from hrpose.splits import build_skeleton
 class Rules(NamedTuple):
     """How a sample is augmented and what is drawn of it."""
 
-    crop: Crop
+    crop: CropConfig
     flip: float  # chance
     flip_order: Sequence[int]
     strides: Sequence[int]  # of the outputs, coarse to fine
@@ -49,7 +48,7 @@ def plain_rules(config: CfgNode) -> Rules:
     scales = data.MIN_SCALE, data.MAX_SCALE
     sigmas = list(config.LOSS.SIGMA)
     return Rules(
-        crop=Crop(data.INPUT_SIZE, data.MAX_ROTATION, *scales, data.MAX_TRANSLATE),
+        crop=CropConfig(data.INPUT_SIZE, data.MAX_ROTATION, *scales, data.MAX_TRANSLATE),
         flip=data.FLIP,
         flip_order=list(build_skeleton(config).flip_order),
         strides=strides,
@@ -81,7 +80,7 @@ class PlainDataset(Dataset[dict[str, np.ndarray | torch.Tensor]]):
         record = self.source.records[index]
         image = self.images.read(record.file_name)
         height, width = image.shape[:2]
-        mask = supervised(record, (height, width), self.images.name(record.file_name))
+        mask = loss_mask(record, (height, width), self.images.name(record.file_name))
         matrix = random_crop((width, height), self.rules.crop, rng).matrix
         mirrored = rng.random() < self.rules.flip
         side = self.rules.crop.size
@@ -167,7 +166,7 @@ def plain_loader(config: CfgNode, loader: DataLoader) -> DataLoader:
     batch = loader.batch_sampler.batch  # type: ignore[union-attr]
     return DataLoader(
         PlainDataset(dataset, plain_rules(config)),
-        batch_sampler=ShuffledBatches(len(dataset), batch, config.TRAIN.SEED),
+        batch_sampler=ResumableBatchSampler(len(dataset), batch, config.TRAIN.SEED),
         num_workers=loader.num_workers,
         worker_init_fn=loader.worker_init_fn,
         persistent_workers=loader.num_workers > 0,

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from hrpose.data.coco import BareImages
+from hrpose.data.samples import ImageDataset
 from hrpose.inference.bottomup import BottomUpPredictor, Framed, brought_back
 from hrpose.inference.grouping import PUBLISHED
 from hrpose.inference.tta import Maps, View
@@ -62,7 +62,7 @@ class Plain:
     def refine(self, people: list[np.ndarray], maps: Maps) -> tuple[np.ndarray, np.ndarray]:
         return plain_finish(people, *on_host(maps), self.settings)
 
-    def find(self, images: BareImages) -> Iterator[tuple[int, Poses]]:
+    def find(self, images: ImageDataset) -> Iterator[tuple[int, Poses]]:
         """One image after the other."""
         for i in range(len(images)):
             image_id, image = images[i]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from hrpose.build import build_evaluator
-from hrpose.data.coco import BareImages
+from hrpose.data.samples import ImageDataset
 from hrpose.engine.evaluate import evaluate, one_by_one
 from hrpose.inference.runner import Network
 from hrpose.programs.exporting.graphs import PeaksGraph, example
@@ -95,5 +95,5 @@ def refuse_distant(seen: Sequence[Look], name: str) -> None:
 def score(config: CfgNode, find: Finder, split: Split) -> dict[str, float]:
     """The figures of whatever finds poses in images."""
     evaluator = build_evaluator(config, split.truth)
-    images = BareImages(split.records, split.images)
+    images = ImageDataset(split.records, split.images)
     return evaluate(one_by_one(find), images, evaluator)

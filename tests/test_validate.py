@@ -1,4 +1,4 @@
-"""Every fault that is planted in a clean set is found, and nothing else is."""
+"""Every violation that is planted in a clean set is found, and nothing else is."""
 
 import copy
 import math
@@ -8,12 +8,27 @@ import cv2
 import numpy as np
 import pytest
 
-from hrpose.data.coco import Images
-from hrpose.data.faults import CHECKS, find_faults
-from hrpose.data.faults.finding import ERROR, NOTE
-from hrpose.data.faults.splits import overlaps
-from hrpose.data.files import MISSING, TRUNCATED, UNREADABLE, look, look_at_all
-from hrpose.data.survey import Marks, Rules, counts
+from hrpose.data.coco import ImageFiles
+from hrpose.data.statistics import (
+    MISSING,
+    TRUNCATED,
+    UNREADABLE,
+    DatasetView,
+    Schema,
+    compute_statistics,
+    inspect_image,
+    inspect_images,
+)
+from hrpose.data.validate import (
+    ERROR,
+    EVALUATION,
+    NOTE,
+    RULES,
+    TRAINING,
+    compare_splits,
+    require,
+    validate,
+)
 
 NAMES = ("left_hand", "right_hand", "head")
 CATEGORY = {"id": 1, "name": "person", "keypoints": list(NAMES), "skeleton": [[1, 3], [2, 3]]}
@@ -45,14 +60,14 @@ def write_images(folder, truth, seed=0):
         cv2.imwrite(str(folder / image["file_name"]), pixels)
 
 
-def marks_of(truth, folder=None, **rules):
+def view_of(truth, folder=None, **schema):
     names = [i["file_name"] for i in truth["images"] if "file_name" in i]
-    seen = dict(zip(names, look_at_all(Images(folder), names))) if folder else {}
-    return Marks(truth, Rules(NAMES, truth["categories"][0], **rules), seen)
+    files = dict(zip(names, inspect_images(ImageFiles(folder), names))) if folder else {}
+    return DatasetView(truth, Schema(NAMES, truth["categories"][0], **schema), files)
 
 
-def faults(truth, folder=None, **rules):
-    return {f.what: f for f in find_faults(marks_of(truth, folder, **rules))}
+def faults(truth, folder=None, **schema):
+    return {f.what: f for f in validate(view_of(truth, folder, **schema))}
 
 
 def test_a_clean_set_has_no_faults(tmp_path):
@@ -66,18 +81,18 @@ def test_what_is_counted():
     truth = clean_set()
     truth["annotations"] += [person(5, 2, keypoints=[0] * 9, num_keypoints=0)]
     truth["images"] += [{"id": 9, "file_name": "9.png", "width": 40, "height": 30}]
-    table = counts(marks_of(truth))
+    table = compute_statistics(view_of(truth))
     assert (table["images"], table["images trained on"], table["with labelled people"]) == (4, 3, 2)
     assert (table["labelled people"], table["crowds"], table["unlabelled people"]) == (3, 1, 1)
     assert table["people per image"] | {"0": 2, "1": 1, "2": 1} == table["people per image"]
     assert table["joints of labelled people"]["right_hand"] == {
-        "seen": 0,
+        "visible": 0,
         "hidden": 3,
         "unlabelled": 0,
     }
     assert table["quantiles of their areas"]["50 %"] == 120
     assert table["sizes of labelled people"] == {"small": 3, "medium": 0, "large": 0}
-    assert counts(marks_of(truth, ignore="none"))["images trained on"] == 2
+    assert compute_statistics(view_of(truth, ignore="none"))["images trained on"] == 2
 
 
 def add_image(truth, **changes):
@@ -96,19 +111,20 @@ def without(field, number=0):
     return lambda truth: truth["annotations"][number].pop(field)
 
 
+FAR_RIGHT = [20, 5, 2, 38, 5, 1, 38, 24, 2]
 PLANTED = {
     "entries without an id": lambda t: add_image(t, id=None),
-    "image ids that are not whole": lambda t: add_image(t, id="x", file_name="x"),
-    "image ids that stand twice": lambda t: add_image(t, file_name="4.png"),
-    "file names that stand twice": lambda t: add_image(t, id=4),
+    "image ids that are not integers": lambda t: add_image(t, id="x", file_name="x"),
+    "repeated image ids": lambda t: add_image(t, file_name="4.png"),
+    "repeated file names": lambda t: add_image(t, id=4),
     "without an annotated size": lambda t: t["images"][0].pop("width"),
     "images without any annotation": lambda t: t["annotations"].pop(2),
     "annotations without an id": without("id"),
-    "annotation ids that stand twice": lambda t: first(t, id=2),
+    "repeated annotation ids": lambda t: first(t, id=2),
     "images that are not listed": lambda t: first(t, image_id=77),
     "category that is not listed": lambda t: first(t, category_id=9),
     "of other categories": lambda t: (t["categories"].append({"id": 2}), first(t, category_id=2)),
-    "marked twice": lambda t: t["annotations"].append(t["annotations"][0] | {"id": 9}),
+    "annotated twice": lambda t: t["annotations"].append(t["annotations"][0] | {"id": 9}),
     "without a box": without("bbox"),
     "box has no extent": lambda t: first(t, bbox=[5, 5, -2, 4]),
     "not finite numbers": lambda t: first(t, bbox=[math.nan, 5, 2, 4]),
@@ -119,8 +135,8 @@ PLANTED = {
     "without num_keypoints": without("num_keypoints"),
     "neither outline nor box": lambda t: crowd(t, segmentation=None, bbox=None),
     "without an outline": lambda t: crowd(t, segmentation=None),
-    "cannot be drawn": lambda t: crowd(t, segmentation=[[1, 2, 3, 4]]),
-    "crowds drawn on another size": lambda t: crowd(
+    "invalid outlines": lambda t: crowd(t, segmentation=[[1, 2, 3, 4]]),
+    "crowd masks whose size differs": lambda t: crowd(
         t, segmentation=CROWD_MASK | {"size": [40, 30]}
     ),
     "3 numbers for each joint": lambda t: first(t, keypoints=[1, 2, 2] * 4),
@@ -130,12 +146,21 @@ PLANTED = {
     "visibility flags other": lambda t: first(t, keypoints=[2, 5, 0.9, 6, 5, 1, 4, 2, 2]),
     "outside of their image": lambda t: first(t, keypoints=[41, 5, 2, 6, 5, 1, 4, 2, 2]),
     "unlabelled joints with coordinates": lambda t: first(t, keypoints=[2, 5, 0, 6, 5, 1, 4, 2, 2]),
-    "nothing is labelled, but": lambda t: crowd(t, num_keypoints=2),
-    "whose num_keypoints is 0": lambda t: first(t, num_keypoints=0),
-    "other num_keypoints": lambda t: first(t, num_keypoints=2),
+    "without labels whose num_keypoints": lambda t: crowd(t, num_keypoints=2),
+    "people whose num_keypoints is 0": lambda t: first(t, num_keypoints=0),
+    "num_keypoints that differ": lambda t: first(t, num_keypoints=2),
     "limbs that name joints out of range": lambda t: t["categories"][0].update(skeleton=[[1, 4]]),
     "in another order": lambda t: t["categories"][0].update(keypoints=list(NAMES[::-1])),
     "only the file or only": lambda t: t["categories"][0].update(keypoints=["a", "b", "c"]),
+    "another number of joints": lambda t: t["categories"][0].update(keypoints=[*NAMES, "d"]),
+    "without category_id": without("category_id"),
+    "as two corners": lambda t: first(t, bbox=[2, 2, 6, 31]),
+    "boxes that reach beyond": lambda t: first(t, bbox=[22, 5, 25, 20], keypoints=FAR_RIGHT),
+    "all of them iscrowd": lambda t: [a.update(iscrowd=1) for a in t["annotations"]],
+    "crowds with labelled": lambda t: first(t, iscrowd=1),
+    "joints at 0, 0": lambda t: first(t, keypoints=[0, 0, 2, 6, 5, 1, 4, 2, 2]),
+    "between 0 and 1": lambda t: first(t, keypoints=[0.1, 0.2, 2, 0, 0, 0, 1, 0.5, 1]),
+    "far outside of their": lambda t: first(t, keypoints=[2, 5, 2, 6, 5, 1, 27, 2, 2]),
 }
 
 
@@ -148,18 +173,104 @@ def test_a_planted_fault_is_found_and_named(what):
     assert found[0].count and found[0].examples and found[0].cure
 
 
+NOT_A_COORDINATE = [math.nan, math.inf, 1e12, "5", None]
+
+
+@pytest.mark.parametrize("value", NOT_A_COORDINATE)
+def test_an_outline_has_finite_numbers_within_reason(value):
+    truth = clean_set()
+    crowd(truth, segmentation=[[1, 2, 9, 2, value, 9]])
+    assert [f.examples for w, f in faults(truth).items() if "invalid outlines" in w] == [
+        ("annotation 4 of image 3",)
+    ]
+
+
+def stopped(truth, stage, **schema):
+    """The message of `require`, or nothing."""
+    try:
+        require(view_of(truth, **schema), stage, "train.json")
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("stage", [TRAINING, EVALUATION])
+def test_a_clean_set_stops_nothing(stage):
+    assert stopped(clean_set(), stage) == ""
+
+
+BOTH = {TRAINING, EVALUATION}
+STOPS = {
+    "3 numbers for each joint": BOTH,
+    "keypoints that are not finite": BOTH,
+    "without category_id": BOTH,
+    "in another order": BOTH,
+    "another number of joints": BOTH,
+    "only the file or only": {TRAINING},
+    "without a box": {EVALUATION},
+    "neither outline nor box": {EVALUATION},
+    "not finite numbers": {EVALUATION},
+    "people without an area": {EVALUATION},
+    "area is 0 or less": {EVALUATION},
+}
+
+
+@pytest.mark.parametrize("what", PLANTED)
+def test_training_and_evaluation_stop_at_what_they_cannot_use(what):
+    """With path, place and cure; everything else is for the linter alone."""
+    truth = clean_set()
+    PLANTED[what](truth)
+    messages = {stage: stopped(truth, stage) for stage in BOTH}
+    assert {stage for stage in BOTH if messages[stage]} == STOPS.get(what, set())
+    for message in filter(None, messages.values()):
+        assert message.startswith("train.json: ") and "; " in message
+
+
+def test_a_refusal_names_five_and_counts_the_rest():
+    truth = clean_set()
+    truth["annotations"] = [person(n, 1, area=0) for n in range(1, 9)]
+    message = stopped(truth, EVALUATION)
+    assert "annotation 5 of image 1 and 3 more; give area" in message
+
+
+def test_a_keypoint_that_is_not_a_number_is_named():
+    truth = clean_set()
+    first(truth, keypoints=["2", 5, 2, 6, 5, 1, 4, 2, None])
+    assert "annotation 1 of image 1: 9 entries, among them '2', wanted 9" in stopped(
+        truth, TRAINING
+    )
+
+
+def test_training_reads_only_annotations_of_listed_images():
+    truth = clean_set()
+    first(truth, image_id=77, keypoints=[1, 2, 2])
+    assert stopped(truth, TRAINING) == "" and "joint-count" not in stopped(truth, TRAINING)
+    assert "annotation 1 of image 77" in stopped(truth, EVALUATION)
+
+
+def test_an_area_that_the_metric_takes_from_boxes_stops_nothing():
+    truth = clean_set()
+    first(truth, area=0)
+    assert stopped(truth, EVALUATION, area_from="bbox") == ""
+    first(truth, bbox=[1, 1, 0, 9])
+    assert "area is 0" in stopped(truth, EVALUATION, area_from="bbox")
+
+
 def test_every_check_is_planted_somewhere():
     elsewhere = ["image files", "annotated", "EXIF", "equal", "_PEOPLE", "_IDS", "background"]
-    proven = [*PLANTED, *elsewhere, "no skeleton", "left or right"]
-    unproven = [check.what for check in CHECKS if not any(w in check.what for w in proven)]
+    proven = [*PLANTED, *elsewhere, "form a skeleton", "left or right"]
+    unproven = [rule.what for rule in RULES if not any(w in rule.what for w in proven)]
     assert unproven == []
 
 
 def test_areas_are_no_matter_where_the_metric_goes_by_boxes():
     truth = clean_set()
     truth["annotations"][0].pop("area")
-    assert faults(truth, sized_by="bbox") == {}
-    assert counts(marks_of(truth, sized_by="bbox"))["quantiles of their areas"]["50 %"] == 200
+    assert faults(truth, area_from="bbox") == {}
+    assert (
+        compute_statistics(view_of(truth, area_from="bbox"))["quantiles of their areas"]["50 %"]
+        == 200
+    )
 
 
 def test_rules_of_the_config_decide_what_is_a_fault():
@@ -173,15 +284,15 @@ def test_rules_of_the_config_decide_what_is_a_fault():
 @pytest.mark.parametrize(
     ("names", "what", "level"),
     [
-        (("left_hand", "hand", "head"), "make no skeleton", ERROR),
+        (("left_hand", "hand", "head"), "do not form a skeleton", ERROR),
         (("a", "b", "c"), "no joint is left or right", NOTE),
     ],
 )
-def test_names_that_the_mirror_does_not_understand(names, what, level):
+def test_names_without_sides_or_with_one_side(names, what, level):
     truth = clean_set()
     category = truth["categories"][0] | {"keypoints": list(names)}
-    found = find_faults(Marks(truth, Rules(names, category), {}))
-    assert [fault.level for fault in found] == [level] and what in found[0].what
+    found = validate(DatasetView(truth, Schema(names, category), {}))
+    assert [fault.severity for fault in found] == [level] and what in found[0].what
 
 
 def jpeg(pixels, orientation=1):
@@ -203,19 +314,19 @@ def test_files_are_seen_for_what_they_are(tmp_path):
     contents |= {"turned": jpeg(picture(), 6), "upside_down": jpeg(picture(), 3)}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    seen = {name: look(Images(tmp_path), name) for name in [*contents, "absent"]}
-    assert [name for name in seen if seen[name].turned] == ["turned", "upside_down"]
-    assert seen["good"].size == seen["turned"].size == (480, 640) and not seen["good"].trouble
-    troubles = {name: seen[name].trouble for name in ("cut", "text", "empty", "absent")}
-    assert list(troubles.values()) == [TRUNCATED, UNREADABLE, UNREADABLE, MISSING]
+    seen = {name: inspect_image(ImageFiles(tmp_path), name) for name in [*contents, "absent"]}
+    assert [name for name in seen if seen[name].rotated] == ["turned", "upside_down"]
+    assert seen["good"].size == seen["turned"].size == (480, 640) and not seen["good"].problem
+    problems = {name: seen[name].problem for name in ("cut", "text", "empty", "absent")}
+    assert list(problems.values()) == [TRUNCATED, UNREADABLE, UNREADABLE, MISSING]
 
 
 def test_a_png_that_ends_too_early_is_not_taken_for_whole(tmp_path):
     data = cv2.imencode(".png", picture())[1].tobytes()
     (tmp_path / "whole.png").write_bytes(data)
     (tmp_path / "cut.png").write_bytes(data[: len(data) * 3 // 4])
-    assert look(Images(tmp_path), "cut.png").trouble == TRUNCATED
-    assert look(Images(tmp_path), "whole.png").trouble == ""
+    assert inspect_image(ImageFiles(tmp_path), "cut.png").problem == TRUNCATED
+    assert inspect_image(ImageFiles(tmp_path), "whole.png").problem == ""
 
 
 @pytest.mark.slow
@@ -223,8 +334,8 @@ def test_processes_see_what_one_sees(tmp_path):
     truth = clean_set()
     write_images(tmp_path, truth)
     names = [*(image["file_name"] for image in truth["images"]), "absent.png"]
-    alone = list(look_at_all(Images(tmp_path), names))
-    assert list(look_at_all(Images(tmp_path), names, processes=2)) == alone
+    alone = list(inspect_images(ImageFiles(tmp_path), names))
+    assert list(inspect_images(ImageFiles(tmp_path), names, processes=2)) == alone
 
 
 def test_faults_of_files_are_found(tmp_path):
@@ -242,11 +353,12 @@ def test_sizes_are_those_of_the_decoded_image(tmp_path):
     write_images(tmp_path, truth)
     truth["images"][0].update(width=30, height=40)
     truth["images"][1].update(width=80, height=60)
+    truth["annotations"][0]["bbox"] = [2, 2, 35, 20]
     truth["annotations"][0]["keypoints"][:2] = [35, 5]  # inside of 40 x 30, not of 30 x 40
     found = faults(truth, tmp_path)
-    levels = {name: fault.level for name, fault in found.items()}
+    levels = {name: fault.severity for name, fault in found.items()}
     assert levels == {
-        "images of another size than annotated": ERROR,
+        "images whose size differs from the annotated one": ERROR,
         "images whose annotated width and height are swapped": NOTE,
     }
 
@@ -255,18 +367,28 @@ def test_equal_files_are_found_within_a_split_and_between_two(tmp_path):
     truth = clean_set()
     write_images(tmp_path / "train", truth)
     write_images(tmp_path / "val", truth, seed=1)
-    train, val = marks_of(truth, tmp_path / "train"), marks_of(truth, tmp_path / "val")
-    assert {fault.level for fault in overlaps(train, val)} == {ERROR, NOTE}  # ids and names
+    train, val = view_of(truth, tmp_path / "train"), view_of(truth, tmp_path / "val")
+    assert {fault.severity for fault in compare_splits(train, val)} == {
+        ERROR,
+        NOTE,
+    }  # ids and names
 
     other = copy.deepcopy(truth)
     for image in other["images"]:
         image["id"], image["file_name"] = image["id"] + 50, f"new_{image['file_name']}"
     for image in other["images"]:
         (tmp_path / "val" / image["file_name"]).write_bytes(b"")
-    assert overlaps(train, marks_of(other, tmp_path / "val")) == []
+    assert compare_splits(train, view_of(other, tmp_path / "val")) == []
     copied = (tmp_path / "train" / "1.png").read_bytes()
     for name in ("new_1.png", "new_2.png"):
         (tmp_path / "val" / name).write_bytes(copied)
-    leaked = marks_of(other, tmp_path / "val")
-    assert [fault.what for fault in overlaps(train, leaked)] == ["equal files in both splits"]
-    assert any("equal under different names" in fault.what for fault in find_faults(leaked))
+    leaked = view_of(other, tmp_path / "val")
+    assert [fault.what for fault in compare_splits(train, leaked)] == ["equal files in both splits"]
+    assert any("equal files under different names" in fault.what for fault in validate(leaked))
+
+
+def test_a_category_without_joint_names_is_an_error_and_no_crash():
+    truth = clean_set()
+    category = truth["categories"][0] | {"keypoints": []}
+    found = validate(DatasetView(truth, Schema((), category), {}))
+    assert "joint-count" in [fault.rule for fault in found]

@@ -1,19 +1,21 @@
-"""The evaluator against published figures, a plain-loop AP, and laws."""
+"""The evaluator against published figures, a plain-loop AP, and laws; what it refuses."""
 
+import copy
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from hrpose.evaluation import keypoints
-from hrpose.evaluation.keypoints import (
+from hrpose.evaluation import coco
+from hrpose.evaluation.coco import (
     KeypointEvaluator,
     crowd_splits,
     crowdpose_evaluator,
     format_table,
 )
 from hrpose.skeletons import COCO, CROWDPOSE
+from hrpose.structures import Poses, to_results
 from keypoint_scenes import as_results, scene, score
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
@@ -130,7 +132,7 @@ def plain_metrics(labels, results, sigmas):
 def test_known_figures_to_the_last_bit(truth, found, name):
     expected = load("results/reference_metrics.json")[name]
     names = {"APm": "AP-M", "APl": "AP-L", "ARm": "AR-M", "ARl": "AR-L"}
-    figures = score(DATA / f"results/{truth}.json", load(f"results/{found}.json"))
+    figures = score(load(f"results/{truth}.json"), load(f"results/{found}.json"))
     assert figures == {names.get(key, key): value for key, value in expected.items()}
 
 
@@ -177,8 +179,8 @@ def test_crowdpose_labels_as_predictions_are_perfect():
 def test_perfect_predictions_and_none_and_those_of_other_images():
     labels, _ = scene(4)
     perfect = as_results(labels)
-    assert score(labels, perfect) == pytest.approx(dict.fromkeys(keypoints._METRICS, 1.0))
-    assert score(labels, []) == dict.fromkeys(keypoints._METRICS, 0.0)
+    assert score(labels, perfect) == pytest.approx(dict.fromkeys(coco._METRICS, 1.0))
+    assert score(labels, []) == dict.fromkeys(coco._METRICS, 0.0)
     wrong = [{**r, "image_id": (r["image_id"] + 3) % 8} for r in perfect]
     assert score(labels, wrong)["AP"] < 0.02
 
@@ -215,10 +217,10 @@ def test_minus_one_does_not_enter_a_mean():
     evaluator = KeypointEvaluator(labels, COCO, metrics=lambda pair: mixed(pair))
 
     def mixed(pair):
-        curves = keypoints._curves(pair, pair.image_ids, sizes=("all",))
+        curves = coco._curves(pair, pair.image_ids, sizes=("all",))
         curves["precision"][:] = 0.5
         curves["precision"][3:] = -1
-        return {"AP": keypoints._mean(curves, "precision", None, "all")}
+        return {"AP": coco._mean(curves, "precision", None, "all")}
 
     assert evaluator.summarize() == {"AP": 0.5}
 
@@ -266,3 +268,127 @@ def test_table():
     assert format_table({"AP": 0.67149, "AP-medium": -1.0}) == (
         "|    AP | AP-medium |\n| ----: | --------: |\n| 0.671 |    -1.000 |"
     )
+
+
+# annotations and results ----------------------------------------------------------------------
+
+
+def test_poses_and_their_results_score_the_same():
+    labels, found = scene(10)
+    evaluator = KeypointEvaluator(labels, COCO)
+    for image in labels["images"]:
+        own = [r for r in found if r["image_id"] == image["id"]]
+        joints = np.reshape([r["keypoints"] for r in own], (len(own), 17, 3)).astype(np.float32)
+        scores = np.array([r["score"] for r in own], dtype=np.float32)
+        evaluator.add(image["id"], Poses(joints, scores))
+    figures = evaluator.summarize()
+    assert figures == pytest.approx(score(labels, found), abs=1e-3)
+    assert figures == score(labels, json.loads(json.dumps(evaluator.results)))
+    assert figures == evaluator.summarize()
+
+
+def test_results_hold_plain_numbers():
+    poses = Poses(np.full((2, 17, 3), 1.5, np.float32), np.array([0.5, 0.25], np.float32))
+    results = to_results(np.int64(7), poses, 1)
+    assert [r["score"] for r in json.loads(json.dumps(results))] == [0.5, 0.25]
+    assert results[0]["keypoints"] == [1.5] * 51
+    assert to_results(7, Poses(poses.joints[:0], poses.scores[:0]), 1) == []
+
+
+def test_the_callers_data_stays_as_it_was_and_nothing_is_printed(capsys):
+    labels, found = scene(11, CROWDPOSE)
+    before = copy.deepcopy((labels, found))
+    crowd = crowdpose_evaluator(labels, CROWDPOSE)
+    crowd.add_results(found)
+    crowd.summarize()
+    score(labels, found, CROWDPOSE)
+    assert (labels, found) == before
+    assert capsys.readouterr().out == ""
+
+
+def test_absent_fields_are_completed():
+    labels, found = scene(12)
+    calm = [{**p, "iscrowd": 0} for p in labels["annotations"]]
+    full = {**labels, "annotations": calm}
+    bare = copy.deepcopy(full)
+    for one in bare["annotations"]:
+        if one.pop("num_keypoints") == 0:
+            del one["keypoints"]
+        del one["iscrowd"]
+    assert score(bare, found) == score(full, found)
+
+
+def test_boxes_of_results_count_only_where_all_have_one():
+    labels, found = scene(13)
+    tiny = [{**r, "bbox": [0, 0, 1, 1]} for r in found]
+    assert score(labels, tiny)["AP-M"] > score(labels, found)["AP-M"]
+    assert score(labels, [*tiny[:-1], found[-1]]) == score(labels, found)
+
+
+def test_only_people_of_the_category_are_scored():
+    labels, found = scene(14)
+    animals = [{"id": 99, "image_id": 1, "category_id": 2, "keypoints": [1, 2, 2]}]
+    both = {**labels, "annotations": animals + labels["annotations"]}
+    assert score(both, found, category_id=1) == score(labels, found)
+    labels, found = scene(14, CROWDPOSE)
+    both = {**labels, "annotations": animals + labels["annotations"]}
+    figures = []
+    for truth in (both, labels):
+        evaluator = crowdpose_evaluator(truth, CROWDPOSE)
+        evaluator.add_results(found)
+        figures.append(evaluator.summarize())
+    assert figures[0] == figures[1]
+
+
+def test_the_primary_metric_is_one_that_is_summarized():
+    labels, found = scene(15)
+    assert KeypointEvaluator.primary == "AP" and "AP" in score(labels, found)
+    assert crowdpose_evaluator(labels, COCO).primary == "AP"
+
+
+def test_wrong_image_lists_are_refused():
+    labels, _ = scene(15)
+    with pytest.raises(ValueError, match="do not have: 99"):
+        KeypointEvaluator(labels, COCO, image_ids=[1, 99])
+    with pytest.raises(ValueError, match="empty"):
+        KeypointEvaluator(labels, COCO, image_ids=[])
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"score": float("nan")}, "must be finite.*: 1$"),
+        ({"keypoints": [float("inf")] * 51}, "must be finite.*: 1$"),
+        ({"keypoints": [0.0] * 42}, "of 17 joints.*: 1$"),
+        ({"category_id": 2}, "category_id 1.*: 2$"),
+        ({"image_id": 99}, "own split.*: 99$"),
+    ],
+)
+def test_wrong_results_are_refused(change, message):
+    labels, found = scene(16)
+    found[1] |= change
+    with pytest.raises(ValueError, match=message):
+        score(labels, found)
+
+
+def test_incomplete_results_are_refused_with_a_count():
+    labels, found = scene(16)
+    bare = [{"image_id": 1} for _ in range(9)]
+    with pytest.raises(ValueError, match="needs image_id.*: 0, 1, 2, 3, 4 and 4 more"):
+        score(labels, bare + found)
+
+
+def test_wrong_poses_are_refused():
+    evaluator = KeypointEvaluator(scene(17)[0], COCO)
+    joints, scores = np.zeros((1, 17, 3)), np.ones(1)
+    evaluator.add(1, Poses(joints, scores))
+    for image_id, poses, message in [
+        (2, Poses(joints * np.nan, scores), "finite"),
+        (2, Poses(np.zeros((1, 17, 4)), scores), "17 joints"),
+        (2, Poses(joints, np.ones(2)), "zip"),
+        (99, Poses(joints[:0], scores[:0]), "own split"),
+        (1, Poses(joints, scores), "added again"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            evaluator.add(image_id, poses)
+    assert len(evaluator.results) == 1

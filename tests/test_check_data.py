@@ -1,4 +1,4 @@
-"""tools/inspect.py from end to end, and CrowdPose's training set."""
+"""tools/check_data.py from end to end, and CrowdPose's training set."""
 
 import json
 import os
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from hrpose.build import build_evaluator
 from hrpose.config import load_config
-from hrpose.data.files import Seen
-from hrpose.data.trainval import merged, with_decoded_sizes
-from hrpose.programs.inspect import build_trainval, main
-from test_survey import clean_set, write_images
+from hrpose.data.convert import merge_annotations, with_decoded_sizes
+from hrpose.data.statistics import ImageInfo
+from hrpose.programs.check_data import main
+from hrpose.splits import read_split
+from test_validate import clean_set, write_images
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data"
@@ -53,19 +55,19 @@ def save(world, split, truth):
     path.write_text(json.dumps(truth))
 
 
-def inspected(world, *arguments):
+def checked(world, *arguments):
     """Exit status and report."""
     with pytest.raises(SystemExit) as end:
         main(["--cfg", str(world / "tiny.yaml"), *arguments])
-    report = world / "output" / "tiny" / "inspect" / "report.json"
+    report = world / "output" / "tiny" / "check_data" / "report.json"
     return end.value.code, json.loads(report.read_text()) if report.exists() else {}
 
 
 def test_a_clean_set_ends_with_status_0_and_pictures_of_its_samples(world, capsys):
-    status, report = inspected(world)
+    status, report = checked(world)
     assert status == 0 and report["errors"] == 0
-    assert report["counts"]["train"]["images"] == report["counts"]["val"]["files looked at"] == 3
-    pictures = world / "output" / "tiny" / "inspect" / "pictures"
+    assert report["counts"]["train"]["images"] == report["counts"]["val"]["files decoded"] == 3
+    pictures = world / "output" / "tiny" / "check_data" / "pictures"
     assert sorted(p.name for p in pictures.iterdir()) == ["sample_0.jpg", "sample_1.jpg"]
     printed = capsys.readouterr().out
     assert "right_hand" in printed and "== train: nothing wrong" in printed
@@ -77,7 +79,7 @@ def test_faults_that_training_stops_at_are_all_listed_with_status_1(world, capsy
     truth["annotations"][1]["keypoints"][0] = float("nan")
     truth["annotations"][2].pop("bbox")
     save(world, "train", truth)
-    status, report = inspected(world)
+    status, report = checked(world)
     assert status == 1
     what = " ".join(finding["what"] for finding in report["findings"]["train"])
     for part in ("files missing", "3 numbers for each joint", "not finite", "without a box"):
@@ -86,12 +88,38 @@ def test_faults_that_training_stops_at_are_all_listed_with_status_1(world, capsy
     assert "cure: " in capsys.readouterr().out
 
 
+def remove_areas(truth):
+    for person in truth["annotations"]:
+        del person["area"]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "rule", "guard"),
+    [
+        (lambda t: t["annotations"][0].update(keypoints=[1, 2, 2]), "joint-count", read_split),
+        (remove_areas, "area-absent", lambda c, s: build_evaluator(c, read_split(c, s).truth)),
+    ],
+)
+def test_training_and_evaluation_refuse_by_the_rules_of_check_data(world, spoil, rule, guard):
+    path = world / "annotations" / "person_keypoints_val.json"
+    truth = json.loads(path.read_text())
+    spoil(truth)
+    save(world, "val", truth)
+    status, report = checked(world)
+    (found,) = [each for each in report["findings"]["val"] if each["rule"] == rule]
+    assert (status, found["severity"]) == (1, "error")
+    with pytest.raises(ValueError) as refusal:
+        guard(load_config(world / "tiny.yaml"), "val")
+    for part in (str(path), found["what"], found["examples"][0], found["cure"]):
+        assert part in str(refusal.value)
+
+
 def test_only_so_many_images_are_decoded(world):
-    assert inspected(world, "--images", "1")[1]["counts"]["train"]["files looked at"] == 1
+    assert checked(world, "--images", "1")[1]["counts"]["train"]["files decoded"] == 1
 
 
 def test_only_the_images_that_the_config_names_are_looked_at(world):
-    status, report = inspected(world, "DATASET.IMAGE_IDS", "[1]")
+    status, report = checked(world, "DATASET.IMAGE_IDS", "[1]")
     assert status == 1 and report["counts"]["train"]["images"] == 1
     assert not report["findings"]["train"] and not report["findings"]["training samples"]
     what = [finding["what"] for finding in report["findings"]["val"]]
@@ -100,20 +128,20 @@ def test_only_the_images_that_the_config_names_are_looked_at(world):
 
 def test_a_missing_file_shows_the_tree_that_is_expected(world, capsys):
     (world / "annotations" / "person_keypoints_val.json").unlink()
-    assert inspected(world) == (2, {})
+    assert checked(world) == (2, {})
     error = capsys.readouterr().err
     assert "no annotations at" in error and f"{world}/images/train/..." in error
 
 
 def test_a_split_that_is_evaluated_on_itself_is_only_noted(world):
-    status, report = inspected(world, "DATASET.VAL", "train")
+    status, report = checked(world, "DATASET.VAL", "train")
     assert status == 0 and list(report["counts"]) == ["train"]
-    assert [f["level"] for f in report["findings"]["both splits"]] == ["note"]
+    assert [f["severity"] for f in report["findings"]["both splits"]] == ["note"]
 
 
 @pytest.mark.slow
-def test_the_command_runs_beside_pythons_own_inspect(world):
-    command = [sys.executable, str(ROOT / "tools" / "inspect.py"), "--cfg", "tiny.yaml"]
+def test_the_command_runs_from_any_folder(world):
+    command = [sys.executable, str(ROOT / "tools" / "check_data.py"), "--cfg", "tiny.yaml"]
     done = subprocess.run(command, cwd=world, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
 
@@ -132,27 +160,27 @@ def two_parts():
 
 def test_two_splits_become_one_and_nobody_is_lost():
     first, second = two_parts()
-    merge = merged(first, second)
-    assert merge.truth["annotations"] == first["annotations"] + second["annotations"]
-    assert [image["id"] for image in merge.truth["images"]] == [1, 3]
-    assert merge.renumbered == 0
+    merged = merge_annotations(first, second)
+    assert merged.truth["annotations"] == first["annotations"] + second["annotations"]
+    assert [image["id"] for image in merged.truth["images"]] == [1, 3]
+    assert merged.renumbered == 0
 
 
 def test_colliding_annotation_ids_are_numbered_anew():
     first, second = two_parts()
     second["annotations"][0]["id"] = 1
-    merge = merged(first, second)
-    assert [a["id"] for a in merge.truth["annotations"]] == [1, 2, 3]
-    assert [a["image_id"] for a in merge.truth["annotations"]] == [1, 1, 3]
-    assert merge.renumbered == 3 and second["annotations"][0]["id"] == 1
+    merged = merge_annotations(first, second)
+    assert [a["id"] for a in merged.truth["annotations"]] == [1, 2, 3]
+    assert [a["image_id"] for a in merged.truth["annotations"]] == [1, 1, 3]
+    assert merged.renumbered == 3 and second["annotations"][0]["id"] == 1
 
 
 @pytest.mark.parametrize(
     ("break_it", "complaint"),
     [
-        (lambda a, b: b["images"][0].update(id=1), "id stands twice"),
-        (lambda a, b: b["images"][0].update(file_name="1.png"), "file_name stands twice"),
-        (lambda a, b: b["categories"][0].update(keypoints=["a"]), "other categories"),
+        (lambda a, b: b["images"][0].update(id=1), "repeated id"),
+        (lambda a, b: b["images"][0].update(file_name="1.png"), "repeated file_name"),
+        (lambda a, b: b["categories"][0].update(keypoints=["a"]), "different categories"),
         (lambda a, b: b["annotations"][0].update(image_id=1), "not listed"),
     ],
 )
@@ -160,19 +188,25 @@ def test_splits_that_do_not_go_together_are_refused(break_it, complaint):
     first, second = two_parts()
     break_it(first, second)
     with pytest.raises(ValueError, match=complaint):
-        merged(first, second)
+        merge_annotations(first, second)
 
 
 def test_swapped_sizes_are_put_right_and_others_refused():
     first, second = two_parts()
-    merge = merged(first, second)
-    right = with_decoded_sizes(merge, {"1.png": Seen("", (30, 40)), "3.png": Seen("", (40, 30))})
+    merged = merge_annotations(first, second)
+    right = with_decoded_sizes(
+        merged, {"1.png": ImageInfo("", (30, 40)), "3.png": ImageInfo("", (40, 30))}
+    )
     assert [(i["width"], i["height"]) for i in right.truth["images"]] == [(30, 40), (40, 30)]
     assert right.swapped == 1 and first["images"][0]["width"] == 40
-    with pytest.raises(ValueError, match="another size"):
-        with_decoded_sizes(merge, {"1.png": Seen("", (80, 60)), "3.png": Seen("", (40, 30))})
+    with pytest.raises(ValueError, match="differ in size"):
+        with_decoded_sizes(
+            merged, {"1.png": ImageInfo("", (80, 60)), "3.png": ImageInfo("", (40, 30))}
+        )
     with pytest.raises(ValueError, match="missing"):
-        with_decoded_sizes(merge, {"1.png": Seen("missing"), "3.png": Seen("", (40, 30))})
+        with_decoded_sizes(
+            merged, {"1.png": ImageInfo("missing"), "3.png": ImageInfo("", (40, 30))}
+        )
 
 
 @pytest.fixture
@@ -196,8 +230,11 @@ def crowdpose(tmp_path):
     return tmp_path
 
 
-def config_of(crowdpose, *overrides):
-    return load_config(crowdpose / "crowd.yaml", overrides)
+def built(crowdpose, capsys):
+    """What --build-trainval prints."""
+    capsys.readouterr()
+    main(["--cfg", str(crowdpose / "crowd.yaml"), "--build-trainval"])
+    return capsys.readouterr().out
 
 
 def test_trainval_is_built_once_verified_after_and_never_overwritten(crowdpose, capsys):
@@ -207,15 +244,16 @@ def test_trainval_is_built_once_verified_after_and_never_overwritten(crowdpose, 
     path = crowdpose / "json" / "crowdpose_trainval.json"
     truth = json.loads(path.read_text())
     assert (len(truth["images"]), len(truth["annotations"])) == (29, 149)
-    assert build_trainval(config_of(crowdpose)).startswith("verified")
+    assert built(crowdpose, capsys).startswith("verified")
     truth["annotations"].pop()
     path.write_text(json.dumps(truth))
-    with pytest.raises(ValueError, match="move it away"):
-        build_trainval(config_of(crowdpose))
+    with pytest.raises(SystemExit):
+        built(crowdpose, capsys)
+    assert "move it away" in capsys.readouterr().err
     assert json.loads(path.read_text()) == truth
 
 
-def test_trainval_puts_swapped_sizes_right(crowdpose):
+def test_trainval_puts_swapped_sizes_right(crowdpose, capsys):
     path = crowdpose / "json" / "crowdpose_train.json"
     truth = json.loads(path.read_text())
     sizes = {i["id"]: (i["width"], i["height"]) for i in truth["images"]}
@@ -223,17 +261,17 @@ def test_trainval_puts_swapped_sizes_right(crowdpose):
         image["width"], image["height"] = image["height"], image["width"]
     path.write_text(json.dumps(truth))
     oblong = sum(width != height for width, height in sizes.values())
-    assert f"swapped: {oblong}" in build_trainval(config_of(crowdpose))
-    built = json.loads((crowdpose / "json" / "crowdpose_trainval.json").read_text())
-    assert {i["id"]: (i["width"], i["height"]) for i in built["images"][:20]} == sizes
+    assert f"swapped: {oblong}" in built(crowdpose, capsys)
+    trainval = json.loads((crowdpose / "json" / "crowdpose_trainval.json").read_text())
+    assert {i["id"]: (i["width"], i["height"]) for i in trainval["images"][:20]} == sizes
 
 
 def test_a_real_set_has_no_errors_but_its_splits_overlap(crowdpose, capsys):
-    build_trainval(config_of(crowdpose))
+    built(crowdpose, capsys)
     with pytest.raises(SystemExit) as end:
         main(["--cfg", str(crowdpose / "crowd.yaml"), "DATASET.VAL", "val"])
-    report = json.loads((crowdpose / "output" / "crowd" / "inspect" / "report.json").read_text())
-    levels = {p: {f["level"] for f in found} for p, found in report["findings"].items()}
+    report = json.loads((crowdpose / "output" / "crowd" / "check_data" / "report.json").read_text())
+    levels = {p: {f["severity"] for f in found} for p, found in report["findings"].items()}
     assert levels == {
         "trainval": {"note"},
         "val": {"note"},

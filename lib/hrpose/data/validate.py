@@ -1,0 +1,321 @@
+"""The rules that annotations and images must satisfy: one table for the linter and both readers.
+
+`validate` reports every violation; `require` raises at those that training or evaluation cannot
+use. The checks themselves are in data/checks.py and data/joint_checks.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from hrpose.data.checks import (
+    Check,
+    boxes_as_corners,
+    boxes_beyond_image,
+    crowded_images,
+    duplicate_people,
+    equal_files,
+    files_where,
+    has_bad_numbers,
+    has_bad_outline,
+    has_flat_box,
+    has_no_region,
+    has_zero_area,
+    ignored_by,
+    images_lacking,
+    is_masked,
+    is_resized,
+    is_swapped,
+    lacks,
+    masks_of_other_sizes,
+    needs_area,
+    odd_image_ids,
+    only_crowds,
+    other_categories,
+    people_in,
+    people_where,
+    problem_is,
+    repeated,
+    unannotated_images,
+    unknown_categories,
+    unknown_images,
+    unlisted_image_ids,
+    without_category,
+)
+from hrpose.data.joint_checks import (
+    counted_where,
+    far_from_box,
+    has_fractions,
+    invalid_names,
+    joints_where,
+    labelled_at_origin,
+    not_finite,
+    odd_flags,
+    other_joint_count,
+    other_names,
+    out_of_range_limbs,
+    outside_image,
+    placed_but_unlabelled,
+    reordered_names,
+    sideless_names,
+    wrong_joint_count,
+)
+from hrpose.data.statistics import MISSING, TRUNCATED, UNREADABLE, DatasetView
+
+ERROR, NOTE = "error", "note"
+"""An error stops or misleads training or evaluation; a note is worth knowing."""
+
+TRAINING, EVALUATION = "training", "evaluation"
+"""Stages that `require` guards."""
+
+EXAMPLES = 5
+"""Violations that a finding lists."""
+
+
+class Rule(NamedTuple):
+    """What must not be: its severity, description, check and cure, and the stages it stops."""
+
+    name: str
+    severity: str  # ERROR or NOTE
+    what: str
+    check: Check  # descriptions of the violations
+    cure: str
+    stops: tuple[str, ...] = ()  # of TRAINING, EVALUATION; () only reports
+
+
+@dataclass(frozen=True)
+class Finding:
+    """The violations of one rule."""
+
+    rule: str
+    severity: str
+    what: str
+    count: int
+    examples: tuple[str, ...]
+    cure: str
+
+
+BOTH = (TRAINING, EVALUATION)
+AREA_CURE = "give area in square pixels: that of the outline, or 0.53 times that of the box"
+BOX_CURE = "give bbox as [x, y, width, height] in pixels"
+KEEP = "nothing to do"
+BY_OUTLINE = ignored_by("segmentation")
+
+# fmt: off
+RULES = (
+    # Image entries and files
+    Rule("image-entry", ERROR, "image entries without an id or a file name",
+         images_lacking("id", "file_name"), "give every entry of `images` both"),
+    Rule("image-unlisted", ERROR, "images of DATASET.IMAGE_IDS that are not listed",
+         unlisted_image_ids, "remove them from DATASET.IMAGE_IDS, which applies to both splits"),
+    Rule("image-id-type", ERROR, "image ids that are not integers", odd_image_ids,
+         "number the images; COCO's results format identifies them by integers"),
+    Rule("image-id-repeated", ERROR, "repeated image ids", repeated("images", "id"),
+         "renumber the images and their annotations; only the last of each is read"),
+    Rule("file-repeated", NOTE, "repeated file names", repeated("images", "file_name"),
+         "keep one entry for each file, with all of its annotations: the people of each entry are "
+         "background to the other"),
+    Rule("file-missing", ERROR, "image files missing", problem_is(MISSING),
+         "add the files (the download may be incomplete), or remove the entries"),
+    Rule("file-unreadable", ERROR, "image files that cannot be decoded", problem_is(UNREADABLE),
+         "download or export them again, or remove the entries"),
+    Rule("file-truncated", ERROR, "truncated image files", problem_is(TRUNCATED),
+         "download them again; depending on its version, OpenCV refuses them or fills in grey"),
+    Rule("size-differs", ERROR, "images whose size differs from the annotated one",
+         files_where(is_resized),
+         "use the images that were annotated, or scale keypoints, boxes and outlines with them"),
+    Rule("size-swapped", NOTE, "images whose annotated width and height are swapped",
+         files_where(is_swapped),
+         f"{KEEP}: the decoded size is used here. --build-trainval writes the correct ones"),
+    Rule("size-absent", NOTE, "images without an annotated size", images_lacking("width", "height"),
+         f"{KEEP}: the decoded size is used here; other tools need them"),
+    Rule("exif-rotated", NOTE, "images with an EXIF rotation",
+         files_where(lambda image, info: info.rotated),
+         "check their pictures: labels must fit the image as stored, not as viewers rotate it"),
+    Rule("file-duplicate", NOTE, "equal files under different names", equal_files,
+         "keep one of them, with all of its annotations"),
+    Rule("image-unannotated", NOTE, "images without any annotation", unannotated_images,
+         f"{KEEP}: they are left out of training and kept in evaluation"),
+    Rule("image-crowded", NOTE, "images with more labelled people than DATASET.MAX_NUM_PEOPLE",
+         crowded_images,
+         "raise DATASET.MAX_NUM_PEOPLE; the tags of further people are not trained"),
+    # Annotations
+    Rule("annotation-id", ERROR, "annotations without an id", people_where(lacks("id")),
+         "number the annotations"),
+    Rule("annotation-id-repeated", ERROR, "repeated annotation ids", repeated("annotations", "id"),
+         "renumber the annotations; if two files were joined, check that no person is in both"),
+    Rule("annotation-image", ERROR, "annotations of images that are not listed", unknown_images,
+         "list the images, or remove the annotations; they are not read"),
+    Rule("category-absent", ERROR, "annotations without category_id", without_category,
+         "give each the id of an entry of `categories`", BOTH),
+    Rule("category-unlisted", ERROR, "annotations of a category that is not listed",
+         unknown_categories, "list it in `categories`, or correct category_id"),
+    Rule("category-other", NOTE, "annotations of other categories", other_categories,
+         f"{KEEP}: they are not read. DATASET.CATEGORY selects"),
+    Rule("person-duplicate", NOTE, "people annotated twice, joint for joint", duplicate_people,
+         "remove one of the two: they train the tags to take one person for two"),
+    Rule("box-absent", ERROR, "people without a box", people_where(lacks("bbox")), BOX_CURE,
+         (EVALUATION,)),
+    Rule("box-flat", ERROR, "labelled people whose box has no extent", people_in(has_flat_box),
+         f"{BOX_CURE}, not as two corners"),
+    Rule("box-corners", ERROR, "boxes given as two corners", people_in(boxes_as_corners),
+         f"{BOX_CURE}: the joints end where [x, y, width, height] taken as two corners ends, and "
+         "the box reaches beyond the image"),
+    Rule("box-beyond-image", NOTE, "boxes that reach beyond their image",
+         people_in(boxes_beyond_image), f"{KEEP} for a few pixels; otherwise {BOX_CURE}"),
+    Rule("numbers-not-finite", ERROR, "boxes or areas that are not finite numbers",
+         people_where(has_bad_numbers), "bbox is 4 finite numbers, area is 1", (EVALUATION,)),
+    Rule("area-absent", ERROR, "people without an area", people_where(lacks("area"), needs_area),
+         f"{AREA_CURE}; without it AP is 0", (EVALUATION,)),
+    Rule("area-zero", ERROR, "people whose area is 0 or less", people_in(has_zero_area),
+         f"{AREA_CURE}; at 0 every OKS is 0", (EVALUATION,)),
+    Rule("keypoints-absent", NOTE, "annotations without keypoints",
+         people_where(lacks("keypoints")),
+         f"{KEEP}: they are unlabelled people, masked according to DATASET.IGNORE"),
+    Rule("iscrowd-absent", NOTE, "annotations without iscrowd", people_where(lacks("iscrowd")),
+         f"{KEEP}: 0 is assumed"),
+    Rule("num-keypoints-absent", NOTE, "annotations without num_keypoints",
+         people_where(lacks("num_keypoints")), f"{KEEP}: the labelled joints are counted"),
+    Rule("crowds-only", ERROR, "labelled people, all of them iscrowd 1", only_crowds,
+         "set iscrowd to 0 for single people: evaluation ignores crowds, so that AP is -1"),
+    Rule("crowd-labelled", NOTE, "crowds with labelled joints",
+         people_in(lambda view: view.is_crowd & view.is_labelled),
+         f"{KEEP} for groups: they are trained and masked, and evaluation ignores them. Single "
+         "people have iscrowd 0"),
+    Rule("region-absent", ERROR, "crowds and unlabelled people with neither outline nor box",
+         people_where(has_no_region, is_masked),
+         "give bbox; without it they are trained as background"),
+    Rule("outline-absent", NOTE, "crowds and unlabelled people without an outline",
+         people_where(lacks("segmentation"), BY_OUTLINE),
+         f"{KEEP}: their box is excluded from the heatmap loss instead"),
+    Rule("ignored-as-background", NOTE, "crowds and unlabelled people trained as background",
+         people_in(ignored_by("none")),
+         "as published for CrowdPose; DATASET.IGNORE box excludes them from the heatmap loss"),
+    Rule("outline-invalid", ERROR, "invalid outlines", people_where(has_bad_outline, BY_OUTLINE),
+         "polygons are lists of 3 or more finite points [x, y, x, y, ...]; run lengths have counts "
+         "and size"),
+    Rule("mask-size", ERROR, "crowd masks whose size differs from their image's",
+         masks_of_other_sizes, "use the annotations of these images"),
+    # Keypoints
+    Rule("joint-count", ERROR, "keypoints that are not 3 numbers for each joint of the skeleton",
+         wrong_joint_count,
+         "set DATASET.SKELETON to that of these annotations (file: from their categories), or "
+         "complete them", BOTH),
+    Rule("joint-not-finite", ERROR, "keypoints that are not finite", joints_where(not_finite),
+         "write 0, 0, 0 for a joint that is not labelled", BOTH),
+    Rule("joint-flag", ERROR, "visibility flags other than 0, 1 and 2", joints_where(odd_flags),
+         "0: not labelled, 1: labelled but hidden, 2: visible. Scores of predictions do not belong "
+         "here"),
+    Rule("joint-at-origin", ERROR, "labelled joints at 0, 0", joints_where(labelled_at_origin),
+         "set the visibility of joints that are not labelled to 0"),
+    Rule("joint-fractions", ERROR, "people whose joints all lie between 0 and 1",
+         people_in(has_fractions),
+         "multiply x by the image's width and y by its height: keypoints are in pixels"),
+    Rule("joint-outside-image", NOTE, "labelled joints outside of their image",
+         joints_where(outside_image),
+         f"{KEEP} for a few: they are trained only where a crop contains them. Many: check the "
+         "image sizes"),
+    Rule("joint-far-from-box", NOTE, "labelled joints far outside of their person's box",
+         joints_where(far_from_box),
+         f"{KEEP} for a few. Many: {BOX_CURE}, and keypoints in pixels of the same image"),
+    Rule("joint-unlabelled", NOTE, "unlabelled joints with coordinates",
+         joints_where(placed_but_unlabelled),
+         f"{KEEP} if they are guesses: they are not trained. If they are labels, set their flag to "
+         "1 or 2"),
+    Rule("count-without-labels", ERROR, "people without labels whose num_keypoints is above 0",
+         counted_where(lambda stated, labelled: stated and not labelled),
+         "count the joints whose flag is above 0; evaluation expects these people"),
+    Rule("labels-without-count", NOTE, "labelled people whose num_keypoints is 0",
+         counted_where(lambda stated, labelled: labelled and not stated),
+         "count the joints whose flag is above 0: these people are trained, but evaluation ignores "
+         "them. In CrowdPose they are people with only head or neck labelled"),
+    Rule("count-differs", NOTE, "num_keypoints that differ from the labelled joints",
+         counted_where(lambda stated, labelled: stated and labelled and stated != labelled),
+         f"{KEEP}: only 0 or not 0 matters (CrowdPose's leave out head and neck)"),
+    # Joint names
+    Rule("limbs", NOTE, "limbs that name joints out of range", out_of_range_limbs,
+         f"{KEEP}: they are not drawn (CrowdPose's file has COCO's)"),
+    Rule("names-count", ERROR, "another number of joints than the skeleton has", other_joint_count,
+         "set DATASET.SKELETON to file", BOTH),
+    Rule("names-order", ERROR, "joints in another order than the skeleton's", reordered_names,
+         "set DATASET.SKELETON to file", BOTH),
+    Rule("names-differ", ERROR, "joint names that only the file or only the skeleton has",
+         other_names, "use the skeleton's names for the same joints in the same order, or set "
+         "DATASET.SKELETON to file", (TRAINING,)),
+    Rule("names-invalid", ERROR, "joint names that do not form a skeleton", invalid_names,
+         "rename joints in `categories`, so that every left joint has a right one"),
+    Rule("names-sideless", NOTE, "no joint is left or right", sideless_names,
+         f"{KEEP} if the body has no sides; else name its joints left_*, right_*, so that flips "
+         "exchange them"),
+)
+# fmt: on
+
+
+def validate(view: DatasetView) -> list[Finding]:
+    """The violated rules, errors first."""
+    findings = [
+        finding(rule.name, rule.severity, rule.what, rule.check(view), rule.cure) for rule in RULES
+    ]
+    return violated(findings)
+
+
+def require(view: DatasetView, stage: str, path: str | Path) -> None:
+    """Raise ValueError at the first violated rule that stops this stage.
+
+    stage: TRAINING or EVALUATION   path: of the annotations, for the message
+    """
+    if stage == TRAINING:  # annotations of images that are not listed are not read
+        read = [
+            annotation
+            for annotation in view.truth["annotations"]
+            if annotation.get("image_id") in view.images or "category_id" not in annotation
+        ]
+        view = replace(view, truth={**view.truth, "annotations": read})
+    for rule in RULES:
+        if stage in rule.stops and (found := [*rule.check(view)]):
+            more = f" and {len(found) - EXAMPLES} more" if len(found) > EXAMPLES else ""
+            examples = ", ".join(found[:EXAMPLES])
+            raise ValueError(f"{path}: {rule.what}: {examples}{more}; {rule.cure}")
+
+
+def finding(rule: str, severity: str, what: str, found: Iterable[str], cure: str) -> Finding:
+    examples = list(found)
+    return Finding(rule, severity, what, len(examples), tuple(examples[:EXAMPLES]), cure)
+
+
+def violated(findings: Iterable[Finding]) -> list[Finding]:
+    """The findings with any violation, errors before notes."""
+    return sorted((f for f in findings if f.count), key=lambda each: each.severity != ERROR)
+
+
+def compare_splits(first: DatasetView, second: DatasetView) -> list[Finding]:
+    """Images that two splits share."""
+    ids, others = (
+        {image["file_name"]: number for number, image in view.images.items()}
+        for view in (first, second)
+    )
+    names = [name for name in ids if name in others]
+    same = [name for name in names if ids[name] == others[name]]
+    numbers = [str(number) for number in first.images if number in second.images]
+    separate = "remove them from one split: scores on images that were trained on mean nothing"
+    coincidence = f"{KEEP} if the images differ"
+    return violated(
+        [
+            finding("shared-files", ERROR, "equal files in both splits",
+                    _equal_files(first, second), separate),
+            finding("shared-images", ERROR, "images of one id and file name in both splits",
+                    same, separate),
+            finding("shared-names", NOTE, "file names in both splits", names, coincidence),
+            finding("shared-ids", NOTE, "image ids in both splits", numbers, coincidence),
+        ]
+    )  # fmt: skip
+
+
+def _equal_files(first: DatasetView, second: DatasetView) -> Iterator[str]:
+    others = {info.digest: name for name, info in second.files.items() if info.digest}
+    for name, info in first.files.items():
+        if info.digest in others:
+            yield f"{name} = {others[info.digest]}"

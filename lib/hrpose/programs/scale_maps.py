@@ -1,0 +1,270 @@
+"""Visualize SWAHR's predicted scale maps, and correlate them with the sizes of people.
+
+Source: Luo et al., Rethinking the Heatmap Regression for Bottom-up Human Pose Estimation, CVPR
+2021, section 3 and figure 5, which shows 1 / s = 1 + alpha, the mean over all joints. Where it is
+high Gaussians are narrow, so that it should fall as people grow.
+
+The loss reaches a joint's scales only where its Gaussians are drawn (losses/swahr.py).
+Hence people are measured at their own joints, and a second picture shows each joint's scales only
+there. s itself is not measured: its rank correlation is that of 1 / s with the other sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+from torch import Tensor
+from tqdm import tqdm
+from yacs.config import CfgNode
+
+from hrpose.build import load_model, output_strides
+from hrpose.build_devices import build_devices
+from hrpose.data.coco import Record, image_annotations, person_category
+from hrpose.engine.runs import new_folder
+from hrpose.ops.affine import Affine, fit, to_cells
+from hrpose.ops.files import write_json, write_whole
+from hrpose.ops.heatmaps import resize
+from hrpose.ops.image import write
+from hrpose.ops.normalize import normalize
+from hrpose.ops.targets import TARGET_GENERATORS
+from hrpose.programs.circumstances import circumstances
+from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.programs.pictures import truths_of
+from hrpose.splits import Split, build_skeleton, read_split
+from hrpose.visualize import (
+    Panel,
+    colour_bar,
+    draw_notes,
+    draw_poses,
+    draw_values,
+    scatter,
+    side_by_side,
+    titled,
+)
+
+CAPTION = (
+    "1/s; high: narrow Gaussians. Trained only where Gaussians are drawn, arbitrary elsewhere."
+)
+CHANGED = 0.1
+"""|alpha| above which the width of a joint's Gaussian has noticeably changed."""
+CHANGED_FRACTION = f"|alpha| > {CHANGED}"
+
+Predict = Callable[[np.ndarray], tuple[list[Tensor], Affine]]
+"""image (H, W, 3) uint8 RGB -> alpha (K, h, w) of every output; transform to network pixels"""
+
+
+class PersonScales(NamedTuple):
+    """1 / s at the joints of people."""
+
+    image_ids: np.ndarray  # (N,)
+    sizes: np.ndarray  # (N,) longer side of the box in network pixels
+    joints: dict[int, np.ndarray]  # stride -> (N, K) 1 / s, NaN where a joint is not labelled
+
+
+@command
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = config_parser("Show the scale maps of TEST.MODEL_FILE, a SWAHR, on DATASET.VAL.")
+    parser.add_argument("--output", type=Path, help="default: scale_maps/ in a new run folder")
+    parser.add_argument("--images", type=int, default=8, help="pictures to draw; default: 8")
+    known, config = parsed_config(parser, arguments)
+    predict, split = build_predict_scales(config), read_people(config)
+    people = measure_people(config, predict, split)
+    figures = summarize_scales(people)
+    folder = known.output or new_folder(Path(config.OUTPUT_DIR) / config.NAME) / "scale_maps"
+    facts = {**circumstances(build_devices(config)), "weights": config.TEST.MODEL_FILE}
+    write_json(folder / "scales.json", {**facts, "figures": figures}, indent=1)
+    write_whole(folder / "scales.csv", lambda file: file.write(format_csv(people).encode()))
+    write_whole(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
+    # The colours span 96 % of all joints: means over people vary less than joints do.
+    joints = np.concatenate([values.ravel() for values in people.joints.values()])
+    low, high = np.nanquantile(joints, (0.02, 0.98)).tolist()
+    bounds = (low, high) if high > low else (low - 0.01, low + 0.01)  # scales never trained
+    for record in split.records[: known.images]:
+        image = split.images.read(record.file_name)
+        sheet = draw_sheet(config, image, record, predict(image), bounds)
+        write(folder / f"scales_{record.image_id}.jpg", sheet)
+    print(format_scales(figures))
+    write(folder / "scatter.png", draw_scatter(people, figures))
+    print(f"written to {folder}")
+
+
+def build_predict_scales(config: CfgNode) -> Predict:
+    """A forward pass at test scale 1 of the SWAHR of TEST.MODEL_FILE."""
+    if config.MODEL.NAME != "swahr":
+        raise ValueError(
+            f"MODEL.NAME is {config.MODEL.NAME!r}, which predicts no scales; use a config of "
+            "SWAHR, e.g. configs/w32_512_swahr.yaml, and weights that were trained with it"
+        )
+    device = build_devices(config)[0]
+    model: Any = load_model(config).to(device).eval()
+    input_size = config.TEST.INPUT_SIZE or config.DATASET.INPUT_SIZE
+
+    @torch.inference_mode()
+    def predict(image: np.ndarray) -> tuple[list[Tensor], Affine]:
+        image_size = (image.shape[1], image.shape[0])
+        size, to_network = fit(image_size, input_size, convention=config.MODEL.CONVENTION)
+        pixels = torch.from_numpy(to_network.image(image, size)).permute(2, 0, 1)[None]
+        outputs = model.with_scales(normalize(pixels.to(device)))
+        return [output.scales[0].cpu() for output in outputs], to_network
+
+    return predict
+
+
+def read_people(config: CfgNode) -> Split:
+    """DATASET.VAL without crowds and without images that show only crowds or unlabelled people."""
+    split = read_split(config, config.DATASET.VAL)
+    people = [each for each in split.truth["annotations"] if not each.get("iscrowd")]
+    truth = {**split.truth, "annotations": people}
+    category = person_category(truth, config.DATASET.CATEGORY)["id"]
+    count = len(build_skeleton(config).joints)
+    records = image_annotations(truth, count, category, image_ids=config.DATASET.IMAGE_IDS)
+    return Split(truth, [record for record in records if len(record.joints)], split.images)
+
+
+# Measurement ----------------------------------------------------------------------------------
+
+
+def measure_people(config: CfgNode, predict: Predict, split: Split) -> PersonScales:
+    """1 / s at the labelled joints of every person with a joint within the maps."""
+    strides, convention = output_strides(config), config.MODEL.CONVENTION
+    rows: list[tuple[int, float, list[np.ndarray]]] = []
+    for record in tqdm(split.records, "scale maps", unit="image", disable=None):
+        alphas, to_network = predict(split.images.read(record.file_name))
+        joints = torch.from_numpy(to_network.joints(record.joints)).float()[None]  # (1, N, K, 3)
+        values = []
+        for alpha, stride in zip(alphas, strides):
+            cells = to_cells(joints, stride, torch.zeros(1, dtype=torch.bool), convention)
+            cell = TARGET_GENERATORS[convention].cells(cells, (alpha.shape[-2], alpha.shape[-1]))[0]
+            at = (1 + alpha.flatten()[cell.clamp(min=0)]).where(cell >= 0, torch.nan)
+            values.append(at.numpy())  # (N, K)
+        sizes = record.boxes[:, 2:].max(1) * to_network.scale
+        for size, *own in zip(sizes, *values):
+            if all(np.isfinite(each).any() for each in own):
+                rows.append((record.image_id, size, own))
+    if not rows:
+        raise ValueError(
+            f"no person of {config.DATASET.VAL} who is not a crowd has a labelled joint within an "
+            "image; run tools/check_data.py"
+        )
+    image_ids, all_sizes, all_values = zip(*rows)
+    by_stride = {stride: np.stack(each) for stride, each in zip(strides, zip(*all_values))}
+    return PersonScales(np.array(image_ids), np.array(all_sizes), by_stride)
+
+
+def summarize_scales(people: PersonScales) -> dict[str, dict[str, Any]]:
+    """For every output "1/stride", statistics of 1 / s.
+
+    rho, p: Spearman's, of the mean over each person's joints against size; None if undefined
+    evened rho: the same after the mean of each kind of joint is subtracted, because kinds differ in
+    1 / s, and which of them are labelled depends on size
+    mean, quartiles: over people   CHANGED_FRACTION: of joints
+    """
+    figures = {}
+    for stride, joints in people.joints.items():
+        mean = np.nanmean(joints, 1)  # (N,)
+        labelled = np.isfinite(joints)
+        evened = joints - np.nansum(joints, 0) / labelled.sum(0).clip(min=1)
+        rho, p = rank_correlation(people.sizes, mean)
+        figures[f"1/{stride}"] = {
+            "people": len(mean),
+            "rho": rho,
+            "p": p,
+            "evened rho": rank_correlation(people.sizes, np.nanmean(evened, 1))[0],
+            "mean": mean.mean().item(),
+            "quartiles": np.quantile(mean, (0.25, 0.5, 0.75)).tolist(),
+            CHANGED_FRACTION: (np.abs(joints[labelled] - 1) > CHANGED).mean().item(),
+        }
+    return figures
+
+
+def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
+    """Spearman's rho and its p; None for fewer than 3 or constant values (untrained scales)."""
+    if len(x) < 3 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return None, None
+    rho, p = spearmanr(x, y)
+    return float(rho), float(p)
+
+
+def format_scales(figures: Mapping[str, Mapping[str, Any]]) -> str:
+    """The statistics as plain text."""
+    lines = [
+        f"{'1/s':6}{'people':>7}{'rho':>8}{'p':>9}{'evened rho':>12}{'mean':>8}"
+        f"{'quartiles':>22}{CHANGED_FRACTION:>15}"
+    ]
+    for name, row in figures.items():
+        known = (row["rho"], row["p"], row["evened rho"])
+        rho, p, even = ("-" if value is None else f"{value:.2g}" for value in known)
+        quartiles = " ".join(f"{value:6.3f}" for value in row["quartiles"])
+        start = f"{name:6}{row['people']:7}{rho:>8}{p:>9}{even:>12}{row['mean']:8.3f}"
+        lines.append(f"{start}{quartiles:>22}{row[CHANGED_FRACTION]:15.1%}")
+    return "\n".join(lines)
+
+
+def format_csv(people: PersonScales) -> str:
+    """A line for each person: image_id, size, and the mean 1 / s at every output."""
+    lines = [",".join(["image_id", "size", *(f"inverse_scale/{s}" for s in people.joints)])]
+    means = [np.nanmean(joints, 1) for joints in people.joints.values()]
+    for image_id, size, *values in zip(people.image_ids, people.sizes, *means):
+        lines.append(",".join([f"{image_id},{size:.1f}", *(f"{value:.4f}" for value in values)]))
+    return "\n".join(lines) + "\n"
+
+
+# Pictures -------------------------------------------------------------------------------------
+
+
+def draw_sheet(
+    config: CfgNode,
+    image: np.ndarray,
+    record: Record,
+    prediction: tuple[list[Tensor], Affine],
+    bounds: tuple[float, float],
+) -> np.ndarray:
+    """Image and people; for every output, mean 1 / s over joints, and 1 / s where they are drawn.
+
+    bounds: 1 / s of the first and the last colour
+    """
+    alphas, to_network = prediction
+    sizes = [f"{size:.0f}" for size in record.boxes[:, 2:].max(1) * to_network.scale]
+    people = draw_poses(image, record.joints, build_skeleton(config))
+    people = draw_notes(people, record.boxes[:, :2], sizes)
+    above = [titled(image, f"image {record.image_id}")]
+    below = [titled(people, "people; longer side in network pixels")]
+    batch = {
+        "mask": torch.ones(1, *alphas[-1].shape[-2:]),
+        "joints": torch.from_numpy(to_network.joints(record.joints)).float()[None],
+        "widths": torch.from_numpy(record.boxes[:, 2] * to_network.scale)[None],
+        "mirrored": torch.zeros(1, dtype=torch.bool),
+    }
+    for alpha, stride, truth in zip(alphas, output_strides(config), truths_of(config, batch)):
+        heat = truth.heatmaps[0]  # (K, h, w) as the loss draws them
+        maps = (alpha.mean(0), (alpha * heat).sum(0) / heat.sum(0).clamp(min=1e-6), heat.amax(0))
+        mean, own, drawn = (to_image(values, stride, to_network, image) for values in maps)
+        everywhere = draw_values(image, 1 + mean, bounds, np.full_like(mean, 0.6))
+        at_joints = draw_values(image, 1 + own, bounds, (1.5 * drawn).clip(0, 1))
+        above.append(titled(everywhere, f"1/{stride}: 1/s, mean over joints"))
+        below.append(titled(at_joints, f"1/{stride}: 1/s where Gaussians are drawn"))
+    tiles = side_by_side([*above, *below], columns=len(above))
+    return np.concatenate([tiles, titled(colour_bar(tiles.shape[1], bounds), CAPTION)])
+
+
+def to_image(values: Tensor, stride: int, to_network: Affine, image: np.ndarray) -> np.ndarray:
+    """A map (h, w) of cells resampled to the pixels of the image, (H, W); 0 outside of it."""
+    size = (values.shape[0] * stride, values.shape[1] * stride)
+    in_network = resize(values[None, None], size)[0, 0].numpy()
+    return to_network.inverse().image(in_network, (image.shape[1], image.shape[0]))
+
+
+def draw_scatter(people: PersonScales, figures: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
+    """1 / s against size: a dot for each person, a panel for each output."""
+    panels = []
+    for (name, row), joints in zip(figures.items(), people.joints.values()):
+        rho = "not defined" if row["rho"] is None else f"{row['rho']:.2f}"
+        title = f"resolution {name}: {row['people']} people, Spearman's rho {rho}"
+        panels.append(Panel(title, people.sizes, np.nanmean(joints, 1)))
+    names = ("longer side of the person's box, network pixels", "1/s, mean over labelled joints")
+    return scatter(panels, names, level=1)
