@@ -81,13 +81,3 @@ def noise_maps(size, rng, joints=17, spread=10.0):
     """As an untrained network may predict: peaks everywhere, tags without meaning."""
     tags = rng.random((2, joints, *size), np.float32) * np.float32(spread)
     return rng.random((joints, *size), np.float32), np.moveaxis(tags, 0, -1)
-
-
-def tag_batch(images=12, people=30, joints=17, size=128, seed=0):
-    """Tags (B, K * H * W) and cells (B, N, K), of which 80 % are labelled and the others -1."""
-    generator = torch.Generator().manual_seed(seed)
-    area = size**2
-    tags = torch.randn(images, joints * area, generator=generator)
-    shape = images, people, joints
-    cells = torch.randint(area, shape, generator=generator) + area * torch.arange(joints)
-    return tags, cells.where(torch.rand(shape, generator=generator) < 0.8, -1)
