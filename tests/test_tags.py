@@ -169,7 +169,9 @@ def test_what_nobody_shows_is_no_number(tags, wanted):
 def test_tag_statistics_oracle(count, joints, threshold, record_difference):
     tags, cells = random_batch(count, joints)
     found = torch.stack([*tag_statistics(tags, cells, threshold).values()], -1)  # (B, 3)
-    plain = [image_tag_statistics(of_image, where, threshold) for of_image, where in zip(tags, cells)]
+    plain = [
+        image_tag_statistics(of_image, where, threshold) for of_image, where in zip(tags, cells)
+    ]
     plain = torch.tensor(plain, dtype=torch.float64)
     away = (found - plain).nan_to_num().abs().max()
     record_difference("tag_statistics", away)
