@@ -110,7 +110,11 @@ def test_train_alone_and_in_several_passes(measure):
 @pytest.mark.slow
 def test_sweep(measure, monkeypatch):
     """All but the compiled one, which would take a minute."""
-    monkeypatch.setenv("CXX", "no_such_compiler")
+
+    def no_compiler(function):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("torch.compile", no_compiler)
     asked = ["--sweep", "--batch", "3", "--steps", "1", "--repeats", "1"]
     written = measure("train", *asked)
     [rows] = written.tables.values()
@@ -130,7 +134,7 @@ def test_sweep_finds_the_largest_batch_that_fits(measure, monkeypatch):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
         return 1.0
 
-    monkeypatch.setattr("hrpose.programs.measurement.device_of", lambda _: torch.device("meta"))
+    monkeypatch.setattr("hrpose.build_devices.build_devices", lambda _: [torch.device("meta")])
     monkeypatch.setattr(TRAINING + "Side.peak", peak)
     monkeypatch.setattr(TRAINING + "Side.build", lambda side, device, steps: lambda: None)
     monkeypatch.setattr(TRAINING + "matmul_rate", lambda device, precision: 1e12)

@@ -101,10 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         known, config = own.parse_args(known.rest), None
 
     # These import torch, which takes seconds: only when the arguments are known to be right.
-    from hrpose.programs.measurement import device_of, environment_of, publish
+    import torch
+
+    from hrpose.build_devices import build_devices
+    from hrpose.programs.measurement import environment_of, publish
 
     benchmarks = importlib.import_module(f"hrpose.programs.benchmark_{module}")
-    device = device_of(config if name != "data" else None)
+    device = torch.device("cpu") if module == "data" or not config else build_devices(config)[0]
     environment = environment_of(device, vars(known))  # before: the load is that of others
     report = getattr(benchmarks, f"benchmark_{name}")(known, config, device)
     publish(report, environment, known.json)

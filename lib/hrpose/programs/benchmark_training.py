@@ -209,20 +209,18 @@ def _resident_side(name: str, config: CfgNode, images: Batch, size: int) -> Side
     return Side(name, config, itertools.repeat(batch), size)
 
 
-def largest_that_fits(sized: Callable[[int], Side], start: int, device: torch.device) -> int:
-    """The largest batch that fits, of `start` times a power of two.
+def largest_that_fits(sized: Callable[[int], Side], size: int, device: torch.device) -> int:
+    """The largest batch that fits, of `size` times a power of two.
 
     RuntimeError: not one image fits, or something other than memory is wanting
     """
-    fits: dict[int, bool] = {}
-    size = start
-    while size and size not in fits:
-        fits[size] = size <= LARGEST and _fits(sized(size), device)
-        size = size * 2 if fits[size] else size // 2
-    best = max((size for size, does in fits.items() if does), default=0)
-    if not best:
+    while size and not _fits(sized(size), device):
+        size //= 2
+    if not size:
         raise RuntimeError("not one image fits")
-    return best
+    while size < LARGEST and _fits(sized(2 * size), device):
+        size *= 2
+    return size
 
 
 def _fits(side: Side, device: torch.device) -> bool:

@@ -23,9 +23,8 @@ import torch
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
-from yacs.config import CfgNode
 
-from hrpose.build_devices import PRECISIONS, build_devices
+from hrpose.build_devices import PRECISIONS
 from hrpose.engine.meter import memory_in_use
 from hrpose.ops.files import write_json
 from hrpose.programs.circumstances import circumstances
@@ -276,10 +275,6 @@ def number(value: float) -> str:
         return f"{value:.1e}"
     digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
     return f"{value:.{digits}f}"
-
-
-def device_of(config: CfgNode | None) -> torch.device:
-    return build_devices(config)[0] if config else torch.device("cpu")
 
 
 def environment_of(device: torch.device, options: Mapping[str, Any]) -> dict[str, Any]:
