@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     import torch
 
     from hrpose.build_devices import build_devices
-    from hrpose.programs.measurement import environment_of, publish
+    from hrpose.programs.timing import environment_of, publish
 
     benchmarks = importlib.import_module(f"hrpose.programs.benchmark_{module}")
     device = torch.device("cpu") if module == "data" or not config else build_devices(config)[0]

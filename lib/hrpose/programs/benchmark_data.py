@@ -16,18 +16,8 @@ from yacs.config import CfgNode
 from hrpose.build_training import build_training_loader
 from hrpose.data.bottomup import BottomUpDataset
 from hrpose.losses.tags import tag_loss
-from hrpose.programs.measurement import (
-    CONFIGURED,
-    REFERENCE,
-    Report,
-    compare,
-    interleave,
-    label,
-    load_reference,
-    one_thread,
-    phase_rows,
-    phases,
-)
+from hrpose.programs import timing
+from hrpose.programs.timing import CONFIGURED, REFERENCE, Report
 
 Keys = list[list[tuple[int, int]]]
 """(epoch, index) of every sample of every batch"""
@@ -40,20 +30,19 @@ def benchmark_data(options: Namespace, config: CfgNode, device: torch.device) ->
     count, labels = sum(map(len, keys)), ["read", *config.DATASET.AUGMENTATIONS, "collate"]
     calls = {CONFIGURED: configured_samples(config, loader, keys)}
     if options.against:
-        theirs = load_reference("data").reference_loader(config, loader)
+        theirs = timing.load_reference("data").reference_loader(config, loader)
         calls[REFERENCE] = partial(make_batches, theirs.dataset, theirs.collate_fn, keys)
         labels.insert(-1, "draw heatmaps")
-    with one_thread():
-        rows = compare(interleave(calls, options.repeats, count), dict.fromkeys(calls, 1))
-        spent = {name: phases(call, labels, device, count) for name, call in calls.items()}
+    with timing.one_thread():
+        rows = timing.compare(calls, options.repeats, count)
+        parts = timing.phases(calls, labels, device, count)
     for row in rows:
         row["MB shipped"] = calls[row[""]]() / count / 1e6
     note = (
         f"One worker with one thread, {count} samples of {config.DATASET.INPUT_SIZE} px in one go, "
         f"collated {len(keys[0])} at a time, from files that were read before."
     )
-    tables = {"A sample": rows, "Where the time of a sample goes": phase_rows(spent)}
-    return Report(tables, [note])
+    return Report({"A sample": rows, "Where the time of a sample goes": parts}, [note])
 
 
 def sample_keys(loader: DataLoader, samples: int) -> Keys:
@@ -70,9 +59,10 @@ def sample_keys(loader: DataLoader, samples: int) -> Keys:
 def configured_samples(config: CfgNode, loader: DataLoader, keys: Keys) -> Callable[[], int]:
     """A call that makes the batches as training does, with a label for each augmentation."""
     source: Any = loader.dataset
-    images: Any = SimpleNamespace(read=label("read", source.images.read), name=source.images.name)
+    read = timing.label("read", source.images.read)
+    images: Any = SimpleNamespace(read=read, name=source.images.name)
     names = config.DATASET.AUGMENTATIONS
-    steps = [label(name, step) for name, step in zip(names, source.augmentations)]
+    steps = [timing.label(name, step) for name, step in zip(names, source.augmentations)]
     dataset = BottomUpDataset(source.records, images, steps, source.seed)
     return partial(make_batches, dataset, loader.collate_fn, keys)
 
@@ -97,12 +87,12 @@ def benchmark_tags(options: Namespace, config: None, device: torch.device) -> Re
     cells = cells.where(torch.rand(shape, generator=generator) < 0.8, -1)
     losses: dict[str, Callable] = {CONFIGURED: tag_loss}
     if options.against:
-        losses[REFERENCE] = load_reference("losses").looped_tag_loss
+        losses[REFERENCE] = timing.load_reference("losses").looped_tag_loss
 
     def call(loss: Callable) -> None:
         pull, push = loss(tags.clone().requires_grad_(), cells)
         (pull + push).sum().backward()
 
     calls = {name: partial(call, loss) for name, loss in losses.items()}
-    rows = compare(interleave(calls, options.repeats), dict.fromkeys(calls, options.images))
+    rows = timing.compare(calls, options.repeats, images=dict.fromkeys(calls, options.images))
     return Report({"Tag loss, forward and backward": rows})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,30 +27,15 @@ from hrpose.inference.stream import stream
 from hrpose.models.blocks import fan_in_init
 from hrpose.models.counting import operations_in
 from hrpose.ops.pixels import normalise
+from hrpose.programs import timing
 from hrpose.programs.exporting.graphs import NetworkGraph, example
-from hrpose.programs.measurement import (
-    CONFIGURED,
-    REFERENCE,
-    Report,
-    Row,
-    compare,
-    interleave,
-    label,
-    load_reference,
-    matmul_rate,
-    peak_memory,
-    phase_rows,
-    phases,
-    replaced,
-    spread,
-)
+from hrpose.programs.timing import CONFIGURED, REFERENCE, Report, Row
 from hrpose.skeletons import COCO
 from hrpose.splits import Split, first, read_split
 from hrpose.structures import Poses
 
-CPU = torch.device("cpu")
 STAGES = [
-    (owner, function, partial(label, name))
+    (owner, function, partial(timing.label, name))
     for name, owner, function in (
         ("candidates", decoding, "heat_in_blocks"),
         ("candidates", decoding, "peaks_of"),
@@ -75,22 +60,22 @@ def benchmark_decode(options: Namespace, config: None, device: torch.device) -> 
     size, rng = tuple(options.size), np.random.default_rng(0)
     if min(size) < 32:
         raise ValueError(f"--size {size[0]} {size[1]}: give 32 pixels or more")
-    scenes, settings = load_reference("scenes"), PUBLISHED._replace(solver=options.matcher)
+    scenes = timing.load_reference("scenes")
+    settings = PUBLISHED._replace(solver=options.matcher)
     crowds = [scenes.Crowd(people) for people in options.people]
     maps = {f"{one.people} people": scenes.crowd_maps(one, size, rng, size) for one in crowds}
     maps["noise"] = scenes.noise_maps(size, rng)
-    report, stages, equal = Report(), {}, 0
+    report, ours, equal = Report(), {}, 0
     for name, (heatmaps, tags) in maps.items():
         calls = {CONFIGURED: partial(decode, heatmaps, tags, COCO, settings)}
         if options.against:
             given = heatmaps, np.ascontiguousarray(tags), COCO, settings
-            calls[REFERENCE] = partial(load_reference("decoding").plain_decode, *given)
+            calls[REFERENCE] = partial(timing.load_reference("decoding").plain_decode, *given)
             equal += _same(*(call() for call in calls.values()))
-        seconds = interleave(calls, options.repeats)
-        report.tables[name] = compare(seconds, dict.fromkeys(calls, 1))
-        with replaced(STAGES):
-            stages[name] = phases(calls[CONFIGURED], DECODING, device)
-    report.tables["Where the time of one decoding goes"] = phase_rows(stages)
+        report.tables[name] = timing.compare(calls, options.repeats)
+        ours[name] = calls[CONFIGURED]
+    with timing.replaced(STAGES):
+        report.tables["Where the time goes"] = timing.phases(ours, DECODING, device)
     report.notes.append(f"17 x {size[0]} x {size[1]}, two tag values, matcher {options.matcher}.")
     if options.against:
         report.notes.append(f"Equal bit for bit: {equal} of {len(maps)} scenes.")
@@ -137,7 +122,10 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
         except ValueError as error:  # for want of a compiler
             failed[name] = str(error)
     networks |= {path.name: onnx_network(path) for path in options.onnx}
-    report, rates = Report(), {each: matmul_rate(device, each) for each in ("fp32", "bf16")}
+    report, rates = (
+        Report(),
+        {each: timing.matmul_rate(device, each) for each in ("fp32", "bf16")},
+    )
     for size in options.size or [config.TEST.INPUT_SIZE or config.DATASET.INPUT_SIZE]:
         noise = example(options.batch, (size, size)).to(device)
         work = 2e9 * options.batch * operations_in(model, (size, size))
@@ -145,7 +133,7 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
             rows = _compare_networks(networks, noise, options.repeats, failed)
         for row in rows:
             rate = rates.get(row[""][:4])
-            row["% of matmul"] = rate and spread(1e5 * work / rate / ms for ms in row["ms"])
+            row["% of matmul"] = rate and timing.spread(1e5 * work / rate / ms for ms in row["ms"])
         report.tables[f"{options.batch} x {size} x {size}"] = rows
     report.notes = [
         f"Weights: {config.TEST.MODEL_FILE or 'random, in which rounding errors grow more'}. "
@@ -172,7 +160,7 @@ def _compare_networks(
             continue
         started[name] = time.perf_counter() - begun
     calls = {name: partial(networks[name], images) for name in maps}
-    rows = compare(interleave(calls, repeats), dict.fromkeys(calls, len(images)), EAGER)
+    rows = timing.compare(calls, repeats, 1, dict.fromkeys(calls, len(images)), EAGER)
     for row in rows:
         name = row[""]
         for kind in ("heatmaps", "tags"):
@@ -180,7 +168,7 @@ def _compare_networks(
         row["first call, s"] = started[name]
         if images.is_cuda:
             held = torch.cuda.memory_allocated(images.device) / 2**30
-            row["activations, GiB"] = peak_memory(calls[name], images.device) - held
+            row["activations, GiB"] = timing.peak_memory(calls[name], images.device) - held
     return rows
 
 
@@ -235,43 +223,42 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
     alone: dict[str, Any] = {CONFIGURED: predictor}
     found: dict[str, list] = {}
     if options.against:
-        alone[REFERENCE] = load_reference("predictor").ReferencePredictor(predictor, model)
+        alone[REFERENCE] = timing.load_reference("predictor").ReferencePredictor(predictor, model)
+
+    some = min(STAGED, len(images))
 
     def find_all(name: str) -> None:
         if name == CONFIGURED:
             found[name] = list(stream([predictor], images, build_crew(config, [predictor])))
         else:
-            found[name] = list(_one_by_one(alone[name], images, len(images)))
+            found[name] = one_by_one(name, len(images))
+
+    def one_by_one(name: str, count: int) -> list[tuple[int, Poses]]:
+        poses = []
+        for i in range(count):
+            with record_function("read"):
+                image_id, image = images[i]
+            poses.append((image_id, alone[name](image)))
+        return poses
 
     calls = {name: partial(find_all, name) for name in alone}
-    peaks = {name: peak_memory(call, device) for name, call in calls.items()}
-    rows = compare(interleave(calls, options.repeats, len(images)), dict.fromkeys(calls, 1))
+    peaks = {name: timing.peak_memory(call, device) for name, call in calls.items()}
+    rows = timing.compare(calls, options.repeats, len(images))
     for row in rows:
         row |= _figures(config, split, found[row[""]])
         row["peak memory, GiB"] = peaks[row[""]]
-    some = min(STAGED, len(images))
-    with replaced([(predictor.model, "forward", partial(label, "forward")), *STAGES]):
-        spent = {
-            name: phases(partial(list, _one_by_one(each, images, some)), FINDING, device, some)
-            for name, each in alone.items()
-        }
+    with timing.replaced([(predictor.model, "forward", partial(timing.label, "forward")), *STAGES]):
+        staged = {name: partial(one_by_one, name, some) for name in alone}
+        parts = timing.phases(staged, FINDING, device, some)
     notes = [
         f"{len(images)} images of {config.DATASET.VAL}, {config.TEST.BATCH} at a time where of one "
-        f"size. Stages are of the first {some}, one by one. Weights: "
+        f"size. Phases are of the first {some}, one by one. Weights: "
         f"{config.TEST.MODEL_FILE or 'random'}."
     ]
     if options.against:
         equal = sum(_decoded_alike(predictor, images[i][1]) for i in range(some))
         notes.append(f"The same maps decoded by both, bit for bit: {equal} of {some} images.")
-    tables = {"Finding people": rows, "Where the time of an image goes": phase_rows(spent)}
-    return Report(tables, notes)
-
-
-def _one_by_one(predictor: Any, images: BareImages, count: int) -> Iterator[tuple[int, Poses]]:
-    for i in range(count):
-        with record_function("read"):
-            image_id, image = images[i]
-        yield image_id, predictor(image)
+    return Report({"Finding people": rows, "Where the time of an image goes": parts}, notes)
 
 
 def _figures(config: CfgNode, split: Split, found: Sequence[tuple[int, Poses]]) -> Row:
@@ -285,6 +272,7 @@ def _figures(config: CfgNode, split: Split, found: Sequence[tuple[int, Poses]]) 
 def _decoded_alike(predictor: Any, image: np.ndarray) -> bool:
     maps, _ = predictor.maps(image)
     host = maps.heatmaps[0].float().cpu().numpy(), maps.tags[0].float().cpu().numpy()
-    theirs = load_reference("decoding").plain_decode(*host, predictor.skeleton, predictor.settings)
+    plain_decode = timing.load_reference("decoding").plain_decode
+    theirs = plain_decode(*host, predictor.skeleton, predictor.settings)
     ours = decode(maps.heatmaps[0], maps.tags[0], predictor.skeleton, predictor.settings)
     return _same(ours, theirs)

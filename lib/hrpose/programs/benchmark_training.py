@@ -20,25 +20,9 @@ from hrpose.build_training import build_descent, build_training_loader
 from hrpose.config import load_config
 from hrpose.engine.step import Batch
 from hrpose.models.counting import operations_in
+from hrpose.programs import timing
 from hrpose.programs.benchmark_data import configured_samples, sample_keys
-from hrpose.programs.measurement import (
-    CONFIGURED,
-    REFERENCE,
-    Report,
-    Row,
-    compare,
-    interleave,
-    load_reference,
-    matmul_rate,
-    number,
-    one_thread,
-    peak_memory,
-    phase_rows,
-    phases,
-    release_memory,
-    seconds_of,
-    spread,
-)
+from hrpose.programs.timing import CONFIGURED, REFERENCE, Report, Row
 
 PHASES = ("wait for data", "to_device", "forward", "loss", "backward", "optimizer")
 FEW, LARGEST = 8, 1024
@@ -69,9 +53,9 @@ class Side(NamedTuple):
 
     def build(self, device: torch.device, steps: int) -> Callable[[], None]:
         """A call that takes so many steps in one go; nothing is waited for but data."""
-        release_memory()
+        timing.release_memory()
         if self.name == REFERENCE:
-            step = load_reference("training_step").ReferenceStep(self.config, device)
+            step = timing.load_reference("training_step").ReferenceStep(self.config, device)
         else:
             torch.manual_seed(self.config.TRAIN.SEED)
             model = build_model(self.config).to(device)
@@ -89,7 +73,7 @@ class Side(NamedTuple):
 
     def peak(self, device: torch.device) -> float:
         """GiB that two steps take: the second is the first with the optimizer's state."""
-        return peak_memory(self.build(device, 2), device)
+        return timing.peak_memory(self.build(device, 2), device)
 
     @property
     def precision(self) -> str:
@@ -104,24 +88,22 @@ def benchmark_train(options: Namespace, config: CfgNode, device: torch.device) -
         raise ValueError("--batch belongs to --sweep; without it, give TRAIN.BATCH N")
     loaders: dict[str, DataLoader] = {CONFIGURED: build_training_loader(config)}
     if options.against:
-        reference_loader = load_reference("data").reference_loader
+        reference_loader = timing.load_reference("data").reference_loader
         loaders[REFERENCE] = reference_loader(config, loaders[CONFIGURED])
     size = loaders[CONFIGURED].batch_sampler.batch  # type: ignore[union-attr]
     sides = [Side(name, config, _endless(loader), size) for name, loader in loaders.items()]
     # The first call of each turn does not count, and uses up what workers had prepared.
     steps = max(options.steps, config.WORKERS * (loaders[CONFIGURED].prefetch_factor or 0))
     rows = _measure(sides, device, steps, options.repeats)
-    spent = {}
-    for side in sides:
-        call = side.build(device, steps)
-        call()  # after it everything is allocated
-        spent[side.name] = phases(call, PHASES, device, steps)
+    parts = timing.phases(
+        {side.name: side.build(device, steps) for side in sides}, PHASES, device, steps
+    )
     notes = [
         f"{config.DATASET.INPUT_SIZE} px, {config.WORKERS} workers, one device; {steps} steps in "
         "one go; medians (least to most) over the repeats. Phases are of as many steps more.",
         _feed(config, loaders[CONFIGURED], rows[0]["images/s"].median),
     ]
-    return Report({"A step": rows, "Where the time of a step goes": phase_rows(spent)}, notes)
+    return Report({"A step": rows, "Where the time of a step goes": parts}, notes)
 
 
 def _endless(loader: DataLoader) -> Iterator[Batch]:
@@ -141,16 +123,21 @@ def _measure(
     not counted, nor is the loss.
     """
     peaks = {side.name: side.peak(device) for side in sides}
-    turns = {side.name: side for side in sides}
-    seconds = interleave(turns, repeats, steps, prepare=lambda side: side.build(device, steps))
-    rows = compare(seconds, {side.name: side.size for side in sides}, baseline)
+    rows = timing.compare(
+        {side.name: side for side in sides},
+        repeats,
+        steps,
+        {side.name: side.size for side in sides},
+        baseline,
+        prepare=lambda side: side.build(device, steps),
+    )
     precisions = dict.fromkeys(side.precision for side in sides)
-    rates = {precision: matmul_rate(device, precision) for precision in precisions}
+    rates = {precision: timing.matmul_rate(device, precision) for precision in precisions}
     config = sides[0].config
     work = 6e9 * operations_in(build_model(config), (config.DATASET.INPUT_SIZE,) * 2)
     for side, row in zip(sides, rows):
         share = 100 * work / rates[side.precision]
-        row["% of matmul"] = spread(share * rate for rate in row["images/s"])
+        row["% of matmul"] = timing.spread(share * rate for rate in row["images/s"])
         row |= {"batch": side.size, "peak memory, GiB": peaks[side.name]}
     return rows
 
@@ -158,12 +145,11 @@ def _measure(
 def _feed(config: CfgNode, loader: DataLoader, pace: float) -> str:
     """Whether the data path can feed the step."""
     keys = sample_keys(loader, 24)
-    with one_thread():
-        rate = sum(map(len, keys)) / seconds_of(configured_samples(config, loader, keys))
+    with timing.one_thread():
+        rate = sum(map(len, keys)) / timing.seconds_of(configured_samples(config, loader, keys))
     return (
-        f"One worker makes {number(rate)} samples/s, so {number(pace)} images/s need "
-        f"{math.ceil(pace / rate)} workers; WORKERS is {config.WORKERS}, and there are "
-        f"{os.cpu_count()} cores."
+        f"One worker makes {rate:.0f} samples/s, so {pace:.0f} images/s need "
+        f"{math.ceil(pace / rate)} of them; WORKERS is {config.WORKERS}, of {os.cpu_count()} cores."
     )
 
 
@@ -176,7 +162,7 @@ def _sweep(options: Namespace, device: torch.device) -> Report:
     config = lambda *more: load_config(options.cfg, [*options.overrides, *more])  # noqa: E731
     small = config("WORKERS", "0", "TRAIN.BATCH", str(FEW))
     loader = build_training_loader(small)
-    theirs = load_reference("data").reference_loader(small, loader)
+    theirs = timing.load_reference("data").reference_loader(small, loader)
     few = {False: next(iter(loader)), True: next(iter(theirs))}
     sides: list[Side] = []
     failed: dict[str, str] = {}

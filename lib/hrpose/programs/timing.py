@@ -1,4 +1,4 @@
-"""Measurements on a machine that others use too: interleaved timings, phases, memory, tables."""
+"""Interleaved timings on a machine that others use too; phases, memory, and tables of them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import platform
 import re
 import statistics
 import sys
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -73,55 +72,65 @@ def seconds_of(call: Call) -> float:
     return timer.blocked_autorange().median
 
 
-def interleave(
+def compare(
     sides: Mapping[str, Any],
     repeats: int,
     count: int = 1,
+    images: Mapping[str, int] | None = None,
+    baseline: str = "",
     prepare: Callable[[Any], Call] = lambda call: call,
-) -> dict[str, list[float]]:
-    """Seconds of every side in turns (A B A B), so that a slow spell slows all of them alike.
+) -> list[Row]:
+    """Time all sides in turns (A B A B), so that a slow spell slows all of them alike.
 
-    sides: calls of `count` steps, or what `prepare` makes a call of, gone again after its turn
+    A row for each: milliseconds, images/s and, beside others, how many times as fast as `baseline`,
+    by default the last.
+
+    sides: calls of `count` steps each, or what `prepare` makes one of, gone again after its turn
+    images: of a step; by default 1
     """
-    seconds: dict[str, list[float]] = defaultdict(list)
+    rates: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(repeats):
         for name, side in sides.items():
-            seconds[name].append(seconds_of(prepare(side)) / count)
-    return seconds
-
-
-def compare(
-    seconds: Mapping[str, Sequence[float]], images: Mapping[str, float], baseline: str = ""
-) -> list[Row]:
-    """A row for each side: milliseconds, images/s and, beside others, times as fast as `baseline`.
-
-    images: how many each side processes in these seconds   baseline: the last side by default
-    """
-    rates = {name: [images[name] / s for s in own] for name, own in seconds.items()}
-    base = rates[baseline or list(rates)[-1]]
+            of_call = count * (images[name] if images else 1)
+            rates[name].append(of_call / seconds_of(prepare(side)))
+    base = rates[baseline or list(sides)[-1]]
     rows = []
-    for name, own in seconds.items():
-        row: Row = {"": name, "ms": spread(1000 * s for s in own), "images/s": spread(rates[name])}
-        if len(seconds) > 1:
-            row["speed-up"] = spread(a / b for a, b in zip(rates[name], base))
+    for name, own in rates.items():
+        size = images[name] if images else 1
+        row: Row = {"": name, "ms": spread(1000 * size / rate for rate in own)}
+        row["images/s"] = spread(own)
+        if len(sides) > 1:
+            row["speed-up"] = spread(a / b for a, b in zip(own, base))
         rows.append(row)
     return rows
 
 
 def phases(
-    call: Call, labels: Sequence[str], device: torch.device, count: int = 1
-) -> dict[str, float]:
-    """Milliseconds of a step under each `record_function` label, and the `rest`.
+    calls: Mapping[str, Call], labels: Sequence[str], device: torch.device, count: int = 1
+) -> list[Row]:
+    """A row for each `record_function` label and the `rest`: milliseconds of a step, and share.
 
-    call: takes `count` steps
+    calls: of `count` steps each, called once before
     A label inside another does not count for the outer one. On a GPU, which is waited for wherever
     a label begins or ends, all of them are longer than they are without.
     """
-    spent = dict.fromkeys([*labels, "rest"], 0.0)
-    profiler = profile(activities=[ProfilerActivity.CPU])
-    with _waiting_for(device), profiler, record_function("rest"):
+    rows: list[Row] = [{"": name} for name in (*labels, "rest")]
+    for side, call in calls.items():
         call()
-    for event in profiler.events() or []:
+        profiler = profile(activities=[ProfilerActivity.CPU])
+        with _waiting_for(device), profiler, record_function("rest"):
+            call()
+        spent = _spent(profiler.events() or [], [row[""] for row in rows])
+        for row in rows:
+            row[f"{side}, ms"] = spent[row[""]] / 1000 / count
+            row[f"{side}, %"] = 100 * spent[row[""]] / sum(spent.values())
+    return rows
+
+
+def _spent(events: Iterable[Any], labels: Sequence[str]) -> dict[str, float]:
+    """Microseconds under each label, less those under labels inside it."""
+    spent = dict.fromkeys(labels, 0.0)
+    for event in events:
         if event.name in spent:
             spent[event.name] += event.time_range.elapsed_us()
             outer = event.cpu_parent
@@ -129,20 +138,7 @@ def phases(
                 outer = outer.cpu_parent
             if outer is not None:
                 spent[outer.name] -= event.time_range.elapsed_us()
-    return {name: us / 1000 / count for name, us in spent.items()}
-
-
-def phase_rows(measured: Mapping[str, Mapping[str, float]]) -> list[Row]:
-    """A row for each phase, a column for each side: milliseconds and share."""
-    rows = []
-    for phase in dict.fromkeys(phase for own in measured.values() for phase in own):
-        row: Row = {"": phase}
-        for name, own in measured.items():
-            if phase in own:
-                row[f"{name}, ms"] = own[phase]
-                row[f"{name}, %"] = 100 * own[phase] / sum(own.values())
-        rows.append(row)
-    return rows
+    return spent
 
 
 def label(name: str, call: Callable) -> Callable:
