@@ -5,7 +5,7 @@ import pytest
 
 from hrpose.inference.assignment import COSTS, munkres
 from hrpose.inference.grouping import PUBLISHED, group_by_tag
-from oracles import asked_of_munkres
+from reference.decoding import plain_munkres
 
 
 def rounded(rng, shape, spread):
@@ -27,7 +27,8 @@ def test_munkres_finds_what_the_package_finds(distances, spread, scored):
     for shape in [*rng.integers(1, 9, (60, 2)), *rng.integers(10, 31, (6, 2))]:
         scores = rng.random((shape[0], 1)) * scored
         cost = (distances(rng, shape, spread) * 100 - scores).astype(np.float32)
-        assert dict(munkres(cost)) == asked_of_munkres(cost)
+        real = [(row, column) for row, column in plain_munkres(cost) if column < shape[1]]
+        assert dict(munkres(cost)) == dict(real)
 
 
 def test_munkres_changes_nothing_in_place():

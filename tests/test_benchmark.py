@@ -1,226 +1,235 @@
-"""Benchmarks measure what they say they do. How fast anything is, is not asserted."""
+"""The benchmarks measure what they name. How fast anything is, is not asserted."""
 
-import itertools
 import json
-from functools import partial
+import shutil
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from crowded_scenes import CPU, QUICKSTART, crowded, small
+from commands import QUICKSTART, ROOT, SMALL
+from hrpose.build import build_model
 from hrpose.config import load_config
+from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.programs.benchmark import main
-from hrpose.programs.benchmarking import ladder as ladders
-from hrpose.programs.benchmarking.ladder import RUNGS, Ladder
-from hrpose.programs.benchmarking.report import number, paired_report
-from hrpose.programs.benchmarking.sides import (
-    PHASES,
-    WARM_UP,
-    Batches,
-    configured_side,
-    fetched,
-    measure,
-    plain_side,
-    watched,
-)
-from hrpose.programs.benchmarking.timing import Stopwatch, spread, take_turns
+
+ONE_SCALE = ["TEST.SCALE_FACTOR", "[1]", "TEST.FLIP_TEST", "true"]
+TRAINING = "hrpose.programs.benchmark_training."
 
 
 @pytest.fixture
-def options(scenes):
-    return small(scenes)
+def measure(tmp_path, scenes):
+    """What a benchmark writes: titles -> rows, with notes and environment aside."""
+
+    def run(what, *arguments):
+        path = tmp_path / "numbers.json"
+        config = ["--cfg", QUICKSTART] if what not in ("tags", "decode") else []
+        options = [*SMALL, "MODEL.MODULES", "[1,1,1]", "DATASET.ROOT", str(scenes)]
+        main([what, "--json", str(path), *config, *arguments, *(options if config else [])])
+        written = json.loads(path.read_text())
+        assert written["environment"]["torch"] == torch.__version__
+        assert written["environment"]["cpu"] and written["environment"]["options"]
+        for rows in written["tables"].values():
+            check(rows)
+        return SimpleNamespace(**written)
+
+    return run
 
 
-def test_steps_of_several_passes_are_refused(options):
-    config = load_config(QUICKSTART, [*options, "TRAIN.IMAGES_PER_DEVICE", "2"])
-    with pytest.raises(ValueError, match="TRAIN.IMAGES_PER_DEVICE 0"):
-        configured_side(config, CPU, Batches(iter(()), 4))
+def check(rows):
+    """Times and rates agree, and speed-ups lie between what the extremes of both sides allow."""
+    for row in rows:
+        for value in row.values():
+            if isinstance(value, dict):
+                assert 0 < value["min"] <= value["median"] <= value["max"]
+        if "speed-up" in row:
+            ours, base = row["images/s"], baseline_of(rows)["images/s"]
+            assert ours["min"] / base["max"] <= row["speed-up"]["min"] * 1.001
+            assert row["speed-up"]["max"] <= ours["max"] / base["min"] * 1.001
 
 
-def test_sides_take_turns():
-    turns = []
-
-    def block(name):
-        turns.append(name)
-        return {"images/s": len(turns)}
-
-    measured = take_turns({name: partial(block, name) for name in "ab"}, 3)
-    assert turns == ["a", "b"] * 3
-    assert measured == {"a": {"images/s": [1, 3, 5]}, "b": {"images/s": [2, 4, 6]}}
+def baseline_of(rows):
+    """The row that the others are measured against."""
+    ones = {"median": 1, "min": 1, "max": 1}
+    [row] = [row for row in rows if row["speed-up"] == ones]
+    return row
 
 
-def test_a_ratio_is_that_of_pairs_and_above_1_where_the_first_is_better():
-    measured = {
-        "ours": {"images/s": [10.0, 20.0, 90.0], "step, ms": [1.0, 2.0, 3.0], "only": [1.0]},
-        "plain": {"images/s": [5.0, 5.0, 30.0], "step, ms": [2.0, 8.0, 6.0]},
-    }
-    report = paired_report(measured)
-    assert report.numbers["ratios"] == {
-        "images/s": {"median": 3, "least": 2, "most": 4},
-        "step, ms": {"median": 2, "least": 2, "most": 4},
-    }
-    assert "| images/s | 20.0 (10.0 to 90.0) | 5.00 (5.00 to 30.0) | 3.00 (2.00 to 4.00) |" in (
-        report.text()
-    )
+def phases_of(rows, side):
+    """Milliseconds of every phase of a side, of which the shares must be parts of one whole."""
+    assert sum(row.get(f"{side}, %", 0) for row in rows) == pytest.approx(100)
+    return {row[""]: row[f"{side}, ms"] for row in rows if f"{side}, ms" in row}
 
 
-def test_shares_are_of_the_phases_alone():
-    report = paired_report({"ours": {"step": [9.0], "a": [1.0], "b": [3.0]}}, ["a", "b"])
-    assert report.numbers["shares"]["ours"] == {"a": 0.25, "b": 0.75}
-    assert report.numbers["ratios"] == {}
-    assert "3.00, 75%" in report.text()
+# Each benchmark ---------------------------------------------------------------------------------
 
 
-def test_numbers_are_written_without_exponents():
-    values = [123456, 99.94, 9.994, 0.9994, 0.00012]
-    assert [number(value) for value in values] == ["123456", "99.9", "9.99", "0.999", "0.000120"]
-    assert number(0) == "0"
-    assert spread([3, 1, 2]) == (2, 1, 3)
+def test_tags(measure, capsys):
+    sizes = ["--images", "2", "--people", "3", "--joints", "5", "--size", "8", "--repeats", "1"]
+    [rows] = measure("tags", "--against", "reference", *sizes).tables.values()
+    assert [row[""] for row in rows] == ["as configured", "reference"]
+    assert rows[0]["ms"]["median"] * rows[0]["images/s"]["median"] == pytest.approx(2000)
+    assert baseline_of(rows)[""] == "reference"
+    printed = capsys.readouterr().out
+    assert "| as configured |" in printed and "torch" in printed
 
 
-@pytest.mark.parametrize("number", [0, 1])
-def test_a_watched_step_tells_its_phases_and_then_is_as_it_was(options, number):
-    config = load_config(QUICKSTART, options)
-    build = (configured_side, plain_side)[number]
-    side = build(config, CPU, fetched(crowded(config)[number]))
-    watch = Stopwatch(lambda: None)
-    with watched(side, watch):
-        watch.start()
-        side.take(next(side.batches.source))
-    assert set(watch.laps) == set(PHASES[1:-1])
-    side.take(next(side.batches.source))
-    assert all(len(laps) == 1 for laps in watch.laps.values())
-    assert "outputs" not in vars(side.step)
-
-
-def test_what_workers_had_ready_is_not_counted(options):
-    config = load_config(QUICKSTART, options)
-    seen, batch = [], next(iter(crowded(config)[1]))
-    numbered = (seen.append(i) or batch for i in itertools.count())
-    figures = measure(plain_side(config, CPU, Batches(numbered, 4, ready=5)), steps=2)
-    assert len(seen) == 5 + WARM_UP + 2 + 2
-    assert list(figures) == ["images/s", "step, ms", *PHASES]
-    assert figures["images/s"] * figures["step, ms"] == pytest.approx(4 * 1000)
-
-
-@pytest.mark.parametrize(("start", "room", "best"), [(1, 6, 4), (16, 6, 4), (4, 4, 4), (1, 1, 1)])
-def test_the_largest_batch_is_found_from_below_and_from_above(options, start, room, best):
-    ladder = Ladder(QUICKSTART, options, CPU)
-    ladder.peak = lambda rung, config, batch: 100.0 * batch if batch <= room else None
-    trial = ladder.largest(RUNGS[0], start)
-    assert (trial.batch, trial.peak) == (best, 100 * best)
-
-
-def test_a_rung_that_fails_costs_no_other(options):
-    ladder = Ladder(QUICKSTART, options, CPU)
-
-    def peak(rung, config, batch):
-        if rung.name == "bf16":
-            raise RuntimeError("no compiler\nand a long story")
-        return 1.0
-
-    ladder.peak = peak
-    assert [trial.rung for trial in ladder.trials(2)] == [r for r in RUNGS if r.name != "bf16"]
-    assert ladder.failed == {"bf16": "no compiler"}
-
-
-def test_a_batch_that_fits_no_more_is_given_back(options, monkeypatch):
-    ladder = Ladder(QUICKSTART, options, CPU)
-
-    def peak_memory(build):
-        raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
-
-    monkeypatch.setattr(ladders, "peak_memory", peak_memory)
-    assert ladder.peak(RUNGS[0], None, 4) is None
-    with pytest.raises(ValueError, match="a batch of 4 does not fit"):
-        ladder.given(RUNGS[0], 4)
-
-
-def test_a_config_that_never_fits_says_so(options):
-    ladder = Ladder(QUICKSTART, options, CPU)
-    ladder.peak = lambda rung, config, batch: None
-    with pytest.raises(ValueError, match="not even one image"):
-        ladder.largest(RUNGS[0], 1)
-
-
-# The commands -----------------------------------------------------------------------------------
-
-
-def written(tmp_path, *arguments):
-    """The numbers that a benchmark wrote."""
-    main([*arguments[:1], "--json", str(tmp_path / "numbers.json"), *arguments[1:]])
-    numbers = json.loads((tmp_path / "numbers.json").read_text())
-    assert numbers["circumstances"]["torch"] == torch.__version__
-    assert numbers["circumstances"]["cpu"] and numbers["circumstances"]["options"]
-    return numbers
-
-
-def check(numbers):
-    """Everything is above 0, and ratios lie between what the extremes of both sides allow."""
-    (_, ours), (_, plain) = numbers["sides"].items()
-    for figures in (ours, plain):
-        for values in figures.values():
-            assert 0 < values["least"] <= values["median"] <= values["most"]
-    for quantity, ratio in numbers["ratios"].items():
-        a, b = ours[quantity], plain[quantity]
-        if "/s" not in quantity and "share" not in quantity:
-            a, b = b, a
-        low, high = a["least"] / b["most"], a["most"] / b["least"]
-        assert low * 0.999 <= ratio["least"] <= ratio["median"] <= ratio["most"] <= high * 1.001
-
-
-def test_tags_are_timed(tmp_path, capsys):
-    sizes = ["--images", "2", "--people", "3", "--joints", "5", "--size", "8", "--blocks", "2"]
-    check(written(tmp_path, "tags", "--against", "plain", *sizes))
-    said = capsys.readouterr().out
-    assert "| forward and backward, ms |" in said and "torch" in said
-
-
-def test_the_data_path_is_timed(tmp_path, options, capsys):
-    asked = ["--cfg", QUICKSTART, "--samples", "6", "--blocks", "2", "--against", "plain"]
-    numbers = written(tmp_path, "data", *asked, *options)
-    check(numbers)
-    for shares in numbers["shares"].values():
-        assert sum(shares.values()) == pytest.approx(1)
-    assert numbers["ratios"]["shipped, MB per sample"]["median"] > 5
-    assert "- read and decode, ms" in capsys.readouterr().out
+def test_data(measure):
+    written = measure("data", "--samples", "6", "--repeats", "1", "--against", "reference")
+    ours, slow = written.tables["A sample"]
+    assert slow["MB shipped"] > 5 * ours["MB shipped"]
+    rows = written.tables["Where the time of a sample goes"]
+    mine, theirs = phases_of(rows, "as configured"), phases_of(rows, "reference")
+    assert min(mine[name] for name in ("read", "affine", "flip", "collate", "rest")) > 0
+    assert theirs["draw heatmaps"] > 0 == mine["draw heatmaps"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["0", "1"])
-def test_training_is_timed(tmp_path, options, workers, capsys):
-    asked = ["--cfg", QUICKSTART, "--steps", "2", "--blocks", "2", "--against", "plain"]
-    numbers = written(tmp_path, "train", *asked, *options, "WORKERS", workers)
-    check(numbers)
-    assert set(PHASES) < set(numbers["sides"]["plain"])
-    assert numbers["feed"]["workers needed"] >= 1
-    said = capsys.readouterr().out
-    assert "Batch 4 of 64 px" in said and "Matmul rate" in said and "One worker makes" in said
+def test_train(measure, workers):
+    asked = ["--steps", "2", "--repeats", "1", "--against", "reference", "WORKERS", workers]
+    written = measure("train", *asked)
+    ours, slow = written.tables["A step"]
+    assert ours["batch"] == slow["batch"] == 4 and ours["peak memory, GiB"] > 0.01
+    assert ours["ms"]["median"] * ours["images/s"]["median"] == pytest.approx(4000)
+    for side in ("as configured", "reference"):
+        spent = phases_of(written.tables["Where the time of a step goes"], side)
+        assert len(spent) == 7 and min(spent.values()) > 0
+    assert any("One worker makes" in note for note in written.notes)
 
 
-def test_training_is_timed_alone(tmp_path, options):
-    numbers = written(
-        tmp_path, "train", "--cfg", QUICKSTART, "--steps", "1", "--blocks", "1", *options
-    )
-    assert list(numbers["sides"]) == ["as configured"] and not numbers["ratios"]
+def test_train_alone_and_in_several_passes(measure):
+    asked = ["--steps", "1", "--repeats", "1", "TRAIN.IMAGES_PER_DEVICE", "2"]
+    [row] = measure("train", *asked).tables["A step"]
+    assert row[""] == "as configured" and "speed-up" not in row
 
 
 @pytest.mark.slow
-def test_the_ladder_is_climbed(tmp_path, options, monkeypatch, capsys):
-    """All but the compiled rung, which takes minutes."""
-    monkeypatch.setattr(ladders, "RUNGS", RUNGS[:-1])
-    asked = ["--cfg", QUICKSTART, "--ladder", "--batch", "3", "--steps", "1", "--blocks", "2"]
-    numbers = written(tmp_path, "train", *asked, *options)
-    assert [rung["rung"] for rung in numbers["rungs"]] == [rung.name for rung in RUNGS[:-1]]
-    for rung in numbers["rungs"]:
-        assert rung["batch"] == 3 and rung["images/s"]["least"] > 0
-    assert numbers["rungs"][0]["ratio to the first"] == {"median": 1, "least": 1, "most": 1}
-    assert "| bf16, channels last |" in capsys.readouterr().out
+def test_sweep(measure, monkeypatch):
+    """All but the compiled one, which would take a minute."""
+
+    def no_compiler(function):
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr("torch.compile", no_compiler)
+    asked = ["--sweep", "--batch", "3", "--steps", "1", "--repeats", "1"]
+    written = measure("train", *asked)
+    [rows] = written.tables.values()
+    assert baseline_of(rows)[""] == rows[0][""] == "reference"
+    assert len(rows) == 5 and all(row["batch"] == 3 for row in rows)
+    assert any("compiled, since" in note for note in written.notes)
 
 
-@pytest.mark.parametrize("rung", RUNGS, ids=lambda rung: rung.name)
-def test_every_rung_is_made_of_options_that_exist(rung):
-    load_config(QUICKSTART, rung.overrides)
+def test_sweep_finds_the_largest_batch_that_fits(measure, monkeypatch):
+    """From below and from above, and one that cannot be measured costs no other."""
+    room = {"reference": 6, "fp32": 40, "fp32, channels last": 17, "bf16, channels last": 1}
+
+    def peak(side, device):
+        if side.name == "bf16":
+            raise RuntimeError("no compiler\nand a long story")
+        if side.size > room.get(side.name, 0):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
+        return 1.0
+
+    monkeypatch.setattr("hrpose.build_devices.build_devices", lambda _: [torch.device("meta")])
+    monkeypatch.setattr(TRAINING + "Side.peak", peak)
+    monkeypatch.setattr(TRAINING + "Side.build", lambda side, device, steps: lambda: None)
+    monkeypatch.setattr("hrpose.programs.timing.matmul_rate", lambda device, precision: 1e12)
+    written = measure("train", "--sweep", "--repeats", "1")
+    [rows] = written.tables.values()
+    assert {row[""]: row["batch"] for row in rows} == {
+        "reference": 4, "fp32": 32, "fp32, channels last": 16, "bf16, channels last": 1
+    }  # fmt: skip
+    assert "Not measured: bf16, since no compiler" in written.notes
+    assert any("compiled, since not one image fits" in note for note in written.notes)
+
+
+def test_decode(measure):
+    asked = ["--people", "1", "3", "--size", "64", "96", "--repeats", "1"]
+    written = measure("decode", *asked, "--against", "reference")
+    assert list(written.tables)[:3] == ["1 people", "3 people", "noise"]
+    assert "Equal bit for bit: 3 of 3 scenes." in written.notes
+    for scene in list(written.tables)[:3]:
+        spent = phases_of(written.tables["Where the time goes"], scene)
+        assert min(spent.values()) > 0 and "fill" in spent
+
+
+def test_forward(measure):
+    asked = ["--size", "64,96", "--batch", "2", "--repeats", "2", "--skip", "compiled"]
+    written = measure("forward", *asked)
+    assert list(written.tables) == ["2 x 64 x 64", "2 x 96 x 96"]
+    for rows in written.tables.values():
+        first, *others = rows
+        assert first[""] == "fp32" and first["heatmaps off by"] == first["tags off by"] == 0
+        assert len(others) == 4
+        for row in others:
+            bound = 0.3 if "bf16" in row[""] else 1e-4
+            assert 0 < row["heatmaps off by"] < bound and 0 < row["tags off by"] < bound
+            assert row["% of matmul"]["median"] > 0 and row["first call, s"] > 0
+    assert "random" in written.notes[0]
+
+
+def test_forward_with_weights_that_are_given(measure, tmp_path):
+    options = [*SMALL, "MODEL.MODULES", "[1,1,1]"]
+    path = tmp_path / "weights.pth"
+    torch.save(build_model(load_config(QUICKSTART, options)).state_dict(), path)
+    asked = ["--size", "64", "--repeats", "1", "--skip", "compiled", "--skip", "bf16"]
+    written = measure("forward", *asked, "--skip", "channels last", "TEST.MODEL_FILE", str(path))
+    assert str(path) in written.notes[0]
+    [[row]] = written.tables.values()
+    assert row[""] == "fp32"
+
+
+def test_a_way_that_cannot_be_computed_costs_no_other(measure, monkeypatch):
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    asked = ["--size", "64", "--repeats", "1", "--skip", "bf16"]
+    written = measure("forward", *asked)
+    assert [row[""] for row in written.tables["1 x 64 x 64"]] == [
+        "fp32", "fp32, channels last", "fp32, channels last, fused"
+    ]  # fmt: skip
+    assert any("no no_such_compiler" in note for note in written.notes)
+
+
+@pytest.mark.parametrize("kind", ["UINT8", "FLOAT"])
+def test_an_exported_file_takes_its_turns(measure, tmp_path, kind):
+    """Its maps are compared where they have the shape of the network's: here the images' mean."""
+    onnx = pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    make, kinds = onnx.helper, onnx.TensorProto
+    images = make.make_tensor_value_info("images", getattr(kinds, kind), ["n", 3, "h", "w"])
+    maps = make.make_tensor_value_info("heatmaps_4", kinds.FLOAT, ["n", 3, "a", "b"])
+    cast = make.make_node("Cast", ["images"], ["numbers"], to=kinds.FLOAT)
+    window = {"kernel_shape": [4, 4], "strides": [4, 4]}
+    pool = make.make_node("AveragePool", ["numbers"], ["heatmaps_4"], **window)
+    graph = make.make_graph([cast, pool], "means", [images], [maps])
+    opset = [make.make_opsetid("", 17)]
+    onnx.save(make.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "means.onnx")
+    skip = [word for each in ("compiled", "bf16", "channels last") for word in ("--skip", each)]
+    asked = ["--size", "64", "--repeats", "1", *skip, "--onnx", str(tmp_path / "means.onnx")]
+    [[network, mine]] = measure("forward", *asked).tables.values()
+    assert mine[""] == "means.onnx" and mine["ms"]["median"] > 0
+    assert mine["heatmaps off by"] is None and mine["% of matmul"] is None
+
+
+def test_infer(measure, monkeypatch):
+    """The network, made slow here, counts as forward, and not as aggregating what it predicts."""
+    forward = HigherHRNet.forward
+    monkeypatch.setattr(HigherHRNet, "forward", lambda *x: time.sleep(0.2) or forward(*x))
+    asked = ["--images", "2", "--repeats", "1", "--against", "reference", *ONE_SCALE]
+    written = measure("infer", *asked, "WORKERS", "2")
+    ours, slow = written.tables["Finding people"]
+    assert ours["people"] == slow["people"] and ours["AP"] == slow["AP"]
+    for side in ("as configured", "reference"):
+        spent = phases_of(written.tables["Where the time of an image goes"], side)
+        assert spent["forward"] > 200 > spent["aggregate"] > 0
+        assert min(spent[name] for name in ("read", "preprocess", "candidates")) > 0
+    assert any("bit for bit: 2 of 2 images" in note for note in written.notes)
+
+
+# Mistakes ---------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -229,15 +238,22 @@ def test_every_rung_is_made_of_options_that_exist(rung):
         ([], "what"),
         (["trian"], "train"),
         (["train"], "--cfg"),
-        (["train", "--cfg", QUICKSTART, "--against", "mmpose"], "plain"),
-        (["train", "--cfg", QUICKSTART, "--steps", "0"], "0 is no whole number above 0"),
+        (["train", "--cfg", QUICKSTART, "--against", "mmpose"], "reference"),
+        (["train", "--cfg", QUICKSTART, "--steps", "0"], "0 is not a whole number above 0"),
         (["train", "--cfg", QUICKSTART, "--batch", "4"], "TRAIN.BATCH"),
-        (["train", "--cfg", QUICKSTART, "--ladder", "--against", "plain"], "leave --against out"),
-        (["train", "--cfg", QUICKSTART, "--ladder", "DEVICE", "cpu"], "--batch N"),
+        (["train", "--cfg", QUICKSTART, "--sweep", "--against", "reference"], "leave --against"),
+        (["train", "--cfg", QUICKSTART, "--sweep", "DEVICE", "cpu"], "--batch N"),
         (["train", "--cfg", "nowhere.yaml"], "nowhere.yaml"),
         (["data", "--cfg", QUICKSTART, "DATASET.ROOT", "nowhere"], "nowhere"),
         (["data", "--cfg", QUICKSTART, "TRAIN.BATHC", "4"], "TRAIN.BATCH"),
-        (["tags", "--people", "many"], "many is no whole number above 0"),
+        (["tags", "--people", "many"], "many is not a whole number above 0"),
+        (["tags", "--json", f"{QUICKSTART}/numbers.json"], "quickstart.yaml"),
+        (["decode", "--size", "16", "64"], "32 pixels or more"),
+        (["forward", "--cfg", QUICKSTART, "--size", "500"], "multiples of 32"),
+        (["forward", "--cfg", QUICKSTART, "--skip", "compield"], "compiled"),
+        (["forward", "--cfg", QUICKSTART, "--onnx", "nowhere.onnx", *SMALL], "tools/export.py"),
+        (["forward", "--cfg", QUICKSTART, "TEST.MODEL_FILE", "nowhere.pth"], "nowhere.pth"),
+        (["infer", "--cfg", QUICKSTART, "DATASET.ROOT", "nowhere"], "nowhere"),
     ],
 )
 def test_a_mistake_ends_with_its_cure(arguments, cure, capsys):
@@ -245,3 +261,16 @@ def test_a_mistake_ends_with_its_cure(arguments, cure, capsys):
         main(arguments)
     assert ended.value.code == 2
     assert cure in capsys.readouterr().err
+
+
+def test_the_reference_is_in_a_checkout_only(tmp_path):
+    shutil.copytree(ROOT / "lib" / "hrpose", tmp_path / "lib" / "hrpose")
+    program = "from hrpose.programs.benchmark import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "tags", "--against", "reference"],
+        env={"PYTHONPATH": str(tmp_path / "lib")},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "only a checkout" in done.stderr or "of a clone" in done.stderr

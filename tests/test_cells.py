@@ -17,7 +17,7 @@ from hrpose.ops.cells import (
     quarter_step,
     taylor_step,
 )
-from oracles import quarter
+from reference.decoding import plain_place
 
 
 def maps(seed, levels=0, size=(20, 26)):
@@ -198,7 +198,7 @@ def test_quarter_step_oracle(record_difference):
     heat, _ = maps(4, 3)
     joint, row, column, patches = all_patches(heat)
     ours = np.stack([column, row], -1) + 0.5 + quarter_step(patches)
-    plain = np.array([quarter(heat[k], x, y) for k, y, x in zip(joint, row, column)])
+    plain = np.array([plain_place(heat[k], x, y) for k, y, x in zip(joint, row, column)])
     record_difference("quarter_step (cells)", abs(ours - plain).max())
     assert np.array_equal(ours, plain)
 

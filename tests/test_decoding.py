@@ -15,10 +15,9 @@ from hrpose.inference.refine import fill_from_cells, fill_from_maps
 from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
 from hrpose.ops.cells import quarter_step
 from hrpose.ops.targets import draw_unbiased_heatmaps
-from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
-from hrpose.programs.benchmarking.plain_decode import plain_decode, plain_peaks
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
-from oracles import asked_of_munkres, grouped, quarter, refined
+from reference.decoding import plain_decode
+from reference.scenes import Crowd, crowd_maps, noise_maps
 
 SCENES = 1000
 NAMES = ("nose", "left_ear", "right_ear")
@@ -91,25 +90,6 @@ def test_the_device_way_oracle(highest, monkeypatch):
         opened.append(grouped.open.any())
     assert any(opened)
     assert highest == 1 or not all(opened)
-
-
-def test_the_plain_way_oracle():
-    """What the others are measured against is what the loops of the other tests say."""
-    for seed in (1, 2, 4, 5, 6):
-        heatmaps, tags, skeleton = scene(seed)
-        heatmaps, tags = heatmaps[:, :20, :24].copy(), tags[:, :20, :24].copy()
-        settings = PUBLISHED._replace(max_people=4)
-        peaks = plain_peaks(heatmaps, tags, 4, 5)
-        people = np.array(
-            grouped(peaks, skeleton.grouping_indices, most=4, assign=asked_of_munkres)
-        ).reshape(-1, *peaks.shape[::2])
-        for person in people:
-            for k in np.flatnonzero(person[:, 2]):
-                person[k, :2] = quarter(heatmaps[k], *person[k, :2].astype(int))
-        loops = refined(people, heatmaps, tags) if len(people) else people
-        ours, scores = plain_decode(heatmaps, tags, skeleton, settings)
-        np.testing.assert_allclose(ours, loops, atol=1e-6)
-        np.testing.assert_allclose(scores, people[:, :, 2].mean(1), rtol=1e-6)
 
 
 # Filling ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 
 from hrpose.ops.heatmaps import local_maxima, resize
-from oracles import enlarged
+from reference.predictor import enlarge
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_resize_oracle(size, record_difference):
     ours = resize(maps, size)
     assert ours.shape == (2, 3, *size)
     for b, k in np.ndindex(2, 3):
-        plain = enlarged(maps[b, k].numpy().astype(float), size)
+        plain = enlarge(maps[b, k].numpy().astype(float), size)
         record_difference("resize", abs(ours[b, k].numpy() - plain).max())
         np.testing.assert_allclose(ours[b, k], plain, atol=1e-6)
 

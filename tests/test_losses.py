@@ -20,7 +20,7 @@ from hrpose.losses.swahr import adaptive_weight
 from hrpose.ops.affine import to_cells
 from hrpose.ops.targets import draw_heatmaps, joint_cells
 from hrpose.structures import ScaleOutput
-from oracles import masked_mean_square
+from reference.losses import looped_mse
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -33,7 +33,7 @@ def random(*shape, seed=0, dtype=torch.float64):
 def test_masked_mse_oracle(record_difference):
     predicted, truth = random(2, 3, 5, 6).requires_grad_(), random(2, 3, 5, 6, seed=1)
     mask = (random(2, 5, 6, seed=2) > 0.3).to(torch.uint8)
-    ours, plain = masked_mse(predicted, truth, mask), masked_mean_square(predicted, truth, mask)
+    ours, plain = masked_mse(predicted, truth, mask), looped_mse(predicted, truth, mask)
     (slope,) = torch.autograd.grad(ours[0] + 3 * ours[1], predicted)
     (plain_slope,) = torch.autograd.grad(plain[0] + 3 * plain[1], predicted)
     record_difference("masked_mse", (ours - plain).detach().abs().max())
@@ -119,7 +119,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
         if output.stride == 4:
             mask = torch.stack([mask[0, ::2, ::2], mask[1, ::2, 1::2]])
         drawn = draw_heatmaps(joints, (side, side), 2.0)
-        wanted = masked_mean_square(output.heatmaps, drawn, mask)
+        wanted = looped_mse(output.heatmaps, drawn, mask)
         assert torch.allclose(loss[f"heatmap/{output.stride}"], wanted, atol=1e-6)
     cells = joint_cells(to_cells(batch["joints"], 4, batch["mirrored"], "official"), (16, 16))
     tags = outputs[0].tags.flatten(1)

@@ -17,7 +17,8 @@ from hrpose.losses.combine import (
     sahr_term,
 )
 from hrpose.structures import ScaleOutput
-from oracles import adaptive_losses, official_cell, target
+from reference.losses import adaptive_losses
+from reference.targets import draw_gaussians, published_cell
 
 PLAIN = Path(__file__).parents[1] / "configs" / "w32_512.yaml"
 SIDE, KINDS, STRIDES = 32, 17, (4, 2)
@@ -63,8 +64,8 @@ def plain_truth(batch, stride, sigma=2.0, scales=None):
         turned = bool(batch["mirrored"][b])
         for joint in cells[b].reshape(-1, 3):
             x = SIDE - 1 - float(joint[0]) if turned else float(joint[0])  # of the image unturned
-            joint[0] = official_cell(x, SIDE, stride, turned)
-            joint[1] = official_cell(float(joint[1]), SIDE, stride, False)
+            joint[0] = published_cell(x, SIDE, stride, turned)
+            joint[1] = published_cell(float(joint[1]), SIDE, stride, False)
     step = stride // STRIDES[-1]
     mask = torch.stack(
         [
@@ -72,7 +73,7 @@ def plain_truth(batch, stride, sigma=2.0, scales=None):
             for part, turned in zip(batch["mask"], batch["mirrored"])
         ]
     )
-    return target(cells, (side, side), sigma, scales), mask
+    return draw_gaussians(cells, (side, side), sigma, scales), mask
 
 
 # SAHR and WAHR ----------------------------------------------------------------------------------

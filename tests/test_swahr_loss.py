@@ -14,7 +14,8 @@ from hrpose.losses.swahr import (
     swahr_loss,
     weighted_mse,
 )
-from oracles import adaptive_losses, adaptive_value, scaled_value, target
+from reference.losses import adaptive_losses, adaptive_value, scaled_value
+from reference.targets import draw_gaussians
 
 FAINTEST = 4.785117e-06  # of a drawn Gaussian: exp(-12.25)
 LEVELS = (0.0, FAINTEST, 0.1, 0.5, 0.8, 0.999, 1.0)
@@ -42,7 +43,7 @@ def people():
     """Drawn people, overlapping, in the first image; nobody in the second."""
     joints = 20 * torch.rand(2, 3, 2, 3, generator=dice(2))
     joints[..., 2] = torch.tensor([1.0, 0.0])[:, None, None]
-    drawn = torch.from_numpy(target(joints, (18, 20), 2.0))
+    drawn = torch.from_numpy(draw_gaussians(joints, (18, 20), 2.0))
     predicted = torch.rand(drawn.shape, generator=dice(3), dtype=torch.float64)
     alpha = 4.5 * torch.rand(drawn.shape, generator=dice(4), dtype=torch.float64) - 1.5
     mask = (torch.rand(2, 18, 20, generator=dice(5)) > 0.3).to(torch.uint8)

@@ -9,7 +9,7 @@ import torch
 from hrpose.ops.affine import mirror_joints, to_cells
 from hrpose.ops.targets import draw_heatmaps, joint_cells
 from hrpose.skeletons import COCO
-from oracles import flat_cells, official_cell, target
+from reference.targets import draw_gaussians, flat_cells, published_cell
 
 SIZE = (24, 32)
 
@@ -37,7 +37,7 @@ def crowd(rng, images=2, people=5, kinds=3, size=SIZE):
 def test_target_oracle(rng, people, sigma, record_difference):
     joints = crowd(rng, people=people)
     ours = draw_heatmaps(torch.from_numpy(joints), SIZE, sigma)
-    plain = target(joints, SIZE, sigma)
+    plain = draw_gaussians(joints, SIZE, sigma)
     assert ours.dtype == torch.float32
     assert ours.shape == plain.shape == (2, 3, *SIZE)
     record_difference("draw_heatmaps", abs(ours.numpy() - plain).max())
@@ -52,7 +52,7 @@ def test_scaled_target_oracle(rng, people, sigma, record_difference):
     joints = torch.from_numpy(crowd(rng, people=people))
     scales = rng.uniform(0.3, 3, (2, people)).astype(np.float32)
     ours = draw_heatmaps(joints, SIZE, sigma, torch.from_numpy(scales))
-    plain = target(joints, SIZE, sigma, scales)
+    plain = draw_gaussians(joints, SIZE, sigma, scales)
     assert ours.dtype == torch.float32
     record_difference("draw_heatmaps with scales", abs(ours.numpy() - plain).max())
     np.testing.assert_allclose(ours, plain, atol=1e-6)
@@ -83,9 +83,9 @@ def test_target_oracle_of_mirrored_samples(rng, stride, record_difference):
 
     plain_joints = joints[:, :, COCO.flip_order].copy()
     for place in plain_joints.reshape(-1, 3):
-        place[0] = official_cell(float(place[0]), side, stride, True)
-        place[1] = official_cell(float(place[1]), side, stride, False)
-    plain = target(plain_joints, ours.shape[-2:], 2.0)
+        place[0] = published_cell(float(place[0]), side, stride, True)
+        place[1] = published_cell(float(place[1]), side, stride, False)
+    plain = draw_gaussians(plain_joints, ours.shape[-2:], 2.0)
     record_difference(f"mirrored target at 1/{stride}", abs(ours.numpy() - plain).max())
     np.testing.assert_allclose(ours, plain, atol=1e-6)
 

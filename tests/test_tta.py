@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from hrpose.inference.tta import PLAIN, Maps, average_scales, look, mirrored
 from hrpose.structures import ScaleOutput
-from oracles import enlarged
+from reference.predictor import enlarge
 
 FLIP = [0, 2, 1]  # nose, left, right
 MIRROR = mirrored(FLIP)
@@ -56,11 +56,11 @@ def test_aggregation_oracle(size, record_difference):
         heat, tags = [], []
         for outputs, joint, turned in ((plain_view, k, False), (turned_view, FLIP[k], True)):
             coarse, fine = (output.heatmaps[0, joint].numpy().astype(float) for output in outputs)
-            tag = enlarged(outputs[0].tags[0, joint].numpy().astype(float), (16, 16))
-            both = [(enlarged(coarse, (16, 16)) + fine) / 2, tag]
+            tag = enlarge(outputs[0].tags[0, joint].numpy().astype(float), (16, 16))
+            both = [(enlarge(coarse, (16, 16)) + fine) / 2, tag]
             both = [plane[:, ::-1] if turned else plane for plane in both]
-            heat.append(enlarged(both[0], size))
-            tags.append(enlarged(both[1], size))
+            heat.append(enlarge(both[0], size))
+            tags.append(enlarge(both[1], size))
         differences = (
             abs(maps.heatmaps[0, k].numpy() - np.mean(heat, 0)).max(),
             abs(maps.tags[0, k].numpy() - np.stack(tags, -1)).max(),
@@ -79,11 +79,11 @@ def test_only_the_chosen_outputs_are_averaged_oracle(strides, record_difference)
     maps = look(Told(outputs), random(1, 3, 32, 32), [PLAIN], size, strides)
     for k in range(3):
         chosen = [
-            enlarged(output.heatmaps[0, k].numpy().astype(float), (32, 32))
+            enlarge(output.heatmaps[0, k].numpy().astype(float), (32, 32))
             for output in outputs
             if output.stride in (strides or (4, 2, 1))
         ]
-        away = abs(maps.heatmaps[0, k].numpy() - enlarged(np.mean(chosen, 0), size)).max()
+        away = abs(maps.heatmaps[0, k].numpy() - enlarge(np.mean(chosen, 0), size)).max()
         record_difference("look: chosen outputs", away)
         assert away < 1e-6
     everything = look(Told(outputs), random(1, 3, 32, 32), [PLAIN], size)

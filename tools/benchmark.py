@@ -1,4 +1,4 @@
-"""Measure speed: python tools/benchmark.py train --cfg configs/w32_512.yaml --against plain"""
+"""Measure speed: python tools/benchmark.py train --cfg configs/w32_512.yaml --against reference"""
 
 import sys
 from os.path import abspath, dirname

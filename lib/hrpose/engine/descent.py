@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
@@ -71,7 +72,8 @@ class Descent:
         skipped, verdict = self._judge(terms["loss"], batch["index"])
         self.optimizer.found_inf = skipped.float()  # type: ignore[attr-defined]
         self.changing = True
-        self.optimizer.step()
+        with record_function("optimizer"):
+            self.optimizer.step()
         self.scaler.update()
         self.statistics.return_where(skipped)
         if self.average:
@@ -96,14 +98,17 @@ class Descent:
         for place in np.array_split(np.arange(images), self.manner.passes):
             first, end = place[0], place[-1] + 1
             part = {name: value[first:end] for name, value in batch.items()}
-            yield to_device(part, self.device), end == images
+            with record_function("to_device"):
+                part = to_device(part, self.device)
+            yield part, end == images
 
     def _pass(self, part: Batch, last: bool) -> dict[str, Tensor]:
         with nullcontext() if last else self._unshared():
             terms = self.replicas(part)
             # DDP takes the mean over processes; what is descended is that over all images.
             share = terms["loss"].sum() * (self.world.size / self.manner.batch)
-            self.scaler.scale(share).backward()
+            with record_function("backward"):
+                self.scaler.scale(share).backward()
         return {name: value.detach() for name, value in terms.items()}
 
     def _unshared(self) -> AbstractContextManager:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.profiler import record_function
 
 from hrpose.structures import Terms
 
@@ -42,7 +43,10 @@ class TrainStep(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss": the weighted sum that is descended, then every term unweighted}, each (B,)."""
-        terms = self.loss(self.outputs(batch), batch)
+        with record_function("forward"):
+            outputs = self.outputs(batch)
+        with record_function("loss"):
+            terms = self.loss(outputs, batch)
         # One after the other, so that a term that is 0 leaves the sum as it is, bit for bit.
         total = reduce(torch.add, [terms.weights[name] * terms.loss[name] for name in terms.loss])
         return {"loss": total, **terms.loss, **terms.watch}

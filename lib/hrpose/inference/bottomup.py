@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd.profiler import record_function
 
 from hrpose.inference.decoding import Grouped, brought_back, decode_maps, group, judged
 from hrpose.inference.gathering import fill_open, gather
@@ -68,8 +69,10 @@ class BottomUpPredictor:
 
     def maps(self, image: np.ndarray) -> tuple[Maps, Affine]:
         """Heatmaps and tags over all scales and views, and the map from image to their cells."""
-        framed = self.frame(image)
-        return self.look([framed]), framed.to_maps
+        with record_function("preprocess"):
+            framed = self.frame(image)
+        with record_function("aggregate"):  # less the network, which the benchmark labels "forward"
+            return self.look([framed]), framed.to_maps
 
     def frame(self, image: np.ndarray) -> Framed:
         """The image (H, W, 3) uint8 RGB at every scale."""

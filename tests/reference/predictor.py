@@ -1,0 +1,84 @@
+"""Images to poses, one image after the other: float32, eager, every map of every view enlarged."""
+
+import numpy as np
+import torch
+from torch.autograd.profiler import record_function
+
+from hrpose.inference.bottomup import brought_back
+from hrpose.inference.grouping import PUBLISHED
+from hrpose.inference.tta import Maps
+from hrpose.ops.heatmaps import resize
+from reference.decoding import plain_finish, plain_groups, plain_peaks
+
+KNOWN = ("detection_threshold", "tag_threshold", "max_people", "nms_kernel", "refine", "solver")
+"""Decoder settings that the reference heeds; the others must be as published."""
+
+
+class ReferencePredictor:
+    """The predictor's preprocessing and views, everything after it slow; one scale only."""
+
+    def __init__(self, predictor, model):
+        """model: as it was trained, float32"""
+        if len(predictor.sizing.scales) > 1:
+            raise ValueError("the reference has one image scale; set TEST.SCALE_FACTOR [1]")
+        known = {name: getattr(predictor.settings, name) for name in KNOWN}
+        if predictor.settings != PUBLISHED._replace(**known):
+            raise ValueError(f"the reference decodes as published, but for {', '.join(KNOWN)}")
+        self.like = predictor
+        self.settings = predictor.settings
+        self.model = model.eval()
+
+    def __call__(self, image):
+        """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first."""
+        maps, to_maps = self.maps(image)
+        return brought_back(*self.decode(maps), to_maps)
+
+    @torch.inference_mode()
+    def maps(self, image):
+        """Heatmaps and tags of the image, and the map from the image to their cells."""
+        with record_function("preprocess"):
+            framed = self.like.frame(image)
+        with record_function("aggregate"):
+            device = next(self.model.parameters()).device
+            pixels = torch.from_numpy(framed.pixels[0]).permute(2, 0, 1)[None].contiguous()
+            images = self.like.prepare(pixels.to(device))
+            of_views = [self._view(images, view, framed.size) for view in self.like.views]
+            heatmaps, tags = zip(*of_views)
+            maps = Maps(torch.stack(heatmaps).mean(0), torch.stack(tags, -1).contiguous())
+        return maps, framed.to_maps
+
+    def _view(self, images, view, size):
+        """Heatmaps and tags (1, K, *size) of one view, undone."""
+        with record_function("forward"):
+            outputs = self.model(view.apply(images))
+        strides, finest = self.like.sizing.outputs, outputs[-1].heatmaps.shape[-2:]
+        chosen = [each.heatmaps for each in outputs if not strides or each.stride in strides]
+        mean = torch.stack([resize(each, finest) for each in chosen]).mean(0)
+        (tags,) = [each.tags for each in outputs if each.tags is not None]
+        return view.undo(resize(mean, size)), view.undo(resize(resize(tags, finest), size))
+
+    def decode(self, maps):
+        """People (N, K, 3 + T) in cells of the maps and their scores (N,)."""
+        heatmaps, tags = maps.heatmaps[0].cpu().numpy(), maps.tags[0].cpu().numpy()
+        settings = self.settings
+        with record_function("candidates"):
+            peaks = plain_peaks(heatmaps, tags, settings.max_people, settings.nms_kernel)
+        with record_function("group"):
+            people = plain_groups(peaks, self.like.skeleton, settings)
+        with record_function("fill"):
+            return plain_finish(people, heatmaps, tags, settings)
+
+
+def enlarge(plane, size):
+    """A map (H, W) resized bilinearly, with pixel centres at +0.5 and borders repeated."""
+    height, width = plane.shape
+    result = np.zeros(size)
+    for row, column in np.ndindex(size):
+        y = min(max((row + 0.5) * height / size[0] - 0.5, 0), height - 1)
+        x = min(max((column + 0.5) * width / size[1] - 0.5, 0), width - 1)
+        top, left = int(y), int(x)
+        bottom, right = min(top + 1, height - 1), min(left + 1, width - 1)
+        upper = plane[top, left] * (1 - x + left) + plane[top, right] * (x - left)
+        lower = plane[bottom, left] * (1 - x + left) + plane[bottom, right] * (x - left)
+        result[row, column] = upper * (1 - y + top) + lower * (y - top)
+    return result
