@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrpose.data.synthetic import write_synthetic
 from hrpose.programs.command import command
 from hrpose.skeletons import COCO
+from hrpose.synthetic.dataset import write_synthetic
 
 
 @command
