@@ -17,9 +17,8 @@ from hrpose.synthetic.drawing import BACKGROUND, IMAGE_SIZE, Canvas, draw_box, d
 
 Box = tuple[float, float, float, float]
 ObjectShape = tuple[Colour | float, list[Disc] | Box]
-"""A colour, or a tint of the object's own, and what has it, in heights of a person standing there:
-the hull of discs (x to the right, height above ground, radius), or a box (left, top, right, bottom).
-"""
+"""A colour, or a tint of the object's own, and the hull of discs (x, height, radius) or
+the box (left, top, right, bottom) that has it; lengths: heights of a person standing there."""
 
 # fmt: off
 _WALLS = ((214, 190, 160), (178, 188, 196), (196, 150, 130), (160, 176, 150), (226, 214, 190),

@@ -47,7 +47,7 @@ _HEIGHTS = ((0.0, 0.08, 0.5, 0.9, 1.0), (SHORTEST, 90, 195, 335, TALLEST))  # qu
 _CROWD_SHARE, _UNLABELLED_SHARE, _TRUNCATED_SHARE = 0.12, 0.04, 0.1
 
 _MIN_AREA, _MIN_LABELLED_AREA = 16, 32 * 32
-"""Pixels: smaller people are not annotated; smaller ones have an outline but, as in COCO, no joints."""
+"""Visible pixels below which a person is not annotated, or, as in COCO, has no joints."""
 
 _FAR_SIDE = 0.85  # a shoulder turned away by 58 degrees is behind the trunk
 _BONES = {  # the parts on which a joint is visible; every other joint: the head
@@ -227,7 +227,7 @@ def _keypoints(
     faces_away = person.depth("nose", "head") < -0.25 * HEAD_RADIUS
     keypoints = np.zeros((len(joints), 3))
     for joint, row in zip(joints, keypoints):
-        x, y = (round(float(value), 2) for value in person.points[joint][:2])
+        x, y = (round(float(value), 2) + 0.0 for value in person.points[joint][:2])  # no -0.0
         if not (0 <= x < IMAGE_SIZE and 0 <= y < IMAGE_SIZE):
             continue
         if faces_away and ("eye" in joint or joint == "nose"):
