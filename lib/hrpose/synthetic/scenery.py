@@ -16,7 +16,8 @@ from hrpose.synthetic.body import Colour, Disc, choice
 from hrpose.synthetic.drawing import BACKGROUND, IMAGE_SIZE, Canvas, draw_box, draw_hull, tint
 
 Box = tuple[float, float, float, float]
-ObjectShape = tuple[Colour | float, list[Disc] | Box]
+Geometry = list[Disc] | Box
+ObjectShape = tuple[Colour | float, Geometry]
 """A colour, or a tint of the object's own, and the hull of discs (x, height, radius) or
 the box (left, top, right, bottom) that has it; lengths: heights of a person standing there."""
 
@@ -121,7 +122,7 @@ _INDOORS = ("sofa", "plant", "plant", "floor lamp", "bookcase", "crate", "ball",
 
 def sample_object(
     names: Sequence[str], rng: np.random.Generator
-) -> tuple[float, list[ObjectShape]]:
+) -> tuple[float, list[tuple[Colour, Geometry]]]:
     """One of the objects `names`: half the width of its shadow, and its shapes in their colours."""
     half_shadow, colours, shapes = _OBJECTS[choice(names, rng)]
     own = choice(colours, rng)
@@ -133,7 +134,11 @@ def sample_object(
 
 
 def draw_object(
-    canvas: Canvas, shapes: Sequence[ObjectShape], x: float, ground: float, unit: float
+    canvas: Canvas,
+    shapes: Sequence[tuple[Colour, Geometry]],
+    x: float,
+    ground: float,
+    unit: float,
 ) -> None:
     """Draw shapes standing at `x` on the line y = `ground`; `unit` pixels: one person's height."""
     for colour, geometry in shapes:
@@ -268,8 +273,8 @@ def add_texture(canvas: Canvas, rng: np.random.Generator) -> None:
     """Noise and uneven illumination over the whole image."""
     top, left = rng.integers(0, IMAGE_SIZE, 2)
     noise = _noise()[top : top + IMAGE_SIZE, left : left + IMAGE_SIZE]
-    light = 0.86 + 0.26 * rng.random((4, 4, 1)).astype(np.float32)
-    light = cv2.resize(light, (IMAGE_SIZE, IMAGE_SIZE))
+    coarse = 0.86 + 0.26 * rng.random((4, 4, 1)).astype(np.float32)
+    light = cv2.resize(coarse, (IMAGE_SIZE, IMAGE_SIZE))
     cv2.multiply(canvas.image, cv2.merge([light] * 3), canvas.image, dtype=cv2.CV_8U)
     cv2.add(canvas.image, cv2.merge([noise] * 3), canvas.image, dtype=cv2.CV_8U)
 
