@@ -66,7 +66,7 @@ def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
 
 
 def _read_info(path: Path) -> dict[str, Any] | None:
-    """What a complete annotation file says of itself; None where there is no such file."""
+    """The `info` of a complete annotation file; None where there is no such file."""
     try:
         return json.loads(path.read_text())["info"]
     except (OSError, ValueError, KeyError):
