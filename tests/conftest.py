@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.data.synthetic import write_synthetic
+from hrpose.synthetic.dataset import write_synthetic
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)

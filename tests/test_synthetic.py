@@ -14,37 +14,36 @@ import pytest
 from pycocotools import mask as rle
 from pycocotools.coco import COCO as CocoIndex
 
-from hrpose.data import synthetic
-from hrpose.data.drawing.annotations import run_lengths
-from hrpose.data.drawing.canvas import SIZE, new_canvas
-from hrpose.data.drawing.figures import CODES, Figure
-from hrpose.data.drawing.people import draw_figure
-from hrpose.data.drawing.scenes import CROWD, SHORTEST, TALLEST, compose
-from hrpose.data.synthetic import draw_scene, scene_rng, write_synthetic
 from hrpose.skeletons import COCO
+from hrpose.synthetic import dataset
+from hrpose.synthetic.dataset import scene_rng, write_synthetic
+from hrpose.synthetic.drawing import IDS_PER_PERSON, IMAGE_SIZE, Canvas, draw_person
+from hrpose.synthetic.scenes import (
+    CROWD_NUMBER,
+    SHORTEST,
+    TALLEST,
+    annotate_scene,
+    compose_scene,
+    run_lengths,
+)
 
 SCENES = range(60)
-LABELS, PIXELS = 2383011750, 329191381
+LABELS, PIXELS = 3281400465, 329191381
 REQUIREMENTS = Path(__file__).parents[1] / "requirements.txt"
 
 
 @lru_cache(maxsize=1)
 def scenes():
-    """Of each scene its people as drawn, the owners of its pixels, and its annotations."""
-    drawn = []
-    for index in SCENES:
-        scene = compose(scene_rng(0, "test", index))
-        image, annotations = draw_scene(scene_rng(0, "test", index))
-        np.testing.assert_array_equal(image, scene.canvas.image)  # the same dice, the same scene
-        drawn.append((scene, annotations))
-    return drawn
+    """Pairs of a scene and its annotations."""
+    drawn = [compose_scene(scene_rng(0, "test", index)) for index in SCENES]
+    return [(scene, annotate_scene(scene)) for scene in drawn]
 
 
 def people():
     """Every annotated person: the scene, the person's number there, the annotation."""
     for scene, labels in scenes():
-        seen = np.bincount((scene.canvas.owner // CODES).ravel(), minlength=CROWD + 1)
-        numbers = [n for n in range(1, len(scene.figures) + 1) if seen[n] >= 16]
+        seen = np.bincount((scene.canvas.ids // IDS_PER_PERSON).ravel(), minlength=CROWD_NUMBER + 1)
+        numbers = [n for n in range(1, len(scene.people) + 1) if seen[n] >= 16]
         found = [label for label in labels if not label["iscrowd"]]
         assert len(numbers) == len(found)
         yield from ((scene, *pair) for pair in zip(numbers, found))
@@ -55,8 +54,8 @@ def joints(annotation):
 
 
 def decode(annotation):
-    """The annotation's segmentation as pycocotools draws it, (SIZE, SIZE) bool."""
-    regions = rle.frPyObjects(annotation["segmentation"], SIZE, SIZE)
+    """The annotation's segmentation as pycocotools draws it, (IMAGE_SIZE, IMAGE_SIZE) bool."""
+    regions = rle.frPyObjects(annotation["segmentation"], IMAGE_SIZE, IMAGE_SIZE)
     return rle.decode(regions if isinstance(regions, dict) else rle.merge(regions)).astype(bool)
 
 
@@ -74,14 +73,19 @@ def test_pixels_are_the_same_under_the_pinned_requirements():
     assert zlib.crc32(images.tobytes()) == PIXELS
 
 
-def test_scenes_differ_by_seed_split_and_index():
-    dice = [(0, "train", 1), (1, "train", 1), (0, "val", 1), (0, "train", 2)]
-    assert len({zlib.crc32(draw_scene(scene_rng(*d))[0].tobytes()) for d in dice}) == len(dice)
+def test_scenes_depend_on_seed_split_and_index_only():
+    def checksum(seed, split, index):
+        return zlib.crc32(compose_scene(scene_rng(seed, split, index)).canvas.image.tobytes())
+
+    drawn = [(0, "train", 1), (1, "train", 1), (0, "val", 1), (0, "train", 2)]
+    checksums = [checksum(*place) for place in drawn]
+    assert len(set(checksums)) == len(drawn)
+    assert checksums == [checksum(*place) for place in drawn]
 
 
 def test_area_and_box_are_those_of_the_visible_silhouette():
     for scene, number, annotation in people():
-        rows, columns = np.nonzero(scene.canvas.owner // CODES == number)
+        rows, columns = np.nonzero(scene.canvas.ids // IDS_PER_PERSON == number)
         assert annotation["area"] == len(rows)
         x, y, width, height = annotation["bbox"]
         assert (x, y) == (columns.min(), rows.min())
@@ -90,7 +94,7 @@ def test_area_and_box_are_those_of_the_visible_silhouette():
 
 def test_segmentation_outlines_the_visible_silhouette():
     for scene, number, annotation in people():
-        mask = scene.canvas.owner // CODES == number
+        mask = scene.canvas.ids // IDS_PER_PERSON == number
         drawn = decode(annotation)
         assert (drawn & mask).sum() >= 0.8 * mask.sum()
         # A pixel's margin for the tracing, and holes that a polygon of COCO cannot have.
@@ -115,7 +119,7 @@ def test_joints_are_inside_the_image_or_not_labelled():
         x, y, visibility = joints(annotation).T
         assert annotation["num_keypoints"] == (visibility > 0).sum()
         assert not x[visibility == 0].any() and not y[visibility == 0].any()
-        assert ((x >= 0) & (x < SIZE) & (y >= 0) & (y < SIZE)).all()
+        assert ((x >= 0) & (x < IMAGE_SIZE) & (y >= 0) & (y < IMAGE_SIZE)).all()
 
 
 def test_hidden_joints_are_labelled_as_hidden():
@@ -135,7 +139,9 @@ def test_crowds_are_regions_without_joints():
     crowds = [(s, a) for s, found in scenes() for a in found if a["iscrowd"]]
     assert crowds
     for scene, annotation in crowds:
-        np.testing.assert_array_equal(decode(annotation), scene.canvas.owner // CODES == CROWD)
+        np.testing.assert_array_equal(
+            decode(annotation), scene.canvas.ids // IDS_PER_PERSON == CROWD_NUMBER
+        )
         assert annotation["num_keypoints"] == 0
 
 
@@ -148,44 +154,43 @@ def test_run_lengths_are_those_of_coco(bits):
 
 
 def test_scenes_hold_up_to_twelve_people():
-    counts = [len(scene.figures) for scene, _ in scenes()]
+    counts = [len(scene.people) for scene, _ in scenes()]
     assert min(counts) == 0 and 8 <= max(counts) <= 12
     assert 2.5 < np.mean(counts) < 4.5
 
 
 def test_people_are_as_tall_as_promised():
-    figures = [figure for scene, _ in scenes() for figure in scene.figures]
-    heights = np.array([height(figure) for figure in figures])
+    heights = np.array([height(person) for scene, _ in scenes() for person in scene.people])
     assert heights.min() >= 0.93 * SHORTEST and heights.max() <= 1.02 * TALLEST
     assert ((heights > 90) & (heights < 350)).mean() > 0.6
 
 
-def height(figure: Figure) -> int:
-    """Pixels from top to sole when nothing hides the figure and no border cuts it."""
-    canvas = new_canvas(np.zeros((1000, 1000, 3), np.uint8))
-    centre = np.array([500, 500, 0]) - figure.points["pelvis"]
-    moved = {name: point + centre for name, point in figure.points.items()}
-    draw_figure(canvas, figure._replace(points=moved), 1)
-    return int(np.ptp(np.nonzero(canvas.owner)[0])) + 1
+def height(person) -> int:
+    """Pixels from top to sole of a person without occlusion or truncation."""
+    canvas = Canvas(np.zeros((1000, 1000, 3), np.uint8), np.zeros((1000, 1000), np.uint16))
+    centre = np.array([500, 500, 0]) - person.points["pelvis"]
+    moved = {name: point + centre for name, point in person.points.items()}
+    draw_person(canvas, person._replace(points=moved), 1)
+    return int(np.ptp(np.nonzero(canvas.ids)[0])) + 1
 
 
-def test_left_is_to_the_right_of_whoever_faces_us():
+def test_the_left_shoulder_of_a_person_facing_the_camera_is_on_the_right_of_the_image():
     facing = {True: [], False: []}
     for scene, _ in scenes():
-        for figure in scene.figures:
-            turn = figure.depth("chest_front", "chest") / 0.075
+        for person in scene.people:
+            turn = person.depth("chest_front", "chest") / 0.075
             if abs(turn) > 0.7:
-                side = figure.points["left_shoulder"][0] - figure.points["right_shoulder"][0]
+                side = person.points["left_shoulder"][0] - person.points["right_shoulder"][0]
                 facing[turn > 0].append(side)
     assert min(facing[True]) > 0 > max(facing[False])
 
 
-def test_nobody_places_the_eyes_of_one_who_looks_away():
+def test_the_face_of_a_person_facing_away_is_not_labelled():
     face = [COCO.joints.index(name) for name in ("nose", "left_eye", "right_eye")]
     away = [
         joints(annotation)[face]
         for scene, number, annotation in people()
-        if scene.figures[number - 1].depth("nose", "head") < -0.03
+        if scene.people[number - 1].depth("nose", "head") < -0.03
     ]
     assert len(away) > 10 and not np.any(away)
 
@@ -210,22 +215,22 @@ def contents(folder):
     return {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.*")}
 
 
-def test_an_interrupted_folder_is_written_anew(tmp_path, monkeypatch):
+def test_an_interrupted_folder_is_rewritten(tmp_path, monkeypatch):
     annotations = tmp_path / "annotations/person_keypoints_val.json"
     write_synthetic(tmp_path, "val", 2, seed=0, processes=1)
     before = annotations.read_bytes()
 
-    draw, drawn = synthetic.draw_scene, []
+    compose, drawn = dataset.compose_scene, []
 
     def stop_at_the_second(rng):
         drawn.append(rng)
         if len(drawn) == 2:
             raise KeyboardInterrupt
-        return draw(rng)
+        return compose(rng)
 
-    monkeypatch.setattr(synthetic, "draw_scene", stop_at_the_second)
+    monkeypatch.setattr(dataset, "compose_scene", stop_at_the_second)
     write_synthetic(tmp_path, "val", 2, seed=0, processes=1)
-    assert not drawn  # the very set is there already
+    assert not drawn  # the same data set is there already
     with pytest.raises(KeyboardInterrupt):
         write_synthetic(tmp_path, "val", 3, seed=0, processes=1)
     assert list(annotations.parent.iterdir()) == []

@@ -6,9 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrpose.data.synthetic import write_synthetic
 from hrpose.programs.command import command
 from hrpose.skeletons import COCO
+from hrpose.synthetic.dataset import write_synthetic
 
 
 @command
@@ -18,16 +18,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--train", type=int, default=2400, help="training scenes")
     parser.add_argument("--val", type=int, default=100, help="held-out scenes")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--joints", default=",".join(COCO.joints), help="which of COCO's to mark")
+    parser.add_argument(
+        "--joints", default=",".join(COCO.joints), help="which of COCO's to annotate"
+    )
     known = parser.parse_args(arguments)
-    for split, count in (("train2017", known.train), ("val2017", known.val)):
-        write_synthetic(known.output, split, count, known.seed, _joints(known.joints))
-    print(f"{known.train} training and {known.val} held-out scenes in {known.output}")
-
-
-def _joints(text: str) -> list[str]:
-    joints = text.split(",")
+    joints = known.joints.split(",")
     unknown = sorted(set(joints) - set(COCO.joints))
     if unknown:
         raise ValueError(f"--joints: no {', '.join(unknown)}; choose from {','.join(COCO.joints)}")
-    return joints
+    for split, count in (("train2017", known.train), ("val2017", known.val)):
+        write_synthetic(known.output, split, count, known.seed, joints)
+    print(f"{known.train} training and {known.val} held-out scenes in {known.output}")

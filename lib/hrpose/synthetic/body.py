@@ -1,0 +1,281 @@
+"""A random person: body proportions, posture, viewpoint and clothing.
+
+Body frame: x to the person's left, y down, z to the front of the chest; unit: the standing height;
+origin: midway between the hips. The view rotation turns it into the camera frame: x to the right of
+the image, y down, z towards the camera. At 0 degrees the person faces the camera, and the left
+shoulder is on the right of the image.
+
+Random numbers are uniform, or sums of uniform ones: the same bits on every machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import cos, radians, sin, sqrt
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+Colour = tuple[int, int, int]
+"""RGB, 0 to 255."""
+Disc = tuple[float, float, float]
+"""x, y and radius."""
+Points = dict[str, np.ndarray]
+"""name -> (3,): x, y, z."""
+Swings = tuple[float, float, float, float]
+
+SIDES = ("left", "right")
+_SIGN = {"left": 1.0, "right": -1.0}
+
+HEAD_RADIUS, HALF_SHOULDERS, HALF_HIPS = 0.088, 0.108, 0.062
+_TORSO, _NECK = 0.275, 0.03
+_UPPER_ARM, _FOREARM, _HAND = 0.15, 0.13, 0.032
+_THIGH, _SHIN = 0.22, 0.21
+
+# fmt: off
+_SPINE = {  # points that move with the spine; chest_front and chest_back carry the jacket's seams
+    "neck": (0, -_TORSO - 0.005, 0), "chest": (0, -0.72 * _TORSO, 0),
+    "chest_front": (0, -0.86 * _TORSO, 0.075), "chest_back": (0, -0.86 * _TORSO, -0.07),
+    "left_shoulder": (HALF_SHOULDERS, -_TORSO + 0.02, 0), "left_waist": (0.058, -0.12 * _TORSO, 0),
+    "right_shoulder": (-HALF_SHOULDERS, -_TORSO + 0.02, 0),
+    "right_waist": (-0.058, -0.12 * _TORSO, 0),
+}
+_PELVIS = {
+    "pelvis": (0.0, 0.0, 0.0), "fly": (0.0, 0.02, 0.06), "tail": (0.0, 0.02, -0.065),
+    "left_hip": (HALF_HIPS, 0.0, 0.0), "right_hip": (-HALF_HIPS, 0.0, 0.0),
+}
+_HEAD = {  # on a head of radius 1 that faces along z
+    "nose": (0.0, 0.2, 1.0), "peak": (0.0, -0.36, 1.4), "chin": (0.0, 0.78, 0.42),
+    "crown": (0.0, -0.75, -0.05), "nape": (0.0, 0.35, -0.75),
+    "left_eye": (0.37, -0.04, 0.88), "right_eye": (-0.37, -0.04, 0.88),
+    "left_ear": (1.0, 0.1, -0.02), "right_ear": (-1.0, 0.1, -0.02),
+    "left_cheek": (0.4, 0.3, 0.66), "right_cheek": (-0.4, 0.3, 0.66),
+    "left_brow": (0.4, -0.32, 0.7), "right_brow": (-0.4, -0.32, 0.7),
+    "left_temple": (0.86, -0.38, 0.0), "right_temple": (-0.86, -0.38, 0.0),
+    "left_smile": (0.24, 0.48, 0.86), "right_smile": (-0.24, 0.48, 0.86),
+    "left_lip": (0.13, 0.57, 0.88), "right_lip": (-0.13, 0.57, 0.88),
+}
+
+# Degrees: abduction in the plane of the chest (0 hangs, 90 sideways, 180 up) and flexion forwards
+# out of that plane, of the upper bone, then of the lower bone; and the weight of each gesture.
+_ARMS: dict[str, tuple[int, Swings]] = {
+    "hanging": (22, (11, -3, 5, 10)), "loose": (18, (20, -5, 10, 18)),
+    "swung forward": (8, (8, 24, 4, 45)), "swung back": (8, (9, -28, 6, -6)),
+    "on the hip": (12, (42, -16, -42, 14)), "waving": (8, (82, 8, 158, 8)),
+    "raised": (6, (150, 6, 170, 6)), "spread": (5, (90, 2, 88, 5)),
+    "holding": (5, (14, 14, -150, 50)), "pointing": (4, (28, 55, 26, 72)),
+    "folded": (3, (15, 12, -78, 34)), "behind the head": (1, (118, 0, 222, -12)),
+}
+_STRAIGHT = (4, 1, 1, -4)
+_LEGS: dict[str, tuple[int, tuple[Swings, Swings]]] = {
+    "standing": (26, (_STRAIGHT, _STRAIGHT)),
+    "at ease": (18, ((3, 1, 1, -3), (15, 10, 6, -8))),
+    "astride": (12, ((17, 2, 12, -4), (17, 2, 12, -4))),
+    "walking": (20, ((3, 26, 2, 8), (3, -16, 2, -42))),
+    "running": (5, ((4, 48, 2, -36), (3, -24, 2, -72))),
+    "lunging": (5, ((30, 22, -2, -8), (28, 0, 22, -6))),
+    "crouching": (5, ((34, 48, -2, -42), (34, 48, -2, -42))),
+    "sitting": (6, ((11, 74, 3, -4), (11, 74, 3, -4))),
+    "jumping": (3, ((30, 20, -12, -46), (24, 8, 2, -34))),
+}
+_BENT = {"running": 12.0, "crouching": 20.0, "sitting": 4.0, "lunging": 6.0, "walking": 4.0}
+_TURNS = {(0, 32): 52, (180, 30): 20, (60, 25): 9, (-60, 25): 9, (125, 25): 5, (-125, 25): 5}
+
+_SKINS = ((255, 219, 188), (243, 196, 158), (224, 168, 126), (192, 132, 92), (150, 98, 66))
+_HAIRS = ((44, 32, 30), (78, 50, 34), (122, 74, 40), (196, 148, 76), (96, 92, 96), (140, 58, 34))
+_TOPS = {
+    "left": ((252, 206, 84), (255, 164, 84), (250, 128, 106), (255, 232, 196), (252, 178, 190),
+             (246, 244, 238), (255, 112, 84), (228, 208, 132)),
+    "right": ((38, 56, 110), (22, 92, 98), (78, 52, 120), (34, 84, 62), (52, 58, 74),
+              (86, 38, 66), (28, 76, 132), (44, 44, 52)),
+}
+_LEGWEAR = {
+    "left": ((238, 214, 160), (206, 196, 176), (238, 186, 130), (226, 226, 222), (232, 170, 150)),
+    "right": ((36, 44, 76), (46, 50, 58), (40, 66, 70), (66, 46, 70), (60, 52, 46)),
+}
+_SHOES = {
+    "left": ((255, 250, 240), (255, 226, 90), (255, 150, 120)),
+    "right": ((30, 30, 36), (56, 30, 40), (26, 36, 66)),
+}
+_ACCENTS = ((226, 52, 62), (255, 255, 255), (34, 168, 196), (250, 190, 40))
+# fmt: on
+
+
+class Outfit(NamedTuple):
+    """Clothes, hair and build, which distinguish one person from another.
+
+    Light and warm colours on the left, dark and cool ones on the right, from sleeve to shoe:
+    left and right differ in appearance, seen from the front and from behind.
+    """
+
+    tops: dict[str, Colour]  # by side
+    skin: Colour
+    hair: Colour
+    legs: dict[str, Colour]
+    shoes: dict[str, Colour]
+    accent: Colour
+    sleeves: str  # long | short
+    bottoms: str  # trousers | shorts | skirt
+    hairstyle: str  # short | long | bun | cap
+    face: str  # plain | glasses | beard
+    girth: float
+
+
+class SyntheticPerson(NamedTuple):
+    """A person placed in the image."""
+
+    stance: str  # a key of _LEGS
+    points: Points  # x, y: pixels; z: pixels towards the camera
+    unit: float  # pixels per standing height
+    outfit: Outfit
+
+    def depth(self, name: str, reference: str) -> float:
+        """How much nearer to the camera `name` is than `reference`, in standing heights."""
+        return float(self.points[name][2] - self.points[reference][2]) / self.unit
+
+    def disc(self, name: str, radius: float) -> Disc:
+        """A disc about a point; radius in standing heights."""
+        x, y, _ = self.points[name].tolist()
+        return x, y, radius * self.unit
+
+    def disc_between(self, start: str, end: str, fraction: float, radius: float) -> Disc:
+        """A disc `fraction` of the way from `start` to `end`."""
+        first = self.points[start]
+        x, y, _ = (first + (self.points[end] - first) * fraction).tolist()
+        return x, y, radius * self.unit
+
+    def lowest(self) -> float:
+        """y in pixels of the lowest point, where the person touches the ground."""
+        return max(float(point[1]) for point in self.points.values())
+
+
+def choice(options: Sequence[T], rng: np.random.Generator) -> T:
+    """One of `options`, uniformly."""
+    return options[int(rng.integers(len(options)))]
+
+
+def weighted_choice(options: Sequence[T], weights: Sequence[int], rng: np.random.Generator) -> T:
+    """One of `options` with probability proportional to its weight."""
+    threshold = rng.integers(sum(weights))
+    return options[int(np.searchsorted(np.cumsum(weights), threshold, side="right"))]
+
+
+def _bell(rng: np.random.Generator) -> float:
+    """A bell-shaped (Irwin-Hall) number in -1..1: the scaled sum of three uniform ones."""
+    return float(rng.random(3).sum() / 1.5 - 1)
+
+
+def sample_outfit(rng: np.random.Generator) -> Outfit:
+    """Draw the clothes, hair and build of one person."""
+    return Outfit(
+        tops={side: choice(_TOPS[side], rng) for side in SIDES},
+        skin=choice(_SKINS, rng),
+        hair=choice(_HAIRS, rng),
+        legs={side: choice(_LEGWEAR[side], rng) for side in SIDES},
+        shoes={side: choice(_SHOES[side], rng) for side in SIDES},
+        accent=choice(_ACCENTS, rng),
+        sleeves=choice(("long", "short"), rng),
+        bottoms=choice(("trousers", "trousers", "shorts", "shorts", "skirt"), rng),
+        hairstyle=choice(("short", "short", "long", "long", "bun", "cap"), rng),
+        face=choice(("plain", "plain", "plain", "glasses", "beard"), rng),
+        girth=0.92 + 0.3 * float(rng.random()),
+    )
+
+
+def sample_posture(rng: np.random.Generator) -> tuple[str, Points]:
+    """Draw a stance and the body's points in the camera frame, in standing heights."""
+    stance = weighted_choice(list(_LEGS), [weight for weight, _ in _LEGS.values()], rng)
+    lean = 25 * _bell(rng) if rng.random() < 0.35 else 8 * _bell(rng)
+    spine = _rotation("z", lean) @ _rotation("x", -_BENT.get(stance, 0.0) - 4 * rng.random())
+    points = {name: spine @ place for name, place in _SPINE.items()}
+    points |= {name: np.array(place) for name, place in _PELVIS.items()}
+    _add_legs(points, stance, rng)
+    _add_arms(points, spine, rng)
+    _add_head(points, spine, rng)
+    pitch, roll = _rotation("x", -6 - 6 * rng.random()), _rotation("z", 4 * _bell(rng))
+    turn, spread = weighted_choice(list(_TURNS), list(_TURNS.values()), rng)
+    view = pitch @ roll @ _rotation("y", turn + spread * _bell(rng))
+    seen = np.stack(list(points.values())) @ view.T  # (points, 3)
+    return stance, dict(zip(points, seen))
+
+
+def _rotation(axis: str, degrees: float) -> np.ndarray:
+    """The right-handed rotation (3, 3) about one axis.
+
+    Positive: "x" leans backwards, "y" turns the front to the person's left, "z" leans to the left.
+    """
+    i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
+    matrix = np.eye(3)
+    matrix[i, i] = matrix[j, j] = cos(radians(degrees))
+    matrix[j, i] = sin(radians(degrees))
+    matrix[i, j] = -matrix[j, i]
+    return matrix
+
+
+def _add_legs(points: Points, stance: str, rng: np.random.Generator) -> None:
+    swings = _LEGS[stance][1] if rng.random() < 0.5 else _LEGS[stance][1][::-1]
+    for side, swing in zip(SIDES, swings):
+        upper, lower = _bones(swing, 5, side, rng)
+        knee = points[f"{side}_hip"] + upper * _THIGH
+        ankle = knee + lower * _SHIN
+        forwards = np.array([_SIGN[side] * 0.35, 0.1, 1.0])
+        forwards = forwards - lower * (lower @ forwards)  # at right angles to the shin
+        toes = forwards / sqrt(float(forwards @ forwards))
+        points |= {f"{side}_knee": knee, f"{side}_ankle": ankle}
+        points[f"{side}_heel"] = ankle + lower * 0.03 - toes * 0.012
+        points[f"{side}_toe"] = ankle + lower * 0.037 + toes * 0.068
+
+
+def _add_arms(points: Points, spine: np.ndarray, rng: np.random.Generator) -> None:
+    """Both arms make the same gesture, or each its own."""
+    weights = [weight for weight, _ in _ARMS.values()]
+    gesture = weighted_choice(list(_ARMS), weights, rng)
+    for side in SIDES:
+        if rng.random() < 0.55:
+            gesture = weighted_choice(list(_ARMS), weights, rng)
+        upper, lower = _bones(_ARMS[gesture][1], 10, side, rng)
+        elbow = points[f"{side}_shoulder"] + spine @ upper * _UPPER_ARM
+        wrist = elbow + spine @ lower * _FOREARM
+        points |= {f"{side}_elbow": elbow, f"{side}_wrist": wrist}
+        points[f"{side}_hand"] = wrist + spine @ lower * _HAND
+
+
+def _bones(
+    swings: Swings, spread: float, side: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Unit vectors (3,) along the upper and the lower bone; angles vary by `spread` degrees."""
+    angles = np.array(swings) + spread * (2 * rng.random(4) - 1)
+    a1, f1, a2, f2 = (radians(angle) for angle in angles)
+    upper = np.array([_SIGN[side] * sin(a1) * cos(f1), cos(a1) * cos(f1), sin(f1)])
+    return upper, np.array([_SIGN[side] * sin(a2) * cos(f2), cos(a2) * cos(f2), sin(f2)])
+
+
+def _add_head(points: Points, spine: np.ndarray, rng: np.random.Generator) -> None:
+    """The head follows half of the spine's lean and turns on its own."""
+    roll, pitch = _rotation("z", 9 * _bell(rng)), _rotation("x", -4 - 8 * _bell(rng))
+    pose = roll @ pitch @ _rotation("y", 28 * _bell(rng))
+    neck = points["neck"]
+    upright = neck * 0.55 + np.array([0, neck[1] * 0.45, 0])
+    rise = upright / sqrt(float(upright @ upright))
+    centre = neck + rise * (_NECK + 0.8 * HEAD_RADIUS) + spine @ (0, 0, 0.012)
+    points |= {name: centre + HEAD_RADIUS * (pose @ place) for name, place in _HEAD.items()}
+    points["head"] = centre
+
+
+def body_extent(points: Points) -> tuple[float, float]:
+    """y of the highest hair or finger and of the soles, in standing heights."""
+    hands = min(float(points[f"{side}_hand"][1]) for side in SIDES) - 0.034
+    hair = float(points["head"][1]) - 1.25 * HEAD_RADIUS
+    feet = [float(points[f"{side}_{end}"][1]) for side in SIDES for end in ("toe", "heel")]
+    return min(hands, hair), max(feet) + 0.022
+
+
+def place_person(
+    posture: tuple[str, Points], outfit: Outfit, unit: float, x: float, ground: float
+) -> SyntheticPerson:
+    """A person of `unit` pixels standing on the line y = `ground`, the pelvis at `x`."""
+    stance, points = posture
+    shift = np.array([x, ground - body_extent(points)[1] * unit, 0.0])
+    placed = {name: point * unit + shift for name, point in points.items()}
+    return SyntheticPerson(stance, placed, unit, outfit)

@@ -1,0 +1,121 @@
+"""The synthetic data set: scenes of drawn people, written as an ordinary COCO folder.
+
+A scene's random numbers depend on (seed, split, index) only, not on the number of processes or the
+order of their work.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from hrpose.ops.files import write_json
+from hrpose.skeletons import COCO
+from hrpose.synthetic.drawing import IMAGE_SIZE
+from hrpose.synthetic.scenes import annotate_scene, compose_scene
+
+EDITION = 1
+"""Raised whenever the scenes change, so that folders written before are written anew."""
+
+_JPEG_QUALITY = 92
+_Annotated = tuple[str, list[dict[str, Any]]]  # file name, annotations
+
+
+def write_synthetic(
+    root: Path,
+    split: str,
+    count: int,
+    seed: int,
+    joints: Sequence[str] = COCO.joints,
+    processes: int | None = None,
+) -> None:
+    """Write `count` scenes as images/{split}/*.jpg and annotations/person_keypoints_{split}.json.
+
+    The annotation file is written last: where it exists, so do the images. A folder that already
+    holds this data set is left unchanged.
+
+    joints: which of COCO's are annotated   processes: how many draw in parallel; None: one per core
+    """
+    info = {"description": "hrpose synthetic people", "edition": EDITION,
+            "split": split, "count": count, "seed": seed, "joints": list(joints)}  # fmt: skip
+    path = Path(root) / "annotations" / f"person_keypoints_{split}.json"
+    folder = Path(root) / "images" / split
+    if _read_info(path) == info and len(list(folder.glob("*.jpg"))) >= count:
+        return
+    path.unlink(missing_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    scenes = _write_images(folder, range(1, count + 1), seed, joints, processes)
+    bar = tqdm(scenes, total=count, desc=f"drawing {split}", unit="image", disable=None)
+    write_json(path, _to_coco(info, list(bar)))
+
+
+def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
+    """The random generator of scene `index` of a split."""
+    return np.random.default_rng((seed, zlib.crc32(split.encode()), index))
+
+
+def _read_info(path: Path) -> dict[str, Any] | None:
+    """The `info` of a complete annotation file; None where there is no such file."""
+    try:
+        return json.loads(path.read_text())["info"]
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _write_images(
+    folder: Path, indices: range, seed: int, joints: Sequence[str], processes: int | None
+) -> Iterator[_Annotated]:
+    """File name and annotations of each scene, in order."""
+    write = partial(_write_image, folder, seed, joints)
+    workers = min(processes or os.cpu_count() or 1, len(indices))
+    if workers <= 1:
+        yield from map(write, indices)
+        return
+    threads = cv2.getNumThreads()
+    cv2.setNumThreads(1)  # OpenCV's thread pool does not survive a fork: workers would wait for it
+    try:
+        with ProcessPoolExecutor(workers) as pool:
+            yield from pool.map(write, indices, chunksize=8)
+    finally:
+        cv2.setNumThreads(threads)
+
+
+def _write_image(folder: Path, seed: int, joints: Sequence[str], index: int) -> _Annotated:
+    scene = compose_scene(scene_rng(seed, folder.name, index))
+    path = folder / f"{index:012d}.jpg"
+    bgr = cv2.cvtColor(scene.canvas.image, cv2.COLOR_RGB2BGR)
+    if not cv2.imwrite(str(path), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
+        raise OSError(f"cannot write {path}; is the disk full or read-only?")
+    return path.name, annotate_scene(scene, joints)
+
+
+def _to_coco(info: dict[str, Any], scenes: Sequence[_Annotated]) -> dict[str, Any]:
+    """The annotation file; a limb without both of its joints is left out."""
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, (name, found) in enumerate(scenes, start=1):
+        images.append(
+            {"id": image_id, "file_name": name, "width": IMAGE_SIZE, "height": IMAGE_SIZE}
+        )
+        for annotation in found:
+            ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1}
+            annotations.append(ids | annotation)
+    joints = info["joints"]
+    indices = {COCO.joints.index(name): number for number, name in enumerate(joints, start=1)}
+    limbs = [
+        [indices[end] for end in limb] for limb in COCO.limb_indices if indices.keys() >= set(limb)
+    ]
+    category = {"id": 1, "name": "person", "supercategory": "person",
+                "keypoints": joints, "skeleton": limbs}  # fmt: skip
+    return {"info": info, "images": images, "annotations": annotations, "categories": [category]}
