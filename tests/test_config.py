@@ -374,3 +374,25 @@ def test_a_preset_says_what_is_allowed(preset):
     for key, value in PRESETS[preset].items():
         assert BY_KEY[key].check(value) is None
         assert (value == BY_KEY[key].default) == (preset == "published")
+
+
+def test_a_few_lines_that_stand_for_billions_of_values_are_refused(tmp_path):
+    path = tmp_path / "bomb.yaml"
+    lines = [f"A0: &a0 {{{', '.join(f'k{i}: 1' for i in range(9))}}}"]
+    for n in range(1, 10):
+        lines.append(f"A{n}: &a{n} {{{', '.join(f'k{i}: *a{n - 1}' for i in range(9))}}}")
+    path.write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=r"bomb\.yaml: its aliases .* more than 10000 values"):
+        load_config(path)
+    path.write_text("A: &a [*a, *a]")
+    with pytest.raises(ValueError, match="aliases"):
+        load_config(path)
+    path.write_text("A: " + "[" * 50_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        load_config(path)
+
+
+def test_an_alias_to_one_value_may_stand_in_a_config(tmp_path):
+    path = tmp_path / "alias.yaml"
+    path.write_text("DATASET: {INPUT_SIZE: &side 128}\nTEST: {INPUT_SIZE: *side}")
+    assert load_config(path).TEST.INPUT_SIZE == 128

@@ -353,7 +353,11 @@ def test_a_broken_photo_costs_the_runner_no_other(shipped, scenes, tmp_path, cap
     assert poses and {pose["file_name"] for pose in poses} == {str(photos(scenes)[0])}
     assert {(pose["image_id"], pose["category_id"]) for pose in poses} == {(5, 1)}
     with pytest.raises(SystemExit):
-        runner.main([str(shipped[0]), str(text), "--output", str(output)])
+        runner.main([str(shipped[0]), str(text), "--output", str(output), "--force"])
+    assert output.read_text() == kept  # nothing was found that could replace it
+    with pytest.raises(SystemExit):
+        runner.main([str(shipped[0]), str(photos(scenes)[1]), "--output", str(output)])
+    assert "is there already; name another file, or add --force" in capsys.readouterr().err
     assert output.read_text() == kept
 
 

@@ -1,5 +1,6 @@
 """Files that are written whole, read plainly, and named when a disk is full."""
 
+import ast
 import contextlib
 import errno
 import json
@@ -9,7 +10,7 @@ import sys
 
 import pytest
 
-from commands import small_disk
+from commands import ROOT, small_disk
 from hrpose.engine.journal import Journal
 from hrpose.engine.runs import hold, new_folder
 from hrpose.ops.files import (
@@ -130,3 +131,40 @@ def test_names_of_classes_and_modules_in_json_stay_text():
     named = {"__instance_type__": ["antigravity", "Geohash"], "attributes": {"x": 1}}
     assert parse_json(json.dumps([named])) == [named]
     assert "antigravity" not in sys.modules
+
+
+RUNS_CODE = {
+    ("pickle", "load"), ("pickle", "loads"), ("marshal", "loads"), ("shelve", "open"),
+    ("yaml", "load"), ("yaml", "load_all"), ("yaml", "full_load"), ("yaml", "unsafe_load"),
+    ("json_tricks", "load"), ("json_tricks", "loads"), ("joblib", "load"), ("dill", "load"),
+    ("np", "load"), ("numpy", "load"), ("", "eval"), ("", "exec"), ("", "__import__"),
+}  # fmt: skip
+"""(module, function) that may build objects, or run code, from a file."""
+
+
+def calls(path):
+    """(module, function, keywords) of every call in a file; the module is empty for a bare name."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call):
+            target = node.func
+            keywords = {each.arg: ast.unparse(each.value) for each in node.keywords}
+            if isinstance(target, ast.Name):
+                yield "", target.id, keywords
+            elif isinstance(target, ast.Attribute) and isinstance(target.value, ast.Name):
+                yield target.value.id, target.attr, keywords
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "lib" / "hrpose").rglob("*.py")), ids=str)
+def test_nothing_in_the_package_builds_objects_from_files(path):
+    for module, function, keywords in calls(path):
+        assert (module, function) not in RUNS_CODE, f"{module}.{function}"
+        if (module, function) == ("torch", "load"):
+            assert keywords.get("weights_only") == "True"
+
+
+def test_the_check_above_sees_what_it_forbids(tmp_path):
+    path = tmp_path / "x.py"
+    path.write_text("import yaml, torch\nyaml.load(f)\neval('1')\ntorch.load(f)\n")
+    found = list(calls(path))
+    assert ("yaml", "load", {}) in found and ("", "eval", {}) in found
+    assert ("torch", "load", {}) in found

@@ -20,6 +20,9 @@ FAST: dict[str, Any] = {"TEST.PROJECT2IMAGE": False, "TEST.SOLVER": "scipy"}
 PRESETS = {"published": {key: BY_KEY[key].default for key in FAST}, "fast": FAST}
 """What TEST.PRESET says in the place of others."""
 
+MOST_VALUES = 10_000
+"""Of one YAML file, aliases followed; hrpose has about a hundred options."""
+
 
 class Entry(NamedTuple):
     """A value somebody wrote, and where."""
@@ -90,9 +93,30 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
 
 def _parse(text: str, path: Path) -> yaml.Node | None:
     try:
-        return yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deeply for a config") from None
+    _refuse_endless(root, path)
+    return root
+
+
+def _refuse_endless(root: yaml.Node | None, path: Path) -> None:
+    """A few lines of aliases to aliases would stand for billions of values."""
+    waiting, count = [root], 0
+    while waiting:
+        count += 1
+        if count > MOST_VALUES:
+            raise ValueError(
+                f"{path}: its aliases (*name) stand for more than {MOST_VALUES} values; write out "
+                "what is meant"
+            )
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            waiting += [each for pair in node.value for each in pair]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
 
 
 def _flatten(

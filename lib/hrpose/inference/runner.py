@@ -198,10 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="what tools/export.py wrote: model.onnx")
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, help="JSON to write; default: print it")
+    parser.add_argument("--force", action="store_true", help="replace the file --output")
     known = parser.parse_args(arguments)
     try:
         if known.output:
-            _refuse_output(known.output)
+            _refuse_output(known.output, known.force)
         _find(Runner.load(known.model), known.images, known.output)
         sys.stdout.flush()  # what a full disk does not take is an error here, not at the exit
     except (ValueError, OSError, FloatingPointError) as error:
@@ -212,9 +213,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(130)
 
 
-def _refuse_output(path: Path) -> None:
+def _refuse_output(path: Path, force: bool) -> None:
     if path.suffix != ".json":  # a model, or a photo, for one
         raise ValueError(f"--output is {path}; poses are written to a file named *.json")
+    if path.exists() and not force:
+        raise FileExistsError(f"{path} is there already; name another file, or add --force")
     refuse_unwritable(path)
 
 

@@ -43,7 +43,13 @@ def told(path: Path, error: BaseException) -> str:
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 
+def encode(image: np.ndarray, suffix: str) -> bytes:
+    """The content of an image file; image: (H, W, 3) uint8 RGB, suffix: .jpg, .png, ..."""
+    _, encoded = cv2.imencode(suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    return encoded.tobytes()
+
+
 def write(path: Path, image: np.ndarray) -> None:
     """Write an image (H, W, 3) uint8 RGB; the suffix of `path` chooses the format."""
-    _, encoded = cv2.imencode(path.suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    write_whole(path, lambda file: file.write(encoded.tobytes()))
+    content = encode(image, path.suffix)
+    write_whole(path, lambda file: file.write(content))

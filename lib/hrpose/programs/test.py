@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import glob
+import json
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from tqdm import tqdm
 from yacs.config import CfgNode
@@ -14,12 +17,15 @@ from yacs.config import CfgNode
 from hrpose.build import build_crew, load_predictor, load_predictors
 from hrpose.data.coco import load_image_list
 from hrpose.inference.stream import stream
-from hrpose.ops.files import write_json
-from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, read_photo, told, write
+from hrpose.ops.files import DiskFullError
+from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, encode, read_photo, told
 from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.programs.output_folder import OutputFolder
 from hrpose.programs.pictures import draw_confident
 from hrpose.splits import build_skeleton
 from hrpose.structures import PERSON, to_results
+
+RESULTS = "keypoints.json"
 
 
 class Task(NamedTuple):
@@ -27,6 +33,7 @@ class Task(NamedTuple):
 
     image_id: int
     path: Path
+    name: str  # the path below --input, with /; it is the result's too
 
 
 class StoredImages:
@@ -65,23 +72,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def found(pattern: str) -> list[Task]:
-    """The images that a path or pattern means, numbered from 1 in the order of their names."""
+    """The images that a path or pattern means, numbered from 1 in the order of their names.
+
+    A photo's name is its path below the folder, or below the pattern's part without wildcards.
+    """
     place = Path(pattern)
-    paths = (
-        sorted(place.iterdir()) if place.is_dir() else [Path(name) for name in glob.glob(pattern)]
-    )
-    if place.is_file():
-        paths = [place]
+    base, paths = place.parent, [place]
+    if place.is_dir():
+        base, paths = place, list(place.iterdir())
+    elif not place.is_file():
+        fixed = takewhile(lambda part: not glob.has_magic(part), place.parts)
+        base, paths = Path(*fixed), [Path(name) for name in glob.glob(pattern)]
     images = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
     if not images:
         raise FileNotFoundError(f"no image at {pattern} (known: {', '.join(IMAGE_SUFFIXES)})")
-    return [Task(i, path) for i, path in enumerate(images, 1)]
+    names = [path.relative_to(base).as_posix() for path in images]
+    return [Task(i, path, name) for i, (path, name) in enumerate(zip(images, names), 1)]
 
 
 def listed(image_info: Path, folder: Path) -> list[Task]:
     """The images of a COCO list, all of which must be there."""
     tasks = [
-        Task(entry["id"], folder / entry["file_name"]) for entry in load_image_list(image_info)
+        Task(entry["id"], folder / entry["file_name"], entry["file_name"])
+        for entry in load_image_list(image_info)
     ]
     missing = [str(task.path) for task in tasks if not task.path.is_file()]
     if missing:
@@ -92,11 +105,16 @@ def listed(image_info: Path, folder: Path) -> list[Task]:
 
 
 def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
-    """Draw the poses of photos, and write them as COCO results with the photos' names.
+    """Draw the poses of photos under the photos' names, and write them as COCO results.
 
-    A photo that cannot be read is named at the end and costs no other.
+    What an earlier run wrote into the folder goes; no other file in it is replaced. A photo that
+    cannot be read, or whose picture cannot be written, is named at the end and costs no other.
     """
+    refuse_among_photos(tasks, folder)
+    output = OutputFolder(folder)
+    output.refuse_foreign([RESULTS, *(task.name for task in tasks)])
     predictor, skeleton = load_predictor(config), build_skeleton(config)
+    output.clear()
     results: list[dict] = []
     broken: list[str] = []
     try:
@@ -104,33 +122,57 @@ def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
             try:
                 image = read_photo(task.path)
                 poses = predictor(image)
-            except (ValueError, OSError) as error:
+                picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
+                output.write(task.name, encode(picture, task.path.suffix))
+            except DiskFullError:
+                raise
+            except (ValueError, OSError, MemoryError, cv2.error) as error:
                 broken.append(told(task.path, error))
                 continue
-            picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
-            write(folder / f"{task.path.stem}_{task.image_id}.jpg", picture)
             named = to_results(task.image_id, poses, PERSON)
-            results += [{**pose, "file_name": task.path.name} for pose in named]
+            results += [{**pose, "file_name": task.name} for pose in named]
     finally:  # what was found before Ctrl-C is kept
-        write_json(folder / "keypoints.json", results)
+        output.write(RESULTS, as_json(results))
     print(f"{len(results)} people in {len(tasks) - len(broken)} images; written to {folder}")
     if broken:
-        raise ValueError(f"{len(broken)} images could not be read:\n" + "\n".join(broken))
+        raise ValueError(f"{len(broken)} images have no result:\n" + "\n".join(broken))
+
+
+def refuse_among_photos(tasks: Sequence[Task], folder: Path) -> None:
+    """ValueError if the folder to write to is, or holds, that of the photos."""
+    target = folder.resolve()
+    places = [task.path.parent.resolve() for task in tasks]
+    within = [task.path for task, place in zip(tasks, places) if target in (place, *place.parents)]
+    if within:
+        raise ValueError(
+            f"--output {folder} holds {len(within)} of the photos, e.g. {within[0]}; pictures "
+            "would be drawn among them. Name a folder of its own"
+        )
+
+
+def as_json(results: Sequence[dict]) -> bytes:
+    """Results as COCO's tools read them, which take no NaN."""
+    return json.dumps(results, allow_nan=False).encode()
 
 
 def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> None:
-    """Write the results file that COCO's evaluation server takes."""
+    """Write the results file that COCO's evaluation server takes.
+
+    An interrupted run leaves what it found beside it, as *_part.json, and an earlier file as it is.
+    """
+    stem = f"person_keypoints_{split}_hrpose_results"
+    whole, part = f"{stem}.json", f"{stem}_part.json"
+    output = OutputFolder(folder)
+    output.refuse_foreign([whole, part])
     predictors = load_predictors(config)
     found = stream(predictors, StoredImages(tasks), build_crew(config, predictors))
     results: list[dict] = []
-    path = folder / f"person_keypoints_{split}_hrpose_results.json"
-    part = path.with_stem(f"{path.stem}_part")
     try:
         for image_id, poses in tqdm(found, total=len(tasks), unit="image", disable=None):
             results += to_results(image_id, poses, PERSON)
     except BaseException:  # what was found before Ctrl-C, or a broken image, is kept
-        write_json(part, results)
+        output.write(part, as_json(results))
         raise
-    write_json(path, results)
-    part.unlink(missing_ok=True)
-    print(f"{len(results)} people in {len(tasks)} images; written to {path}")
+    output.write(whole, as_json(results))
+    output.discard(part)
+    print(f"{len(results)} people in {len(tasks)} images; written to {folder / whole}")

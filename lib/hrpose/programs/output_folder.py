@@ -1,0 +1,88 @@
+"""A folder of results that replaces what it wrote itself, and nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+from hrpose.ops.files import naming_full_disk, write_whole
+
+ACCOUNT = "written.jsonl"
+
+
+class OutputFolder:
+    """Writes files into a folder and keeps account of them.
+
+    The account is `written.jsonl` in it, a line {"path", "sha256"} for each file, added before the
+    file is written. A file that is not in it, or was changed since, belongs to the user.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.account = folder / ACCOUNT
+        self.digests: dict[str, str] = {}  # path below the folder, with / -> SHA-256
+        if self.account.is_file():
+            for line in self.account.read_bytes().splitlines():
+                self._recall(line)
+
+    def _recall(self, line: bytes) -> None:
+        """Add a line of the account; one that was cut short or leads out of the folder is not."""
+        try:
+            entry = json.loads(line)
+            name, digest = PurePosixPath(entry["path"]), str(entry["sha256"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return
+        if not name.is_absolute() and ".." not in name.parts:
+            self.digests[name.as_posix()] = digest
+
+    def refuse_foreign(self, names: Iterable[str]) -> None:
+        """FileExistsError if any of these is there and was not written by this class."""
+        foreign = [name for name in names if self._is_foreign(name)]
+        if foreign:
+            more = f", and {len(foreign) - 1} more" * (len(foreign) > 1)
+            raise FileExistsError(
+                f"{self.folder / foreign[0]} is there already and was not written by this program, "
+                f"or was changed since{more}; name another folder with --output, or move it away"
+            )
+
+    def clear(self) -> None:
+        """Remove what an earlier run wrote, if it is as it was, and folders that are empty then."""
+        for name in list(self.digests):
+            self.discard(name)
+            for parent in list(PurePosixPath(name).parents)[:-1]:
+                folder = self.folder / parent
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
+        self.digests.clear()
+        self.account.unlink(missing_ok=True)
+
+    def discard(self, name: str) -> None:
+        """Remove a file if it is there and as it was written."""
+        path = self.folder / name
+        if os.path.lexists(path) and not self._is_foreign(name):
+            path.unlink()
+
+    def write(self, name: str, content: bytes) -> None:
+        """Write a file, whole or not at all; `name` is its path below the folder, with /.
+
+        Errors: FileExistsError for a file of the user's; OSError where it cannot be written
+        """
+        self.refuse_foreign([name])
+        self.digests[name] = hashlib.sha256(content).hexdigest()
+        line = json.dumps({"path": name, "sha256": self.digests[name]})
+        with naming_full_disk(self.account):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with self.account.open("a") as account:
+                account.write(f"{line}\n")
+        write_whole(self.folder / name, lambda file: file.write(content))
+
+    def _is_foreign(self, name: str) -> bool:
+        path = self.folder / name
+        if not os.path.lexists(path):
+            return False
+        if path.is_symlink() or not path.is_file() or name not in self.digests:
+            return True
+        return hashlib.sha256(path.read_bytes()).hexdigest() != self.digests[name]

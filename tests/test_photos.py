@@ -1,0 +1,196 @@
+"""tools/test.py on photos: no file of the user's is replaced, no two photos share a picture."""
+
+import json
+import os
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+
+from commands import QUICKSTART, ROOT, small_disk
+from hrpose.programs.test import main
+from hrpose.structures import Poses
+
+CASES = ROOT.parent / "shared" / "cases"
+
+
+def everywhere(image):
+    """A predictor to whom every photo shows one person."""
+    joints = np.ones((1, 17, 3), np.float32)
+    joints[0, :, :2] = np.linspace(2, min(image.shape[:2]) - 2, 17)[:, None]
+    return Poses(joints, np.ones(1, np.float32))
+
+
+@pytest.fixture
+def predict(monkeypatch, capsys):
+    """The command with a stand-in for the network -> (exit status, what it printed)."""
+
+    def run(source, output, predictor=everywhere):
+        monkeypatch.setattr("hrpose.programs.test.load_predictor", lambda config: predictor)
+        status = 0
+        try:
+            main(["--cfg", QUICKSTART, "--input", str(source), "--output", str(output)])
+        except SystemExit as end:
+            status = end.code
+        printed = capsys.readouterr()
+        return status, printed.out + printed.err
+
+    return run
+
+
+def photo(path, shade=90, size=(40, 50)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    assert cv2.imwrite(str(path), np.full((*size, 3), shade, np.uint8))
+    return path
+
+
+def contents(folder):
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def results(folder):
+    return [pose["file_name"] for pose in json.loads((folder / "keypoints.json").read_text())]
+
+
+@pytest.mark.parametrize("output", [".", "..", "link", "../photos"])
+def test_a_folder_that_holds_the_photos_is_refused(predict, tmp_path, output):
+    photos = tmp_path / "photos"
+    photo(photos / "party.jpg"), photo(photos / "party_1.jpg")
+    (photos / "link").symlink_to(photos)
+    before = contents(tmp_path)
+    status, printed = predict(photos, photos / output)
+    assert status == 2 and "holds 2 of the photos" in printed and "folder of its own" in printed
+    assert contents(tmp_path) == before
+
+
+def test_a_single_photo_is_not_drawn_over(predict, tmp_path, monkeypatch):
+    before = photo(tmp_path / "a.jpg").read_bytes()
+    monkeypatch.chdir(tmp_path)
+    status, printed = predict("a.jpg", ".")
+    assert status == 2 and "a folder of its own" in printed
+    assert contents(tmp_path) == {"a.jpg": before}
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "keypoints.json"])
+def test_a_file_of_the_users_is_refused_before_anything_is_done(predict, tmp_path, name):
+    photo(tmp_path / "photos" / "a.jpg"), photo(tmp_path / "photos" / "b.jpg")
+    theirs = tmp_path / "found" / name
+    theirs.parent.mkdir()
+    theirs.write_bytes(b"mine")
+    status, printed = predict(tmp_path / "photos", tmp_path / "found")
+    assert status == 2 and f"{theirs} is there already" in printed
+    assert contents(tmp_path / "found") == {name: b"mine"}
+
+
+def test_pictures_of_one_stem_and_of_two_folders_do_not_meet(predict, tmp_path):
+    for name in ("one/a.jpg", "one/a.png", "one/a.JPG", "two/a.jpg", "two/a_1.jpg"):
+        photo(tmp_path / "photos" / name, shade=len(name) * 9)
+    assert predict(tmp_path / "photos" / "*" / "*", tmp_path / "found")[0] == 0
+    assert results(tmp_path / "found") == sorted(results(tmp_path / "found"))
+    names = {"one/a.jpg", "one/a.png", "one/a.JPG", "two/a.jpg", "two/a_1.jpg"}
+    assert set(results(tmp_path / "found")) == names
+    written = set(contents(tmp_path / "found"))
+    assert written == {*names, "keypoints.json", "written.jsonl"}
+    for name in names:
+        drawn = cv2.imread(str(tmp_path / "found" / name))
+        assert drawn.shape == (40, 50, 3) and abs(int(drawn[1, -2].mean()) - len(name) * 9) < 4
+
+
+def test_pictures_of_an_earlier_run_do_not_stay(predict, tmp_path):
+    for name in ("a.jpg", "b.jpg"):
+        photo(tmp_path / "one" / "deep" / name)
+    photo(tmp_path / "two" / "c.jpg")
+    found = tmp_path / "found"
+    assert predict(tmp_path / "one" / "*" / "*.jpg", found)[0] == 0
+    (found / "deep" / "b.jpg").write_bytes(b"edited by hand")
+    (found / "mine.txt").write_text("notes")
+    assert predict(tmp_path / "two", found)[0] == 0
+    assert set(contents(found)) == {
+        "c.jpg", "deep/b.jpg", "mine.txt", "keypoints.json", "written.jsonl",
+    }  # fmt: skip
+    assert (found / "deep" / "b.jpg").read_bytes() == b"edited by hand"
+    assert results(found) == ["c.jpg"]
+
+
+def test_the_same_command_twice_gives_the_same_files(predict, tmp_path):
+    for name in ("a.jpg", "b.bmp"):
+        photo(tmp_path / "photos" / name)
+    assert predict(tmp_path / "photos", tmp_path / "found")[0] == 0
+    once = contents(tmp_path / "found")
+    assert predict(tmp_path / "photos", tmp_path / "found")[0] == 0
+    assert contents(tmp_path / "found") == once
+
+
+def test_an_account_that_leads_out_of_its_folder_removes_nothing(predict, tmp_path):
+    import hashlib
+
+    kept = photo(tmp_path / "photos" / "a.jpg")
+    digest = hashlib.sha256(kept.read_bytes()).hexdigest()
+    found = tmp_path / "found"
+    found.mkdir()
+    lines = [json.dumps({"path": p, "sha256": digest}) for p in ("../photos/a.jpg", str(kept))]
+    (found / "written.jsonl").write_text("\n".join([*lines, "[]", "{", '{"path": 1}']))
+    assert predict(tmp_path / "photos", found)[0] == 0
+    assert kept.is_file() and results(found) == ["a.jpg"]
+
+
+def test_a_very_long_name_costs_no_other_photo(predict, tmp_path):
+    names = ["a.jpg", f"{'m' * 249}.jpg", f"{'m' * 251}.jpg", "z.jpg"]
+    for name in names:
+        photo(tmp_path / "photos" / name)
+    assert predict(tmp_path / "photos", tmp_path / "found")[0] == 0
+    assert set(results(tmp_path / "found")) == set(names)
+
+
+def test_a_picture_that_cannot_be_written_is_named_and_costs_no_other(predict, tmp_path):
+    for name in ("a/x.jpg", "b/x.jpg"):
+        photo(tmp_path / "photos" / name)
+    (tmp_path / "found").mkdir()
+    (tmp_path / "found" / "a").write_text("a file where a folder should be")
+    status, printed = predict(tmp_path / "photos" / "*" / "*.jpg", tmp_path / "found")
+    assert status == 2 and "1 images have no result" in printed
+    assert str(tmp_path / "photos" / "a" / "x.jpg") in printed
+    assert results(tmp_path / "found") == ["b/x.jpg"]
+
+
+def test_what_was_found_before_an_interruption_is_kept(predict, tmp_path):
+    photo(tmp_path / "photos" / "a.jpg", 10), photo(tmp_path / "photos" / "b.jpg", 200)
+
+    def interrupted(image):
+        if image.mean() > 100:
+            raise KeyboardInterrupt
+        return everywhere(image)
+
+    assert predict(tmp_path / "photos", tmp_path / "found", interrupted)[0] == 130
+    assert results(tmp_path / "found") == ["a.jpg"]
+    assert predict(tmp_path / "photos", tmp_path / "found")[0] == 0
+    assert results(tmp_path / "found") == ["a.jpg", "b.jpg"]
+
+
+@pytest.mark.slow
+def test_a_full_disk_is_named_and_ends_the_run(predict, tmp_path):
+    noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
+    for i in range(8):
+        photo(tmp_path / "photos" / f"{i}.png")
+        cv2.imwrite(str(tmp_path / "photos" / f"{i}.png"), noise)
+    with small_disk(tmp_path / "disk", 4) as disk:
+        status, printed = predict(tmp_path / "photos", disk / "found")
+        assert status == 2 and "make room" in printed and str(disk / "found") in printed
+
+
+@pytest.mark.parametrize("case", ["19", "22"])
+def test_cases_of_real_users(predict, tmp_path, case):
+    if not (CASES / case).is_dir():
+        pytest.skip(f"no {CASES / case} here")
+    photos = shutil.copytree(CASES / case, tmp_path / "photos")
+    os.chmod(photos, 0o755)
+    before = contents(photos)
+    assert predict(photos, photos)[0] == 2
+    assert contents(photos) == before
+    assert predict(photos, tmp_path / "found")[0] == 0
+    assert set(results(tmp_path / "found")) == set(before)
