@@ -206,7 +206,7 @@ def test_other_joints_train_and_start_from_coco_weights(trained, tmp_path):
         (lambda truth: [person.pop("category_id") for person in truth["annotations"]], "category"),
         (lambda truth: truth["annotations"].clear(), "empty"),
         (lambda truth: truth["categories"][0]["keypoints"].reverse(), "another order"),
-        (lambda truth: truth["annotations"][0]["keypoints"].pop(), "keypoint numbers"),
+        (lambda truth: truth["annotations"][0]["keypoints"].pop(), "3 numbers for each joint"),
     ],
 )
 def test_annotations_that_cannot_be_evaluated_stop_a_run_before_it_begins(

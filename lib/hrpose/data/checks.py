@@ -13,7 +13,7 @@ import numpy as np
 from hrpose.data.coco import is_drawable, is_number
 from hrpose.data.statistics import DatasetView, ImageInfo
 
-Check = Callable[[DatasetView], Iterable[str]]
+FindViolations = Callable[[DatasetView], Iterable[str]]
 Mask = Callable[[DatasetView], np.ndarray]
 """(P,) bool: the annotations that a check applies to"""
 
@@ -21,11 +21,12 @@ BOX_TOLERANCE = 2
 """Pixels by which a box may reach beyond its image."""
 
 
-def describe(person: Mapping[str, Any]) -> str:
+def location(person: Mapping[str, Any]) -> str:
+    """Where an annotation is, for messages."""
     return f"annotation {person.get('id')} of image {person.get('image_id')}"
 
 
-def repeated(listed: str, field: str) -> Check:
+def repeats(listed: str, field: str) -> FindViolations:
     """Values of a field that occur more than once in a list of the annotation file."""
 
     def check(view: DatasetView) -> list[str]:
@@ -38,7 +39,7 @@ def repeated(listed: str, field: str) -> Check:
 # Image entries and files ----------------------------------------------------------------------
 
 
-def files_where(violates: Callable[[dict, ImageInfo], Any]) -> Check:
+def files_where(violates: Callable[[dict, ImageInfo], Any]) -> FindViolations:
     """A check of every image whose file was decoded."""
 
     def check(view: DatasetView) -> Iterator[str]:
@@ -56,7 +57,7 @@ def files_where(violates: Callable[[dict, ImageInfo], Any]) -> Check:
     return check
 
 
-def problem_is(kind: str) -> Check:
+def problem_is(kind: str) -> FindViolations:
     return files_where(lambda image, info: info.problem == kind)
 
 
@@ -72,7 +73,7 @@ def is_resized(image: Mapping[str, Any], info: ImageInfo) -> bool:
     return None not in annotated and info.size not in ((), annotated, annotated[::-1])
 
 
-def images_lacking(*fields: str) -> Check:
+def images_lacking(*fields: str) -> FindViolations:
     return lambda view: [
         f"image {image.get('id')}: {field}"
         for image in view.truth["images"]
@@ -113,19 +114,19 @@ def crowded_images(view: DatasetView) -> list[str]:
 # Annotations ----------------------------------------------------------------------------------
 
 
-def people_where(violates: Callable[[dict], Any], among: Mask | None = None) -> Check:
+def people_where(violates: Callable[[dict], Any], among: Mask | None = None) -> FindViolations:
     """A check of each annotation of the category, or of those in the mask of `among`."""
 
     def check(view: DatasetView) -> list[str]:
         people = compress(view.people, among(view)) if among else view.people
-        return [describe(person) for person in people if violates(person)]
+        return [location(person) for person in people if violates(person)]
 
     return check
 
 
-def people_in(mask: Mask) -> Check:
+def people_in(mask: Mask) -> FindViolations:
     """The annotations of the category in a mask."""
-    return lambda view: [describe(person) for person in compress(view.people, mask(view))]
+    return lambda view: [location(person) for person in compress(view.people, mask(view))]
 
 
 def lacks(field: str) -> Callable[[Mapping[str, Any]], bool]:
@@ -173,18 +174,18 @@ def has_no_region(person: Mapping[str, Any]) -> bool:
 
 
 def without_category(view: DatasetView) -> list[str]:
-    return [describe(a) for a in view.truth["annotations"] if "category_id" not in a]
+    return [location(a) for a in view.truth["annotations"] if "category_id" not in a]
 
 
 def unknown_images(view: DatasetView) -> list[str]:
     known = {image.get("id") for image in view.truth["images"]}
-    return [describe(a) for a in view.truth["annotations"] if a.get("image_id") not in known]
+    return [location(a) for a in view.truth["annotations"] if a.get("image_id") not in known]
 
 
 def unknown_categories(view: DatasetView) -> list[str]:
     known = {category.get("id") for category in view.truth["categories"]}
     return [
-        f"{describe(a)}: {a['category_id']}"
+        f"{location(a)}: {a['category_id']}"
         for a in view.truth["annotations"]
         if "category_id" in a and a["category_id"] not in known
     ]
@@ -193,7 +194,7 @@ def unknown_categories(view: DatasetView) -> list[str]:
 def other_categories(view: DatasetView) -> list[str]:
     names = {c.get("id") for c in view.truth["categories"]}
     others = names - {view.schema.category.get("id")}
-    return [describe(a) for a in view.truth["annotations"] if a.get("category_id") in others]
+    return [location(a) for a in view.truth["annotations"] if a.get("category_id") in others]
 
 
 def duplicate_people(view: DatasetView) -> list[str]:
@@ -203,7 +204,7 @@ def duplicate_people(view: DatasetView) -> list[str]:
     for person, joints in compress(zip(view.people, view.joints), view.is_labelled):
         known = first.setdefault((person.get("image_id"), joints.tobytes()), person)
         if known is not person:
-            twins.append(f"{describe(person)} = {known.get('id')}")
+            twins.append(f"{location(person)} = {known.get('id')}")
     return twins
 
 
@@ -215,7 +216,7 @@ def masks_of_other_sizes(view: DatasetView) -> list[str]:
         outline = person.get("segmentation")
         size = outline.get("size") if isinstance(outline, dict) else None
         if size and w > 0 and tuple(size) != (h, w):
-            found.append(f"{describe(person)}: {size[1]} x {size[0]}, image {w:g} x {h:g}")
+            found.append(f"{location(person)}: {size[1]} x {size[0]}, image {w:g} x {h:g}")
     return found
 
 
@@ -247,4 +248,4 @@ def only_crowds(view: DatasetView) -> list[str]:
     labelled = view.is_labelled
     if (labelled & ~view.is_crowd).any():
         return []
-    return [describe(person) for person in compress(view.people, labelled)]
+    return [location(person) for person in compress(view.people, labelled)]

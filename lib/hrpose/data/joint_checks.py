@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.data.checks import Check, Mask, describe
+from hrpose.data.checks import FindViolations, Mask, location
 from hrpose.data.coco import is_number
 from hrpose.data.statistics import DatasetView
 from hrpose.skeletons import Skeleton
@@ -17,13 +17,13 @@ FAR = 0.6
 """Distance of a joint from its box, in longer sides of the box; 99.9 % of COCO's are nearer."""
 
 
-def joints_where(violates: Mask) -> Check:
+def joints_where(violates: Mask) -> FindViolations:
     """A check of all joints at once; `violates` gives (P, K) bool."""
 
     def check(view: DatasetView) -> Iterator[str]:
         for p, k in np.argwhere(violates(view)):
             values = ", ".join(f"{value:g}" for value in view.joints[p, k])
-            yield f"{describe(view.people[p])}: {view.schema.joints[k]} ({values})"
+            yield f"{location(view.people[p])}: {view.schema.joints[k]} ({values})"
 
     return check
 
@@ -35,7 +35,7 @@ def wrong_joint_count(view: DatasetView) -> list[str]:
         if values := person.get("keypoints"):
             odd = [repr(value) for value in values if not is_number(value)][:1]
             entries = f"{len(values)} entries{', among them '.join(['', *odd])}"
-            found.append(f"{describe(person)}: {entries}, wanted {3 * count} numbers")
+            found.append(f"{location(person)}: {entries}, wanted {3 * count} numbers")
     return found
 
 
@@ -78,13 +78,13 @@ def has_fractions(view: DatasetView) -> np.ndarray:
     return (labelled.sum(1) >= 2) & (within | ~labelled).all(1) & (at > 0).any((1, 2))
 
 
-def counted_where(violates: Callable[[Any, int], Any]) -> Check:
+def counted_where(violates: Callable[[Any, int], Any]) -> FindViolations:
     """A check of num_keypoints against the number of labelled joints."""
 
     def check(view: DatasetView) -> list[str]:
         labelled = (view.joints[..., 2] > 0).sum(1).tolist()
         return [
-            f"{describe(person)}: num_keypoints {person['num_keypoints']}, labelled {count}"
+            f"{location(person)}: num_keypoints {person['num_keypoints']}, labelled {count}"
             for person, valid, count in zip(view.people, view.has_joints, labelled)
             if person.get("num_keypoints") is not None
             and (valid or not person.get("keypoints"))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hrpose.data.checks import (
-    Check,
+    FindViolations,
     boxes_as_corners,
     boxes_beyond_image,
     crowded_images,
@@ -38,7 +38,7 @@ from hrpose.data.checks import (
     people_in,
     people_where,
     problem_is,
-    repeated,
+    repeats,
     unannotated_images,
     unknown_categories,
     unknown_images,
@@ -81,7 +81,7 @@ class Rule(NamedTuple):
     name: str
     severity: str  # ERROR or NOTE
     what: str
-    check: Check  # descriptions of the violations
+    check: FindViolations  # descriptions of the violations
     cure: str
     stops: tuple[str, ...] = ()  # of TRAINING, EVALUATION; () only reports
 
@@ -113,9 +113,9 @@ RULES = (
          unlisted_image_ids, "remove them from DATASET.IMAGE_IDS, which applies to both splits"),
     Rule("image-id-type", ERROR, "image ids that are not integers", odd_image_ids,
          "number the images; COCO's results format identifies them by integers"),
-    Rule("image-id-repeated", ERROR, "repeated image ids", repeated("images", "id"),
+    Rule("image-id-repeated", ERROR, "repeated image ids", repeats("images", "id"),
          "renumber the images and their annotations; only the last of each is read"),
-    Rule("file-repeated", NOTE, "repeated file names", repeated("images", "file_name"),
+    Rule("file-repeated", NOTE, "repeated file names", repeats("images", "file_name"),
          "keep one entry for each file, with all of its annotations: the people of each entry are "
          "background to the other"),
     Rule("file-missing", ERROR, "image files missing", problem_is(MISSING),
@@ -145,7 +145,7 @@ RULES = (
     # Annotations
     Rule("annotation-id", ERROR, "annotations without an id", people_where(lacks("id")),
          "number the annotations"),
-    Rule("annotation-id-repeated", ERROR, "repeated annotation ids", repeated("annotations", "id"),
+    Rule("annotation-id-repeated", ERROR, "repeated annotation ids", repeats("annotations", "id"),
          "renumber the annotations; if two files were joined, check that no person is in both"),
     Rule("annotation-image", ERROR, "annotations of images that are not listed", unknown_images,
          "list the images, or remove the annotations; they are not read"),
