@@ -113,6 +113,7 @@ CROWDPOSE = (
 )
 SWAHR = "MODEL.NAME swahr LOSS.SAHR true LOSS.WAHR true TRAIN.SCHEDULE warmup_linear"
 EXPERIMENTS = {
+    "w32_512_2deconv_8blocks": Row("w32_512", "", "MODEL.NUM_DECONVS 2 MODEL.NUM_BASIC_BLOCKS 8"),
     "w32_512_swahr": Row(
         "w32_512",
         published("AP AP50 AP75 AP-M AP-L", "68.9 87.8 74.9 63.0 77.4"),
