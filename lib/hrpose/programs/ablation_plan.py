@@ -8,7 +8,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -23,6 +23,7 @@ from hrpose.programs.ablation_tables import METRICS
 from hrpose.programs.train import ON_THE_SPOT
 
 REPOSITORY = Path(__file__).parents[3]
+PRESETS = ("full", "bench")
 BENCH = REPOSITORY / "configs" / "bench.yaml"
 
 RESULT_NEUTRAL = (
@@ -80,8 +81,8 @@ def make_plan(
     for seed in [["TRAIN.SEED", str(seed)] for seed in seeds] or [[]]:
         for file, (suffix, point) in itertools.product(files, grid):
             try:
-                config = load_config(file)
-                config = load_config(file, [*PRESETS[preset](config), *point, *seed])
+                shrink = bench_overrides(load_config(file)) if preset == "bench" else []
+                config = load_config(file, [*shrink, *point, *seed])
             except ValueError as error:
                 raise ValueError(f"row {file}{suffix}: {error}") from None
             name = config.NAME.removeprefix("ablations/") + suffix
@@ -93,14 +94,11 @@ def make_plan(
                 )
             first[row] = origin
             published = read_published(file) if len(grid) == 1 else {}  # of one unknown point
-            plan.append(_experiment(name, config, published))
+            options = compared_options(config)
+            training = {k: v for k, v in options.items() if not k.startswith("TEST.")}
+            keys = digest(options), digest(training)
+            plan.append(Experiment(name, config, published, options, *keys))
     return plan
-
-
-def _experiment(name: str, config: CfgNode, published: Mapping[str, float]) -> Experiment:
-    options = compared_options(config)
-    training = {key: value for key, value in options.items() if not key.startswith("TEST.")}
-    return Experiment(name, config, published, options, digest(options), digest(training))
 
 
 def find_configs(places: Iterable[Path]) -> list[Path]:
@@ -246,15 +244,10 @@ def digest(options: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-# Presets --------------------------------------------------------------------------------------
+# The bench preset -------------------------------------------------------------------------------
 
 
-def full(config: CfgNode) -> list[str]:
-    """The experiment as written."""
-    return []
-
-
-def bench(config: CfgNode) -> list[str]:
+def bench_overrides(config: CfgNode) -> list[str]:
     """Overrides for minutes on two CPU cores: bench.yaml, with sides / 4 and MODEL.WIDTH / 2.
 
     Sides and widths are axes of the published tables, whose rows must stay apart.
@@ -273,9 +266,6 @@ def bench(config: CfgNode) -> list[str]:
         "MODEL.WIDTH": max(1, config.MODEL.WIDTH // 2),
     }
     return [word for key, value in values.items() for word in (key, written(value))]
-
-
-PRESETS: dict[str, Callable[[CfgNode], list[str]]] = {"full": full, "bench": bench}
 
 
 # Sizes ----------------------------------------------------------------------------------------
