@@ -75,6 +75,13 @@ def test_a_training_that_was_tested_otherwise_is_evaluated_anew(ablate):
     assert "AP 75.0" in ablate("--name", "flip").out
 
 
+def test_a_training_of_another_version_is_evaluated_anew(ablate):
+    ablate.rows(a="")
+    old = "(run / 'config.yaml').write_text('TEST: {RENAMED: 1}')\n"
+    ablate.tools(train=TRAIN + old)
+    assert "AP 75.0" in ablate().out
+
+
 def test_a_finished_row_is_a_small_file_that_names_no_machine(ablate, monkeypatch):
     monkeypatch.chdir(ablate.folder)
     four(ablate)

@@ -91,6 +91,8 @@ def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
 
 def _run_group(ablation: Ablation, group: list[Experiment], device: str, stop: Event) -> None:
     """Train the network that the experiments share, unless that is done, and evaluate each."""
+    if stop.is_set():
+        raise CancelledError
     folder, start = group[0].folder, time.monotonic()
     with _locked(folder, stop) as lock:
         finished = ablation.finished()  # perhaps by the process that had the lock before
@@ -101,8 +103,7 @@ def _run_group(ablation: Ablation, group: list[Experiment], device: str, stop: E
         job = Job(folder, device, lock, stop)
         try:
             run = _finished_run(folder) or _train(group[0], job)
-            facts = _facts(run)
-            tests = _test_options(compared_options(load_config(run / "config.yaml")))
+            facts, tests = _facts(run), _tests_of(run)
         except ROW_ERRORS as error:
             for e in group:
                 ablation.fail(e, error)
@@ -177,6 +178,14 @@ def _write_config(path: Path, e: Experiment) -> None:
 def _runtime_overrides(e: Experiment, device: str) -> list[str]:
     values = {key: setting(e.config, key) for key in ON_THE_SPOT} | {"DEVICE": device}
     return [word for key, value in values.items() for word in (key, written(value))]
+
+
+def _tests_of(run: Path) -> dict[str, Any] | None:
+    """The TEST options of the run's own evaluation; None if this version cannot read them."""
+    try:
+        return _test_options(compared_options(load_config(run / "config.yaml")))
+    except ValueError:
+        return None
 
 
 def _test_options(options: dict[str, Any]) -> dict[str, Any]:
