@@ -22,18 +22,18 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from hrpose.ops.files import refuse_unwritable, write_json
+from hrpose.ops.files import write_json
 from hrpose.programs.ablation_plan import (
-    PRESETS,
     RESULT_NEUTRAL,
+    ROW_PRESETS,
     Experiment,
     digest,
     make_plan,
-    measure,
+    measure_networks,
     parse_seeds,
     without_defaults,
 )
-from hrpose.programs.ablation_runs import RowError, run_all
+from hrpose.programs.ablation_runs import RowError, check_files, run_all
 from hrpose.programs.ablation_tables import METRICS, markdown_table, write_tables
 from hrpose.programs.command import command
 
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     _refuse_other_table(known.output / f"{ablation.title}.md", ablation.command)
     groups = ablation.groups()
-    _check_files([experiment for group in groups for experiment in group], known.output)
+    check_files([experiment for group in groups for experiment in group], known.output)
     ablation.report_finished()
     if groups:
         with Signals().heard():
@@ -73,7 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--cfg", type=Path, action="append", required=True, help="a YAML or a folder; repeatable")
     add("--seeds", default="", help="e.g. 0,1,2; default: TRAIN.SEED of each config")
-    add("--preset", choices=PRESETS, default="full", help="bench: minutes per row on two CPU cores")
+    add(
+        "--preset",
+        choices=ROW_PRESETS,
+        default="full",
+        help="bench: minutes per row on two CPU cores",
+    )
     add("--output", type=Path, default=Path("docs/ablations"), help="folder of rows and tables")
     add("--name", default="", help="of the tables; default: that of the first --cfg")
     add("--list", action="store_true", help="show the rows and their state, run nothing")
@@ -104,7 +109,7 @@ class Ablation:
         self.keys = {experiment.key for experiment in plan}
         self.failures: dict[str, str] = {}  # key -> label and reason
         finished = self.finished()
-        sizes = measure(e for e in plan if e.key not in finished)
+        sizes = measure_networks(e for e in plan if e.key not in finished)
         self.sizes = sizes | {key: (r["parameters"], r["gmacs"]) for key, r in finished.items()}
         self._finished_before, self._start = len(finished), time.monotonic()
         self._lock = Lock()  # several devices finish rows at once
@@ -279,31 +284,3 @@ def _refuse_other_table(path: Path, command: str) -> None:
         raise ValueError(
             f"{path} is the table of another command: {before[0]}\nChoose a --name, or an --output"
         )
-
-
-def _check_files(experiments: Sequence[Experiment], output: Path) -> None:
-    """OSError, with the cure: inputs that are missing, or outputs that cannot be written."""
-    from hrpose.data.coco import Images
-    from hrpose.splits import annotation_path, expected_tree, image_path
-
-    refuse_unwritable(output / "rows" / "row.json")
-    for e in experiments:
-        refuse_unwritable(e.folder / "log.txt")
-        try:
-            for split in dict.fromkeys((e.config.DATASET.TRAIN, e.config.DATASET.VAL)):
-                path = annotation_path(e.config, split)
-                if not path.is_file():
-                    raise FileNotFoundError(f"no annotations at {path}")
-                Images(image_path(e.config, split))
-        except FileNotFoundError as error:
-            root = Path(e.config.DATASET.ROOT)
-            cure = f"\nDraw the synthetic set with: python tools/synthesize.py --output {root}"
-            raise FileNotFoundError(
-                f"{error}. Expected:\n{expected_tree(e.config)}{cure * ('synthetic' in root.name)}"
-            ) from None
-        weights = e.config.MODEL.PRETRAINED
-        if weights and not Path(weights).is_file():
-            raise FileNotFoundError(
-                f"row {e.name}: MODEL.PRETRAINED: no weights at {weights}. "
-                "The README lists where ImageNet weights are"
-            )

@@ -23,7 +23,7 @@ from hrpose.programs.ablation_tables import METRICS
 from hrpose.programs.train import ON_THE_SPOT
 
 REPOSITORY = Path(__file__).parents[3]
-PRESETS = ("full", "bench")
+ROW_PRESETS = ("full", "bench")
 BENCH = REPOSITORY / "configs" / "bench.yaml"
 
 RESULT_NEUTRAL = (
@@ -208,35 +208,35 @@ def compared_options(config: CfgNode) -> dict[str, Any]:
 
 
 def changed_options(config: CfgNode) -> dict[str, Any]:
-    return without_defaults({key: setting(config, key) for key in BY_KEY})
+    return without_defaults({key: get_option(config, key) for key in BY_KEY})
 
 
 def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     """The options that are not at their defaults, as JSON and YAML keep them."""
-    usual = {key: plain(value) for key, value in defaults().items()}
-    values = {key: plain(value) for key, value in options.items()}
+    usual = {key: to_plain(value) for key, value in defaults().items()}
+    values = {key: to_plain(value) for key, value in options.items()}
     return {key: value for key, value in values.items() if value != usual.get(key, ...)}
 
 
-def setting(config: CfgNode, key: str) -> Any:
+def get_option(config: CfgNode, key: str) -> Any:
     """The value of an option, e.g. of TRAIN.LR."""
     return reduce(getitem, key.split("."), config)
 
 
-def plain(value: Any) -> Any:
+def to_plain(value: Any) -> Any:
     """A value in the one form that JSON and YAML both keep: lists, 1 for 1.0, "inf"."""
     if isinstance(value, (tuple, list)):
-        return [plain(entry) for entry in value]
+        return [to_plain(entry) for entry in value]
     if isinstance(value, float) and math.isinf(value):
         return str(value)
     return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
-def written(value: object) -> str:
+def as_override(value: object) -> str:
     """A value as one would type it on the command line."""
     if isinstance(value, str):
         return value
-    return yaml.safe_dump(plain(value), default_flow_style=True).removesuffix("...\n").strip()
+    return yaml.safe_dump(to_plain(value), default_flow_style=True).removesuffix("...\n").strip()
 
 
 def digest(options: Mapping[str, Any]) -> str:
@@ -259,19 +259,19 @@ def bench_overrides(config: CfgNode) -> list[str]:
 
     whole = load_config(BENCH)
     keys = dict.fromkeys([*(entry.key for entry in read_entries(BENCH)), *_BENCH_DATA])
-    values = {key: setting(whole, key) for key in keys} | {
+    values = {key: get_option(whole, key) for key in keys} | {
         "DATASET.INPUT_SIZE": quarter(config.DATASET.INPUT_SIZE),
         "TEST.INPUT_SIZE": quarter(config.TEST.INPUT_SIZE),
         "LOSS.SHR": config.LOSS.SHR / 4,  # a person's width in network pixels
         "MODEL.WIDTH": max(1, config.MODEL.WIDTH // 2),
     }
-    return [word for key, value in values.items() for word in (key, written(value))]
+    return [word for key, value in values.items() for word in (key, as_override(value))]
 
 
 # Sizes ----------------------------------------------------------------------------------------
 
 
-def measure(experiments: Iterable[Experiment]) -> dict[str, tuple[int, float]]:
+def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, float]]:
     """key -> (parameters, GMAC at the test's size). ValueError: an option names nothing known."""
     import torch  # only now: the arguments are valid
 

@@ -20,14 +20,14 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from hrpose.config import load_config
-from hrpose.ops.files import write_whole
+from hrpose.ops.files import refuse_unwritable, write_whole
 from hrpose.programs.ablation_plan import (
     REPOSITORY,
     Experiment,
+    as_override,
     changed_options,
     compared_options,
-    setting,
-    written,
+    get_option,
 )
 from hrpose.programs.train import ON_THE_SPOT
 
@@ -48,7 +48,35 @@ class RowError(Exception):
 
 
 ROW_ERRORS = (RowError, OSError, ValueError, LookupError)
-"""What fails one row and leaves the others: a failed process, or a damaged file of its run."""
+"""Errors that fail one row and leave the others: a failed process, a damaged file of its run."""
+
+
+def check_files(experiments: Sequence[Experiment], output: Path) -> None:
+    """OSError, with the cure: inputs that are missing, or outputs that cannot be written."""
+    from hrpose.data.coco import Images
+    from hrpose.splits import annotation_path, expected_tree, image_path
+
+    refuse_unwritable(output / "rows" / "row.json")
+    for e in experiments:
+        refuse_unwritable(e.folder / "log.txt")
+        try:
+            for split in dict.fromkeys((e.config.DATASET.TRAIN, e.config.DATASET.VAL)):
+                path = annotation_path(e.config, split)
+                if not path.is_file():
+                    raise FileNotFoundError(f"no annotations at {path}")
+                Images(image_path(e.config, split))
+        except FileNotFoundError as error:
+            root = Path(e.config.DATASET.ROOT)
+            cure = f"\nDraw the synthetic set with: python tools/synthesize.py --output {root}"
+            raise FileNotFoundError(
+                f"{error}. Expected:\n{expected_tree(e.config)}{cure * ('synthetic' in root.name)}"
+            ) from None
+        weights = e.config.MODEL.PRETRAINED
+        if weights and not Path(weights).is_file():
+            raise FileNotFoundError(
+                f"row {e.name}: MODEL.PRETRAINED: no weights at {weights}. "
+                "The README lists where ImageNet weights are"
+            )
 
 
 class Job(NamedTuple):
@@ -176,8 +204,8 @@ def _write_config(path: Path, e: Experiment) -> None:
 
 
 def _runtime_overrides(e: Experiment, device: str) -> list[str]:
-    values = {key: setting(e.config, key) for key in ON_THE_SPOT} | {"DEVICE": device}
-    return [word for key, value in values.items() for word in (key, written(value))]
+    values = {key: get_option(e.config, key) for key in ON_THE_SPOT} | {"DEVICE": device}
+    return [word for key, value in values.items() for word in (key, as_override(value))]
 
 
 def _tests_of(run: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 from hrpose.ops.files import write_whole
 
 METRICS = ("AP", "AP50", "AP75", "AP-M", "AP-L")
-PUBLISHED = tuple(f"published {name}" for name in METRICS)
+PUBLISHED_METRICS = tuple(f"published {name}" for name in METRICS)
 
 Record = dict[str, Any]
 
@@ -58,7 +58,7 @@ def _values(records: Sequence[Record], metric: str) -> list[float]:
 
 def _cells(records: Sequence[Record]) -> list[list[str]]:
     """A row of headings, then one row for each experiment: mean ± deviation over its seeds."""
-    published = [name for name in PUBLISHED if any(_values(records, name))]
+    published = [name for name in PUBLISHED_METRICS if any(_values(records, name))]
     table = [["row", "params (M)", "GMAC", *METRICS, "seeds", *published]]
     for name, group in _by_row(records):
         first, states = group[0], [record["state"] for record in group]
@@ -90,7 +90,7 @@ def markdown_table(records: Sequence[Record]) -> str:
 
 def _csv(records: Sequence[Record]) -> str:
     text = io.StringIO()
-    heads = ["row", "seed", "state", "hash", "parameters", "gmacs", *METRICS, *PUBLISHED]
+    heads = ["row", "seed", "state", "hash", "parameters", "gmacs", *METRICS, *PUBLISHED_METRICS]
     writer = csv.DictWriter(text, heads, lineterminator="\n")
     writer.writeheader()
     writer.writerows(records)
