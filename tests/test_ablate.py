@@ -1,394 +1,47 @@
-"""The ablation command: rows are run, fail, are killed and continued; nothing is lost."""
+"""The ablation command: rows run, fail, are killed and continued; nothing is lost."""
 
-import contextlib
-import csv
-import itertools
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import threading
 import time
-from functools import partial
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
-from hrpose.programs.ablate import (
-    main,
-    notes,
-    refuse_other_table,
-    repeated_command,
-    work_off,
-)
-from hrpose.programs.ablation import trials
-from hrpose.programs.ablation.checks import Size
-from hrpose.programs.ablation.ledger import Ledger
-from hrpose.programs.ablation.plan import make_plan
-from hrpose.programs.ablation.tables import FINISHED
-from hrpose.programs.ablation.trials import (
-    Outcome,
-    RowFailed,
-    Stopped,
-    TrainingFailed,
-    held,
-    run_row,
-)
-from test_ablation_plan import ROOT, W32, one, yamls
-from test_ablation_tables import row_of, table
+from ablation_runs import ROOT, TRAIN, VALID, Ablations, row_of
 
-
-@pytest.fixture
-def folder(tmp_path):
-    return partial(yamls, tmp_path / "plan")
-
-
-# The ledger, with rows that cost nothing ----------------------------------------------------------
-
-
-@pytest.fixture
-def plan(folder):
-    place = folder(a="", b="TRAIN: {LR: 0.5}", c="TEST: {INPUT_SIZE: 64}", d="NAME: d")
-    return make_plan([place], [], [0, 1], "full")
-
-
-@pytest.fixture
-def opened(plan, tmp_path, monkeypatch):
-    """A function that opens the plan's ledger, as a new start of the command does."""
-    monkeypatch.setattr("hrpose.programs.ablation.tables.plot", lambda bars: None)
-
-    def open_it(folder=tmp_path / "out"):
-        sizes = {row.name: Size(1, 1.0) for row in plan}
-        return Ledger(plan, sizes, folder, "t", table())
-
-    return open_it
-
-
-def outcome(row):
-    value = int(row.key[:4], 16) / 0x10000
-    return Outcome({"AP": value, "AP50": value}, {"torch": "1"})
-
-
-def carry_out(ledger, run, devices=("cpu",)):
-    work_off(ledger, devices, run, threading.Event())
-    ledger.write()
-
-
-class Runner:
-    """Pretends to run rows; remembers which."""
-
-    def __init__(self, fails=(), with_training=False):
-        self.ran, self.fails = [], fails
-        self.failure = TrainingFailed if with_training else RowFailed
-
-    def __call__(self, row, device):
-        self.ran.append(row)
-        if row.name in self.fails:
-            raise self.failure("it broke", Path("some/log.txt"))
-        return outcome(row)
-
-
-class OneRow:
-    """Runs a single row; at the next, the machine dies."""
-
-    def __init__(self):
-        self.ran = False
-
-    def __call__(self, row, device):
-        if self.ran:
-            raise MemoryError
-        self.ran = True
-        return outcome(row)
-
-
-def test_equal_experiments_run_once_and_stand_under_each_name(plan, opened, tmp_path):
-    ledger, run = opened(), Runner()
-    carry_out(ledger, run)
-    assert len(run.ran) == len({row.key for row in plan}) == 6  # a and d are one experiment
-    text = (tmp_path / "out" / "t.md").read_text()
-    assert row_of(text, "a")["AP"] == row_of(text, "d")["AP"]
-    assert row_of(text, "a")["seeds"] == "2"
-
-
-def test_rows_of_one_training_follow_each_other(opened):
-    run = Runner()
-    carry_out(opened(), run)
-    trainings = [row.training_key for row in run.ran]
-    assert len(set(trainings)) == len(list(itertools.groupby(trainings))) == 4
-    assert [row.seed for row in run.ran] == [0, 0, 0, 1, 1, 1]
-
-
-def test_a_finished_row_is_a_small_file_that_names_no_machine(opened, tmp_path):
-    carry_out(opened(), Runner())
-    for path in (tmp_path / "out" / "rows").iterdir():
-        record = json.loads(path.read_text())
-        assert {"row", "seed", "options", "figures", "parameters", "gmacs"} <= set(record)
-        assert str(tmp_path) not in path.read_text() and str(ROOT) not in path.read_text()
-        assert path.stat().st_size < 4000
-
-
-def test_finished_rows_are_skipped_and_said(opened, capsys):
-    carry_out(opened(), Runner())
-    again, ledger = Runner(), opened()
-    ledger.say_skipped()
-    carry_out(ledger, again)
-    assert not again.ran
-    said = capsys.readouterr().out
-    assert "[6/6] b: finished before, seed 0, 1" in said
-
-
-def test_a_plan_in_pieces_ends_in_the_table_of_a_plan_in_one(opened, tmp_path):
-    carry_out(opened(tmp_path / "whole"), Runner())
-    pieces = 0
-    while opened().waiting():
-        with contextlib.suppress(MemoryError):
-            work_off(opened(), ["cpu"], OneRow(), threading.Event())
-        pieces += 1
-    assert pieces == 6
-    opened().write()
-    for name in ("t.md", "t.csv", "t.tex"):
-        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
-
-
-def test_the_tables_are_written_after_every_row(opened, tmp_path):
-    seen = []
-
-    def run(row, device):
-        path = tmp_path / "out" / "t.csv"
-        records = csv.DictReader(path.open()) if path.exists() else ()
-        seen.append(len({r["hash"] for r in records if r["state"] == FINISHED}))
-        return outcome(row)
-
-    carry_out(opened(), run)
-    assert seen == list(range(6))
-
-
-def test_a_failing_row_is_survived_named_and_tried_again(opened, tmp_path, capsys):
-    ledger, run = opened(), Runner(fails=["b"])
-    carry_out(ledger, run)
-    assert len(run.ran) == 6 and len(ledger.finished) == 4
-    assert {ledger.rows[key].label for key in ledger.failures} == {"b, seed 0", "b, seed 1"}
-    assert row_of((tmp_path / "out" / "t.md").read_text(), "b")["AP"] == "failed"
-    said = capsys.readouterr().out
-    assert "b, seed 0: FAILED, it broke" in said and "some/log.txt" in said
-    again = Runner()
-    carry_out(opened(), again)
-    assert {row.label for row in again.ran} == {"b, seed 0", "b, seed 1"}
-    assert "failed" not in (tmp_path / "out" / "t.md").read_text()
-
-
-def test_a_failed_training_is_not_tried_for_each_of_its_rows(opened):
-    ledger, run = opened(), Runner(fails=["a"], with_training=True)
-    carry_out(ledger, run)
-    assert {row.name for row in run.ran} == {"a", "b"}
-    assert {ledger.rows[key].name for key in ledger.failures} == {"a", "c"}
-
-
-def test_a_failed_evaluation_costs_that_row_alone(opened):
-    ledger = opened()
-    carry_out(ledger, Runner(fails=["a"]))
-    assert {ledger.rows[key].name for key in ledger.failures} == {"a"}
-
-
-def test_every_device_works_and_no_training_on_two(opened):
-    together = threading.Barrier(2, timeout=30)
-    where = {}
-
-    def run(row, device):
-        together.wait()  # passes only if two rows are under way at once
-        assert where.setdefault(row.training_key, device) == device
-        return outcome(row)
-
-    # Two trainings have one row and two have two, so that two devices have three each.
-    ledger = opened()
-    carry_out(ledger, run, ("cuda:0", "cuda:1"))
-    assert len(ledger.finished) == 6 and set(where.values()) == {"cuda:0", "cuda:1"}
-
-
-def test_who_is_stopped_leaves_the_rest(opened):
-    ledger, done = opened(), []
-
-    def run(row, device):
-        if done:
-            raise Stopped
-        done.append(row)
-        return outcome(row)
-
-    carry_out(ledger, run)
-    assert len(ledger.finished) == 1 and not ledger.failures
-
-
-def test_a_spoilt_record_is_named_with_its_cure(opened, plan, tmp_path):
-    (tmp_path / "out" / "rows").mkdir(parents=True)
-    spoilt = tmp_path / "out" / "rows" / f"{plan[0].key}.json"
-    for text in ("<<<<<<< HEAD", "{}", "[]", '{"figures": {}}'):
-        spoilt.write_text(text)
-        with pytest.raises(ValueError, match=rf"{spoilt.name}.*delete"):
-            opened()
-
-
-def test_a_process_that_outlives_its_command_keeps_the_folder(tmp_path):
-    """Whoever starts again waits for it, and does not train the same network beside it."""
-    with held(tmp_path, threading.Event()) as lock:
-        asked = [sys.executable, "-c", "input()"]
-        orphan = subprocess.Popen(asked, stdin=subprocess.PIPE, pass_fds=(lock.fileno(),))
-    impatient = threading.Event()
-    impatient.set()
-    try:
-        with pytest.raises(Stopped), held(tmp_path, impatient):
-            pass
-    finally:
-        orphan.communicate(b"\n")
-    with held(tmp_path, impatient):
-        pass
-
-
-# Processes, played by scripts that cost nothing ---------------------------------------------------
-
-TRAIN = """
-import json, pathlib, sys, yaml
-config = yaml.safe_load(pathlib.Path(sys.argv[2]).read_text())
-words = dict(zip(sys.argv[3::2], sys.argv[4::2]))
-home = pathlib.Path(words["OUTPUT_DIR"]) / config["NAME"]
-run = home / f"2020-{len(list(home.glob('2*')))}"
-(run / "checkpoints").mkdir(parents=True)
-(run / "checkpoints" / "last.pth").write_text("")
-(run / "config.yaml").write_text(yaml.safe_dump({"TEST": TESTS}))
-facts = dict.fromkeys(("git", "python", "torch", "numpy", "device", "started", "finished"), "x")
-(run / "run.json").write_text(json.dumps({**facts, "figures": {"AP": 0.25}}))
-"""
-VALID = """
-import json, pathlib, sys
-words = dict(zip(sys.argv[1::2], sys.argv[2::2]))
-assert pathlib.Path(words["TEST.MODEL_FILE"]).is_file()
-pathlib.Path(words["--output"], "run.json").write_text(json.dumps({"figures": {"AP": 0.75}}))
-"""
 STUCK = """
-import pathlib, signal, sys, time
+import pathlib, sys, time
 pathlib.Path(sys.argv[2]).with_name("begun").write_text("")
 try:
     time.sleep(100)
 except KeyboardInterrupt:
     sys.exit("saved")
 """
+FIRST_FAILS = "import sys, yaml\nif yaml.safe_load(open(sys.argv[2])).get('TRAIN.LR') == 0.5: {}\n"
 
 
 @pytest.fixture
-def tools(tmp_path, monkeypatch):
-    """Put scripts in the place of tools/train.py and tools/valid.py."""
-    monkeypatch.setattr(trials, "REPOSITORY", tmp_path)
-    monkeypatch.setattr(trials, "GRACE", 0.2)
-    monkeypatch.setattr(trials, "DELAY", 0.1)
-    (tmp_path / "tools").mkdir()
-
-    def write(train=TRAIN, valid=VALID, tests=None):
-        tests = trials.plain_tests(tests or one().config.TEST)
-        (tmp_path / "tools" / "train.py").write_text(train.replace("TESTS", repr(tests)))
-        (tmp_path / "tools" / "valid.py").write_text(valid)
-
-    write()
-    return write
+def ablate(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hrpose.programs.ablation_runs.TOOLS", tmp_path / "tools")
+    monkeypatch.setattr("hrpose.programs.ablation_runs.GRACE", 0.2)
+    monkeypatch.setattr("hrpose.programs.ablation_runs.DELAY", 0.1)
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # plots take time
+    return Ablations(tmp_path, capsys)
 
 
-@pytest.fixture
-def tried(tmp_path):
-    """Run the row of some overrides as the command would; its figures."""
-
-    def run(*overrides, stop=None):
-        row = one("OUTPUT_DIR", str(tmp_path / "runs"), *overrides)
-        return run_row(row, "cpu", stop or threading.Event()).figures
-
-    return run
-
-
-def logs(tmp_path):
-    return [path.read_text() for path in (tmp_path / "runs").glob("ablations/*/log.txt")]
-
-
-def test_a_network_is_trained_once_and_looked_at_anew_where_the_test_differs(
-    tools, tried, tmp_path
-):
-    assert tried()["AP"] == 0.25  # the training's own last evaluation
-    assert tried("TEST.SCALE_FACTOR", "[0.5,1,2]")["AP"] == 0.75
-    assert tried()["AP"] == 0.25
-    (log,) = logs(tmp_path)
-    assert [log.count(f"tools/{tool}.py") for tool in ("train", "valid")] == [1, 1]
-    tried("TRAIN.SEED", "1")
-    assert len(logs(tmp_path)) == 2
-
-
-def test_a_training_that_looked_otherwise_is_not_believed(tools, tried):
-    """It was begun for another row of the same network."""
-    tools(tests=one("TEST.FLIP_TEST", "false").config.TEST)
-    assert tried()["AP"] == 0.75
-    assert tried("TEST.FLIP_TEST", "false")["AP"] == 0.25
-
-
-def test_an_interrupted_training_is_begun_as_the_same_whatever_row_it_is_for(
-    tools, tried, tmp_path
-):
-    """By the text of its config a run is known again, so that may not change."""
-    tools(train="raise SystemExit(1)")
-    texts = []
-    for overrides in ([], ["TEST.FLIP_TEST", "false"], ["WORKERS", "3"]):
-        with pytest.raises(TrainingFailed):
-            tried(*overrides)
-        texts += [path.read_text() for path in (tmp_path / "runs").rglob("training.yaml")]
-    assert len(texts) == 3 and len(set(texts)) == 1
-
-
-@pytest.mark.parametrize(
-    ("script", "reason"),
-    [
-        (
-            "import sys; print('x'); sys.exit('error: no such thing\\n(ValueError in y)')",
-            "no such thing",
-        ),
-        ("{}['x']", "KeyError: 'x'"),
-        ("raise SystemExit(3)", "status 3"),
-        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
-        ("", "no finished run"),
-    ],
-)
-def test_the_reason_of_a_failure_is_what_was_last_heard(tools, tried, script, reason):
-    tools(train=script)
-    with pytest.raises(TrainingFailed) as failure:
-        tried()
-    assert reason in failure.value.reason
-    assert "tools/train.py" in failure.value.log.read_text()
-
-
-def test_the_reason_is_that_of_the_last_attempt(tools, tried, tmp_path):
-    tools(train="import sys; sys.exit('error: the first')")
-    with pytest.raises(RowFailed):
-        tried()
-    tools(train="import sys; sys.exit('the second')")
-    with pytest.raises(RowFailed) as failure:
-        tried()
-    assert failure.value.reason == "the second"
-    assert "the first" in failure.value.log.read_text()
-
-
-def test_an_evaluation_that_fails_is_no_failure_of_the_training(tools, tried):
-    tools(valid="raise SystemExit('error: too large')")
-    with pytest.raises(RowFailed, match="too large") as failure:
-        tried("TEST.FLIP_TEST", "false")
-    assert not isinstance(failure.value, TrainingFailed)
-    assert tried()["AP"] == 0.25
-
-
-def test_what_is_stopped_is_told_to_save(tools, tried, tmp_path):
-    tools(train=STUCK)
-    stop = threading.Event()
-    watch = threading.Thread(target=lambda: (appears(tmp_path, "begun"), stop.set()))
-    watch.start()
-    with pytest.raises(Stopped):
-        tried(stop=stop)
-    watch.join()
-    assert "saved" in logs(tmp_path)[0]
+def four(ablate):
+    """a and d are one experiment, a and c share a training."""
+    ablate.rows(a="", b="TRAIN: {LR: 0.5}", c="TEST: {INPUT_SIZE: 64}", d="NAME: d")
 
 
 def appears(folder, name):
@@ -398,108 +51,402 @@ def appears(folder, name):
         time.sleep(0.02)
 
 
-def test_ctrl_c_ends_the_command_and_the_same_command_continues(
-    tools, scenes, folder, tmp_path, capsys
+# Rows ---------------------------------------------------------------------------------------------
+
+
+def test_equal_rows_run_once_and_rows_that_differ_in_the_test_share_a_training(ablate):
+    four(ablate)
+    done = ablate("--seeds", "0,1")
+    assert done.status == 0 and len(list((ablate.out / "rows").iterdir())) == 6
+    table = ablate.table()
+    assert row_of(table, "a")["AP"] == row_of(table, "d")["AP"] == "25.0 ± 0.0"
+    assert row_of(table, "c")["AP"] == "75.0 ± 0.0" and row_of(table, "a")["seeds"] == "2"
+    assert "The same experiment: a, d." in table
+    calls = [
+        [log.count(f"tools/{tool}.py") for tool in ("train", "valid")] for log in ablate.logs()
+    ]
+    assert sorted(calls) == [[1, 0], [1, 0], [1, 1], [1, 1]]
+
+
+def test_a_training_that_was_tested_otherwise_is_evaluated_anew(ablate):
+    """It was begun for another row of the same network."""
+    ablate.rows(a="")
+    assert "AP 25.0" in ablate("TEST.FLIP_TEST", "false").out
+    assert "AP 75.0" in ablate("--name", "flip").out
+
+
+def test_a_training_of_another_version_is_evaluated_anew(ablate):
+    ablate.rows(a="")
+    old = "(run / 'config.yaml').write_text('TEST: {RENAMED: 1}')\n"
+    ablate.tools(train=TRAIN + old)
+    assert "AP 75.0" in ablate().out
+
+
+def test_a_finished_row_is_a_small_file_that_names_no_machine(ablate, monkeypatch):
+    monkeypatch.chdir(ablate.folder)
+    four(ablate)
+    ablate()
+    for path in (ablate.out / "rows").iterdir():
+        record = json.loads(path.read_text())
+        assert {"row", "seed", "options", "figures", "parameters", "gmacs"} <= set(record)
+        assert record["environment"]["torch"] == "x" and record["environment"]["device"] == "cpu"
+        assert str(ablate.folder) not in path.read_text() and str(ROOT) not in path.read_text()
+        assert path.stat().st_size < 4000
+
+
+def test_finished_rows_are_skipped_and_named(ablate):
+    four(ablate)
+    ablate("--seeds", "0,1")
+    shutil.rmtree(ablate.runs)
+    done = ablate("--seeds", "0,1")
+    assert done.status == 0 and not ablate.runs.exists()
+    assert "[6/6] b: finished before, seed 0, 1" in done.out
+
+
+def test_an_interrupted_training_continues_as_the_same_whatever_row_it_is_for(ablate):
+    """TRAIN.RESUME auto finds a run by its config, so that may not change."""
+    ablate.tools(train="raise SystemExit(1)")
+    ablate.rows(a="")
+    texts = []
+    for i, words in enumerate(([], ["TEST.FLIP_TEST", "false"], ["WORKERS", "3"])):
+        assert ablate("--name", f"n{i}", *words).status == 1
+        texts += [path.read_text() for path in ablate.runs.rglob("training.yaml")]
+    assert len(texts) == 3 and len(set(texts)) == 1
+
+
+def test_every_device_works_and_no_training_on_two(ablate, monkeypatch):
+    devices = ["cuda:0", "cuda:1"]
+    monkeypatch.setattr("hrpose.build_devices.build_devices", lambda config: devices)
+    wait = f"""
+import pathlib, sys, time
+words = dict(zip(sys.argv[3::2], sys.argv[4::2]))
+meeting = pathlib.Path({str(ablate.folder)!r}, "meeting")
+meeting.mkdir(exist_ok=True)
+(meeting / words["DEVICE"]).write_text("")
+begun = time.time()
+while len(list(meeting.iterdir())) < 2:  # passes only if two rows are under way at once
+    assert time.time() - begun < 30
+    time.sleep(0.02)
+"""
+    ablate.tools(train=wait + TRAIN)
+    four(ablate)
+    assert ablate("--seeds", "0,1").status == 0
+    used = {}
+    for path in (ablate.out / "rows").iterdir():
+        record = json.loads(path.read_text())
+        used.setdefault(record["training"], set()).add(record["environment"]["device"])
+    assert sorted({d for found in used.values() for d in found}) == devices
+    assert all(len(found) == 1 for found in used.values())
+
+
+# Failures -----------------------------------------------------------------------------------------
+
+
+def test_a_failing_row_is_survived_named_shown_and_tried_again(ablate):
+    four(ablate)
+    ablate.tools(train=FIRST_FAILS.format("sys.exit('error: it broke')") + TRAIN)
+    done = ablate("--seeds", "0,1")
+    assert done.status == 1 and "b, seed 0: FAILED, it broke" in done.out
+    assert "rows that failed: 2" in done.err and "b, seed 1: it broke" in done.err
+    (log,) = re.findall(r"b, seed 0: it broke \(log: (.*)\)", done.err)
+    assert "it broke" in Path(log).read_text()
+    assert row_of(ablate.table(), "b")["AP"] == "failed"
+    assert row_of(ablate.table(), "b")["seeds"] == "0 of 2, 2 failed"
+    assert set(ablate.records()) == {"a", "c"}
+    ablate.tools()
+    done = ablate("--seeds", "0,1")
+    assert done.status == 0 and len(re.findall("begins", done.out)) == 2
+    assert "failed" not in ablate.table()
+
+
+def test_a_failed_training_is_not_tried_for_each_of_its_rows(ablate):
+    ablate.rows(a="", c="TEST: {INPUT_SIZE: 64}")
+    ablate.tools(train="raise SystemExit(3)")
+    done = ablate()
+    assert "a, seed 0: status 3" in done.err and "c, seed 0: status 3" in done.err
+    assert [log.count("tools/train.py") for log in ablate.logs()] == [1]
+
+
+@pytest.mark.parametrize(
+    ("valid", "reason"),
+    [
+        ("raise SystemExit('error: too large')", "too large"),
+        (VALID.replace("json.dumps({", "'{'  # json.dumps({").replace("))\n", "\n)\n"), "Error"),
+    ],
+)
+def test_an_evaluation_that_fails_or_leaves_a_damaged_file_costs_its_row_alone(
+    ablate, valid, reason
 ):
-    tools(train=STUCK)
-    place = folder(a="MODEL: {WIDTH: 8, STEM: 8, MODULES: [1, 1, 1], BLOCKS: 1}")
-    command = ["--cfg", str(place), "--output", str(tmp_path / "out"), "DEVICE", "cpu"]
-    command += ["OUTPUT_DIR", str(tmp_path / "runs"), "DATASET.ROOT", str(scenes)]
+    four(ablate)
+    ablate.tools(valid=valid)
+    done = ablate()
+    assert done.status == 1 and set(ablate.records()) == {"a", "b"}
+    assert reason in done.err and "rows that failed: 1" in done.err
 
-    def press():
-        appears(tmp_path, "begun")
-        os.kill(os.getpid(), signal.SIGINT)
 
-    watch = threading.Thread(target=press)
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (
+            "import sys; print('x'); sys.exit('error: no such thing\\n(ValueError)')",
+            "no such thing",
+        ),
+        ("{}['x']", "KeyError: 'x'"),
+        ("raise SystemExit(3)", "status 3"),
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL"),
+        ("", "no finished run"),
+    ],
+)
+def test_the_reason_of_a_failure_is_the_last_error(ablate, script, reason):
+    ablate.rows(a="")
+    ablate.tools(train="import sys; sys.exit('error: the first')")
+    ablate()
+    ablate.tools(train=script)
+    assert reason in ablate().err
+    (log,) = ablate.logs()
+    assert "tools/train.py" in log and "the first" in log
+
+
+def test_a_spoilt_record_is_named_with_its_cure(ablate):
+    ablate.rows(a="")
+    ablate()
+    (path,) = (ablate.out / "rows").iterdir()
+    for text in ("<<<<<<< HEAD", "{}", "[]", '{"figures": {}}', '{"figures": {"AP": 1}}'):
+        path.write_text(text)
+        done = ablate()
+        assert done.status == 2 and path.name in done.err and "delete" in done.err
+
+
+# Stops --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_ends_the_processes_and_the_same_command_continues(ablate, number, status):
+    four(ablate)
+    ablate.tools(train=FIRST_FAILS.format("pass") + TRAIN, valid=STUCK)
+
+    def stop():
+        appears(ablate.runs, "begun")
+        os.kill(os.getpid(), number)
+
+    watch = threading.Thread(target=stop)
     watch.start()
-    with pytest.raises(SystemExit) as exit_:
-        main(command)
+    done = ablate()
     watch.join()
-    assert exit_.value.code == 130
-    assert "the same command continues" in capsys.readouterr().out
-    assert "saved" in logs(tmp_path)[0]
-    tools(tests=make_plan([place], command[4:], [], "full")[0].config.TEST)
-    main(command)
-    assert "a, seed 0: AP 25.0" in capsys.readouterr().out
-    main(command)
-    assert "a: finished before, seed 0" in capsys.readouterr().out
+    assert done.status == status and "the same command continues" in done.out
+    assert any("saved" in log for log in ablate.logs()) and "FAILED" not in done.out
+    assert set(ablate.records()) == {"a"}  # c was being evaluated, b had not begun
+    table = ablate.table()
+    assert row_of(table, "a")["AP"] == "25.0" and row_of(table, "b")["AP"] == "missing"
+    ablate.tools()
+    done = ablate()
+    assert done.status == 0 and "a: finished before, seed 0" in done.out
+    assert set(ablate.records()) == {"a", "b", "c"}
+    interrupted = {suffix: ablate.table(suffix) for suffix in ("md", "csv", "tex")}
+    shutil.rmtree(ablate.out)
+    shutil.rmtree(ablate.runs)
+    ablate()
+    assert interrupted == {suffix: ablate.table(suffix) for suffix in interrupted}
 
 
-# The command --------------------------------------------------------------------------------------
+def test_two_instances_do_not_run_a_row_at_once(ablate):
+    ablate.rows(a="", b="TRAIN: {LR: 0.5}")
+    ablate.tools(train="import time; time.sleep(0.7)\n" + TRAIN)
+    statuses = []
+    other = threading.Thread(target=lambda: statuses.append(ablate().status))
+    other.start()
+    statuses.append(ablate().status)
+    other.join()
+    assert statuses == [0, 0] and set(ablate.records()) == {"a", "b"}
+    assert [log.count("tools/train.py") for log in ablate.logs()] == [1, 1]
 
 
-def test_the_list_shows_the_plan_and_runs_nothing(folder, tmp_path, capsys):
-    place = folder(a="# Published: AP 67.1\n", b="TRAIN: {LR: 0.5}")
-    main(["--cfg", str(place), "--seeds", "0,1", "--list", "--output", str(tmp_path / "out")])
-    said = capsys.readouterr().out
+def test_a_process_that_outlives_a_killed_command_is_waited_for(ablate):
+    ablate.rows(a="")
+    begun = "import pathlib, sys, time\npathlib.Path(sys.argv[2]).with_name('begun').touch()\n"
+    ablate.tools(train=begun + "time.sleep(3)\n" + TRAIN)
+    code = "from hrpose.programs import ablate, ablation_runs\nfrom pathlib import Path\n"
+    code += f"ablation_runs.TOOLS = Path({str(ablate.folder / 'tools')!r})\nablate.main()"
+    process = subprocess.Popen([sys.executable, "-c", code, *ablate.words()])
+    appears(ablate.folder, "begun")
+    process.kill()
+    process.wait()
+    done = ablate()
+    assert done.status == 0 and "AP 25.0" in done.out
+    assert [log.count("tools/train.py") for log in ablate.logs()] == [1]
+
+
+# Before anything runs -----------------------------------------------------------------------------
+
+
+def test_the_list_shows_the_plan_and_runs_nothing(ablate):
+    ablate.rows(b="TRAIN: {LR: 0.5}", c="TEST: {INPUT_SIZE: 64}")
+    (ablate.plan / "a.yaml").write_text("# Published: AP 67.1\n")
+    done = ablate("--seeds", "0,1", "--list")
     for label in ("a, seed 0", "a, seed 1", "b, seed 0", "b, seed 1"):
-        assert label in said
-    assert "AP 67.1" in said and "28.65 M" in said and "4 different rows, 4 of them to do" in said
-    assert not (tmp_path / "out").exists()
+        assert label in done.out
+    assert "AP 67.1" in done.out and "28.65 M" in done.out and "46.20 GMAC" in done.out
+    assert "6 different rows, 6 of them to do in 6 trainings" in done.out
+    assert not ablate.out.exists() and not ablate.runs.exists()
 
 
-def test_a_data_set_that_is_not_there_is_named_before_anything_runs(folder, tmp_path, capsys):
-    command = ["--cfg", str(folder(a="")), "--scale", "bench", "--output", str(tmp_path / "out")]
-    with pytest.raises(SystemExit) as exit_:
-        main([*command, "DATASET.ROOT", str(tmp_path / "synthetic")])
-    assert exit_.value.code == 2
-    said = capsys.readouterr().err
-    assert "person_keypoints_train2017.json" in said
-    assert f"tools/synthesize.py --output {tmp_path / 'synthetic'}" in said
-    assert not (tmp_path / "out").exists()
+def test_a_data_set_that_is_not_there_is_named_with_its_cure(ablate):
+    ablate.rows(a="")
+    missing = ablate.folder / "synthetic"
+    done = ablate("--preset", "bench", "DATASET.ROOT", str(missing))
+    assert done.status == 2 and not ablate.out.exists()
+    assert "person_keypoints_train2017.json" in done.err
+    assert f"tools/synthesize.py --output {missing}" in done.err
+    shutil.rmtree(ablate.folder / "images" / "val2017")
+    assert "val2017" in ablate().err
 
 
-def test_weights_that_are_not_there_are_named_before_anything_runs(scenes, folder, capsys):
-    command = ["--cfg", str(folder(a="")), "MODEL.PRETRAINED", "nowhere.pth"]
-    with pytest.raises(SystemExit):
-        main([*command, "DATASET.ROOT", str(scenes)])
-    assert "nowhere.pth" in capsys.readouterr().err
+def test_weights_that_are_not_there_are_named(ablate):
+    ablate.rows(a="")
+    done = ablate("MODEL.PRETRAINED", "nowhere.pth")
+    assert done.status == 2 and "nowhere.pth" in done.err and not ablate.runs.exists()
 
 
-def test_tables_of_another_command_are_not_overwritten(tmp_path):
-    path = tmp_path / "x.md"
-    mine = "python tools/ablate.py --cfg a.yaml --seeds 0 LOSS.GAMMA 1,2"
-    refuse_other_table(path, mine)
-    path.write_text(f"# x\n\n```\n{mine}\n```\n")
-    refuse_other_table(path, mine)
-    refuse_other_table(path, mine.replace("--seeds 0", "--seeds 0,1,2"))
-    others = [("a.yaml", "b.yaml"), (" LOSS.GAMMA 1,2", ""), ("--seeds 0", "--seeds 1")]
-    for other in (mine.replace(*change) for change in others):
-        with pytest.raises(ValueError, match="--name"):
-            refuse_other_table(path, other)
-
-
-def test_a_damaged_file_fails_its_row_alone(opened):
-    def run(row, device):
-        if row.name == "b":
-            raise ValueError("run.json is cut short")
-        return outcome(row)
-
-    ledger = opened()
-    carry_out(ledger, run)
-    assert {ledger.rows[key].name for key in ledger.failures} == {"b"}
-    assert all("run.json is cut short" in str(why) for why in ledger.failures.values())
-    assert {record["row"] for record in ledger.finished.values()} >= {"a", "c"}
-
-
-def test_what_differs_from_the_paper_is_said(plan):
-    published = [row._replace(published={"AP": 1.0}) for row in plan]
-    assert not any("without" in note for note in notes(published, "full", []))
-    (said,) = [n for n in notes(published, "full", ["LOSS.GAMMA", "1"]) if "without" in n]
-    assert "LOSS.GAMMA 1" in said
-
-
-def test_the_command_under_the_table_names_no_machine(monkeypatch):
-    from hrpose.programs.ablate import _parser
-
-    monkeypatch.chdir(ROOT)
-    typed = ["--cfg", str(W32), "--seeds", "0,1", "--output", "/elsewhere", "--scale", "bench"]
-    typed += ["OUTPUT_DIR", "/tmp/x", "DATASET.ROOT", str(ROOT / "data/mine"), "LOSS.GAMMA", "1,2"]
-    said = repeated_command(_parser().parse_intermixed_args(typed))
-    assert said == (
-        "python tools/ablate.py --cfg configs/w32_512.yaml --seeds 0,1 --scale bench "
-        "DATASET.ROOT data/mine LOSS.GAMMA 1,2"
+@pytest.mark.parametrize("name", ["out", "runs"])
+def test_a_folder_that_cannot_be_written_is_named(ablate, name):
+    ablate.rows(a="")
+    (ablate.folder / name).write_text("a file")
+    done = ablate()
+    assert (
+        done.status == 2
+        and "cannot be written" in done.err
+        and str(ablate.folder / name) in done.err
     )
+    assert not ablate.logs()
+
+
+def test_a_table_of_another_command_is_not_overwritten(ablate):
+    ablate.rows(a="", b="TRAIN: {LR: 0.5}")
+    mine = ["--seeds", "0", "LOSS.GAMMA", "1,2"]
+    assert ablate(*mine).status == 0
+    assert ablate("--seeds", "0,1", *mine[2:]).status == 0
+    before = ablate.table()
+    for other in (mine, ["--seeds", "1", *mine[2:]], ["--seeds", "0,1"]):
+        done = ablate(*other)
+        assert done.status == 2 and "--name" in done.err
+    assert ablate("--name", "plan", *mine, plan=ablate.plan / "a.yaml").status == 2
+    assert ablate.table() == before
+
+
+# Tables -------------------------------------------------------------------------------------------
+
+
+def with_figures(ablate, figures):
+    """Trainings that end in the figures of their seed; those without any fail."""
+    script = TRAIN.replace('figures = {"AP": 0.25}', f"figures = {figures!r}[seed]; figures['AP']")
+    ablate.tools(train=script)
+    return ablate("--seeds", ",".join(map(str, range(len(figures)))))
+
+
+def test_a_row_shows_mean_and_spread_of_its_seeds_in_percent(ablate):
+    ablate.rows(w="", quoted='NAME: a "b", c\nTRAIN: {LR: 0.5}')
+    (ablate.plan / "size.yaml").write_text(f"DATASET: {{ROOT: {ablate.folder}}}")
+    aps = [0.6712345, 0.6698, 0.6751]
+    with_figures(ablate, [{"AP": ap, "AP-M": -1.0} for ap in aps])
+    mean, spread = (100 * f(aps) for f in (statistics.mean, statistics.stdev))
+    shown = row_of(ablate.table(), "w")
+    assert shown["AP"] == f"{mean:.1f} ± {spread:.1f}" and shown["seeds"] == "3"
+    assert shown["AP-M"] == shown["AP50"] == "–"  # -1: no ground truth; and not known
+    size = row_of(ablate.table(), "size")
+    assert (size["params (M)"], size["GMAC"]) == ("28.65", "46.20")
+    records = [record for record in ablate.csv() if record["row"] == 'a "b", c']
+    assert [record["seed"] for record in records] == ["0", "1", "2"]
+    assert [float(r["AP"]) for r in records] == pytest.approx([100 * ap for ap in aps], abs=1e-5)
+    assert {record["AP-M"] for record in records} == {""}
+    assert len({record["hash"] for record in ablate.csv()}) == 9
+
+
+def test_the_published_figures_stand_beside_ours(ablate):
+    ablate.rows(a="# Published: AP 67.1, AP-L 76\n", b="TRAIN: {LR: 0.5}")
+    with_figures(ablate, [{"AP": 0.5}])
+    a, b = (row_of(ablate.table(), name) for name in "ab")
+    assert (a["AP"], a["published AP"], a["published AP-L"]) == ("50.0", "67.1", "76.0")
+    assert b["published AP"] == "–" and "published AP-M" not in a
+    (ablate.out / "plan.md").unlink()
+    assert "published AP" not in ablate("LOSS.GAMMA", "0.01,1").out
+
+
+def test_what_failed_or_is_missing_is_shown_as_such(ablate):
+    ablate.rows(a="")
+    with_figures(ablate, [{"AP": 0.5}, {}])
+    assert row_of(ablate.table(), "a")["seeds"] == "1 of 2, 1 failed"
+    assert row_of(ablate.table(), "a")["AP"] == "50.0"
+    assert [record["state"] for record in ablate.csv()] == ["finished", "failed"]
+
+
+AWKWARD = r"a_b|c 50% & #1 {x} ~ ^ \ $y$ LOSS.SIGMA=[2,3]"
+
+
+def test_names_are_names_in_markdown_and_latex(ablate):
+    ablate.rows(a=f"NAME: '{AWKWARD}'", z="TRAIN: {LR: 0.5}")
+    with_figures(ablate, [{"AP": 0.5}, {"AP": 0.6}])
+    shown = row_of(ablate.table(), "50%")["row"]
+    assert re.sub(r"\\([\\|_*`<\[\]])", r"\1", shown) == AWKWARD
+    body = [line for line in ablate.table("tex").splitlines() if not line.startswith("%")]
+    (columns,) = re.findall(r"\\begin\{tabular\}\{(\w+)\}", body[0])
+    rows = [line.removesuffix(r"\\") for line in body if line.endswith(r"\\")]
+    assert len(rows) == 3
+    for row in rows:
+        assert len(re.findall(r"(?<!\\)&", row)) == len(columns) - 1
+        bare = re.sub(r"\\[&%$#_{}]", "", row)
+        assert bare.count("{") == bare.count("}")
+        assert not re.search(r"[%#_^~]", bare) and bare.count("$") % 2 == 0
+        commands = set(re.findall(r"\\([a-z]+)", bare))
+        known = {"pm", "textbackslash", "textasciitilde", "textasciicircum", "textbar"}
+        assert commands <= known
+    assert [body[i] for i in (1, 3, -2, -1)] == [
+        r"\toprule", r"\midrule", r"\bottomrule", r"\end{tabular}",
+    ]  # fmt: skip
+    assert r"$55.0 \pm 7.1$" in rows[1]
+    cells = [cell.strip() for cell in rows[2].split("&")]
+    assert cells[1:3] == list(row_of(ablate.table(), "z").values())[1:3]
+
+
+@pytest.mark.parametrize("header", ["", "# Published: AP 67.1\n"])
+def test_with_matplotlib_there_is_a_plot(ablate, monkeypatch, header):
+    ablate.rows(a=header, b=r"NAME: $\no_formula{$")
+    with_figures(ablate, [{"AP": 0.5}, {"AP": 0.6}])
+    assert sorted(path.suffix for path in ablate.out.glob("plan.*")) == [".csv", ".md", ".tex"]
+    monkeypatch.undo()
+    ablate("--seeds", "0,1")
+    picture = cv2.imread(str(ablate.out / "plan.png"))
+    assert min(picture.shape[:2]) > 150
+    assert picture.min() < 100 < 200 < picture.max()
+
+
+def test_what_differs_from_the_paper_stands_under_the_table(ablate, monkeypatch):
+    monkeypatch.chdir(ablate.folder)
+    ablate.rows(a="# Published: AP 67.1\n")
+    ablate()
+    assert "without" not in ablate.table()
+    ablate("--name", "changed", "LOSS.GAMMA", "1")
+    table = (ablate.out / "changed.md").read_text()
+    assert "Published figures are of the experiment without LOSS.GAMMA 1" in table
+    command = "python tools/ablate.py --cfg plan --name changed LOSS.GAMMA 1"
+    assert f"```\n{command}\n```" in table  # it names neither this machine nor where it ran
+    data = ["DATASET.ROOT", str(ablate.folder)]
+    ablate("--preset", "bench", *data)
+    assert "Preset bench has other data" in (ablate.out / "plan_bench.md").read_text()
+
+
+TABLES = sorted((ROOT / "docs" / "ablations").glob("*.md"))
+
+
+@pytest.mark.parametrize("path", TABLES, ids=lambda path: path.stem)
+def test_every_table_in_the_documentation_follows_from_its_rows(ablate, monkeypatch, path):
+    monkeypatch.chdir(ROOT)
+    shutil.copytree(path.parent / "rows", ablate.out / "rows")
+    (command,) = re.findall(r"^python tools/ablate\.py (.*)$", path.read_text(), re.MULTILINE)
+    done = ablate(*shlex.split(command), "--output", ablate.out, raw=True)
+    assert done.status == 0, done.err
+    for suffix in ("md", "csv", "tex"):
+        kept = path.with_suffix(f".{suffix}").read_text()
+        assert (ablate.out / f"{path.stem}.{suffix}").read_text() == kept
 
 
 # With real processes ------------------------------------------------------------------------------
@@ -516,7 +463,7 @@ DEVICE: cpu
 ROWS = {
     "1_first": "",
     "2_dies": "TRAIN: {LR: 1e30}",  # valid, and no network survives it
-    "3_looks_closer": "TEST: {INPUT_SIZE: 96}",
+    "3_larger_test": "TEST: {INPUT_SIZE: 96}",
 }
 
 
@@ -534,78 +481,59 @@ def start(plan, place):
     """The command in a process group of its own, as a terminal would start it."""
     asked = [sys.executable, str(ROOT / "tools" / "ablate.py"), "--cfg", str(plan)]
     asked += ["--output", str(place / "tables"), "OUTPUT_DIR", str(place / "output")]
+    pipe = subprocess.PIPE
     return subprocess.Popen(
-        asked,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        asked, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     )
 
 
 def ended(process, status):
-    said, errors = process.communicate(timeout=300)
-    assert process.returncode == status, said + errors
-    assert "Traceback" not in errors
-    return said + errors
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == status, out + err
+    assert "Traceback" not in err
+    return out + err
 
 
-def wait_for(process, condition):
-    begun = time.time()
-    while not condition() and process.poll() is None and time.time() - begun < 200:
-        time.sleep(0.02)
-    assert condition()
+def weights(place):
+    """The last checkpoint of every network that was trained."""
+    return sorted(place.glob("output/ablations/*/*/*/last.pth"))
 
 
 @pytest.fixture(scope="module")
 def undisturbed(tiny_plan, tmp_path_factory):
-    """A plan that ran in one piece: where, and what it said."""
+    """A plan that ran in one piece: where, and what it printed."""
     place = tmp_path_factory.mktemp("undisturbed")
     return place, ended(start(tiny_plan, place), 1)
 
 
 @pytest.mark.slow
-def test_a_failing_row_is_survived_named_and_kept_in_a_log(undisturbed):
-    place, said = undisturbed
-    records = [json.loads(path.read_text()) for path in (place / "tables/rows").iterdir()]
-    assert {record["row"] for record in records} == set(ROWS) - {"2_dies"}
-    (table_file,) = (place / "tables").glob("*.md")
-    assert row_of(table_file.read_text(), "dies")["AP"] == "failed"
-    assert row_of(table_file.read_text(), "first")["published AP"] == "50.5"
-    assert "rows that failed: 1" in said and "TRAIN.LR" in said  # what training itself advises
-    (log,) = re.findall(r"2_dies, seed 0: .*\(all of it: (.*)\)$", said, re.MULTILINE)[-1:]
+def test_real_rows_share_a_training_and_a_failing_one_is_named_and_kept_in_a_log(undisturbed):
+    place, output = undisturbed
+    rows = [json.loads(path.read_text()) for path in (place / "tables/rows").iterdir()]
+    records = {row["row"]: row for row in rows}
+    assert set(records) == set(ROWS) - {"2_dies"}
+    (table,) = (place / "tables").glob("*.md")
+    assert row_of(table.read_text(), "dies")["AP"] == "failed"
+    assert row_of(table.read_text(), "first")["published AP"] == "50.5"
+    assert "rows that failed: 1" in output and "TRAIN.LR" in output  # what training itself advises
+    (log,) = re.findall(r"2_dies, seed 0: .*\(log: (.*)\)$", output, re.MULTILINE)[-1:]
     assert "TRAIN.LR" in Path(log).read_text()
-
-
-@pytest.mark.slow
-def test_rows_that_look_at_one_network_train_it_once(undisturbed):
-    place, _ = undisturbed
-    finished = [
-        path
-        for path in (place / "output" / "ablations").glob("*/*/run.json")
-        if json.loads(path.read_text()).get("finished")
-    ]
-    assert len(finished) == 1
-    assert len(list((place / "output").rglob("evaluations/*/run.json"))) == 1
-
-
-@pytest.mark.slow
-def test_the_figures_are_those_of_the_last_weights(undisturbed):
-    place, _ = undisturbed
-    records = [json.loads(path.read_text()) for path in (place / "tables/rows").iterdir()]
-    (record,) = [record for record in records if record["row"] == "3_looks_closer"]
+    runs = (place / "output" / "ablations").glob("*/*/run.json")
+    assert len([path for path in runs if json.loads(path.read_text()).get("finished")]) == 1
     (evaluated,) = (place / "output").rglob("evaluations/*/run.json")
     facts = json.loads(evaluated.read_text())
     assert Path(facts["weights"]).name == "last.pth"
-    assert facts["figures"] == record["figures"]
+    assert facts["figures"] == records["3_larger_test"]["figures"]
 
 
 @pytest.mark.slow
 def test_a_plan_that_was_killed_ends_in_the_same_table(undisturbed, tiny_plan, tmp_path):
     whole, _ = undisturbed
     process = start(tiny_plan, tmp_path)
-    wait_for(process, lambda: weights(tmp_path))  # the first network is half trained
+    begun = time.time()
+    while not weights(tmp_path) and process.poll() is None and time.time() - begun < 200:
+        time.sleep(0.02)
+    assert weights(tmp_path)  # the first network is half trained
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     ended(start(tiny_plan, tmp_path), 1)
@@ -613,11 +541,6 @@ def test_a_plan_that_was_killed_ends_in_the_same_table(undisturbed, tiny_plan, t
     for path in [*whole.glob("tables/*.md"), *whole.glob("tables/*.csv")]:
         assert (tmp_path / "tables" / path.name).read_bytes() == path.read_bytes()
     # So short a training finds nobody; that the tables are equal has a better reason than that.
-    for pair in zip(sorted(weights(whole)), sorted(weights(tmp_path)), strict=True):
+    for pair in zip(weights(whole), weights(tmp_path), strict=True):
         one, other = (torch.load(path, weights_only=True)["model"] for path in pair)
         assert all(torch.equal(one[name], other[name]) for name in one)
-
-
-def weights(*places):
-    """The last checkpoint of every network that was trained."""
-    return [path for place in places for path in place.glob("output/ablations/*/*/*/last.pth")]

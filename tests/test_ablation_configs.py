@@ -14,6 +14,7 @@ from hrpose.build import build_model, build_predictor, output_strides
 from hrpose.build_training import build_optimizer, build_train_step
 from hrpose.config import load_config
 from hrpose.data.loaders import collate
+from hrpose.models.complexity import count_parameters
 from hrpose.structures import Poses, Sample
 from test_options import CONFIGS, ROOT, SMALL
 
@@ -113,6 +114,7 @@ CROWDPOSE = (
 )
 SWAHR = "MODEL.NAME swahr LOSS.SAHR true LOSS.WAHR true TRAIN.SCHEDULE warmup_linear"
 EXPERIMENTS = {
+    "w32_512_2deconv_8blocks": Row("w32_512", "", "MODEL.NUM_DECONVS 2 MODEL.NUM_BASIC_BLOCKS 8"),
     "w32_512_swahr": Row(
         "w32_512",
         published("AP AP50 AP75 AP-M AP-L", "68.9 87.8 74.9 63.0 77.4"),
@@ -233,6 +235,12 @@ def how_it_is_run(name: str) -> str:
     what, other = claim(name)
     relation = {"experiment": "as", "training": "test of"}[what]
     return f"{relation} `{other.removeprefix('ablations/')}`"
+
+
+def test_the_variant_of_two_deconvolutions_and_eight_blocks_has_its_published_size():
+    with torch.device("meta"):
+        model = build_model(resolved("w32_512_2deconv_8blocks"))
+    assert round(count_parameters(model) / 1e6, 3) == 28.894
 
 
 # What the files do -------------------------------------------------------------------------------

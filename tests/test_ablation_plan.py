@@ -1,47 +1,30 @@
-"""Which rows an ablation has, by what each is known, and how small the bench makes it."""
+"""Which rows an ablation has, by what each is known, and how small the bench preset makes it."""
 
 import itertools
-import json
 import math
 import re
-import subprocess
 import sys
-from functools import partial
-from pathlib import Path
 
 import pytest
 import yaml
 
+from ablation_runs import ROOT, Ablations
 from hrpose.config import load_config, loading
 from hrpose.config.checks import anything
 from hrpose.config.options import Option
-from hrpose.programs.ablate import parse_seeds
-from hrpose.programs.ablation.budget import bench, shrunk_size
-from hrpose.programs.ablation.checks import measure
-from hrpose.programs.ablation.plan import expand, make_plan, read_published, split_values
-from hrpose.programs.ablation.rows import FREE, Row, setting
 
-ROOT = Path(__file__).parents[1]
 W32 = ROOT / "configs" / "w32_512.yaml"
-SWAHR = ROOT / "configs" / "w32_512_swahr.yaml"
-
-
-def yamls(folder, **texts):
-    """Write YAML files, name -> text, into a folder; the folder."""
-    folder.mkdir(exist_ok=True)
-    for name, text in texts.items():
-        (folder / f"{name}.yaml").write_text(text)
-    return folder
 
 
 @pytest.fixture
-def folder(tmp_path):
-    return partial(yamls, tmp_path / "plan")
+def ablate(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hrpose.programs.ablation_runs.TOOLS", tmp_path / "tools")
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)  # plots take time
+    return Ablations(tmp_path, capsys)
 
 
-def one(*overrides, path=W32):
-    """The only row of a config with overrides."""
-    return Row("x", load_config(path, overrides), {})
+def names(listed):
+    return [name for _, _, name, _, _ in listed]
 
 
 # The plan -----------------------------------------------------------------------------------------
@@ -51,8 +34,6 @@ def one(*overrides, path=W32):
     ("text", "values"),
     [
         ("1,0.1,0.01", ["1", "0.1", "0.01"]),
-        ("1", ["1"]),
-        ("", [""]),
         ("[0.5,1,2],[1]", ["[0.5,1,2]", "[1]"]),
         ("[0.5,1,2]", ["[0.5,1,2]"]),
         ("['a,b','c']", ["['a,b','c']"]),
@@ -62,294 +43,300 @@ def one(*overrides, path=W32):
         ("'[',1", ["'['", "1"]),
         ("1, 2", ["1", "2"]),
         ("a.pth,", ["a.pth", ""]),
+        ("", [""]),
     ],
 )
-def test_values_part_at_commas_outside_of_brackets_and_quotes(text, values):
-    assert split_values(text) == values
+def test_values_part_at_commas_outside_of_brackets_and_quotes(ablate, text, values):
+    ablate.rows(a="")
+    suffixes = [f" MODEL.PRETRAINED={value}" for value in values] if len(values) > 1 else [""]
+    assert names(ablate.listed("MODEL.PRETRAINED", text)) == [f"a{s}" for s in suffixes]
 
 
-def test_a_grid_is_every_combination_once_the_last_key_fastest():
-    variants = expand(["LOSS.GAMMA", "1,0.1", "TRAIN.EPOCHS", "3", "LOSS.SIGMA", "2,3,4"])
-    gammas, sigmas = ("1", "0.1"), ("2", "3", "4")
-    points = [dict(zip(v.overrides[::2], v.overrides[1::2])) for v in variants]
-    assert points == [
-        {"LOSS.GAMMA": gamma, "TRAIN.EPOCHS": "3", "LOSS.SIGMA": sigma}
-        for gamma, sigma in itertools.product(gammas, sigmas)
-    ]
-    assert variants[1].suffix == " LOSS.GAMMA=1 LOSS.SIGMA=3"
-    assert len({variant.suffix for variant in variants}) == 6
+def test_a_grid_is_every_combination_once_and_reaches_its_rows(ablate):
+    ablate.rows(a="", b="TRAIN: {EPOCHS: 7}")
+    ablate("LOSS.GAMMA", "1,0.1", "LOSS.WAHR", "true", "LOSS.SIGMA", "2,3,4")
+    points = list(itertools.product(("1", "0.1"), ("2", "3", "4")))
+    grid = [f"{x} LOSS.GAMMA={g} LOSS.SIGMA={s}" for x in "ab" for g, s in points]  # last: fastest
+    assert list(dict.fromkeys(record["row"] for record in ablate.csv())) == grid
+    for name, record in ablate.records().items():
+        options = record["options"]
+        sigma = options.get("LOSS.SIGMA", [2])[0]
+        assert name.endswith(f"LOSS.GAMMA={options['LOSS.GAMMA']} LOSS.SIGMA={sigma}")
+        assert options["LOSS.WAHR"] and options.get("TRAIN.EPOCHS") == (
+            7 if name[0] == "b" else None
+        )
 
 
-def test_one_value_is_no_grid():
-    (variant,) = expand(["TRAIN.EPOCHS", "3"])
-    assert variant.suffix == "" and variant.overrides == ["TRAIN.EPOCHS", "3"]
+def test_files_come_once_each_in_the_order_of_the_numbers_in_their_names(ablate):
+    ordered = ["gamma_0.001", "gamma_0.05", "gamma_0.1", "gamma_1", "gamma_inf"]
+    ordered += ["size_512", "size_1024"]
+    ablate.rows(**dict.fromkeys(reversed(ordered), ""))
+    assert names(ablate.listed()) == ordered
+    (ablate.plan / "below").mkdir()
+    (ablate.plan / "below" / "c.yaml").write_text("BASE: ../base")
+    first = names(ablate.listed("--cfg", str(ablate.plan), plan=ablate.plan / "size_512.yaml"))
+    assert first[0] == "size_512" and sorted(first) == sorted([*ordered, "c"])
 
 
-def test_grid_values_reach_their_rows(folder):
-    place = folder(a="", b="TRAIN: {EPOCHS: 7}")
-    plan = make_plan([place], ["LOSS.GAMMA", "1,0.1"], [], "full")
-    assert [(row.name, row.config.LOSS.GAMMA, row.config.TRAIN.EPOCHS) for row in plan] == [
-        ("a LOSS.GAMMA=1", 1, 300),
-        ("a LOSS.GAMMA=0.1", 0.1, 300),
-        ("b LOSS.GAMMA=1", 1, 7),
-        ("b LOSS.GAMMA=0.1", 0.1, 7),
-    ]
+def test_every_row_has_the_first_seed_before_any_has_the_second(ablate):
+    ablate.rows(a="", b="TRAIN: {LR: 0.5}")
+    begun = re.findall(r"(\w), seed (\d): begins", ablate("--seeds", "3,1,3").out)
+    assert begun == [("a", "3"), ("b", "3"), ("a", "1"), ("b", "1")]
 
 
-def test_files_come_in_the_order_of_the_numbers_in_their_names(folder):
-    names = ["gamma_0.001", "gamma_0.05", "gamma_0.1", "gamma_1", "gamma_inf"]
-    names += ["size_512", "size_1024"]
-    place = folder(**dict.fromkeys(reversed(names), ""))
-    assert [row.name for row in make_plan([place], [], [], "full")] == names
+def test_without_seeds_each_config_has_its_own(ablate):
+    ablate.rows(a="", b="TRAIN: {SEED: 5}")
+    assert [seed for _, _, _, seed, _ in ablate.listed()] == ["0", "5"]
 
 
-def test_files_of_folders_below_come_too_and_each_once(folder):
-    place = folder(b="", a="")
-    (place / "below").mkdir()
-    (place / "below" / "c.yaml").write_text("")
-    plan = make_plan([place / "b.yaml", place], [], [], "full")
-    assert sorted(row.name for row in plan) == ["a", "b", "c"]
-    assert plan[0].name == "b"
-
-
-def test_every_row_has_the_first_seed_before_any_has_the_second(folder):
-    plan = make_plan([folder(a="", b="")], [], [3, 1], "full")
-    assert [(row.name, row.seed) for row in plan] == [("a", 3), ("b", 3), ("a", 1), ("b", 1)]
-
-
-def test_without_seeds_each_config_has_its_own(folder):
-    plan = make_plan([folder(a="", b="TRAIN: {SEED: 5}")], [], [], "full")
-    assert [row.seed for row in plan] == [0, 5]
-    assert parse_seeds("") == [] and parse_seeds("2,0,2") == [2, 0]
-
-
-def test_a_row_is_named_by_its_place_among_the_ablations():
-    (row,) = make_plan([ROOT / "configs/ablations/swahr_table3/sahr.yaml"], [], [], "full")
-    assert row.name == "swahr_table3/sahr"
-    assert make_plan([W32], [], [], "full")[0].name == "w32_512"
-
-
-def test_all_published_tables_make_one_plan():
-    plan = make_plan([ROOT / "configs" / "ablations"], [], [], "full")
-    assert len({row.name for row in plan}) == len(plan) > 10
+def test_all_published_tables_make_one_plan_named_by_their_place(ablate):
+    folder = ROOT / "configs" / "ablations"
+    found = names(ablate.listed("--preset", "bench", plan=folder))
+    files = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml")]
+    assert sorted(found) == sorted(map(str, files))
 
 
 @pytest.mark.parametrize(
-    ("places", "overrides", "error", "said"),
+    ("places", "words", "message"),
     [
-        (["nowhere"], [], FileNotFoundError, "nowhere"),
-        (["empty"], [], ValueError, "no *.yaml"),
-        (["notes.md"], [], ValueError, "no YAML"),
-        (["a.yaml", "copy/a.yaml"], [], ValueError, "both called a"),
-        (["a.yaml"], ["LOSS.GAMMA", "1,1"], ValueError, "LOSS.GAMMA=1"),
-        (["a.yaml"], ["LOSS.GAMMA", "1,-1"], ValueError, "a.yaml LOSS.GAMMA=-1"),
-        (["a.yaml"], ["LOSS.GAMMMA", "1,2"], ValueError, "LOSS.GAMMA"),
-        (["a.yaml"], ["LOSS.GAMMA"], ValueError, "has no value"),
-        (["a.yaml"], ["TRAIN.SEED", "1,2"], ValueError, "--seeds"),
-        (["a.yaml"], ["TRAIN.RESUME", "never"], ValueError, "TRAIN.RESUME"),
-        (["a.yaml"], ["TEST.MODEL_FILE", "x.pth"], ValueError, "tools/valid.py"),
-        (["a.yaml"], ["LOSS.GAMMA", "1", "LOSS.GAMMA", "2"], ValueError, "LOSS.GAMMA stands twice"),
-        (["wrong.yaml"], [], ValueError, "wrong.yaml:1"),
+        (["nowhere"], [], "nowhere"),
+        (["empty"], [], "no *.yaml"),
+        (["notes.md"], [], "no YAML"),
+        (["a.yaml", "copy/a.yaml"], [], "both called a"),
+        (["a.yaml"], ["LOSS.GAMMA", "1,1"], "LOSS.GAMMA=1"),
+        (["a.yaml"], ["LOSS.GAMMA", "1,-1"], "a.yaml LOSS.GAMMA=-1"),
+        (["a.yaml"], ["LOSS.GAMMMA", "1,2"], "LOSS.GAMMA"),
+        (["a.yaml"], ["LOSS.GAMMA"], "has no value"),
+        (["a.yaml"], ["TRAIN.SEED", "1,2"], "--seeds"),
+        (["a.yaml"], ["TRAIN.RESUME", "never"], "TRAIN.RESUME"),
+        (["a.yaml"], ["TEST.MODEL_FILE", "x.pth"], "tools/valid.py"),
+        (["a.yaml"], ["LOSS.GAMMA", "1", "LOSS.GAMMA", "2"], "LOSS.GAMMA stands twice"),
+        (["wrong.yaml"], [], "wrong.yaml:1"),
+        (["a.yaml"], ["--seeds", "0,x"], "--seeds 0,x"),
+        (["a.yaml"], ["--seeds", "1.5"], "--seeds 1.5"),
+        (["a.yaml"], ["--seeds", "0,,1"], "--seeds 0,,1"),
+        (["a.yaml"], ["MODEL.NAME", "swahr,foo"], "row a MODEL.NAME=foo"),
+        (["a.yaml"], ["TRAIN.OPTIMIZER", "adam,foo"], "row a TRAIN.OPTIMIZER=foo"),
+        (["a.yaml"], ["LOSS.TERMS", "[tags],[foo]"], "row a LOSS.TERMS=[foo]"),
     ],
 )
-def test_what_cannot_be_a_plan_is_named(tmp_path, places, overrides, error, said):
+def test_what_cannot_be_a_plan_is_named(ablate, places, words, message):
     for name in ("empty", "copy"):
-        (tmp_path / name).mkdir()
-    for name in ("a.yaml", "copy/a.yaml", "notes.md"):
-        (tmp_path / name).write_text("")
-    (tmp_path / "wrong.yaml").write_text("TRAIN: {EPOCHS: few}")
-    with pytest.raises(error, match=re.escape(said)):
-        make_plan([tmp_path / place for place in places], overrides, [], "full")
-
-
-@pytest.mark.parametrize("text", ["0,x", "1.5", "0,,1", "one"])
-def test_seeds_are_whole_numbers(text):
-    with pytest.raises(ValueError, match="--seeds"):
-        parse_seeds(text)
-
-
-@pytest.mark.parametrize(
-    ("key", "values"),
-    [("MODEL.NAME", "swahr,foo"), ("TRAIN.OPTIMIZER", "adam,foo"), ("LOSS.TERMS", "[tags],[foo]")],
-)
-def test_a_value_that_names_nothing_is_named_with_its_row(folder, key, values):
-    place = folder(a="MODEL: {WIDTH: 8, STEM: 8, MODULES: [1, 1, 1], BLOCKS: 1}")
-    plan = make_plan([place], [key, values], [], "full")
-    with pytest.raises(ValueError, match=rf"row a {key}=\[?foo"):
-        measure(plan)
+        (ablate.plan / name).mkdir()
+    ablate.rows(a="", wrong="TRAIN: {EPOCHS: few}")
+    (ablate.plan / "copy" / "a.yaml").write_text("TRAIN: {SEED: 5}")
+    (ablate.plan / "notes.md").write_text("")
+    paths = [word for place in places for word in ("--cfg", ablate.plan / place)]
+    done = ablate(*paths, "--list", *words, raw=True)
+    assert done.status == 2 and message in done.err
 
 
 # Published figures --------------------------------------------------------------------------------
 
 
-def test_the_published_figures_stand_in_the_header(folder):
-    place = folder(
+def test_the_published_figures_stand_in_the_header(ablate):
+    ablate.rows(
         a="# Title.\n# Published: AP 67.1, AP-M 61.5, AP-L 76.1\n# published AP 50 elsewhere\n",
         b="# Cheng et al., 2020: AP 67.1\nTRAIN: {EPOCHS: 3}\n",
         c="# Published: AP50 87, AP75 72.8",
     )
-    assert read_published(place / "a.yaml") == {"AP": 67.1, "AP-M": 61.5, "AP-L": 76.1}
-    assert read_published(place / "b.yaml") == {}
-    assert read_published(place / "c.yaml") == {"AP50": 87.0, "AP75": 72.8}
+    published = [figures for *_, figures in ablate.listed()]
+    assert published == ["AP 67.1, AP-M 61.5, AP-L 76.1", "", "AP50 87.0, AP75 72.8"]
 
 
 @pytest.mark.parametrize(
     "line", ["AP", "AP 67.1 AP-M 3", "AR 3", "AP 67.1.", "AP 671", "AP 1, AP 2", "", "AP: 3"]
 )
-def test_a_malformed_published_line_is_named_with_its_place(folder, line):
-    place = folder(a=f"# Title.\n# Published: {line}\n")
-    with pytest.raises(ValueError, match=r"a\.yaml:2"):
-        read_published(place / "a.yaml")
+def test_a_malformed_published_line_is_named_with_its_place(ablate, line):
+    ablate.rows(a=f"# Title.\n# Published: {line}\n")
+    done = ablate("--list")
+    assert done.status == 2 and "a.yaml:2" in done.err
 
 
-def test_points_of_a_grid_have_no_published_figure(folder):
-    place = folder(a="# Published: AP 67.1\n")
-    assert make_plan([place], ["LOSS.GAMMA", "1"], [], "full")[0].published == {"AP": 67.1}
-    assert not any(r.published for r in make_plan([place], ["LOSS.GAMMA", "1,2"], [], "full"))
+def test_points_of_a_grid_have_no_published_figure(ablate):
+    ablate.rows(a="# Published: AP 67.1\n")
+    assert [p for *_, p in ablate.listed("LOSS.GAMMA", "1")] == ["AP 67.1"]
+    assert [p for *_, p in ablate.listed("LOSS.GAMMA", "1,2")] == ["", ""]
 
 
 # The key ------------------------------------------------------------------------------------------
 
-FREELY = {
-    "NAME": "another", "OUTPUT_DIR": "elsewhere", "DEVICE": "cpu", "WORKERS": "7",
-    "PRINT_FREQ": "3", "TRAIN.RESUME": "never", "TRAIN.VALIDATE_EVERY": "1",
-    "TRAIN.PICTURES_EVERY": "0", "TEST.MODEL_FILE": "x.pth", "TEST.BATCH": "1",
-    "TRAIN.RECOMPUTE": "true", "TRAIN.SAVE_MINUTES": "1", "TRAIN.SAVE_STEPS": "7",
-    "TRAIN.KEEP_CHECKPOINTS": "5", "TRAIN.MAX_LOST_STEPS": "0", "TRACKERS": "[wandb]",
+NEUTRAL = {
+    "NAME": "another", "WORKERS": "7", "PRINT_FREQ": "3", "TRAIN.VALIDATE_EVERY": "1",
+    "TRAIN.PICTURES_EVERY": "0", "TEST.BATCH": "1", "TRAIN.RECOMPUTE": "true",
+    "TRAIN.SAVE_MINUTES": "1", "TRAIN.SAVE_STEPS": "7", "TRAIN.KEEP_CHECKPOINTS": "5",
+    "TRAIN.MAX_LOST_STEPS": "0", "TRACKERS": "[wandb]",
 }  # fmt: skip
+GIVEN_OTHERWISE = ["OUTPUT_DIR", "DEVICE", "TRAIN.RESUME", "TEST.MODEL_FILE"]
+REGISTERED = {
+    "MODEL.NAME": "swahr",
+    "LOSS.TERMS": "[tags]",
+    "TRAIN.OPTIMIZER": "sgd",
+    "TRAIN.SCHEDULE": "warmup_linear",
+}
+TRIED = {
+    bool: ["true", "false"],
+    int: ["1", "2", "3", "64"],
+    float: ["0.5", "0.25", "0.125"],
+    str: ["crowdpose", "box", "true", "scipy", "max", "bf16", "fan_in", "none", "x"],
+    tuple: ["[1, 1, 1]", "[nose, left_eye]", "[0.1, 0.3]", "[2]", "[2, 3]", "[7]"],
+}
 
 
-def test_what_does_not_change_the_result_does_not_change_the_key():
-    assert set(FREELY) == set(FREE)
-    words = [word for pair in FREELY.items() for word in pair]
-    assert one(*words).key == one().key
-    assert one(*words).training_key == one().training_key
+def key(ablate, *words, plan=W32):
+    return ablate.listed(*words, plan=plan)[0][1]
 
 
-def another(option):
-    """A valid value, as text, that an option does not have in W32."""
-    tried = {
-        bool: ["true", "false"],
-        int: ["1", "2", "3", "64"],
-        float: ["0.5", "0.25", "0.125"],
-        str: ["crowdpose", "box", "true", "scipy", "max", "bf16", "fan_in", "swahr", "none", "x"],
-    }
-    like = option.default[0] if isinstance(option.default, tuple) else option.default
-    lists = ["[1, 1, 1]", "[nose, left_eye]", "[0.1, 0.3]", "[2]", "[2, 3]", "[7]"]
-    for text in lists if isinstance(option.default, tuple) else tried[type(like)]:
+def another(option, base):
+    """A valid value, as text, that an option does not have in a config; None if it has but one."""
+    usual = loading.load_config(base)
+    for text in [REGISTERED.get(option.key), *TRIED[type(option.default)]]:
         try:
-            row = one(option.key, text)
+            if text and load_config(base, [option.key, text]) != usual:
+                return text
         except ValueError:
             continue
-        if setting(row.config, option.key) != setting(one().config, option.key):
-            return text
     return None
 
 
-@pytest.mark.parametrize(
-    "option", [o for o in loading.OPTIONS if o.key not in FREE], ids=lambda option: option.key
-)
-def test_every_other_option_changes_the_key(option):
-    text = another(option)
-    if text is None:
-        pytest.skip("it has but one valid value")
-    row, plain = one(option.key, text), one()
-    assert row.key != plain.key
-    assert (row.training_key == plain.training_key) == option.key.startswith("TEST.")
+def test_every_option_changes_the_key_but_those_that_do_not_change_the_result(ablate):
+    base = ablate.plan / "base"
+    ablate.rows(a="")
+    options = [option for option in loading.OPTIONS if option.key not in GIVEN_OTHERWISE]
+    texts = {option.key: NEUTRAL.get(option.key) or another(option, base) for option in options}
+    assert len([text for text in texts.values() if text]) > 0.9 * len(options)
+
+    def tree(key, text):
+        *groups, last = key.split(".")
+        value = f"{last}: {text}"
+        return f"{groups[0]}:\n  {value}" if groups else value
+
+    def listing(keys):
+        for path in ablate.plan.glob("[!a]*.yaml"):
+            path.unlink()
+        for key in keys:
+            path = ablate.plan / f"x_{key}.yaml"
+            text = f"{tree(key, texts[key])}\nBASE: base\n"
+            path.write_text(text if key == "NAME" else f"{text}NAME: {key}\n")
+        done = ablate("--list")
+        assert done.status == 0, done.err
+        return [int(n) for n in re.findall(r"\d+", done.out.splitlines()[-1])][:3]
+
+    changed = [key for key, text in texts.items() if text and key not in NEUTRAL]
+    tests = [key for key in changed if key.startswith("TEST.")]
+    trainings = [key for key in changed if key not in tests]
+    assert listing(NEUTRAL) == [1, 1, 1]  # different rows, to do, trainings
+    assert listing(tests) == [len(tests) + 1, len(tests) + 1, 1]
+    assert listing(trainings) == [len(trainings) + 1] * 3
 
 
-def test_a_new_option_leaves_finished_rows_finished(monkeypatch):
-    before = one().key, one().training_key
-    new = Option("LOSS.NEW", 0.5, anything, "Something that nobody had thought of before.")
+def test_where_a_row_runs_does_not_change_its_key(ablate):
+    ablate.rows(a="")
+    usual = key(ablate, plan=ablate.plan)
+    there = ["--cfg", ablate.plan, "--list", "DEVICE", "cuda:1"]
+    assert usual in ablate(*there, "OUTPUT_DIR", "elsewhere", raw=True).out
+
+
+def test_a_new_option_leaves_finished_rows_finished(ablate, monkeypatch):
+    ablate.rows(a="")
+    ablate()
+    new = Option("LOSS.NEW", 0.5, anything, "An option of a later version.")
     monkeypatch.setitem(loading.BY_KEY, new.key, new)
     monkeypatch.setattr(loading, "OPTIONS", (*loading.OPTIONS, new))
-    assert one().config.LOSS.NEW == 0.5
-    assert (one().key, one().training_key) == before
-    assert one("LOSS.NEW", "0.75").key != before[0]
+    assert [state for state, *_ in ablate.listed()] == ["finished"]
+    assert [state for state, *_ in ablate.listed("LOSS.NEW", "0.75")] == ["to do"]
 
 
-def test_a_number_is_one_number_however_it_is_written():
-    assert one("LOSS.SIGMA", "3").key == one("LOSS.SIGMA", "[3.0]").key
-    assert one("TRAIN.LR", "2e-3").key == one("TRAIN.LR", "0.002").key
-    assert one("LOSS.GAMMA", "2").key == one("LOSS.GAMMA", "2.0").key
+def test_a_row_is_found_by_its_options_whatever_its_file_is_called(ablate):
+    ablate.rows(a="TRAIN: {LR: 0.5}")
+    ablate()
+    (path,) = (ablate.out / "rows").iterdir()
+    path.rename(path.with_name("another.json"))
+    assert [state for state, *_ in ablate.listed()] == ["finished"]
 
 
-def test_a_path_is_one_path_however_it_is_written(monkeypatch):
-    monkeypatch.chdir(ROOT)
-    absolute = one("DATASET.ROOT", str(ROOT / "data" / "mine"))
-    assert absolute.key == one("DATASET.ROOT", "data/mine").key
-    assert absolute.options["DATASET.ROOT"] == "data/mine"
+def test_a_value_is_one_value_however_it_is_written(ablate, monkeypatch):
+    ablate.rows(a="")
+    for option, one, other in [
+        ("LOSS.SIGMA", "3", "[3.0]"),
+        ("TRAIN.LR", "2e-3", "0.002"),
+        ("LOSS.GAMMA", "2", "2.0"),
+        ("MODEL.PRETRAINED", str(ROOT / "x.pth"), "x.pth"),
+    ]:
+        monkeypatch.chdir(ROOT)
+        keys = [key(ablate, option, text, plan=ablate.plan) for text in (one, other)]
+        assert keys[0] == keys[1] != key(ablate, plan=ablate.plan)
 
 
-def test_what_is_endless_has_a_key_and_comes_back():
-    endless = one("LOSS.LAMBDA", ".inf", path=SWAHR)
-    assert endless.key != one(path=SWAHR).key
-    kept = yaml.safe_load(json.dumps(endless.options, allow_nan=False))
-    words = [(key, value) for key, value in kept.items() if key == "LOSS.LAMBDA"]
-    again = load_config(SWAHR, [str(word) for pair in words for word in pair])
-    assert math.isinf(again.LOSS.LAMBDA)
+def test_an_infinite_value_has_a_key_and_comes_back(ablate):
+    ablate.rows(a="MODEL: {NAME: swahr}\nLOSS: {SAHR: true, LAMBDA: .inf}")
+    ablate()
+    assert ablate.records()["a"]["options"]["LOSS.LAMBDA"] == "inf"
+    (path,) = ablate.runs.rglob("training.yaml")
+    assert math.isinf(load_config(path).LOSS.LAMBDA)
+    assert [state for state, *_ in ablate.listed()] == ["finished"]
 
 
-def test_a_key_is_the_same_in_every_process():
-    asked = (
-        "from hrpose.config import load_config; from hrpose.programs.ablation.rows import Row; "
-        f"print(Row('x', load_config({str(SWAHR)!r}), {{}}).key)"
-    )
-    done = subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == one(path=SWAHR).key
-    assert re.fullmatch("[0-9a-f]{12}", done.stdout.strip())
+# The bench preset ---------------------------------------------------------------------------------
 
 
-# The budget ---------------------------------------------------------------------------------------
+def at_bench(ablate, path, *words):
+    """The config of a row as its training has it."""
+    data = ["DATASET.ROOT", str(ablate.folder)]
+    done = ablate("--preset", "bench", *words, *data, plan=path)
+    assert done.status == 0, done.err
+    (config,) = ablate.runs.rglob("training.yaml")
+    return load_config(config)
 
 
-def test_sizes_shrink_to_a_quarter_in_multiples_of_32():
-    sides = [32 * n for n in range(1, 41)]
-    small = [shrunk_size(side) for side in sides]
-    assert all(size % 32 == 0 and size >= 32 for size in small)
-    assert small == sorted(small)
-    assert all(abs(size - side / 4) <= 16 or size == 32 for side, size in zip(sides, small))
-    assert [shrunk_size(side) for side in (0, 512, 640, 768, 1024)] == [0, 128, 160, 192, 256]
-
-
-def test_the_sizes_of_the_published_tables_stay_apart():
-    published = (256, 384, 512, 640, 768, 896, 1024)
-    assert len({shrunk_size(side) for side in published}) == len(published)
-
-
-def at_bench(*overrides, path=W32):
-    plan = make_plan([path], list(overrides), [], "bench")
-    return plan[0].config
-
-
-@pytest.mark.parametrize("path", [W32, SWAHR, ROOT / "configs/crowdpose/w48_640.yaml"])
-def test_the_bench_says_whose_data_and_how_long(path):
-    config, whole = at_bench(path=path), load_config(ROOT / "configs" / "bench.yaml")
-    assert config.DATASET == {**whole.DATASET, "INPUT_SIZE": config.DATASET.INPUT_SIZE}
+@pytest.mark.parametrize("name", ["w32_512", "w32_512_swahr", "crowdpose/w48_640"])
+def test_the_bench_has_its_own_data_and_length_and_keeps_the_axes(ablate, name):
+    path = ROOT / "configs" / f"{name}.yaml"
+    config, given = at_bench(ablate, path), load_config(path)
+    whole = load_config(ROOT / "configs" / "bench.yaml")
+    quarter = {512: 128, 640: 160}[given.DATASET.INPUT_SIZE]
+    own = {"INPUT_SIZE": quarter, "ROOT": str(ablate.folder)}
+    assert dict(config.DATASET) == {**whole.DATASET, **own}
     assert config.TRAIN.EPOCHS == whole.TRAIN.EPOCHS
     assert config.TRAIN.BATCH == config.TRAIN.BASE_BATCH == whole.TRAIN.BATCH
-    assert config.MODEL.PRETRAINED == ""
+    assert config.MODEL.PRETRAINED == "" and config.MODEL.WIDTH == given.MODEL.WIDTH // 2
+    assert config.MODEL.NAME == given.MODEL.NAME
+    assert config.MODEL.NUM_BASIC_BLOCKS == given.MODEL.NUM_BASIC_BLOCKS
+    assert (config.LOSS.SAHR, config.LOSS.WAHR) == (given.LOSS.SAHR, given.LOSS.WAHR)
 
 
-def test_widths_halve_and_the_axes_of_the_tables_stay():
-    assert at_bench("TRAIN.LR", "1e-3").MODEL.WIDTH == 16
-    assert at_bench(path=ROOT / "configs" / "w48_640.yaml").MODEL.WIDTH == 24
-    config = at_bench(path=SWAHR)
-    assert (config.MODEL.NAME, config.LOSS.SAHR, config.LOSS.WAHR) == ("swahr", True, True)
-    assert config.MODEL.NUM_BASIC_BLOCKS == load_config(SWAHR).MODEL.NUM_BASIC_BLOCKS
+def test_the_command_line_wins_over_the_bench(ablate):
+    config = at_bench(
+        ablate, W32, "DATASET.INPUT_SIZE", "64", "MODEL.WIDTH", "8", "TRAIN.EPOCHS", "3"
+    )
+    assert (config.DATASET.INPUT_SIZE, config.MODEL.WIDTH, config.TRAIN.EPOCHS) == (64, 8, 3)
 
 
-def test_the_command_line_wins_over_the_budget():
-    config = at_bench("DATASET.INPUT_SIZE", "64", "MODEL.WIDTH", "8", "TRAIN.EPOCHS", "1")
-    assert (config.DATASET.INPUT_SIZE, config.MODEL.WIDTH, config.TRAIN.EPOCHS) == (64, 8, 1)
+def test_sides_shrink_to_a_quarter_in_multiples_of_32_and_stay_apart(ablate):
+    sides = [32, 96, 256, 384, 512, 640, 768, 896, 1024]
+    grid = ["DATASET.INPUT_SIZE", "512", "TEST.INPUT_SIZE", "0"]
+    small = {}
+    for side in sides:
+        ablate.rows(**{f"side_{side}": f"TEST: {{INPUT_SIZE: {side}}}"})
+    data = ["DATASET.ROOT", str(ablate.folder), *grid[:2]]
+    assert ablate("--preset", "bench", *data).status == 0
+    for name, record in ablate.records().items():
+        small[int(name.split("_")[1])] = record["options"]["TEST.INPUT_SIZE"]
+    published = {256: 64, 384: 96, 512: 128, 640: 160, 768: 192, 896: 224, 1024: 256}
+    assert small.items() >= published.items() and small[32] == small.get(96, 32) == 32
 
 
-def test_the_full_experiment_is_as_it_is_written():
-    assert make_plan([W32], [], [], "full")[0].config == load_config(W32)
-
-
-def test_the_budget_is_written_as_one_would_type_it():
-    words = bench(load_config(SWAHR))
-    typed = load_config(SWAHR, words)
-    assert len(words[::2]) == len(set(words[::2]))
-    assert load_config(SWAHR, [*words, *words]) == typed
+def test_the_full_experiment_is_as_it_is_written(ablate):
+    ablate.rows(a="TRAIN: {LR: 0.5, EPOCHS: 7}\nLOSS: {SHR: 256}\nTEST: {INPUT_SIZE: 640}")
+    ablate()
+    (config,) = ablate.trained()
+    assert {k: config[k] for k in ("TRAIN.LR", "TRAIN.EPOCHS", "LOSS.SHR", "TEST.INPUT_SIZE")} == {
+        "TRAIN.LR": 0.5,
+        "TRAIN.EPOCHS": 7,
+        "LOSS.SHR": 256,
+        "TEST.INPUT_SIZE": 640,
+    }
+    assert (
+        yaml.safe_load((ablate.plan / "base").read_text())["MODEL"]["WIDTH"]
+        == config["MODEL.WIDTH"]
+    )

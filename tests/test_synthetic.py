@@ -238,3 +238,30 @@ def test_an_interrupted_folder_is_rewritten(tmp_path, monkeypatch):
     monkeypatch.undo()
     write_synthetic(tmp_path, "val", 2, seed=0, processes=1)
     assert annotations.read_bytes() == before
+
+
+@pytest.mark.parametrize("foreign", ["annotations", "images"])
+def test_a_data_set_of_somebody_else_is_not_replaced(tmp_path, foreign):
+    if foreign == "annotations":
+        path = tmp_path / "annotations" / "person_keypoints_val2017.json"
+        content = b'{"info": {"description": "COCO 2017 Dataset"}, "images": []}'
+    else:
+        path, content = tmp_path / "images" / "val2017" / "000000000001.jpg", b"a photo"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(content)
+    with pytest.raises(FileExistsError, match="no synthetic data set; name an empty folder"):
+        write_synthetic(tmp_path, "val2017", 1, seed=0, processes=1)
+    assert path.read_bytes() == content
+
+
+def test_an_interrupted_set_is_drawn_again(tmp_path):
+    write_synthetic(tmp_path / "whole", "val", 2, seed=0, processes=1)
+    write_synthetic(tmp_path / "cut", "val", 2, seed=0, processes=1)
+    (tmp_path / "cut" / "annotations" / "person_keypoints_val.json").unlink()
+    (tmp_path / "cut" / "images" / "val" / "000000000001.jpg").write_bytes(b"half")
+    write_synthetic(tmp_path / "cut", "val", 2, seed=0, processes=1)
+    assert read_all(tmp_path / "cut") == read_all(tmp_path / "whole")
+
+
+def read_all(folder):
+    return {p.relative_to(folder): p.read_bytes() for p in folder.rglob("*") if p.is_file()}

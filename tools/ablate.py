@@ -1,4 +1,4 @@
-"""Run an ablation: python tools/ablate.py --cfg configs/ablations/swahr_table3 --scale bench"""
+"""Run an ablation: python tools/ablate.py --cfg configs/ablations/swahr_table3 --preset bench"""
 
 import sys
 from os.path import abspath, dirname

@@ -1,39 +1,41 @@
-"""Run the rows of an ablation, as many at once as there are devices, and make its tables."""
+"""Run an ablation: YAML files x a grid of options x seeds, one subprocess per training.
+
+All state is files, so that the same command continues where it stopped:
+
+    docs/ablations/rows/<key>.json             a finished row: options, figures, environment
+    docs/ablations/<name>.{md,csv,tex,png}     the tables of these rows
+    OUTPUT_DIR/ablations/<training key>/       log.txt, training.yaml and the run folders
+    .../<training key>/evaluations/<row key>/  rows that differ from the training in TEST.* only
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
-import queue
 import re
 import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from functools import partial
+from collections.abc import Sequence
 from pathlib import Path
-from threading import Event
+from threading import Lock
+from typing import Any
 
-from hrpose.build_devices import build_devices
-from hrpose.programs.ablation.budget import SCALES
-from hrpose.programs.ablation.checks import check_files, measure
-from hrpose.programs.ablation.ledger import Ledger
-from hrpose.programs.ablation.plan import make_plan
-from hrpose.programs.ablation.rows import FREE, Row
-from hrpose.programs.ablation.tables import MISSING, Table, markdown_rows
-from hrpose.programs.ablation.trials import (
-    Outcome,
-    RowFailed,
-    Stopped,
-    TrainingFailed,
-    log_of,
-    run_row,
+from hrpose.ops.files import write_json
+from hrpose.programs.ablation_plan import (
+    RESULT_NEUTRAL,
+    ROW_PRESETS,
+    Experiment,
+    digest,
+    make_plan,
+    measure_networks,
+    parse_seeds,
+    without_defaults,
 )
+from hrpose.programs.ablation_runs import RowError, check_files, run_all
+from hrpose.programs.ablation_tables import METRICS, markdown_table, write_tables
 from hrpose.programs.command import command
-
-RunRow = Callable[[Row, str], Outcome]
-"""(row, device) -> what came of it, or RowFailed, or Stopped."""
 
 DESCRIPTION = """
 Train and evaluate every row of an ablation and make its tables. Started again, it continues;
@@ -43,23 +45,26 @@ finished rows are kept as docs/ablations/rows/*.json. Status 1: a row failed.
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
+    from hrpose.engine.signals import Signals  # imports of torch wait until arguments are checked
+
     known = _parser().parse_intermixed_args(arguments)
-    ledger = open_ledger(known)
+    plan = make_plan(known.cfg, known.overrides, parse_seeds(known.seeds), known.preset)
+    ablation = Ablation(plan, known)
     if known.list:
-        print(listing(ledger))
+        print(ablation.listing())
         return
-    refuse_other_table(known.output / f"{ledger.stem}.md", ledger.heading.command)
-    rest = [row for rows in ledger.waiting() for row in rows]
-    check_files(rest)
-    ledger.say_skipped()
-    if rest:
-        devices = [str(device) for device in build_devices(rest[0].config)]
-        stop = Event()
-        work_off(ledger, devices, partial(run_row, stop=stop), stop)
-    written = ledger.write()
-    print(f"\n{markdown_rows(ledger.table())}\nwritten: {', '.join(map(str, written))}")
-    if ledger.failures:
-        print(failures(ledger), file=sys.stderr)
+    _refuse_other_table(known.output / f"{ablation.title}.md", ablation.command)
+    groups = ablation.groups()
+    check_files([experiment for group in groups for experiment in group], known.output)
+    ablation.report_finished()
+    if groups:
+        with Signals().heard():
+            run_all(ablation, groups)
+    paths = ablation.write_tables()
+    table = markdown_table(ablation.records())
+    print(f"\n{table}\nwritten: {', '.join(map(str, paths))}")
+    if ablation.failures:
+        print(ablation.failure_summary(), file=sys.stderr)
         sys.exit(1)
 
 
@@ -68,191 +73,214 @@ def _parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--cfg", type=Path, action="append", required=True, help="a YAML or a folder; repeatable")
     add("--seeds", default="", help="e.g. 0,1,2; default: TRAIN.SEED of each config")
-    add("--scale", choices=SCALES, default="full", help="bench: minutes a row on two CPU cores")
-    add("--output", type=Path, default=Path("docs/ablations"), help="of finished rows and tables")
+    add(
+        "--preset",
+        choices=ROW_PRESETS,
+        default="full",
+        help="bench: minutes per row on two CPU cores",
+    )
+    add("--output", type=Path, default=Path("docs/ablations"), help="folder of rows and tables")
     add("--name", default="", help="of the tables; default: that of the first --cfg")
-    add("--list", action="store_true", help="show the rows and how far they are, run nothing")
+    add("--list", action="store_true", help="show the rows and their state, run nothing")
     add(
         "overrides",
         nargs="*",
         metavar="KEY VALUES",
-        help="options over every row and over --scale; several values, e.g. LOSS.GAMMA 1,0.1, "
+        help="options over every row and over --preset; several values, e.g. LOSS.GAMMA 1,0.1, "
         "are a grid",
     )
     return parser
 
 
-def open_ledger(known: argparse.Namespace) -> Ledger:
-    """The plan that the arguments make, and how far it is."""
-    plan = make_plan(known.cfg, known.overrides, parse_seeds(known.seeds), known.scale)
-    first = known.cfg[0].resolve()
-    name = known.name or (first.name if first.is_dir() else first.stem)
-    stem = name if known.scale == "full" else f"{name}_{known.scale}"
-    said = _effective(known.overrides)
-    heading = Table(stem, (), repeated_command(known), notes(plan, known.scale, said))
-    return Ledger(plan, measure(plan), known.output, stem, heading)
+# Results --------------------------------------------------------------------------------------
 
 
-def refuse_other_table(path: Path, command: str) -> None:
-    """ValueError: the table at `path` has rows or seeds that this command would take away."""
+class Ablation:
+    """The planned experiments, their results on disk, and the failures of this start."""
+
+    def __init__(self, plan: Sequence[Experiment], known: argparse.Namespace):
+        first = known.cfg[0].resolve()
+        name = known.name or (first.name if first.is_dir() else first.stem)
+        self.title = name if known.preset == "full" else f"{name}_{known.preset}"
+        self.plan, self.folder, self.preset = plan, known.output, known.preset
+        self.command, self.notes = _portable_command(known), _notes(plan, known)
+        names = list(dict.fromkeys(e.name for e in plan))
+        self.plan_by_name = sorted(plan, key=lambda e: names.index(e.name))
+        self.keys = {experiment.key for experiment in plan}
+        self.failures: dict[str, str] = {}  # key -> label and reason
+        finished = self.finished()
+        sizes = measure_networks(e for e in plan if e.key not in finished)
+        self.sizes = sizes | {key: (r["parameters"], r["gmacs"]) for key, r in finished.items()}
+        self._finished_before, self._start = len(finished), time.monotonic()
+        self._lock = Lock()  # several devices finish rows at once
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """key -> row on disk. Rows are matched by their options, whatever their file is called."""
+        rows = {}
+        for path in sorted((self.folder / "rows").glob("*.json")):
+            try:
+                row = json.loads(path.read_text())
+                row["figures"]["AP"], row["parameters"], row["gmacs"]
+                rows[digest(without_defaults(row["options"]))] = {**row, "hash": path.stem}
+            except (ValueError, LookupError, TypeError, AttributeError):
+                raise ValueError(
+                    f"{path} is not a finished row; delete it to evaluate that row again"
+                ) from None
+        return {key: row for key, row in rows.items() if key in self.keys}
+
+    def groups(self) -> list[list[Experiment]]:
+        """Unfinished experiments, each once, those that share a training together."""
+        finished = self.finished()
+        groups: dict[str, dict[str, Experiment]] = {}
+        for e in self.plan:
+            if e.key not in finished:
+                groups.setdefault(e.training_key, {}).setdefault(e.key, e)
+        return [list(group.values()) for group in groups.values()]
+
+    def keep(self, e: Experiment, figures: dict[str, float], facts: dict, seconds: float) -> None:
+        """Write a finished row and the tables. facts: run.json of the training"""
+        parameters, gmacs = self.sizes[e.key]
+        asked = ("git", "python", "torch", "numpy", "device", "started", "finished")
+        row = {
+            "row": e.name,
+            "seed": e.seed,
+            "preset": self.preset,
+            "training": e.training_key,
+            "options": e.options,
+            "figures": figures,
+            "parameters": parameters,
+            "gmacs": gmacs,
+            "seconds": round(seconds, 1),
+            "environment": {name: facts.get(name) for name in asked},
+        }
+        with self._lock:
+            write_json(self.folder / "rows" / f"{e.key}.json", row, indent=1)
+            self.write_tables()
+        self.report(f"{e.label}: AP {100 * figures['AP']:.1f} in {_time(seconds)}", left=True)
+
+    def fail(self, e: Experiment, error: Exception) -> None:
+        """Show a row as failed; the next start runs it again."""
+        reason = str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
+        reason += f" (log: {e.folder / 'log.txt'})"
+        with self._lock:
+            self.failures[e.key] = f"{e.label}: {reason}"
+            self.write_tables()
+        self.report(f"{e.label}: FAILED, {reason}", left=True)
+
+    def report(self, text: str, left: bool = False) -> None:
+        """Print progress; `left`: and how long the rest takes at the speed so far."""
+        finished, total = len(self.finished()), len(self.keys)
+        done = finished + len(self.failures)
+        now = finished - self._finished_before
+        if left and now and done < total:
+            per_row = (time.monotonic() - self._start) / now
+            text += f"; about {_time(per_row * (total - done))} left"
+        print(f"[{done:{len(str(total))}}/{total}] {text}", flush=True)
+
+    def report_finished(self) -> None:
+        finished = self.finished()
+        for name in dict.fromkeys(e.name for e in self.plan):
+            seeds = [str(e.seed) for e in self.plan if e.name == name and e.key in finished]
+            if seeds:
+                self.report(f"{name}: finished before, seed {', '.join(seeds)}")
+
+    def failure_summary(self) -> str:
+        lines = "\n".join(f"  {failure}" for failure in self.failures.values())
+        return f"rows that failed: {len(self.failures)}; the same command retries them:\n{lines}"
+
+    def records(self) -> list[dict[str, Any]]:
+        """A table record for every name and seed: experiments in order, each with all its seeds."""
+        records, rows = [], self.finished()
+        for e in self.plan_by_name:
+            row = rows.get(e.key, {"hash": e.key, "figures": {}})
+            state = (
+                "finished" if e.key in rows else "failed" if e.key in self.failures else "missing"
+            )
+            figures = {name: row["figures"].get(name, -1) for name in METRICS}
+            parameters, gmacs = self.sizes[e.key]
+            record: dict[str, Any] = {"row": e.name, "seed": e.seed, "state": state}
+            record |= {"hash": row["hash"], "parameters": parameters, "gmacs": round(gmacs, 4)}
+            for name, value in figures.items():  # COCO's -1: no ground truth
+                record[name] = "" if value == -1 else round(100 * value, 6)
+            record |= {f"published {name}": e.published.get(name, "") for name in METRICS}
+            records.append(record)
+        return records
+
+    def write_tables(self) -> list[Path]:
+        return write_tables(self.records(), self.folder, self.title, self.command, self.notes)
+
+    def listing(self) -> str:
+        """The plan, a line for every name and seed."""
+        lines, finished, groups = [], self.finished(), self.groups()
+        for e in self.plan_by_name:
+            state = "finished" if e.key in finished else "to do"
+            parameters, gmacs = self.sizes[e.key]
+            published = ", ".join(f"{name} {value}" for name, value in e.published.items())
+            line = f"{state:9} {e.key} {parameters / 1e6:7.2f} M {gmacs:8.2f} GMAC  {e.label}"
+            lines.append(line + (f"  (published: {published})" if published else ""))
+        rest = f"{sum(map(len, groups))} of them to do in {len(groups)} trainings"
+        return "\n".join([*lines, f"{len(self.keys)} different rows, {rest}"])
+
+
+def _time(seconds: float) -> str:
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+
+
+def _notes(plan: Sequence[Experiment], known: argparse.Namespace) -> list[str]:
+    """What a reader of the tables has to know."""
+    seeds = ", ".join(map(str, dict.fromkeys(e.seed for e in plan)))
+    notes = [
+        "AP in percent: mean ± sample standard deviation over the seeds. GMAC: billions of "
+        "multiply-adds of one forward pass at the test's size.",
+        f"Preset {known.preset}, seed {seeds}.",
+    ]
+    words = _result_overrides(known.overrides)
+    extra = [f"{key} {values}" for key, values in zip(words[::2], words[1::2])]
+    published = any(e.published for e in plan)
+    if published and extra and known.preset == "full":
+        notes.append(f"Published figures are of the experiment without {', '.join(extra)}.")
+    if published and known.preset != "full":
+        notes.append(
+            f"Published figures are of the full experiment. Preset {known.preset} has other data, "
+            "sizes and lengths: it shows that rows run, and how far seeds spread."
+        )
+    names: dict[str, dict[str, None]] = {}
+    for e in plan:
+        names.setdefault(e.key, {})[e.name] = None
+    equal = dict.fromkeys(tuple(group) for group in names.values() if len(group) > 1)
+    return notes + [f"The same experiment: {', '.join(group)}." for group in equal]
+
+
+def _result_overrides(overrides: Sequence[str]) -> list[str]:
+    """KEY VALUES that change results, with paths relative to the working directory."""
+    pairs = zip(overrides[::2], overrides[1::2])
+    words = [word for key, values in pairs if key not in RESULT_NEUTRAL for word in (key, values)]
+    return [os.path.relpath(word) if os.path.isabs(word) else word for word in words]
+
+
+def _portable_command(known: argparse.Namespace) -> str:
+    """The command that makes the same table on any machine."""
+    words = [word for path in known.cfg for word in ("--cfg", os.path.relpath(path))]
+    words += ["--seeds", known.seeds] if known.seeds else []
+    words += ["--preset", known.preset] if known.preset != "full" else []
+    words += ["--name", known.name] if known.name else []
+    return shlex.join(["python", "tools/ablate.py", *words, *_result_overrides(known.overrides)])
+
+
+def _refuse_other_table(path: Path, command: str) -> None:
+    """ValueError: the table at `path` has rows or seeds that this command would drop."""
     text = path.read_text() if path.is_file() else ""
     before = re.search(r"^python tools/ablate\.py.*$", text, re.MULTILINE)
-    if before and not _holds(command, before[0]):
+    if not before:
+        return
+    seeds = [
+        {seed for found in re.findall(r" --seeds (\S+)", words) for seed in parse_seeds(found)}
+        for words in (before[0], command)
+    ]
+    plain = [re.sub(r" --seeds \S+", "", words) for words in (before[0], command)]
+    if plain[0] != plain[1] or not seeds[0] <= seeds[1]:
         raise ValueError(
             f"{path} is the table of another command: {before[0]}\nChoose a --name, or an --output"
         )
-
-
-def _holds(command: str, other: str) -> bool:
-    """Whether a command runs what another does, or the same with more seeds."""
-    (plain, seeds), (other_plain, other_seeds) = map(_without_seeds, (command, other))
-    return plain == other_plain and other_seeds <= seeds
-
-
-def _without_seeds(command: str) -> tuple[str, set[int]]:
-    found = re.search(r" --seeds (\S+)", command)
-    return (
-        (command.replace(found[0], ""), set(parse_seeds(found[1]))) if found else (command, set())
-    )
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` -> 0, 1, 2; each once"""
-    try:
-        return list(dict.fromkeys(int(seed) for seed in text.split(","))) if text else []
-    except ValueError:
-        raise ValueError(f"--seeds {text}: wanted whole numbers such as 0,1,2") from None
-
-
-# Running --------------------------------------------------------------------------------------
-
-
-def work_off(ledger: Ledger, devices: Sequence[str], run: RunRow, stop: Event) -> None:
-    """Run all that waits, one row at a time on every device, until it is done or `stop` is set.
-
-    Rows of one training follow each other on one device. Ctrl-C sets `stop` and waits for `run`.
-    """
-    waiting: queue.SimpleQueue[list[Row]] = queue.SimpleQueue()
-    for rows in ledger.waiting():
-        waiting.put(rows)
-    with ThreadPoolExecutor(len(devices)) as pool:
-        try:
-            jobs = [pool.submit(_serve, device, waiting, ledger, run, stop) for device in devices]
-            for job in as_completed(jobs):
-                job.result()
-        except KeyboardInterrupt:
-            print("\nstopping; the same command continues", flush=True)
-            raise
-        finally:
-            stop.set()
-
-
-def _serve(
-    device: str,
-    waiting: queue.SimpleQueue[list[Row]],
-    ledger: Ledger,
-    run: RunRow,
-    stop: Event,
-) -> None:
-    """What one device does: training after training, as long as any waits."""
-    while not stop.is_set():
-        try:
-            rows = waiting.get_nowait()
-            _run_all(rows, device, ledger, run)
-        except (queue.Empty, Stopped):
-            return
-
-
-def _run_all(rows: Sequence[Row], device: str, ledger: Ledger, run: RunRow) -> None:
-    """All rows of one training."""
-    for place, row in enumerate(rows):
-        ledger.say_begun(row, device)
-        began = time.monotonic()
-        try:
-            outcome = run(row, device)
-        except TrainingFailed as failure:
-            for lost in rows[place:]:
-                ledger.fail(lost, failure)
-            return
-        except RowFailed as failure:
-            ledger.fail(row, failure)
-        except (OSError, ValueError, LookupError) as error:  # a damaged file of this row alone
-            ledger.fail(row, RowFailed(f"{type(error).__name__}: {error}", log_of(row)))
-        else:
-            ledger.keep(row, outcome, time.monotonic() - began)
-
-
-# What is said ---------------------------------------------------------------------------------
-
-
-def listing(ledger: Ledger) -> str:
-    """The plan, a line for every row and seed."""
-    lines = []
-    for line in ledger.table().lines:
-        size = f"{line.size.parameters / 1e6:7.2f} M {line.size.gmacs:8.2f} GMAC"
-        said = ", ".join(f"{name} {value}" for name, value in line.published.items())
-        lines += [
-            f"{'to do' if trial.state == MISSING else trial.state:9} {trial.key} {size}  "
-            f"{line.name}, seed {trial.seed}" + (f"  (published: {said})" if said else "")
-            for trial in line.trials
-        ]
-    total, rest = len(ledger.rows), len(ledger.rows) - len(ledger.finished)
-    return "\n".join([*lines, f"{total} different rows, {rest} of them to do"])
-
-
-def failures(ledger: Ledger) -> str:
-    """Every failed row with its reason."""
-    named = [f"  {ledger.rows[key].label}: {why}" for key, why in ledger.failures.items()]
-    return "\n".join(
-        [f"rows that failed: {len(named)}; the same command tries them again:", *named]
-    )
-
-
-def repeated_command(known: argparse.Namespace) -> str:
-    """The command that makes the same table anywhere: without what does not change it."""
-    words = [word for place in known.cfg for word in ("--cfg", _here(place))]
-    words += ["--seeds", known.seeds] if known.seeds else []
-    words += ["--scale", known.scale] if known.scale != "full" else []
-    words += ["--name", known.name] if known.name else []
-    words += _effective(known.overrides)
-    return shlex.join(["python", "tools/ablate.py", *words])
-
-
-def _effective(overrides: Sequence[str]) -> list[str]:
-    """The KEY VALUES that change what comes of a row, as they are written anywhere."""
-    pairs = zip(overrides[::2], overrides[1::2])
-    words = [word for key, values in pairs if key not in FREE for word in (key, values)]
-    return [_here(word) if os.path.isabs(word) else word for word in words]
-
-
-def _here(path: str | Path) -> str:
-    return os.path.relpath(path)
-
-
-def notes(plan: Sequence[Row], scale: str, overrides: Sequence[str]) -> list[str]:
-    """What a reader of the table has to know."""
-    seeds = ", ".join(map(str, dict.fromkeys(row.seed for row in plan)))
-    said = [
-        "AP in percent: the mean over the seeds ± their sample standard deviation. GMAC: billions "
-        "of multiply-adds for one image of the test's size, looked at once.",
-        f"Scale {scale}, seed {seeds}.",
-    ]
-    extra = [f"{key} {value}" for key, value in zip(overrides[::2], overrides[1::2])]
-    published = any(row.published for row in plan)
-    if published and extra and scale == "full":
-        said.append(f"Published figures are of the experiment without {', '.join(extra)}.")
-    if published and scale != "full":
-        said.append(
-            f"Published figures are of the full experiment. Scale {scale} is another one, with "
-            "other data, sizes and lengths: it shows that rows run, and how far seeds spread."
-        )
-    return said + [f"The same experiment: {', '.join(names)}." for names in _equals(plan)]
-
-
-def _equals(plan: Sequence[Row]) -> list[list[str]]:
-    """Names under which one experiment stands in the plan."""
-    names: dict[str, dict[str, None]] = {}
-    for row in plan:
-        names.setdefault(row.key, {})[row.name] = None
-    equal = (tuple(shared) for shared in names.values() if len(shared) > 1)
-    return [list(shared) for shared in dict.fromkeys(equal)]

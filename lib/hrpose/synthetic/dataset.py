@@ -19,13 +19,19 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from hrpose.ops.files import write_json
+from hrpose.ops.files import naming_full_disk, write_json
 from hrpose.skeletons import COCO
 from hrpose.synthetic.drawing import IMAGE_SIZE
 from hrpose.synthetic.scenes import annotate_scene, compose_scene
 
 EDITION = 1
 """Raised whenever the scenes change, so that folders written before are written anew."""
+
+DESCRIPTION = "hrpose synthetic people"
+"""`info.description` of our annotation files."""
+
+MARKER = ".synthetic"
+"""A file among the images, written first: whatever replaces them, they are ours to replace."""
 
 _JPEG_QUALITY = 92
 _Annotated = tuple[str, list[dict[str, Any]]]  # file name, annotations
@@ -42,22 +48,39 @@ def write_synthetic(
     """Write `count` scenes as images/{split}/*.jpg and annotations/person_keypoints_{split}.json.
 
     The annotation file is written last: where it exists, so do the images. A folder that already
-    holds this data set is left unchanged.
+    holds this data set is left unchanged, and so is one of anybody else.
 
+    Errors: FileExistsError where the files of this split are not ours; OSError
     joints: which of COCO's are annotated   processes: how many draw in parallel; None: one per core
     """
-    info = {"description": "hrpose synthetic people", "edition": EDITION,
+    info = {"description": DESCRIPTION, "edition": EDITION,
             "split": split, "count": count, "seed": seed, "joints": list(joints)}  # fmt: skip
     path = Path(root) / "annotations" / f"person_keypoints_{split}.json"
     folder = Path(root) / "images" / split
     if _read_info(path) == info and len(list(folder.glob("*.jpg"))) >= count:
         return
+    _refuse_foreign(path, folder)
+    with naming_full_disk(folder):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / MARKER).touch()
     path.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    folder.mkdir(parents=True, exist_ok=True)
     scenes = _write_images(folder, range(1, count + 1), seed, joints, processes)
     bar = tqdm(scenes, total=count, desc=f"drawing {split}", unit="image", disable=None)
     write_json(path, _to_coco(info, list(bar)))
+
+
+def _refuse_foreign(path: Path, folder: Path) -> None:
+    """`--output data/coco` must not replace COCO's own files."""
+    info = _read_info(path)
+    ours = isinstance(info, dict) and info.get("description") == DESCRIPTION
+    drawn = ours or (folder / MARKER).exists()
+    images = folder.is_dir() and any(folder.iterdir())
+    foreign = path if path.exists() and not ours else folder if images and not drawn else None
+    if foreign:
+        raise FileExistsError(
+            f"{foreign} is there already, and is no synthetic data set; name an empty folder"
+        )
 
 
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
@@ -69,7 +92,7 @@ def _read_info(path: Path) -> dict[str, Any] | None:
     """The `info` of a complete annotation file; None where there is no such file."""
     try:
         return json.loads(path.read_text())["info"]
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
@@ -95,8 +118,9 @@ def _write_image(folder: Path, seed: int, joints: Sequence[str], index: int) -> 
     scene = compose_scene(scene_rng(seed, folder.name, index))
     path = folder / f"{index:012d}.jpg"
     bgr = cv2.cvtColor(scene.canvas.image, cv2.COLOR_RGB2BGR)
-    if not cv2.imwrite(str(path), bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]):
-        raise OSError(f"cannot write {path}; is the disk full or read-only?")
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    with naming_full_disk(path):
+        path.write_bytes(encoded.tobytes())
     return path.name, annotate_scene(scene, joints)
 
 
