@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from hrpose.data.bottomup import BottomUpDataset
-from hrpose.ops.processes import leave_stops_to_others
+from hrpose.ops.processes import ignore_stop_signals
 from hrpose.structures import Sample
 
 
@@ -138,7 +138,7 @@ def _padded(rows: Sequence[np.ndarray]) -> Tensor:
 def _begin_worker(worker: int, at_work: Tensor) -> None:
     """Workers are many already, and answer to the training alone."""
     cv2.setNumThreads(0)
-    leave_stops_to_others()
+    ignore_stop_signals()
     get_worker_info().dataset.begin = partial(_mark, at_work, worker)  # type: ignore[union-attr]
 
 

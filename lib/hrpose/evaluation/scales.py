@@ -21,7 +21,7 @@ import torch
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from hrpose.ops.affine import to_cells
+from hrpose.ops.coordinates import coordinates
 from hrpose.ops.gaussian import DRAWINGS
 from hrpose.structures import ScaleOutput
 
@@ -81,7 +81,7 @@ def _read(output: ScaleOutput, joints: Tensor, convention: str) -> Tensor:
     alpha = output.scales
     assert alpha is not None, "only a network that says scales is read"
     unmirrored = torch.zeros(1, dtype=torch.bool)
-    cells = to_cells(joints, output.stride, unmirrored, convention)
+    cells = coordinates(convention).to_heatmap_coords(joints, output.stride, unmirrored)
     place = DRAWINGS[convention].cells(cells, (alpha.shape[-2], alpha.shape[-1]))[0]
     return (1 + alpha.flatten()[place.clamp(min=0)]).where(place >= 0, torch.nan)
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.scale_adaptive import scale_penalty, scaled_target, weighted_mse
 from hrpose.losses.tags import tag_loss, tag_statistics
-from hrpose.ops.affine import mask_at, to_cells
+from hrpose.ops.coordinates import coordinates
 from hrpose.ops.gaussian import DRAWINGS
 from hrpose.structures import ScaleOutput, Terms
 
@@ -23,7 +23,7 @@ class Targets(NamedTuple):
 
     sigma: PerResolution = 2.0  # cells
     max_people: int = 30  # people whose tags are trained; heatmaps show everybody
-    convention: str = "official"  # of coordinates: see ops/affine.py
+    convention: str = "official"  # of coordinates: see ops/coordinates.py
     unit_width: float = 0.0  # box width whose Gaussians have deviation sigma; 0: everybody's have
 
 
@@ -80,9 +80,10 @@ def draw_truths(
     variances, truths = _person_variances(batch, targets.unit_width), []
     for i, stride in enumerate(strides):
         coarser = stride // strides[-1]
-        mask = mask_at(batch["mask"], coarser, batch["mirrored"], targets.convention)
+        convention = coordinates(targets.convention)
+        mask = convention.downsample_mask(batch["mask"], coarser, batch["mirrored"])
         size = (mask.shape[-2], mask.shape[-1])
-        joints = to_cells(batch["joints"], stride, batch["mirrored"], targets.convention)
+        joints = convention.to_heatmap_coords(batch["joints"], stride, batch["mirrored"])
         drawing = DRAWINGS[targets.convention]
         drawn = drawing.heatmaps(joints, size, at_resolution(targets.sigma, i), variances)
         truths.append(Truth(drawn, mask, drawing.cells(joints[:, : targets.max_people], size)))

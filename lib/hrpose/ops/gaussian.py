@@ -77,7 +77,7 @@ def exact_joint_cells(joints: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class Drawing(NamedTuple):
-    """How a convention makes targets of joints that `ops.affine.to_cells` brought to cells."""
+    """How a convention makes targets of joints that `to_heatmap_coords` brought to cells."""
 
     heatmaps: Callable[..., Tensor]  # joints, size, sigma[, variances] -> (B, K, H, W)
     cells: Callable[[Tensor, tuple[int, int]], Tensor]  # joints, size -> (B, N, K)

@@ -33,11 +33,11 @@ from hrpose.evaluation.scales import (
     summarize,
     to_csv,
 )
-from hrpose.inference.bottomup import Sizing
+from hrpose.inference.spec import InferenceSpec
 from hrpose.models.swahr import SWAHR
-from hrpose.ops.affine import Affine, fit
+from hrpose.ops.coordinates import Affine, resize_transform
 from hrpose.ops.files import write_json, write_whole
-from hrpose.ops.heatmaps import resize
+from hrpose.ops.peaks import resize
 from hrpose.ops.image import write
 from hrpose.ops.pixels import normalise
 from hrpose.programs.circumstances import circumstances
@@ -107,24 +107,24 @@ def build_look(config: CfgNode) -> Look:
         )
     device = build_devices(config)[0]
     model = cast(SWAHR, load_model(config).to(device).eval())
-    sizing = build_predictor(config, model).sizing
+    spec = build_predictor(config, model).spec
 
     def network(images: Tensor) -> list[ScaleOutput]:
         return model.with_scales(normalise(images.to(device)))
 
-    return partial(see, network, sizing)
+    return partial(see, network, spec)
 
 
 @torch.inference_mode()
 def see(
-    network: Callable[[Tensor], Sequence[ScaleOutput]], sizing: Sizing, image: np.ndarray
+    network: Callable[[Tensor], Sequence[ScaleOutput]], spec: InferenceSpec, image: np.ndarray
 ) -> Seen:
     """Bring an image (H, W, 3) to the network, and what it says of it to the host.
 
     network: uint8 images (1, 3, H, W) -> outputs with scales, coarse to fine
     """
     seen = (image.shape[1], image.shape[0])
-    size, to_network = fit(seen, sizing.input_size, convention=sizing.convention)
+    size, to_network = resize_transform(seen, spec.input_size, convention=spec.convention)
     pixels = torch.from_numpy(to_network.image(image, size)).permute(2, 0, 1)[None]
     return Seen([_on_host(output) for output in network(pixels)], to_network)
 

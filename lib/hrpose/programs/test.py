@@ -11,9 +11,9 @@ import numpy as np
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import build_crew, load_predictor, load_predictors
+from hrpose.build import build_pipeline_config, load_predictor, load_predictors
 from hrpose.data.coco import load_image_list
-from hrpose.inference.stream import stream
+from hrpose.inference.pipeline import stream
 from hrpose.ops.files import write_json
 from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, read_photo, told, write
 from hrpose.programs.command import command, config_parser, parsed_config
@@ -121,7 +121,7 @@ def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
 def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> None:
     """Write the results file that COCO's evaluation server takes."""
     predictors = load_predictors(config)
-    found = stream(predictors, StoredImages(tasks), build_crew(config, predictors))
+    found = stream(predictors, StoredImages(tasks), build_pipeline_config(config, predictors))
     results: list[dict] = []
     path = folder / f"person_keypoints_{split}_hrpose_results.json"
     part = path.with_stem(f"{path.stem}_part")

@@ -1,0 +1,380 @@
+"""Heatmaps and tags of one image -> the people in it.
+
+Four steps: peaks of the heatmaps are the candidates, candidates of similar tags are grouped into
+people, the joints that people still miss are searched in the whole maps, and people are scored and
+filtered. Maps in host memory (NumPy) are read without torch; maps on another device stay there,
+and only candidates are copied. Both branches find the same people, to the last bit.
+
+Source: Newell et al. 2017 (associative embedding), section 3.2; Cheng et al. 2020 (HigherHRNet).
+The search for missing joints follows the released evaluation of HigherHRNet.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
+
+from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.spec import PUBLISHED, DecoderConfig
+from hrpose.ops.oks import oks_nms
+from hrpose.ops.subpixel import gather_keypoints, unpack_keypoints
+from hrpose.skeletons import Skeleton
+from hrpose.structures import Candidates, TopCells
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    Maps = np.ndarray | Tensor
+else:
+    Maps = Any
+
+Group = Callable[
+    [np.ndarray, Sequence[int], DecoderConfig], tuple[np.ndarray, np.ndarray]
+]  # as `group_by_tag`
+
+TOP_CELLS = 2048
+"""Cells of each joint that are copied from a device, to search missing joints in first."""
+
+SEARCHES_AT_ONCE = 32
+"""Missing joints searched in whole maps on a device at once: some 300 MB at 512 x 704."""
+
+BLOCK = 16
+"""Side of the blocks of cells whose extremes bound the score of a missing joint."""
+
+FIRST_BLOCKS = 12
+"""Blocks of highest bound in which each missing joint is searched first."""
+
+FEW_BLOCKS = 1 / 8
+"""Share of a map's blocks; where more stay open, as in noise, cells are selected by their heat."""
+
+HIGH_CELLS = 1 / 64
+"""Share of a map's cells, the highest, that are then searched first."""
+
+
+def decode(
+    heatmaps: Maps,
+    tags: Maps,
+    skeleton: Skeleton,
+    config: DecoderConfig = PUBLISHED,
+    candidates: Candidates | None = None,
+    group: Group = group_by_tag,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The people in one image, best first.
+
+    heatmaps: (K, H, W)   tags: (K, H, W, T)   both NumPy or torch, on any device
+    candidates: where they were found before   group: `group_by_tag`, or the same in another process
+    Returns people (N, K, 3 + T): x, y in cells counted from the map's edge (the centre of cell 0 is
+    0.5), score, tags, a missing joint being all 0; and scores (N,), as published each the mean over
+    all joints before the missing ones are filled in.
+    Errors: FloatingPointError if the maps are not finite.
+    """
+    heatmaps, tags = _in_float32(heatmaps), _in_float32(tags)
+    if candidates is None:
+        candidates = find_candidates(heatmaps, tags, config)
+    people, scores = group(candidates.peaks, skeleton.grouping_indices, config)
+    if config.refine:
+        people = fill_missing(people, heatmaps, tags, config, candidates.top)
+    return score_and_filter(people, scores, skeleton, config)
+
+
+def _in_float32(maps: Maps) -> Maps:
+    """Tensors in host memory become NumPy arrays."""
+    if isinstance(maps, np.ndarray):
+        return np.asarray(maps, np.float32)
+    return maps.float().numpy() if maps.device.type == "cpu" else maps.float()
+
+
+# Candidates -----------------------------------------------------------------------------------
+
+
+def find_candidates(heatmaps: Maps, tags: Maps, config: DecoderConfig = PUBLISHED) -> Candidates:
+    """The highest local maxima of every joint, located within their cells.
+
+    A cell is a local maximum if none in the window about it is higher; all cells of a plateau are,
+    as in the authors' code. Of equally high ones the first in row order come first.
+
+    heatmaps: (K, H, W) float32   tags: (K, H, W, T) float32
+    """
+    if not isinstance(heatmaps, np.ndarray):
+        return _find_candidates_on_device(heatmaps, tags, config)
+    count = min(config.max_people, heatmaps[0].size)
+    window = np.ones((config.nms_kernel, config.nms_kernel), np.uint8)
+    cells = np.full((len(heatmaps), count), -1)
+    highest = np.empty(heatmaps.shape[1:], np.float32)
+    for heat, row in zip(map(np.ascontiguousarray, heatmaps), cells):
+        check_finite(heat)
+        cv2.dilate(heat, window, dst=highest)
+        peaks = np.flatnonzero(heat > config.detection_threshold)
+        values = heat.ravel()[peaks]
+        is_peak = values == highest.ravel()[peaks]
+        peaks = peaks[is_peak][np.argsort(-values[is_peak], kind="stable")][:count]
+        row[: len(peaks)] = peaks
+    joint = np.arange(len(cells))[:, None].repeat(count, 1)
+    peaks = gather_keypoints(heatmaps, tags, joint, cells, config.subpixel)
+    return Candidates(clean_peaks(peaks, config))
+
+
+def _find_candidates_on_device(heatmaps: Tensor, tags: Tensor, config: DecoderConfig) -> Candidates:
+    """Peaks and the highest cells, in one copy to the host."""
+    import torch
+
+    from hrpose.ops.peaks import find_peaks, gather_cells, highest_cells
+
+    maps, values = heatmaps[None], tags[None]
+    peaks = find_peaks(maps, config.max_people, config.nms_kernel)
+    highest = highest_cells(maps, TOP_CELLS if config.refine else 1)
+    packed = gather_cells(maps, values, torch.cat([peaks, highest], -1))[0].cpu().numpy()
+    check_finite(packed)  # NaN counts as the highest of all
+    keypoints = unpack_keypoints(packed, heatmaps.shape[-1], config.subpixel)
+    count = peaks.shape[-1]
+    cells, top = packed[:, count:, 0].astype(int), keypoints[:, count:]
+    is_whole_map = cells.shape[1] == heatmaps[0].numel()
+    floor = np.full(len(cells), -np.inf) if is_whole_map else top[:, -1, 2]
+    return Candidates(clean_peaks(keypoints[:, :count], config), TopCells(cells, top, floor))
+
+
+def clean_peaks(peaks: np.ndarray, config: DecoderConfig) -> np.ndarray:
+    """Check peaks (K, M, 3 + T), and drop duplicates where the convention makes them."""
+    check_finite(peaks)
+    if config.unique_peaks:
+        return drop_duplicate_peaks(peaks, config.nms_kernel // 2)
+    return peaks
+
+
+def drop_duplicate_peaks(peaks: np.ndarray, reach: int) -> np.ndarray:
+    """Of equally high peaks within one window only the first; the others get a score of 0.
+
+    Unbiased heatmaps have such where a joint lies halfway between cells: each would start a person.
+    """
+    xy, score = peaks[..., :2], peaks[..., 2]
+    near = (abs(xy[:, :, None] - xy[:, None]) <= reach).all(-1)  # (K, M, M)
+    earlier = np.tri(peaks.shape[1], k=-1, dtype=bool)
+    duplicate = (near & earlier & (score[:, :, None] == score[:, None])).any(-1)
+    peaks = peaks.copy()
+    peaks[duplicate, 2] = 0
+    return peaks
+
+
+def check_finite(maps: np.ndarray) -> None:
+    """FloatingPointError if any value is not finite.
+
+    One dot product: a fifth of the time of testing every value.
+    """
+    flat = maps.ravel()
+    if not np.isfinite(np.vdot(flat, flat)):
+        raise FloatingPointError(
+            "heatmaps or tags are not finite: the weights are broken, perhaps by a high TRAIN.LR"
+        )
+
+
+# Missing joints -------------------------------------------------------------------------------
+
+
+def fill_missing(
+    people: np.ndarray,
+    heatmaps: Maps,
+    tags: Maps,
+    config: DecoderConfig = PUBLISHED,
+    top: TopCells | None = None,
+) -> np.ndarray:
+    """Search the whole maps for the joints that people (N, K, 3 + T) miss.
+
+    A missing joint is put into the cell where heat - round(tag distance to its person) is highest,
+    the first in row order of several; it stays missing if the heat there is not above 0. Joints
+    found before do not move. A person's tag is the mean over the joints found before.
+
+    heatmaps: (K, H, W)   tags: (K, H, W, T)   top: of maps on a device
+    """
+    found = people[..., 2] > 0
+    joint, person = np.nonzero(~found.T)  # (L,) each, joint after joint
+    if not len(joint):
+        return people
+    means = [np.mean(each[seen, 3:], axis=0) for each, seen in zip(people, found)]
+    wanted = np.array(means, np.float32)[person]  # (L, T)
+    if isinstance(heatmaps, np.ndarray):
+        cell = _search_blocks(heatmaps, tags, joint, wanted)
+        keypoints = gather_keypoints(heatmaps, tags, joint, cell, config.subpixel)
+    else:
+        keypoints, is_open = _search_top_cells(top, joint, wanted)
+        if is_open.any():
+            given = joint[is_open], wanted[is_open]
+            keypoints[is_open] = _search_on_device(heatmaps, tags, *given, config.subpixel)
+    take = keypoints[:, 2] > 0
+    filled = people.copy()
+    filled[person[take], joint[take]] = keypoints[take]
+    return filled
+
+
+def tag_distance(tags: Sequence[np.ndarray] | np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """Euclidean distance of tags (T, ...) from tags (T, ...), rounded as a loop over T would."""
+    squares = np.square(tags[0] - wanted[0])
+    for value, mean in zip(tags[1:], wanted[1:]):
+        squares += np.square(value - mean)
+    return np.sqrt(squares, out=squares)
+
+
+def _search_blocks(
+    heatmaps: np.ndarray, tags: np.ndarray, joint: np.ndarray, wanted: np.ndarray
+) -> np.ndarray:
+    """The best cell (L,) of each joint (L,) for tags (L, T), from bounds of blocks of cells.
+
+    No cell of a block scores more than the block's highest heat minus the rounded distance of the
+    wanted tag to the block's range of tags: rounding in floating point keeps the order of operands.
+    The range is that of the first tag only: more tags only add to a distance, and the tags of
+    several views are nearly equal.
+    """
+    planes = [np.ascontiguousarray(tags[..., t]) for t in range(tags.shape[-1])]  # (K, H, W) each
+    highest = _of_blocks(np.maximum, heatmaps)
+    least, most = _of_blocks(np.minimum, planes[0]), _of_blocks(np.maximum, planes[0])
+    for values in (least, most, *planes[1:]):  # a range is finite where all of its tags are
+        check_finite(values)
+    cell = np.empty(len(joint), int)
+    for k in np.unique(joint):
+        mine = joint == k
+        nearest = np.clip(wanted[mine, :1], least[k], most[k])
+        bound = highest[k] - np.rint(tag_distance(nearest[None], wanted[None, mine, :1]))
+        cell[mine] = _search_map([heatmaps[k], *(p[k] for p in planes)], wanted[mine], bound)
+    return cell
+
+
+def _of_blocks(ufunc: np.ufunc, maps: np.ndarray) -> np.ndarray:
+    """The maximum or minimum of every block: (K, H, W) -> (K, blocks)."""
+    joints, height, width = maps.shape
+    rows = -(-height // BLOCK)
+    padding = ((0, 0), (0, rows * BLOCK - height), (0, 0))
+    whole = np.pad(maps, padding, mode="edge") if height % BLOCK else maps
+    lines = ufunc.reduce(whole.reshape(joints, rows, BLOCK, width), axis=2)
+    return ufunc.reduceat(lines, np.arange(0, width, BLOCK), axis=2).reshape(joints, -1)
+
+
+def _search_map(maps: Sequence[np.ndarray], wanted: np.ndarray, bound: np.ndarray) -> np.ndarray:
+    """The best cell (P,) of one joint for tags (P, T).
+
+    The blocks of highest bound are searched first, then those whose bound is not below the score
+    found there; in these, cells of less heat than that score are skipped, for no cell scores more
+    than its heat.
+
+    maps: heat, then tags, (H, W) each   bound: (P, blocks)
+    """
+    (height, width), people = maps[0].shape, np.arange(len(wanted))
+    shape = (min(BLOCK, height), min(BLOCK, width))
+    row, column = np.divmod(np.arange(bound.shape[1]), -(-width // BLOCK))
+    row = np.minimum(row * BLOCK, height - shape[0])  # the last blocks overlap those before
+    column = np.minimum(column * BLOCK, width - shape[1])
+    corner = row * width + column
+    inside = (np.arange(shape[0])[:, None] * width + np.arange(shape[1])).ravel()
+    blocks_of = [sliding_window_view(each, shape) for each in maps]
+
+    count = min(FIRST_BLOCKS, bound.shape[1])
+    first = np.argpartition(bound, -count)[:, -count:]  # (P, count)
+    heat, *tags = (each[row[first], column[first]].reshape(len(first), -1) for each in blocks_of)
+    score = np.rint(tag_distance(tags, wanted.T[..., None]))  # (P, count * cells of a block)
+    score = np.subtract(heat, score, out=score)
+    best = score.max(1)
+    cells = np.full(len(wanted), height * width)
+    person, place = np.divmod(np.flatnonzero(score == best[:, None]), score.shape[1])
+    block, place = np.divmod(place, inside.size)
+    np.minimum.at(cells, person, corner[first[person, block]] + inside[place])
+
+    np.put_along_axis(bound, first, -np.inf, 1)  # searched
+    is_open = bound >= best[:, None]
+    is_many = is_open.sum(1) > FEW_BLOCKS * bound.shape[1]
+    if is_many.any():
+        cells[is_many] = _search_by_heat(maps, wanted[is_many], best[is_many])
+        is_open[is_many] = False
+    person, block = np.divmod(np.flatnonzero(is_open), bound.shape[1])
+    heat = blocks_of[0][row[block], column[block]].reshape(len(block), inside.size)
+    pair, place = np.divmod(np.flatnonzero(heat >= best[person, None]), inside.size)
+    person, cell = person[pair], corner[block[pair]] + inside[place]
+    tags = [each.ravel()[cell] for each in maps[1:]]
+    score = heat[pair, place] - np.rint(tag_distance(tags, wanted[person].T))
+    known = best.copy()
+    np.maximum.at(best, person, score)
+    cells[best > known] = height * width
+    equal = score == best[person]
+    np.minimum.at(cells, person[equal], cell[equal])
+    return cells
+
+
+def _search_by_heat(maps: Sequence[np.ndarray], wanted: np.ndarray, best: np.ndarray) -> np.ndarray:
+    """The best cell (P,) for tags (P, T) of which scores (P,) are known, among cells of such heat.
+
+    A few of the highest cells are searched first, to raise the scores.
+    """
+    heat, *tags = (each.ravel() for each in maps)
+    sample = heat[::16]
+    rank = max(1, int(len(sample) * HIGH_CELLS))
+    floor = max(np.partition(sample, -rank)[-rank], best.min())
+    for _ in range(2):
+        cells = np.flatnonzero(heat >= floor)
+        high, *values = (each[cells] for each in (heat, *tags))
+        found = np.empty(len(wanted), int)
+        for i, tag in enumerate(wanted):
+            some = np.flatnonzero(high >= best[i])
+            score = high[some] - np.rint(tag_distance([each[some] for each in values], tag))
+            if len(some):
+                first = score.argmax()
+                best[i], found[i] = max(best[i], score[first]), cells[some[first]]
+        floor = best.min()
+    return found
+
+
+def _search_top_cells(
+    top: TopCells, joint: np.ndarray, wanted: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best keypoints (L, 3 + T) among the highest cells, and which remain open (L,) bool.
+
+    No other cell scores more than the floor of their heat: a score above it is the map's best.
+    """
+    keypoints = np.zeros((len(joint), top.keypoints.shape[-1]), np.float32)
+    is_open = np.zeros(len(joint), bool)
+    for k in np.unique(joint):
+        mine, known = joint == k, top.keypoints[k]  # (C, 3 + T)
+        score = known[:, 2] - np.rint(tag_distance(known.T[3:], wanted[mine].T[..., None]))
+        best = score.max(1, keepdims=True)  # (P, 1)
+        cell = np.where(score == best, top.cells[k], np.iinfo(int).max)
+        keypoints[mine] = known[cell.argmin(1)]
+        is_open[mine] = best[:, 0] <= top.floor[k]
+    return keypoints, is_open
+
+
+def _search_on_device(
+    heatmaps: Tensor, tags: Tensor, joint: np.ndarray, wanted: np.ndarray, subpixel: str
+) -> np.ndarray:
+    """The best keypoints (L, 3 + T) of each joint (L,) for tags (L, T), from every cell."""
+    import torch
+
+    from hrpose.ops.peaks import gather_cells
+
+    packed = []
+    for start in range(0, len(joint), SEARCHES_AT_ONCE):
+        part = slice(start, start + SEARCHES_AT_ONCE)
+        joints = torch.from_numpy(joint[part]).to(heatmaps.device)
+        means = torch.from_numpy(wanted[part]).to(heatmaps.device)
+        heat, values = heatmaps[joints], tags[joints]  # (L, H, W), (L, H, W, T)
+        squares = torch.zeros_like(heat)
+        for value, mean in zip(values.unbind(-1), means.unbind(-1)):
+            squares += (value - mean[:, None, None]) ** 2
+        cell = (heat - squares.sqrt().round()).flatten(1).argmax(1)
+        packed.append(gather_cells(heat[None], values[None], cell[None, :, None])[0, :, 0])
+    return unpack_keypoints(torch.cat(packed).cpu().numpy(), heatmaps.shape[-1], subpixel)
+
+
+# Scores ---------------------------------------------------------------------------------------
+
+
+def score_and_filter(
+    people: np.ndarray, scores: np.ndarray, skeleton: Skeleton, config: DecoderConfig = PUBLISHED
+) -> tuple[np.ndarray, np.ndarray]:
+    """The people (N, K, 3 + T) of at least `min_score`, less duplicates by OKS, best first."""
+    order = np.argsort(-scores, kind="stable")
+    order = order[scores[order] >= config.min_score]
+    people, scores = people[order], scores[order]
+    if config.oks_nms < 1:
+        kept = oks_nms(people[..., :3], skeleton.sigmas, config.oks_nms)
+        people, scores = people[kept], scores[kept]
+    return people, scores
