@@ -127,8 +127,8 @@ OPTIONS = (
     Option("MODEL.MAY_MISS", ("heads.*", "deconvs.*", "scale_branches.*"), anything,
            "Tensors (patterns of our names) that PRETRAINED need not fill."),
     Option("MODEL.CONVENTION", "official", one_of("official", "exact"),
-           "Coordinates: official (as published) or exact (unbiased; ops/coordinates.py). Kept with the "
-           "weights."),
+           "Coordinates: official (as published) or exact (unbiased; ops/coordinates.py). "
+           "Kept with the weights."),
 
     Option("LOSS.TERMS", ("heatmap", "tags"), some,
            "What the loss is made of; names of build.LOSSES."),

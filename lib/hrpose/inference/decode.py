@@ -28,9 +28,8 @@ from hrpose.structures import Candidates, TopCells
 if TYPE_CHECKING:
     from torch import Tensor
 
-    Maps = np.ndarray | Tensor
-else:
-    Maps = Any
+Maps = Any
+"""np.ndarray, or torch.Tensor on any device"""
 
 Group = Callable[
     [np.ndarray, Sequence[int], DecoderConfig], tuple[np.ndarray, np.ndarray]
@@ -189,17 +188,15 @@ def fill_missing(
 
     heatmaps: (K, H, W)   tags: (K, H, W, T)   top: of maps on a device
     """
-    found = people[..., 2] > 0
-    joint, person = np.nonzero(~found.T)  # (L,) each, joint after joint
+    joint, wanted, person = missing_joints(people)
     if not len(joint):
         return people
-    means = [np.mean(each[seen, 3:], axis=0) for each, seen in zip(people, found)]
-    wanted = np.array(means, np.float32)[person]  # (L, T)
     if isinstance(heatmaps, np.ndarray):
         cell = _search_blocks(heatmaps, tags, joint, wanted)
         keypoints = gather_keypoints(heatmaps, tags, joint, cell, config.subpixel)
     else:
-        keypoints, is_open = _search_top_cells(top, joint, wanted)
+        assert top is not None, "candidates of maps on a device have their highest cells"
+        keypoints, is_open = search_top_cells(top, joint, wanted)
         if is_open.any():
             given = joint[is_open], wanted[is_open]
             keypoints[is_open] = _search_on_device(heatmaps, tags, *given, config.subpixel)
@@ -207,6 +204,15 @@ def fill_missing(
     filled = people.copy()
     filled[person[take], joint[take]] = keypoints[take]
     return filled
+
+
+def missing_joints(people: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Joint (L,), tags (L, T) and person (L,) of every joint that people (N, K, 3 + T) miss."""
+    found = people[..., 2] > 0
+    joint, person = np.nonzero(~found.T)
+    means = [np.mean(each[seen, 3:], axis=0) for each, seen in zip(people, found)]
+    tags = np.array(means, np.float32).reshape(len(people), people.shape[2] - 3)
+    return joint, tags[person], person
 
 
 def tag_distance(tags: Sequence[np.ndarray] | np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -260,7 +266,7 @@ def _search_map(maps: Sequence[np.ndarray], wanted: np.ndarray, bound: np.ndarra
 
     maps: heat, then tags, (H, W) each   bound: (P, blocks)
     """
-    (height, width), people = maps[0].shape, np.arange(len(wanted))
+    height, width = maps[0].shape
     shape = (min(BLOCK, height), min(BLOCK, width))
     row, column = np.divmod(np.arange(bound.shape[1]), -(-width // BLOCK))
     row = np.minimum(row * BLOCK, height - shape[0])  # the last blocks overlap those before
@@ -323,7 +329,7 @@ def _search_by_heat(maps: Sequence[np.ndarray], wanted: np.ndarray, best: np.nda
     return found
 
 
-def _search_top_cells(
+def search_top_cells(
     top: TopCells, joint: np.ndarray, wanted: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best keypoints (L, 3 + T) among the highest cells, and which remain open (L,) bool.

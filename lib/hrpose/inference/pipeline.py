@@ -39,7 +39,7 @@ class PipelineConfig(NamedTuple):
 class Job(NamedTuple):
     """A preprocessed image."""
 
-    index: int  # among the images
+    place: int  # among the images
     image_id: int
     inputs: NetworkInput
 
@@ -129,7 +129,7 @@ class _Pipeline:
         if len(same_size) == self.batch:
             self._submit(same_size)
         for others in self.waiting.values():  # a rare size holds back all that comes after it
-            if others and job.index - others[0].index > MAX_WAIT * self.batch:
+            if others and job.place - others[0].index > MAX_WAIT * self.batch:
                 self._submit(others)
 
     def flush(self) -> None:
@@ -162,7 +162,7 @@ class _Pipeline:
                 result.result()
         batch = self.forwarding.submit(self._forward, tuple(jobs))
         self.batches.append(batch)
-        self.of_index |= {job.index: (batch, i) for i, job in enumerate(jobs)}
+        self.of_index |= {job.place: (batch, i) for i, job in enumerate(jobs)}
         jobs.clear()
 
     def _forward(self, jobs: Sequence[Job]) -> list[Future[Result]]:

@@ -19,8 +19,8 @@ to size - 1 - x in every frame.
 `exact` carries pixel centres through every transform and truncates nothing:
 
 * x is the centre of pixel x, which extends from x - 0.5 to x + 0.5. Frames are scaled from their
-  edge: add 0.5, transform, subtract 0.5. In an image of twice the size pixel 0 is the pixels 0 and 1,
-  and its centre (0 + 0.5) * 2 - 0.5 = 0.5 lies between them; 8.7 is at 17.9.
+  edge: add 0.5, transform, subtract 0.5. In an image of twice the size pixel 0 is the pixels 0
+  and 1, and its centre (0 + 0.5) * 2 - 0.5 = 0.5 lies between them; 8.7 is at 17.9.
 * Network pixel 8.7 is at (8.7 + 0.5) / 4 - 0.5 = 1.8 in the cells of stride 4, the centre of cell
   i being i. A Gaussian is drawn about 1.8; its tag is read in the nearest cell, 2, which stands
   for the pixels 8 to 11 and has its centre at pixel 9.5. Decoders count from the edge: they find
@@ -164,9 +164,7 @@ class Affine(NamedTuple):
 
         Cell i is read at pixel `stride` * i (official), or at the middle of its pixels (exact).
         """
-        return self.to_cell_frame(stride, convention).shifted(
-            -coordinates(convention).pixel_offset
-        )
+        return self.to_cell_frame(stride, convention).shifted(-coordinates(convention).pixel_offset)
 
     def inverse(self) -> Affine:
         return Affine(cv2.invertAffineTransform(self.matrix))
@@ -199,7 +197,7 @@ def similarity(
 
 
 def check_image(image: np.ndarray) -> tuple[int, int]:
-    """(width, height) of an image (H, W, 3) uint8; ValueError if it is not one, or too elongated."""
+    """(width, height) of an image (H, W, 3) uint8; ValueError if it is none, or too long."""
     is_array = isinstance(image, np.ndarray)
     if not is_array or image.dtype != np.uint8 or image.shape[2:] != (3,) or not image.size:
         actual = f"{image.shape} {image.dtype}" if is_array else type(image).__name__

@@ -1,4 +1,4 @@
-"""Object keypoint similarity (OKS) of two poses, from 0 (far apart) to 1 (the same), and its NMS."""
+"""Object keypoint similarity (OKS) of poses, from 0 (far apart) to 1 (the same), and its NMS."""
 
 from __future__ import annotations
 

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 
 from hrpose.build_devices import build_devices
-from hrpose.inference.assignment import SOLVERS
-from hrpose.inference.grouping import PUBLISHED
+from hrpose.inference.matching import MATCHERS
+from hrpose.inference.spec import PUBLISHED
 from hrpose.ops.files import refuse_unwritable
 from hrpose.programs.benchmarking.crowds import benchmark_crowds
 from hrpose.programs.benchmarking.forward import Task, benchmark_forward
@@ -118,9 +118,9 @@ def benchmark_decode(arguments: Sequence[str]) -> None:
     _add_common(parser, "decode")
     parser.add_argument("--people", type=at_least_1, nargs="+", default=[5, 15, 30])
     parser.add_argument("--size", type=at_least_1, nargs=2, default=[512, 704], help="H W")
-    parser.add_argument("--solver", choices=SOLVERS, default="munkres")
+    parser.add_argument("--solver", choices=MATCHERS, default="munkres")
     known = parser.parse_args(arguments)
-    facts, settings = _facts(known, CPU), PUBLISHED._replace(solver=known.solver)
+    facts, settings = _facts(known, CPU), PUBLISHED._replace(matcher=known.solver)
     size = (known.size[0], known.size[1])
     if min(size) < 32:
         parser.error(f"--size {size[0]} {size[1]}: people want 32 pixels at least")

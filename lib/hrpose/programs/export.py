@@ -82,7 +82,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--verify", action="store_true", help="compare the file with the network")
     parser.add_argument(
-        "--data", type=int, default=0, metavar="N", help="evaluate network and file on N images of DATASET.VAL"
+        "--data",
+        type=int,
+        default=0,
+        metavar="N",
+        help="evaluate network and file on N images of DATASET.VAL",
     )
     parser.add_argument("--int8", action="store_true", help="write model.int8.onnx beside it")
     parser.add_argument(

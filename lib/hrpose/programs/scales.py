@@ -37,8 +37,8 @@ from hrpose.inference.spec import InferenceSpec
 from hrpose.models.swahr import SWAHR
 from hrpose.ops.coordinates import Affine, resize_transform
 from hrpose.ops.files import write_json, write_whole
-from hrpose.ops.peaks import resize
 from hrpose.ops.image import write
+from hrpose.ops.peaks import resize
 from hrpose.ops.pixels import normalise
 from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config

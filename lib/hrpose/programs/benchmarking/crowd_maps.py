@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrpose.inference.tta import PLAIN, look
+from hrpose.inference.tta import IDENTITY, run_views
 from hrpose.ops.gaussian import draw_heatmaps
 from hrpose.structures import ScaleOutput
 
@@ -32,7 +32,7 @@ def crowd_maps(
     """Heatmaps (K, H, W), and tags (K, H, W, T), one map after the other in memory.
 
     size: (H, W) in network pixels, multiples of 32   cells: (H, W) of the maps
-    Peaks are those of two resolutions, averaged and enlarged as inference/tta.look does.
+    Peaks are those of two resolutions, averaged and enlarged as inference/tta.run_views does.
     """
     joints = _joints(crowd, size, rng)
     coarse, fine = (_heatmaps(joints, size, stride, crowd.noise, rng) for stride in (4, 2))
@@ -41,7 +41,7 @@ def crowd_maps(
         [ScaleOutput(coarse, view[None], None, 4), ScaleOutput(fine, None, None, 2)]
         for view in tags
     )
-    maps = look(lambda images: next(said), torch.empty(0), [PLAIN] * crowd.views, cells)
+    maps = run_views(lambda images: next(said), torch.empty(0), [IDENTITY] * crowd.views, cells)
     return maps.heatmaps[0].numpy(), maps.tags[0].numpy()
 
 

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hrpose.inference.decoding import decode_maps, finished, group, grouped, peaks_of
-from hrpose.inference.gathering import HIGHEST, gather
-from hrpose.inference.grouping import Settings
-from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
+from hrpose.inference import decode as decoder
+from hrpose.inference.decode import decode, fill_missing, find_candidates, score_and_filter
+from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.spec import DecoderConfig
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
 from hrpose.programs.benchmarking.plain_decode import plain_decode
 from hrpose.programs.benchmarking.report import Report, number, paired_report
@@ -34,7 +34,7 @@ class Scene(NamedTuple):
 def benchmark_crowds(
     people: Sequence[int],
     size: tuple[int, int],
-    settings: Settings,
+    settings: DecoderConfig,
     against: str | None,
     blocks: int,
 ) -> Report:
@@ -58,30 +58,30 @@ def benchmark_crowds(
     return report
 
 
-def _run(scenes: Mapping[str, Scene], settings: Settings) -> dict[str, float]:
+def _run(scenes: Mapping[str, Scene], settings: DecoderConfig) -> dict[str, float]:
     spent: dict[str, float] = {}
     for name, scene in scenes.items():
-        call = partial(decode_maps, scene.heatmaps, scene.tags, COCO, settings)
+        call = partial(decode, scene.heatmaps, scene.tags, COCO, settings)
         spent[f"{name}, ms"] = 1000 * seconds_of(call, 0.5)
         spent |= {f"- {name}: {stage}, ms": ms for stage, ms in _stages(scene, settings).items()}
     return spent
 
 
-def _stages(scene: Scene, settings: Settings) -> dict[str, float]:
+def _stages(scene: Scene, settings: DecoderConfig) -> dict[str, float]:
     """What decode_maps does, once and in one thread, with a look at the clock in between."""
     begun = time.perf_counter()
-    heat = heat_in_blocks(scene.heatmaps)
-    peaks = peaks_of(heat, scene.tags, settings)
+    candidates = find_candidates(scene.heatmaps, scene.tags, settings)
     peaked = time.perf_counter()
-    found = grouped(peaks, COCO, settings)
+    people, scores = group_by_tag(candidates.peaks, COCO.grouping_indices, settings)
     assembled = time.perf_counter()
-    finished(found, heat, partial(tags_in_blocks, scene.tags), COCO, settings)
+    people = fill_missing(people, scene.heatmaps, scene.tags, settings)
+    score_and_filter(people, scores, COCO, settings)
     done = time.perf_counter()
     laps = {"peaks": peaked - begun, "group": assembled - peaked, "refine": done - assembled}
     return {stage: 1000 * seconds for stage, seconds in laps.items()}
 
 
-def _run_plain(scenes: Mapping[str, Scene], settings: Settings) -> dict[str, float]:
+def _run_plain(scenes: Mapping[str, Scene], settings: DecoderConfig) -> dict[str, float]:
     spent = {}
     for name, scene in scenes.items():
         begun = time.perf_counter()
@@ -102,34 +102,38 @@ def _limit(scene: Scene) -> str:
 
 
 def unsettled(
-    heatmaps: np.ndarray, tags: np.ndarray, skeleton: Skeleton, settings: Settings
+    heatmaps: np.ndarray, tags: np.ndarray, skeleton: Skeleton, settings: DecoderConfig
 ) -> tuple[int, int]:
     """How many missing joints a device has to look for in whole maps, and how many there are.
 
     heatmaps: (K, H, W)   tags: (K, H, W, T)
     """
-    [candidates] = gather(torch.from_numpy(heatmaps)[None], torch.from_numpy(tags)[None], settings)
-    people = group(candidates, skeleton, settings)
-    return int(people.open.sum()), int((people.found[..., 2] == 0).sum())
+    maps = torch.from_numpy(heatmaps), torch.from_numpy(tags)
+    candidates = find_candidates(*maps, settings)
+    people, _ = group_by_tag(candidates.peaks, skeleton.grouping_indices, settings)
+    joint, wanted, _ = decoder.missing_joints(people)
+    assert candidates.top is not None
+    _, still = decoder.search_top_cells(candidates.top, joint, wanted)
+    return int(still.sum()), len(joint)
 
 
-def _unsettled(scenes: Mapping[str, Scene], settings: Settings) -> str:
+def _unsettled(scenes: Mapping[str, Scene], settings: DecoderConfig) -> str:
     counts = {
         name: unsettled(scene.heatmaps, scene.tags, COCO, settings)
         for name, scene in scenes.items()
     }
     shares = [f"{name} {still} of {missing}" for name, (still, missing) in counts.items()]
-    return f"Missing joints that the {HIGHEST} highest cells leave open: {', '.join(shares)}."
+    return f"Missing joints that {decoder.TOP_CELLS} highest cells leave open: {', '.join(shares)}."
 
 
-def _equal(scenes: Mapping[str, Scene], settings: Settings) -> str:
+def _equal(scenes: Mapping[str, Scene], settings: DecoderConfig) -> str:
     equal = []
     for name, scene in scenes.items():
-        ours = decode_maps(scene.heatmaps, scene.tags, COCO, settings)
+        ours = decode(scene.heatmaps, scene.tags, COCO, settings)
         plain = plain_decode(scene.heatmaps, scene.together, COCO, settings)
         if all(np.array_equal(one, other) for one, other in zip(ours, plain)):
             equal.append(name)
     return (
         f"Found the same, bit for bit: {', '.join(equal) or 'nowhere'} ({len(equal)} of "
-        f"{len(scenes)}); solver {settings.solver}."
+        f"{len(scenes)}); solver {settings.matcher}."
     )

@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import load_model
-from hrpose.build_inference import ready
+from hrpose.build import build_inference_model, load_model
 from hrpose.config import load_config
 from hrpose.models.counting import operations_in
 from hrpose.programs.benchmarking.rates import matmul_rates, rate_note
@@ -84,7 +83,7 @@ def _sides(
     """Every way that can be gone here; one that cannot, for want of a compiler, costs no other."""
     for way in ways:
         try:
-            network = ready(task.config(way), model)
+            network = build_inference_model(task.config(way), model)
         except ValueError as error:
             failed[way.name] = str(error)
             continue

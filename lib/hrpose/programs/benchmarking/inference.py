@@ -12,16 +12,22 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from hrpose.build import build_crew, build_evaluator, build_model, build_predictor, load_model
+from hrpose.build import (
+    build_evaluator,
+    build_inference_model,
+    build_model,
+    build_pipeline_config,
+    build_predictor,
+    load_model,
+)
 from hrpose.build_devices import build_devices
-from hrpose.build_inference import ready
 from hrpose.data.coco import BareImages
-from hrpose.inference.bottomup import BottomUpPredictor, Framed
-from hrpose.inference.decoding import Grouped, finished, group, grouped, judged, peaks_of
-from hrpose.inference.gathering import fill_open, gather
-from hrpose.inference.stream import stream
-from hrpose.inference.tta import Maps
-from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
+from hrpose.inference.bottomup import BottomUpPredictor
+from hrpose.inference.decode import fill_missing, find_candidates, score_and_filter
+from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.pipeline import stream
+from hrpose.inference.spec import NetworkInput
+from hrpose.inference.tta import AggregatedMaps
 from hrpose.programs.benchmarking.crowds import unsettled
 from hrpose.programs.benchmarking.plain_decode import plain_decode
 from hrpose.programs.benchmarking.plain_predict import Plain, on_host
@@ -47,11 +53,11 @@ class Side(Protocol):
 
     model: nn.Module
 
-    def frame(self, image: np.ndarray, /) -> Framed: ...
-    def look(self, framed: Framed, /) -> Maps: ...
-    def peaks(self, maps: Maps, /) -> Any: ...
+    def frame(self, image: np.ndarray, /) -> NetworkInput: ...
+    def look(self, framed: NetworkInput, /) -> AggregatedMaps: ...
+    def peaks(self, maps: AggregatedMaps, /) -> Any: ...
     def group(self, peaks: Any, /) -> Any: ...
-    def refine(self, grouped: Any, maps: Maps, /) -> tuple[np.ndarray, np.ndarray]: ...
+    def refine(self, grouped: Any, maps: AggregatedMaps, /) -> tuple[np.ndarray, np.ndarray]: ...
     def find(self, images: BareImages, /) -> Iterator[tuple[int, Poses]]: ...
 
 
@@ -61,28 +67,31 @@ class OnHost:
     def __init__(self, config: CfgNode, predictor: BottomUpPredictor):
         self.predictor = predictor
         self.model = predictor.model
-        self.settings = predictor.settings
-        self.crew = build_crew(config, [predictor])
+        self.settings = predictor.spec.decoder
+        self.crew = build_pipeline_config(config, [predictor])
 
-    def frame(self, image: np.ndarray) -> Framed:
-        return self.predictor.frame(image)
+    def frame(self, image: np.ndarray) -> NetworkInput:
+        return self.predictor.preprocess(image)
 
-    def look(self, framed: Framed) -> Maps:
-        return self.predictor.look([framed])
+    def look(self, framed: NetworkInput) -> AggregatedMaps:
+        return self.predictor.forward([framed])
 
-    def peaks(self, maps: Maps) -> Any:
-        heatmaps, tags = on_host(maps)
-        heat = heat_in_blocks(heatmaps)
-        return heat, peaks_of(heat, tags, self.settings)
+    def peaks(self, maps: AggregatedMaps) -> Any:
+        return find_candidates(*self._of_image(maps), self.settings)
 
     def group(self, peaks: Any) -> Any:
-        heat, candidates = peaks
-        return heat, grouped(candidates, self.predictor.skeleton, self.settings)
+        order = self.predictor.spec.skeleton.grouping_indices
+        return peaks, *group_by_tag(peaks.peaks, order, self.settings)
 
-    def refine(self, grouped: Any, maps: Maps) -> tuple[np.ndarray, np.ndarray]:
-        heat, found = grouped
-        tags = partial(tags_in_blocks, on_host(maps)[1])
-        return finished(found, heat, tags, self.predictor.skeleton, self.settings)
+    def refine(self, grouped: Any, maps: AggregatedMaps) -> tuple[np.ndarray, np.ndarray]:
+        candidates, people, scores = grouped
+        if self.settings.refine:
+            given = self._of_image(maps)
+            people = fill_missing(people, *given, self.settings, candidates.top)
+        return score_and_filter(people, scores, self.predictor.spec.skeleton, self.settings)
+
+    def _of_image(self, maps: AggregatedMaps) -> tuple[Any, Any]:
+        return on_host(maps)
 
     def find(self, images: BareImages) -> Iterator[tuple[int, Poses]]:
         return stream([self.predictor], images, self.crew)
@@ -91,15 +100,8 @@ class OnHost:
 class OnDevice(OnHost):
     """The package's way for maps elsewhere. Peaks are all that is gathered, in one copy."""
 
-    def peaks(self, maps: Maps) -> Any:
-        return gather(maps.heatmaps.float(), maps.tags.float(), self.settings)[0]
-
-    def group(self, peaks: Any) -> Grouped:
-        return group(peaks, self.predictor.skeleton, self.settings)
-
-    def refine(self, grouped: Grouped, maps: Maps) -> tuple[np.ndarray, np.ndarray]:
-        filled = fill_open(grouped, maps.heatmaps[0].float(), maps.tags[0].float(), self.settings)
-        return judged(grouped.found, filled, self.predictor.skeleton, self.settings)
+    def _of_image(self, maps: AggregatedMaps) -> tuple[Any, Any]:
+        return maps.heatmaps[0].float(), maps.tags[0].float()
 
 
 def benchmark_inference(config: CfgNode, against: str | None, count: int, blocks: int) -> Report:
@@ -107,7 +109,7 @@ def benchmark_inference(config: CfgNode, against: str | None, count: int, blocks
     split, device = read_split(config, config.DATASET.VAL), build_devices(config)[0]
     split = first(split, count)
     model = (load_model(config) if config.TEST.MODEL_FILE else build_model(config)).to(device)
-    predictor = build_predictor(config, ready(config, model))
+    predictor = build_predictor(config, build_inference_model(config, model))
     ours = (OnHost if device.type == "cpu" else OnDevice)(config, predictor)
     sides: dict[str, Side] = {"as configured": ours}
     if against:
@@ -194,9 +196,9 @@ def _equal(predictor: BottomUpPredictor, images: BareImages) -> str:
     equal = people = 0
     counts = np.zeros(2, int)
     for i in range(len(images)):
-        maps, _ = predictor.maps(images[i][1])
-        given = (*on_host(maps), predictor.skeleton, predictor.settings)
-        ours, plain = predictor.people(maps, predictor.gather(maps)[0]), plain_decode(*given)
+        maps, _ = predictor.forward([predictor.preprocess(images[i][1])]), None
+        given = (*on_host(maps), predictor.spec.skeleton, predictor.spec.decoder)
+        ours, plain = predictor.decode(maps), plain_decode(*given)
         equal += all(np.array_equal(one, other) for one, other in zip(ours, plain))
         people += len(plain[0])
         counts += unsettled(*given)

@@ -8,14 +8,14 @@ from munkres import Munkres
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
-from hrpose.inference.grouping import PUBLISHED, Settings
+from hrpose.inference.spec import PUBLISHED, DecoderConfig
 from hrpose.skeletons import Skeleton
 
 
 def plain_decode(
-    heatmaps: np.ndarray, tags: np.ndarray, skeleton: Skeleton, settings: Settings = PUBLISHED
+    heatmaps: np.ndarray, tags: np.ndarray, skeleton: Skeleton, settings: DecoderConfig = PUBLISHED
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What inference.bottomup.decode returns, for the published costs, scores and steps.
+    """What inference.decode.decode returns, for the published costs, scores and steps.
 
     heatmaps: (K, H, W)   tags: (K, H, W, T)
     """
@@ -25,7 +25,7 @@ def plain_decode(
 
 
 def plain_finish(
-    people: list[np.ndarray], heatmaps: np.ndarray, tags: np.ndarray, settings: Settings
+    people: list[np.ndarray], heatmaps: np.ndarray, tags: np.ndarray, settings: DecoderConfig
 ) -> tuple[np.ndarray, np.ndarray]:
     """The best people, a quarter cell nearer to their joints, and what they lack filled in."""
     scores = np.array([person[:, 2].mean() for person in people], np.float32)
@@ -59,7 +59,9 @@ def plain_peaks(heatmaps: np.ndarray, tags: np.ndarray, count: int, window: int)
     return np.stack(found)
 
 
-def plain_groups(peaks: np.ndarray, skeleton: Skeleton, settings: Settings) -> list[np.ndarray]:
+def plain_groups(
+    peaks: np.ndarray, skeleton: Skeleton, settings: DecoderConfig
+) -> list[np.ndarray]:
     """People (K, 3 + T), in the order in which they were founded."""
     people: list[np.ndarray] = []
     heard: list[list[np.ndarray]] = []
@@ -78,7 +80,7 @@ def plain_groups(peaks: np.ndarray, skeleton: Skeleton, settings: Settings) -> l
 
 
 def plain_assignment(
-    found: list[np.ndarray], means: list[np.ndarray], settings: Settings
+    found: list[np.ndarray], means: list[np.ndarray], settings: DecoderConfig
 ) -> list[int | None]:
     """For each candidate the person that it joins."""
     joins: list[int | None] = [None] * len(found)
@@ -88,7 +90,7 @@ def plain_assignment(
         [[np.sqrt(((peak[3:] - mean) ** 2).sum()) for mean in means] for peak in found], float
     )
     cost = np.round(away) * 100 - np.array([float(peak[2]) for peak in found])[:, None]
-    for row, column in ASSIGN[settings.solver](cost):
+    for row, column in ASSIGN[settings.matcher](cost):
         if column < len(means) and away[row, column] < settings.tag_threshold:
             joins[row] = column
     return joins

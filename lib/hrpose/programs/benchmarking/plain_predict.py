@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from hrpose.data.coco import BareImages
-from hrpose.inference.bottomup import BottomUpPredictor, Framed, brought_back
-from hrpose.inference.grouping import PUBLISHED
-from hrpose.inference.tta import Maps, View
-from hrpose.ops.heatmaps import resize
+from hrpose.inference.bottomup import BottomUpPredictor
+from hrpose.inference.spec import PUBLISHED, NetworkInput, to_image_coords
+from hrpose.inference.tta import AggregatedMaps, View
+from hrpose.ops.peaks import resize
 from hrpose.programs.benchmarking.plain_decode import plain_finish, plain_groups, plain_peaks
 from hrpose.structures import Poses, ScaleOutput
 
@@ -23,7 +23,7 @@ KNOWN = (
     "max_people",
     "nms_kernel",
     "refine",
-    "solver",
+    "matcher",
 )
 """Settings that the plain path heeds."""
 
@@ -33,33 +33,35 @@ class Plain:
 
     def __init__(self, like: BottomUpPredictor, model: nn.Module):
         """model: as it was trained, float32"""
-        if len(like.sizing.scales) > 1:
+        if len(like.spec.scales) > 1:
             raise ValueError("the plain path looks at one scale; set TEST.SCALE_FACTOR [1]")
-        known = {name: getattr(like.settings, name) for name in KNOWN}
-        if like.settings != PUBLISHED._replace(**known):
+        known = {name: getattr(like.spec.decoder, name) for name in KNOWN}
+        if like.spec.decoder != PUBLISHED._replace(**known):
             raise ValueError(f"the plain path is as published, but for {', '.join(KNOWN)}")
         self.like = like
-        self.settings = like.settings
+        self.settings = like.spec.decoder
         self.model = model.eval()
 
-    def frame(self, image: np.ndarray) -> Framed:
-        return self.like.frame(image)
+    def frame(self, image: np.ndarray) -> NetworkInput:
+        return self.like.preprocess(image)
 
     @torch.inference_mode()
-    def look(self, framed: Framed) -> Maps:
+    def look(self, framed: NetworkInput) -> AggregatedMaps:
         like, device = self.like, next(self.model.parameters()).device
         pixels = torch.from_numpy(framed.pixels[0]).permute(2, 0, 1)[None].contiguous()
-        images = like.prepare(pixels.to(device))
-        return plain_look(self.model, images, like.views, framed.size, like.sizing.outputs)
+        images = like.normalize(pixels.to(device))
+        return plain_look(self.model, images, like.views, framed.size, like.spec.aggregate)
 
-    def peaks(self, maps: Maps) -> np.ndarray:
+    def peaks(self, maps: AggregatedMaps) -> np.ndarray:
         most, window = self.settings.max_people, self.settings.nms_kernel
         return plain_peaks(*on_host(maps), most, window)
 
     def group(self, peaks: np.ndarray) -> list[np.ndarray]:
-        return plain_groups(peaks, self.like.skeleton, self.settings)
+        return plain_groups(peaks, self.like.spec.skeleton, self.settings)
 
-    def refine(self, people: list[np.ndarray], maps: Maps) -> tuple[np.ndarray, np.ndarray]:
+    def refine(
+        self, people: list[np.ndarray], maps: AggregatedMaps
+    ) -> tuple[np.ndarray, np.ndarray]:
         return plain_finish(people, *on_host(maps), self.settings)
 
     def find(self, images: BareImages) -> Iterator[tuple[int, Poses]]:
@@ -69,10 +71,10 @@ class Plain:
             framed = self.frame(image)
             maps = self.look(framed)
             people = self.refine(self.group(self.peaks(maps)), maps)
-            yield image_id, brought_back(*people, framed.to_maps)
+            yield image_id, to_image_coords(*people, framed.to_maps)
 
 
-def on_host(maps: Maps) -> tuple[Any, Any]:
+def on_host(maps: AggregatedMaps) -> tuple[Any, Any]:
     """The heatmaps (K, H, W) and tags (K, H, W, T) of one image."""
     return maps.heatmaps[0].cpu().numpy(), maps.tags[0].cpu().numpy()
 
@@ -83,7 +85,7 @@ def plain_look(
     views: Sequence[View],
     size: tuple[int, int],
     strides: Sequence[int],
-) -> Maps:
+) -> AggregatedMaps:
     """Every map of every view enlarged to `size`, then their mean; a cell's tags side by side."""
     heatmaps, tags = [], []
     for view in views:
@@ -94,4 +96,4 @@ def plain_look(
         heatmaps.append(view.undo(resize(mean, size)))
         (of_view,) = [each.tags for each in outputs if each.tags is not None]
         tags.append(view.undo(resize(resize(of_view, finest), size)))
-    return Maps(torch.stack(heatmaps).mean(0), torch.stack(tags, -1).contiguous())
+    return AggregatedMaps(torch.stack(heatmaps).mean(0), torch.stack(tags, -1).contiguous())

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from hrpose.build import build_model
-from hrpose.inference.runner import open_session
+from hrpose.inference.onnx_predictor import open_session
 from hrpose.models.blocks import fan_in_init
 from hrpose.ops.pixels import normalise
 from hrpose.programs.benchmarking.timing import waiter

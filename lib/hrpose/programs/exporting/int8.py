@@ -40,7 +40,7 @@ def quantize(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
             _reader(images),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,  # with signed ones half the layers stay in float
+            activation_type=quantization.QuantType.QUInt8,  # signed: half the layers in float
             nodes_to_quantize=before_heads(onnx.load(plain)),
         )
         model = onnx.load(rounded)
