@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import torch
+from hrpose.inference.decoding import peaks_of
+from hrpose.inference.gathering import gather
+from hrpose.ops.blocks import heat_in_blocks
 from torch import nn
 from torch.nn import functional as F
 
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing, decode
-from hrpose.inference.decoding import peaks_of
-from hrpose.inference.gathering import gather
 from hrpose.inference.grouping import PUBLISHED, Settings
 from hrpose.inference.tta import PLAIN, mirrored
-from hrpose.ops.blocks import heat_in_blocks
 from hrpose.ops.gaussian import draw_heatmaps
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
 from hrpose.structures import ScaleOutput

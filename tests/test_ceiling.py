@@ -10,9 +10,9 @@ from hrpose.data.coco import records
 from hrpose.evaluation.keypoints import KeypointEvaluator
 from hrpose.inference.bottomup import brought_back, decode
 from hrpose.inference.grouping import PUBLISHED
-from hrpose.ops.affine import decoded_frame, fit, to_cells
+from hrpose.ops.coordinates import coordinates, resize_transform
 from hrpose.ops.gaussian import DRAWINGS
-from hrpose.ops.heatmaps import resize
+from hrpose.ops.peaks import resize
 from hrpose.skeletons import COCO
 
 TRUTH = Path(__file__).parents[1].parent / "shared" / "data" / "coco_subset" / "annotations"
@@ -56,7 +56,7 @@ def averaged(joints, size, strides, shape, convention):
     maps = []
     for stride in strides:
         there = torch.as_tensor(joints)[None].float()
-        cells = to_cells(there, stride, torch.tensor([False]), convention)
+        cells = coordinates(convention).to_heatmap_coords(there, stride, torch.tensor([False]))
         own = (size[1] // stride, size[0] // stride)
         maps.append(resize(DRAWINGS[convention].heatmaps(cells, own, 2.0), finest))
     return resize(torch.stack(maps).mean(0), shape)[0]
@@ -69,9 +69,11 @@ def ceiling(input_size, resolution, way):
     convention = "exact" if way == "exact" else "official"
     evaluator = KeypointEvaluator(truth, COCO)
     for record in records(truth, 17, 1):
-        size, to_network = fit(sizes[record.image_id], input_size, convention=convention)
+        size, to_network = resize_transform(
+            sizes[record.image_id], input_size, convention=convention
+        )
         maps = drawn(to_network.joints(record.joints), size, resolution, convention)
-        to_maps = decoded_frame(to_network, RESOLUTIONS[resolution][1], convention)
+        to_maps = to_network.to_cell_frame(RESOLUTIONS[resolution][1], convention)
         poses = brought_back(*decode(*maps, COCO, STEPS[way]), to_maps)
         evaluator.add(record.image_id, poses)
     return evaluator.summarize()["AP"]

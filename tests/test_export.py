@@ -13,13 +13,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from hrpose.inference.recipe import from_text
+from hrpose.inference.runner import Runner
 
 from commands import QUICKSTART, ROOT, SMALL, tool
 from hrpose.build import build_model, load_model, load_predictor
 from hrpose.config import load_config
 from hrpose.inference import runner
-from hrpose.inference.recipe import from_text
-from hrpose.inference.runner import Runner
 from hrpose.ops.image import read_photo
 from hrpose.ops.pixels import normalise
 from hrpose.programs import export

@@ -5,10 +5,10 @@ from functools import partial
 
 import pytest
 import torch
+from hrpose.models.folding import fold_norms
 from torch import nn
 
 from hrpose.models.blocks import conv_bn, fan_in_init
-from hrpose.models.folding import fold_norms
 from hrpose.models.higher_hrnet import HigherHRNet, deconv
 from hrpose.models.hrnet import HRNet
 from hrpose.models.swahr import SWAHR

@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from hrpose.inference.assignment import SOLVERS
+
 from hrpose.inference.grouping import PUBLISHED, Settings, group_by_tag, pose_scores
 from hrpose.skeletons import COCO
 from oracles import cheapest, grouped

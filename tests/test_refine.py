@@ -2,10 +2,10 @@
 
 import numpy as np
 import pytest
-
 from hrpose.inference.refine import fill_from_maps
 from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
 from hrpose.ops.cells import middle, quarter_step
+
 from oracles import refined
 
 

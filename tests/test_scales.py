@@ -21,7 +21,7 @@ from hrpose.evaluation.scales import (
     to_csv,
 )
 from hrpose.inference.bottomup import Sizing
-from hrpose.ops.affine import Affine
+from hrpose.ops.coordinates import Affine
 from hrpose.ops.image import read_photo
 from hrpose.ops.pixels import normalise
 from hrpose.programs.scales import (

@@ -129,7 +129,7 @@ class _Pipeline:
         if len(same_size) == self.batch:
             self._submit(same_size)
         for others in self.waiting.values():  # a rare size holds back all that comes after it
-            if others and job.place - others[0].index > MAX_WAIT * self.batch:
+            if others and job.place - others[0].place > MAX_WAIT * self.batch:
                 self._submit(others)
 
     def flush(self) -> None:

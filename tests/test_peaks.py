@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from hrpose.ops.heatmaps import local_maxima, resize
+from hrpose.ops.peaks import local_maxima, resize
 from oracles import enlarged
 
 

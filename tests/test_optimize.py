@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from hrpose.build_inference import ready
+from hrpose.models.numerics import Compiled, HalfPrecision
 from torch import nn
 
 from hrpose import build_inference
 from hrpose.build import build_model, build_predictor, load_predictor
-from hrpose.build_inference import ready
 from hrpose.config import load_config
 from hrpose.models.blocks import fan_in_init
-from hrpose.models.numerics import Compiled, HalfPrecision
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZES = (

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from hrpose.ops.blocks import SIDE, heat_in_blocks, tags_in_blocks
 
 from hrpose.inference import search
-from hrpose.ops.blocks import SIDE, heat_in_blocks, tags_in_blocks
 
 SIZES = [(16, 16), (64, 80), (33, 50), (7, 100), (1, 1), (128, 176)]
 

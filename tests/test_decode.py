@@ -6,14 +6,14 @@ import sys
 import numpy as np
 import pytest
 import torch
-
-from hrpose.inference import gathering
-from hrpose.inference.bottomup import decode
 from hrpose.inference.decoding import decode_maps, group, judged, peaks_of
-from hrpose.inference.grouping import PUBLISHED
 from hrpose.inference.refine import fill_from_cells, fill_from_maps
 from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
 from hrpose.ops.cells import quarter_step
+
+from hrpose.inference import gathering
+from hrpose.inference.bottomup import decode
+from hrpose.inference.grouping import PUBLISHED
 from hrpose.ops.gaussian import draw_exact_heatmaps
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
 from hrpose.programs.benchmarking.plain_decode import plain_decode, plain_peaks

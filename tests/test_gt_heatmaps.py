@@ -9,7 +9,7 @@ from torch import nn
 
 from hrpose.build import build_finder, build_predictor, output_strides
 from hrpose.config import load_config
-from hrpose.ops.affine import fit
+from hrpose.ops.coordinates import resize_transform
 from hrpose.skeletons import COCO
 from hrpose.structures import ScaleOutput
 
@@ -74,7 +74,7 @@ def found(joints, size, *overrides, swapped=None):
     """The poses that a config finds in an image of these people, and image pixels in a cell."""
     config = load_config(PLAIN, ["DATASET.INPUT_SIZE", str(INPUT), *overrides])
     looks, strides = 1 + config.TEST.FLIP_TEST, output_strides(config)
-    to_network = fit(size, INPUT)[1]
+    to_network = resize_transform(size, INPUT)[1]
     model = Grouper(joints, to_network, strides, looks)
     if swapped is not None:
         model.places[:, swapped] = model.places[[1, 0, 2]][:, swapped]
@@ -154,7 +154,7 @@ def test_nobody_annotated_is_nobody_found():
     assert poses.scores.shape == (0,)
     size = (300, 200)
     config = load_config(PLAIN, ["DATASET.INPUT_SIZE", str(INPUT), *ONCE])
-    model = Grouper(annotated(size), fit(size, INPUT)[1], (4, 2))
+    model = Grouper(annotated(size), resize_transform(size, INPUT)[1], (4, 2))
     finder = build_finder(config, build_predictor(config, model))
     poses = finder((np.zeros((200, 300, 3), np.uint8), np.zeros((0, 17, 3), np.float32)))
     assert poses.joints.shape == (0, 17, 3)

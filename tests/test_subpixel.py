@@ -3,11 +3,7 @@
 import numpy as np
 import pytest
 import torch
-
 from hrpose.inference.gathering import unpacked
-from hrpose.inference.grouping import PUBLISHED
-from hrpose.ops import cells as module
-from hrpose.ops import heatmaps as device
 from hrpose.ops.blocks import heat_in_blocks
 from hrpose.ops.cells import (
     describe,
@@ -17,6 +13,10 @@ from hrpose.ops.cells import (
     quarter_step,
     taylor_step,
 )
+
+from hrpose.inference.grouping import PUBLISHED
+from hrpose.ops import cells as module
+from hrpose.ops import peaks as device
 from oracles import quarter
 
 

@@ -5,15 +5,15 @@ import json
 import numpy as np
 import pytest
 import torch
+from hrpose.inference.recipe import Recipe, from_text, to_text
+from hrpose.inference.runner import Runner, resize
 from torch import nn
 from torch.nn import functional as F
 
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing
 from hrpose.inference.grouping import PUBLISHED
-from hrpose.inference.recipe import Recipe, from_text, to_text
-from hrpose.inference.runner import Runner, resize
 from hrpose.inference.tta import PLAIN, mirrored
-from hrpose.ops import heatmaps as torch_maps
+from hrpose.ops import peaks as torch_maps
 from hrpose.ops.pixels import normalise
 from hrpose.programs.export import found
 from hrpose.programs.exporting.graphs import Looking, NetworkGraph, PeaksGraph

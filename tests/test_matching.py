@@ -2,8 +2,8 @@
 
 import numpy as np
 import pytest
-
 from hrpose.inference.assignment import COSTS, munkres
+
 from hrpose.inference.grouping import PUBLISHED, group_by_tag
 from oracles import asked_of_munkres
 

@@ -6,14 +6,14 @@ import time
 import numpy as np
 import pytest
 import torch
+from hrpose.inference.gathering import gather
+from hrpose.inference.stream import Crew, stream
 from torch import nn
 from torch.nn import functional as F
 
 from hrpose.engine.evaluate import one_by_one
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing
-from hrpose.inference.gathering import gather
 from hrpose.inference.grouping import PUBLISHED
-from hrpose.inference.stream import Crew, stream
 from hrpose.inference.tta import PLAIN
 from hrpose.skeletons import Skeleton
 from hrpose.structures import ScaleOutput
