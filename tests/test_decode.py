@@ -1,4 +1,4 @@
-"""The fast decoders against the plain one on random scenes: every number equal, bit for bit."""
+"""Both branches of the decoder against the reference on random scenes: every bit equal."""
 
 import subprocess
 import sys
@@ -6,19 +6,24 @@ import sys
 import numpy as np
 import pytest
 import torch
-from hrpose.inference.decoding import decode_maps, group, judged, peaks_of
-from hrpose.inference.refine import fill_from_cells, fill_from_maps
-from hrpose.ops.blocks import heat_in_blocks, tags_in_blocks
-from hrpose.ops.cells import quarter_step
 
-from hrpose.inference import gathering
-from hrpose.inference.bottomup import decode
-from hrpose.inference.grouping import PUBLISHED
+from hrpose.inference import decode as module
+from hrpose.inference.decode import (
+    decode,
+    fill_missing,
+    find_candidates,
+    missing_joints,
+    score_and_filter,
+    search_top_cells,
+)
+from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.spec import PUBLISHED
 from hrpose.ops.gaussian import draw_exact_heatmaps
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
-from hrpose.programs.benchmarking.plain_decode import plain_decode, plain_peaks
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
+from hrpose.structures import Candidates
 from oracles import asked_of_munkres, grouped, quarter, refined
+from reference import decoding as reference
 
 SCENES = 1000
 NAMES = ("nose", "left_ear", "right_ear")
@@ -46,13 +51,23 @@ def scene(seed):
     return heatmaps.astype(np.float32), tags.astype(np.float32), skeleton
 
 
-def settings_of(seed):
-    solver = ("munkres", "scipy")[seed // 2 % 2]
-    return PUBLISHED._replace(solver=solver, max_people=(30, 5)[seed % 7 == 6])
+def config_of(seed):
+    matcher = ("munkres", "scipy")[seed // 2 % 2]
+    return PUBLISHED._replace(matcher=matcher, max_people=(30, 5)[seed % 7 == 6])
 
 
-def equal(ours, plain):
-    return all(np.array_equal(one, other) for one, other in zip(ours, plain, strict=True))
+def equal(ours, expected):
+    return all(np.array_equal(one, other) for one, other in zip(ours, expected, strict=True))
+
+
+def on_device(heatmaps, tags, skeleton, config=PUBLISHED):
+    """`decode` by the branch for maps on a device, which also takes tensors in host memory."""
+    maps = [torch.from_numpy(np.ascontiguousarray(each)) for each in (heatmaps, tags)]
+    candidates = find_candidates(*maps, config)
+    people, scores = group_by_tag(candidates.peaks, skeleton.grouping_indices, config)
+    if config.refine:
+        people = fill_missing(people, *maps, config, candidates.top)
+    return score_and_filter(people, scores, skeleton, config)
 
 
 @pytest.mark.slow
@@ -61,45 +76,61 @@ def test_a_thousand_scenes_oracle(share, record_difference):
     people, apart = 0, []
     for seed in range(share, SCENES, SHARES):
         heatmaps, tags, skeleton = scene(seed)
-        settings = settings_of(seed)
-        ours = decode_maps(heatmaps, tags, skeleton, settings)
-        plain = plain_decode(heatmaps, tags, skeleton, settings)
+        ours = decode(heatmaps, tags, skeleton, config_of(seed))
         people += len(ours[0])
-        if not equal(ours, plain):
+        if not equal(ours, reference.decode(heatmaps, tags, skeleton, config_of(seed))):
             apart.append(seed)
-    record_difference("scenes of 1,000 decoded otherwise than by the plain way", len(apart))
+    record_difference("scenes of 1,000 decoded differently from the reference", len(apart))
     assert not apart
     assert people > 500
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("highest", [1, 64, 2048])
-def test_the_device_way_oracle(highest, monkeypatch):
-    """Peaks and highest cells gathered in batches, the rest filled in from the whole maps."""
-    monkeypatch.setattr(gathering, "HIGHEST", highest)
-    monkeypatch.setattr(gathering, "AT_ONCE", 7)
-    opened = []
+@pytest.mark.parametrize("top_cells", [1, 64, 2048])
+def test_the_device_branch_oracle(top_cells, monkeypatch):
+    """Peaks and highest cells in one copy, the rest searched in the whole maps."""
+    monkeypatch.setattr(module, "TOP_CELLS", top_cells)
+    monkeypatch.setattr(module, "SEARCHES_AT_ONCE", 7)
+    searched, search = [], module._search_on_device
+
+    def counted(heatmaps, tags, joint, *given):
+        searched[-1] += len(joint)
+        return search(heatmaps, tags, joint, *given)
+
+    monkeypatch.setattr(module, "_search_on_device", counted)
     for seed in range(0, SCENES, 9):
         heatmaps, tags, skeleton = scene(seed)
-        settings = settings_of(seed)
-        two = [torch.from_numpy(np.stack([maps[:, ::-1], maps])) for maps in (heatmaps, tags)]
-        candidates = gathering.gather(*two, settings)[1]
-        grouped = group(candidates, skeleton, settings)
-        filled = gathering.fill_open(grouped, two[0][1], two[1][1], settings)
-        ours = judged(grouped.found, filled, skeleton, settings)
-        assert equal(ours, plain_decode(heatmaps, tags, skeleton, settings)), seed
-        opened.append(grouped.open.any())
-    assert any(opened)
-    assert highest == 1 or not all(opened)
+        searched.append(0)
+        ours = on_device(heatmaps, tags, skeleton, config_of(seed))
+        assert equal(ours, reference.decode(heatmaps, tags, skeleton, config_of(seed))), seed
+    assert any(searched)
+    assert top_cells == 1 or not all(searched)
 
 
-def test_the_plain_way_oracle():
-    """What the others are measured against is what the loops of the other tests say."""
+@pytest.mark.parametrize("subpixel, unique", [("none", False), ("quarter", True), ("dark", True)])
+def test_both_branches_are_equal_for_every_offset_and_filter_oracle(subpixel, unique):
+    for seed in range(12):
+        heatmaps, tags, skeleton = scene(seed)
+        config = config_of(seed)._replace(
+            subpixel=subpixel,
+            unique_peaks=unique,
+            matching_cost=("rounded", "clipped")[seed % 2],
+            refine=seed % 4 > 0,
+            min_score=0.05,
+            oks_nms=0.7,
+            nms_kernel=(3, 5, 9)[seed % 3],
+        )
+        ours = decode(heatmaps, tags, skeleton, config)
+        assert equal(on_device(heatmaps, tags, skeleton, config), ours), seed
+
+
+def test_the_reference_oracle():
+    """The reference agrees with the loops of the other tests."""
     for seed in (1, 2, 4, 5, 6):
         heatmaps, tags, skeleton = scene(seed)
         heatmaps, tags = heatmaps[:, :20, :24].copy(), tags[:, :20, :24].copy()
-        settings = PUBLISHED._replace(max_people=4)
-        peaks = plain_peaks(heatmaps, tags, 4, 5)
+        config = PUBLISHED._replace(max_people=4)
+        peaks = reference.find_peaks(heatmaps, tags, 4, 5)
         people = np.array(
             grouped(peaks, skeleton.grouping_indices, most=4, assign=asked_of_munkres)
         ).reshape(-1, *peaks.shape[::2])
@@ -107,7 +138,7 @@ def test_the_plain_way_oracle():
             for k in np.flatnonzero(person[:, 2]):
                 person[k, :2] = quarter(heatmaps[k], *person[k, :2].astype(int))
         loops = refined(people, heatmaps, tags) if len(people) else people
-        ours, scores = plain_decode(heatmaps, tags, skeleton, settings)
+        ours, scores = reference.decode(heatmaps, tags, skeleton, config)
         np.testing.assert_allclose(ours, loops, atol=1e-6)
         np.testing.assert_allclose(scores, people[:, :, 2].mean(1), rtol=1e-6)
 
@@ -115,106 +146,91 @@ def test_the_plain_way_oracle():
 # Filling ------------------------------------------------------------------------------------------
 
 
-def test_what_is_settled_by_the_highest_cells_is_what_the_maps_say():
-    """The certificate: among 128 cells for each joint much is settled, and all of it rightly."""
+def test_what_the_highest_cells_settle_is_what_the_whole_maps_give():
+    """The certificate: among 128 cells of each joint much is settled, and all of it rightly."""
     settled = wanted = 0
     for seed in range(0, 60, 2):
         heatmaps, tags, skeleton = scene(seed)
-        two = torch.from_numpy(heatmaps)[None], torch.from_numpy(tags)[None]
-        [candidates] = gathering.gather(*two)
-        people = group(candidates, skeleton, PUBLISHED._replace(refine=False)).found
+        candidates = find_candidates(torch.from_numpy(heatmaps), torch.from_numpy(tags))
+        people, _ = group_by_tag(candidates.peaks, skeleton.grouping_indices)
         if not len(people):
             continue
-        filled, unsettled = fill_from_cells(people, candidates.highest)
-        whole = fill_from_maps(people, heat_in_blocks(heatmaps), tags_in_blocks(tags), quarter_step)
-        assert np.array_equal(filled[~unsettled], whole[~unsettled])
-        assert np.array_equal(filled[unsettled], people[unsettled])
-        missing = people[..., 2] == 0
-        assert not (unsettled & ~missing).any()
-        settled += (missing & ~unsettled).sum()
-        wanted += missing.sum()
+        joint, tag, person = missing_joints(people)
+        keypoints, is_open = search_top_cells(candidates.top, joint, tag)
+        filled = fill_missing(people, heatmaps, tags)[person, joint]
+        keypoints[keypoints[:, 2] <= 0] = 0
+        assert np.array_equal(keypoints[~is_open], filled[~is_open])
+        settled += (~is_open).sum()
+        wanted += len(joint)
     assert 0 < settled < wanted
 
 
-def test_a_joint_is_open_where_the_floor_could_be_better():
-    """The tag fits nowhere among the highest cells; below their floor lies one that fits."""
-    heatmaps, tags = np.zeros((1, 2, 8, 8), np.float32), np.zeros((1, 2, 8, 8, 1), np.float32)
-    heatmaps[0, 0, 1, 1] = 0.9
-    heatmaps[0, 1, 4, 4], tags[0, 1, 4, 4] = 0.8, 7
-    heatmaps[0, 1, 2, 6] = 0.05
-    highest = [
-        gathering.unpacked(
-            gathering.gather_cells(
-                torch.from_numpy(heatmaps),
-                torch.from_numpy(tags),
-                gathering.highest_cells(torch.from_numpy(heatmaps), count),
-            )[0].numpy(),
-            0,
-            8,
-            64,
-            PUBLISHED,
-        ).highest
-        for count in (1, 2, 3, 64)
-    ]
-    person = np.zeros((1, 2, 4), np.float32)
-    person[0, 0] = [1.25, 1.25, 0.9, 0]
-    for known, is_open in zip(highest, (True, True, False, False)):
-        filled, unsettled = fill_from_cells(person, known)
-        assert unsettled.tolist() == [[False, is_open]]
-        assert (filled[0, 1, 2] == np.float32(0.05)) != is_open
+def test_a_joint_is_open_where_a_cell_below_the_floor_could_be_better(monkeypatch):
+    """The tag fits nowhere among the highest cells; below their floor is one that fits."""
+    heatmaps, tags = np.zeros((2, 8, 8), np.float32), np.zeros((2, 8, 8, 1), np.float32)
+    heatmaps[0, 1, 1] = 0.9
+    heatmaps[1, 4, 4], tags[1, 4, 4] = 0.8, 7
+    heatmaps[1, 2, 6] = 0.05
+    for count, expected in ((1, True), (2, True), (3, False), (64, False)):
+        monkeypatch.setattr(module, "TOP_CELLS", count)
+        top = find_candidates(torch.from_numpy(heatmaps), torch.from_numpy(tags)).top
+        keypoints, is_open = search_top_cells(top, np.array([1]), np.zeros((1, 1), np.float32))
+        assert is_open.tolist() == [expected]
+        assert is_open or keypoints[0, 2] == np.float32(0.05)
 
 
 # Scores, duplicates, the worst --------------------------------------------------------------------
 
 
 def two_alike():
-    """A person of three joints, another like it, one elsewhere; of the second a joint is filled."""
-    found = np.zeros((3, 3, 4), np.float32)
-    found[0] = [[10, 10, 0.9, 0], [20, 10, 0.9, 0], [15, 30, 0.9, 0]]
-    found[1] = found[0] + np.float32([0.2, 0.1, -0.2, 0])
-    found[1, 2] = 0
-    found[2] = found[0] + np.float32([60, 0, -0.5, 0])
-    filled = found.copy()
-    filled[1, 2] = [15, 30, 0.3, 0]
-    return found, filled
+    """A person of three joints, another like it of two, one elsewhere; the second's is filled."""
+    people = np.zeros((3, 3, 4), np.float32)
+    people[0] = [[10, 10, 0.9, 0], [20, 10, 0.9, 0], [15, 30, 0.9, 0]]
+    people[1] = people[0] + np.float32([0.2, 0.1, -0.2, 0])
+    people[1, 2] = [15, 30, 0.3, 0]
+    people[2] = people[0] + np.float32([60, 0, -0.5, 0])
+    return people, np.float32([0.9, 1.4 / 3, 0.4])
 
 
-def judge(**changes):
-    return judged(*two_alike(), DOTS, PUBLISHED._replace(**changes))
+def filtered(**changes):
+    return score_and_filter(*two_alike(), DOTS, PUBLISHED._replace(**changes))
 
 
-def test_scores():
-    np.testing.assert_allclose(judge()[1], [0.9, 1.4 / 3, 0.4], rtol=1e-6)
-    np.testing.assert_allclose(judge(score="found")[1], [0.9, 0.7, 0.4], rtol=1e-6)
-    np.testing.assert_allclose(judge(score="filled")[1], [0.9, 1.7 / 3, 0.4], rtol=1e-6)
+def test_scores_are_the_mean_over_all_joints_before_filling():
+    """Joints that are filled in later do not count."""
+    for seed in (2, 4, 8):
+        heatmaps, tags, skeleton = scene(seed)
+        people, scores = decode(heatmaps, tags, skeleton, PUBLISHED._replace(refine=False))
+        np.testing.assert_allclose(scores, people[..., 2].mean(1), rtol=1e-6)
+        filled, again = decode(heatmaps, tags, skeleton)
+        assert np.array_equal(again, scores)
+        assert (filled[..., 2].mean(1) > scores + 1e-3).any()
+    assert np.array_equal(filtered()[1], two_alike()[1])
 
 
 def test_poses_of_a_low_score_are_dropped():
-    people, scores = judge(min_score=0.45)
+    people, scores = filtered(min_score=0.45)
     assert len(people) == len(scores) == 2
     assert (scores >= 0.45).all()
 
 
 def test_duplicates_are_dropped_and_the_best_first():
-    people, scores = judge(suppress=0.8)
+    people, scores = filtered(oks_nms=0.8)
     np.testing.assert_allclose(scores, [0.9, 0.4], rtol=1e-6)
     assert people[1, 0, 0] == 70
-    assert len(judge(suppress=1.0)[0]) == 3
+    assert len(filtered(oks_nms=1.0)[0]) == 3
 
 
-def test_scores_reorder_people():
-    found, filled = two_alike()
-    found[0, 1:] = filled[0, 1:] = 0
-    people, scores = judged(found, filled, DOTS, PUBLISHED._replace(score="found"))
-    assert (np.diff(scores) <= 0).all()
-    np.testing.assert_allclose(scores, [0.9, 0.7, 0.4], rtol=1e-6)
-    _, published = judged(found, filled, DOTS, PUBLISHED)
-    np.testing.assert_allclose(published, [1.4 / 3, 0.4, 0.3], rtol=1e-6)
+def test_people_are_sorted_by_score():
+    people, _ = two_alike()
+    ordered, scores = score_and_filter(people, np.float32([0.1, 0.5, 0.5]), DOTS)
+    assert scores.tolist() == [0.5, 0.5, np.float32(0.1)]
+    assert np.array_equal(ordered, people[[1, 2, 0]])
 
 
-def test_nobody_is_judged():
-    nobody = np.zeros((0, 17, 4), np.float32)
-    people, scores = judged(nobody, nobody, COCO, PUBLISHED._replace(suppress=0.5, score="found"))
+def test_nobody_is_filtered():
+    nobody, none = np.zeros((0, 17, 4), np.float32), np.zeros(0, np.float32)
+    people, scores = score_and_filter(nobody, none, COCO, PUBLISHED._replace(oks_nms=0.5))
     assert people.shape == (0, 17, 4)
     assert scores.shape == (0,)
 
@@ -229,61 +245,57 @@ def test_decode_takes_maps_of_any_layout():
 
 
 def test_tags_are_read_where_they_are_needed():
-    """Without refinement, or without people, tags beside no peak are not looked at."""
+    """Without refinement, or without people, tags beside no peak are not read."""
     heatmaps, tags, skeleton = scene(2)
-    wanted = decode_maps(heatmaps, tags, skeleton, PUBLISHED._replace(refine=False))
+    found_only = PUBLISHED._replace(refine=False)
+    wanted = decode(heatmaps, tags, skeleton, found_only)
     apart = heatmaps[0] < 0.05
     assert len(wanted[0]) and apart.any()
     tags[0, apart] = np.nan
-    assert equal(decode_maps(heatmaps, tags, skeleton, PUBLISHED._replace(refine=False)), wanted)
-    assert len(decode_maps(np.zeros_like(heatmaps), tags, skeleton)[0]) == 0
+    assert equal(decode(heatmaps, tags, skeleton, found_only), wanted)
+    assert len(decode(np.zeros_like(heatmaps), tags, skeleton)[0]) == 0
     with pytest.raises(FloatingPointError, match="finite"):
-        decode_maps(heatmaps, tags, skeleton)
+        decode(heatmaps, tags, skeleton)
 
 
-def test_peaks_that_are_given_are_those_that_are_grouped():
+def test_given_candidates_are_those_that_are_grouped():
     heatmaps, tags, skeleton = scene(2)
-    peaks = peaks_of(heat_in_blocks(heatmaps), tags)
-    assert equal(
-        decode_maps(heatmaps, tags, skeleton, peaks=peaks), decode_maps(heatmaps, tags, skeleton)
-    )
-    one = np.where(np.arange(peaks.shape[1])[:, None] == 0, peaks, 0)
-    found, _ = decode_maps(heatmaps, tags, skeleton, peaks=one)
-    assert 0 < len(found) < len(decode_maps(heatmaps, tags, skeleton)[0])
+    candidates = find_candidates(heatmaps, tags)
+    wanted = decode(heatmaps, tags, skeleton)
+    assert equal(decode(heatmaps, tags, skeleton, candidates=candidates), wanted)
+    is_first = np.arange(candidates.peaks.shape[1])[:, None] == 0
+    one = Candidates(np.where(is_first, candidates.peaks, 0))
+    found, _ = decode(heatmaps, tags, skeleton, candidates=one)
+    assert 0 < len(found) < len(wanted[0])
 
 
-LATE = """
+def test_a_thread_may_decode_when_the_program_is_ending():
+    late = """
 import threading, time
 import numpy as np
-from hrpose.inference.decoding import decode_maps
+from hrpose.inference.decode import decode
 from hrpose.skeletons import COCO
 
 def work():
     time.sleep(0.3)
-    print(len(decode_maps(np.ones((17, 32, 32), np.float32), np.zeros((17, 32, 32, 1)), COCO)[0]))
+    print(len(decode(np.ones((17, 32, 32), np.float32), np.zeros((17, 32, 32, 1)), COCO)[0]))
 
 threading.Thread(target=work).start()
 """
-
-
-def test_a_thread_may_decode_when_the_program_has_nothing_else_to_do():
-    done = subprocess.run([sys.executable, "-c", LATE], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", late], check=True, capture_output=True, text=True)
     assert done.stdout == "30\n"
 
 
 @pytest.mark.parametrize("shift", [(0.5, 0), (0, 0.5), (0.5, 0.5)])
 @pytest.mark.parametrize("way", ["host", "device"])
 def test_a_joint_halfway_between_cells_is_one_joint(shift, way):
-    """An exact heatmap has two or four highest cells there; official ones never do."""
+    """An unbiased heatmap has two or four highest cells there; published ones never do."""
     joints = torch.tensor([[[[10.0, 12, 1], [25, 20, 1], [40, 8, 1]]]])
     joints[..., :2] += torch.tensor(shift)
-    heatmaps, tags = draw_exact_heatmaps(joints, (32, 48), 2.0), torch.zeros(1, 3, 32, 48, 1)
-    settings = PUBLISHED._replace(step="taylor")
-    if way == "host":
-        people, _ = decode(heatmaps[0], tags[0], DOTS, settings)
-    else:
-        [candidates] = gathering.gather(heatmaps, tags, settings)
-        people = group(candidates, DOTS, settings).filled
+    heatmaps, tags = draw_exact_heatmaps(joints, (32, 48), 2.0)[0], torch.zeros(3, 32, 48, 1)
+    maps = heatmaps.numpy(), tags.numpy()
+    config = PUBLISHED._replace(subpixel="dark", unique_peaks=True)
+    people, _ = {"host": decode, "device": on_device}[way](*maps, DOTS, config)
     assert len(people) == 1
     np.testing.assert_allclose(people[0, :, :2] - 0.5, joints[0, 0, :, :2], atol=1e-3)
-    assert len(decode(heatmaps[0], tags[0], DOTS)[0]) > 1
+    assert len(decode(*maps, DOTS)[0]) > 1
