@@ -8,8 +8,8 @@ import torch
 
 from hrpose.data.coco import records
 from hrpose.evaluation.keypoints import KeypointEvaluator
-from hrpose.inference.bottomup import brought_back, decode
-from hrpose.inference.grouping import PUBLISHED
+from hrpose.inference.decode import decode
+from hrpose.inference.spec import PUBLISHED, to_image_coords
 from hrpose.ops.coordinates import coordinates, resize_transform
 from hrpose.ops.gaussian import DRAWINGS
 from hrpose.ops.peaks import resize
@@ -17,11 +17,13 @@ from hrpose.skeletons import COCO
 
 TRUTH = Path(__file__).parents[1].parent / "shared" / "data" / "coco_subset" / "annotations"
 TRUTH = TRUTH / "person_keypoints_val2017.json"
-GROUPED = PUBLISHED._replace(cost="clipped")  # the rounded cost has ties even among perfect tags
+GROUPED = PUBLISHED._replace(
+    matching_cost="clipped"
+)  # the rounded cost has ties even among perfect tags
 STEPS = {
     "official": GROUPED,
-    "middle": GROUPED._replace(adjust=False),
-    "exact": GROUPED._replace(step="taylor"),
+    "middle": GROUPED._replace(subpixel="none"),
+    "exact": GROUPED._replace(subpixel="dark", unique_peaks=True),
 }
 RESOLUTIONS = {
     "1/4": ((4,), 4),
@@ -74,7 +76,7 @@ def ceiling(input_size, resolution, way):
         )
         maps = drawn(to_network.joints(record.joints), size, resolution, convention)
         to_maps = to_network.to_cell_frame(RESOLUTIONS[resolution][1], convention)
-        poses = brought_back(*decode(*maps, COCO, STEPS[way]), to_maps)
+        poses = to_image_coords(*decode(*maps, COCO, STEPS[way]), to_maps)
         evaluator.add(record.image_id, poses)
     return evaluator.summarize()["AP"]
 

@@ -134,7 +134,7 @@ def test_mask_oracle(rng, step, kind):
 
 
 def test_every_convention_has_its_drawing():
-    assert tuple(DRAWINGS) == COORDINATES
+    assert tuple(DRAWINGS) == tuple(COORDINATES)
     assert DRAWINGS["official"] == (draw_heatmaps, joint_cells)
 
 

@@ -1,22 +1,26 @@
-"""A shipped model without torch does what the predictor does; networks stand in for its file."""
+"""An exported model without torch equals the predictor; networks stand in for its file."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
-from hrpose.inference.recipe import Recipe, from_text, to_text
-from hrpose.inference.runner import Runner, resize
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.inference.bottomup import BottomUpPredictor, Sizing
-from hrpose.inference.grouping import PUBLISHED
-from hrpose.inference.tta import PLAIN, mirrored
+from hrpose.inference.bottomup import BottomUpPredictor
+from hrpose.inference.onnx_predictor import OnnxPredictor, resize_on_host
+from hrpose.inference.spec import (
+    PUBLISHED,
+    DecoderConfig,
+    ExportedModel,
+    InferenceSpec,
+    from_json,
+    to_json,
+)
 from hrpose.ops import peaks as torch_maps
 from hrpose.ops.pixels import normalise
-from hrpose.programs.export import found
-from hrpose.programs.exporting.graphs import Looking, NetworkGraph, PeaksGraph
+from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.skeletons import COCO, Skeleton
 from hrpose.structures import ScaleOutput
 
@@ -72,40 +76,26 @@ def scene(width, height, seed=0):
     return fine.byte().permute(1, 2, 0).numpy()
 
 
-SETTINGS = PUBLISHED._replace(detection_threshold=0.6, cost="clipped")
+DECODER = PUBLISHED._replace(detection_threshold=0.6, matching_cost="clipped")
 
 
 def as_network(graph):
-    """A graph in torch as the runner asks one."""
+    """A graph in torch, called as an exported one."""
 
     @torch.inference_mode()
     def network(images):
-        said = graph(torch.from_numpy(np.ascontiguousarray(images)))
-        return {name: value.numpy() for name, value in said.items()}
+        outputs = graph(torch.from_numpy(np.ascontiguousarray(images)))
+        return {name: value.numpy() for name, value in outputs.items()}
 
     return network
 
 
-def pair(skeleton, sizing, views, settings=SETTINGS, graph="network", network=None):
-    """A predictor, and the runner of what would be exported from it."""
-    looks = [PLAIN, mirrored(skeleton.flip_order)][: len(views)]
-    network = network or Blobs(skeleton)
-    predictor = BottomUpPredictor(network, normalise, skeleton, sizing, looks, settings)
-    looking = Looking(looks, sizing.stride, sizing.outputs, lambda h, t: found(h, t, settings))
-    made = {"network": NetworkGraph, "peaks": lambda network: PeaksGraph(network, looking)}
-    recipe = Recipe(
-        skeleton,
-        graph,
-        (4, 2),
-        sizing.input_size,
-        sizing.scales,
-        sizing.stride,
-        sizing.outputs,
-        views,
-        sizing.convention,
-        settings=settings,
-    )
-    return predictor, Runner(as_network(made[graph](predictor.model)), from_text(to_text(recipe)))
+def pair(spec, graph="network", network=None):
+    """A predictor, and the predictor of what would be exported from it."""
+    predictor = BottomUpPredictor(network or Blobs(spec.skeleton), spec, normalise)
+    made = {"network": NetworkGraph, "peaks": lambda network: PeaksGraph(network, spec)}
+    text = to_json(ExportedModel(spec, graph, (4, 2)))
+    return predictor, OnnxPredictor(as_network(made[graph](predictor.model)), from_json(text))
 
 
 def assert_same_people(ours, theirs, pixels=1e-2):
@@ -116,75 +106,79 @@ def assert_same_people(ours, theirs, pixels=1e-2):
     assert abs(ours.joints - theirs.joints).max() <= pixels
 
 
-BOTH = ("plain", "mirrored")
-SIZINGS = [
-    (Sizing(128), ("plain",)),
-    (Sizing(128), BOTH),
-    (Sizing(128, stride=2), BOTH),
-    (Sizing(128, outputs=(2,)), BOTH),
-    (Sizing(128, outputs=(4,), stride=2), ("plain",)),
-    (Sizing(128, convention="exact"), BOTH),
-    (Sizing(128, (0.5,)), BOTH),
-    (Sizing(128, (0.5, 1.0, 2.0)), BOTH),
-    (Sizing(128, (2.0, 1.0, 0.5), stride=2, convention="exact"), ("plain",)),
+FLIPPED = ("identity", "flip")
+
+
+def spec_of(skeleton=COCO, decoder=DECODER, **changes):
+    return InferenceSpec(skeleton, 128, decoder=decoder)._replace(**changes)
+
+
+SPECS = [
+    spec_of(),
+    spec_of(views=FLIPPED),
+    spec_of(views=FLIPPED, stride=2),
+    spec_of(views=FLIPPED, aggregate=(2,)),
+    spec_of(aggregate=(4,), stride=2),
+    spec_of(views=FLIPPED, convention="exact"),
+    spec_of(views=FLIPPED, scales=(0.5,)),
+    spec_of(views=FLIPPED, scales=(0.5, 1.0, 2.0)),
+    spec_of(scales=(2.0, 1.0, 0.5), stride=2, convention="exact"),
 ]
 
 
-@pytest.mark.parametrize("sizing, views", SIZINGS)
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("width, height", [(300, 200), (97, 171)])
-def test_maps_and_people_are_those_of_the_predictor(
-    sizing, views, width, height, record_difference
-):
-    predictor, runner = pair(COCO, sizing, views)
+def test_maps_and_people_are_those_of_the_predictor(spec, width, height, record_difference):
+    predictor, exported = pair(spec)
     image = scene(width, height)
-    maps, to_maps = predictor.maps(image)
-    heatmaps, tags = runner.maps(image)
-    np.testing.assert_array_equal(runner.to_maps(image).matrix, to_maps.matrix)
+    inputs = predictor.preprocess(image)
+    maps = predictor.forward([inputs])
+    heatmaps, tags = exported.forward(exported.preprocess(image))
     for name, ours, theirs in (("heatmaps", heatmaps, maps.heatmaps), ("tags", tags, maps.tags)):
         assert ours.shape == tuple(theirs.shape[1:])
         away = abs(ours - theirs[0].numpy()).max() / max(1, abs(ours).max())
-        record_difference(f"runner: {name} against the predictor's", away)
+        record_difference(f"OnnxPredictor: {name} against the predictor's", away)
         assert away < 1e-6
-    assert_same_people(runner(image), predictor(image))
+    assert_same_people(exported(image), predictor(image))
 
 
-ONE_SCALE = [(sizing, views) for sizing, views in SIZINGS if len(sizing.scales) == 1]
-
-
-@pytest.mark.parametrize("sizing, views", ONE_SCALE)
-def test_a_graph_with_peaks_finds_the_same_people(sizing, views):
-    predictor, runner = pair(COCO, sizing, views, graph="peaks")
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if len(spec.scales) == 1])
+def test_a_graph_with_peaks_finds_the_same_people(spec):
+    predictor, exported = pair(spec, "peaks")
     image = scene(300, 200, seed=1)
-    assert_same_people(runner(image), predictor(image))
+    assert_same_people(exported(image), predictor(image))
 
 
 @pytest.mark.parametrize("graph", ["network", "peaks"])
 @pytest.mark.parametrize(
     "changed",
     [
-        {"adjust": False},
+        {"subpixel": "none"},
         {"refine": False},
-        {"solver": "scipy", "max_people": 4},
+        {"matcher": "scipy", "max_people": 4},
         {"tag_threshold": 0.3, "nms_kernel": 9},
     ],
 )
-def test_settings_travel_with_the_model(graph, changed):
-    settings = SETTINGS._replace(**changed)
-    predictor, runner = pair(DOTS, Sizing(128), BOTH, settings, graph)
+def test_the_decoder_config_travels_with_the_model(graph, changed):
+    decoder = DECODER._replace(**changed)
+    predictor, exported = pair(spec_of(DOTS, decoder, views=FLIPPED), graph)
     image = scene(200, 260, seed=2)
-    assert_same_people(runner(image), predictor(image))
+    assert_same_people(exported(image), predictor(image))
 
 
 @pytest.mark.parametrize("graph", ["network", "peaks"])
-@pytest.mark.parametrize("views", [("plain",), BOTH])
+@pytest.mark.parametrize("views", [("identity",), FLIPPED])
 @pytest.mark.parametrize("convention", ["official", "exact"])
-def test_published_settings_find_two_people_where_they_are(graph, views, convention):
+def test_the_published_config_finds_two_people_where_they_are(graph, views, convention):
     truth = np.array([[[40, 60], [60, 100], [30, 150]], [[200, 80], [230, 60], [220, 160]]])
     away = np.hypot(*(np.mgrid[:200, :280][:, None, None] - truth.T[::-1, ..., None, None]))
     image = (250 * np.exp(-(away.min(1) ** 2) / 50)).astype(np.uint8).transpose(1, 2, 0)
-    sizing = Sizing(128, convention=convention)
-    predictor, runner = pair(DOTS, sizing, views, PUBLISHED, graph, Dots())
-    poses = runner(image)
+    decoder = (
+        DecoderConfig(subpixel="dark", unique_peaks=True) if convention == "exact" else PUBLISHED
+    )
+    spec = spec_of(DOTS, decoder, views=views, convention=convention)
+    predictor, exported = pair(spec, graph, Dots())
+    poses = exported(image)
     assert_same_people(poses, predictor(image))
     found = poses.joints[np.argsort(poses.joints[:, 0, 0])]
     assert abs(found[..., :2] - truth).max() < 3  # two pixels of the network
@@ -192,10 +186,10 @@ def test_published_settings_find_two_people_where_they_are(graph, views, convent
 
 def test_broken_weights_are_refused():
     for graph in ("network", "peaks"):
-        predictor, runner = pair(DOTS, Sizing(128), BOTH, graph=graph)
+        predictor, exported = pair(spec_of(DOTS, views=FLIPPED), graph)
         predictor.model.filters.data.fill_(float("nan"))
         with pytest.raises(FloatingPointError, match="finite"):
-            runner(scene(200, 200))
+            exported(scene(200, 200))
 
 
 def plain_resize(plane, size):
@@ -227,33 +221,116 @@ def plain_resize(plane, size):
 )
 def test_resizing_is_torchs_and_a_plain_loops(rng, size, wanted, apart, record_difference):
     maps = rng.standard_normal((3, *size)).astype(np.float32)
-    resized = resize(maps, wanted)
+    resized = resize_on_host(maps, wanted)
     assert resized.dtype == np.float32
     of_torch = torch_maps.resize(torch.from_numpy(maps)[None], wanted)[0].numpy()
-    record_difference("runner: resize against torch's", abs(resized - of_torch).max())
+    record_difference("resize_on_host: against torch's", abs(resized - of_torch).max())
     assert abs(resized - of_torch).max() <= apart
     for plane, ours in zip(maps, resized):
         np.testing.assert_allclose(ours, plain_resize(plane, wanted), atol=2e-6)
 
 
-# The recipe -------------------------------------------------------------------------------------
+# Metadata ---------------------------------------------------------------------------------------
 
-RECIPE = Recipe(COCO, "network", (4, 2), 512, (0.5, 1.0), averaged=(2,), weights_sha256="ab")
-
-
-def test_a_recipe_comes_back_as_it_was_written():
-    assert from_text(to_text(RECIPE)) == RECIPE
+MODEL = ExportedModel(
+    spec_of(scales=(0.5, 1.0), aggregate=(2,), views=FLIPPED), "network", (4, 2), "ab", "9.1"
+)
 
 
-def test_a_recipe_also_tells_others_what_they_need():
-    said = json.loads(to_text(RECIPE))
-    assert said["skeleton"]["flips"][:3] == [0, 2, 1]
-    assert said["skeleton"]["joints"][0] == "nose"
-    assert "multiples of 32" in said["input"]
-    assert said["settings"]["tag_threshold"] == 1.0
+def test_metadata_comes_back_as_it_was_written():
+    assert from_json(to_json(MODEL)) == MODEL
 
 
-def test_a_recipe_of_another_format_is_refused_with_the_version_that_reads_it():
-    said = {**json.loads(to_text(RECIPE._replace(hrpose="9.1"))), "format": 7}
-    with pytest.raises(ValueError, match="format 7.*hrpose 9.1"):
-        from_text(json.dumps(said))
+def test_metadata_also_has_what_other_programs_need():
+    body = json.loads(to_json(MODEL))
+    assert body["spec"]["skeleton"]["flip_order"][:3] == [0, 2, 1]
+    assert body["spec"]["skeleton"]["joints"][0] == "nose"
+    assert "multiples of 32" in body["input"]
+    assert body["spec"]["decoder"]["tag_threshold"] == 1.0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda body: body.update(format=7),
+        lambda body: body.update(graph="soup"),
+        lambda body: body["spec"].update(convention="polar"),
+        lambda body: body["spec"]["decoder"].update(mystery=1),
+    ],
+)
+def test_unknown_metadata_is_refused_with_the_version_that_reads_it(change):
+    body = json.loads(to_json(MODEL))
+    change(body)
+    with pytest.raises(ValueError, match="(7|soup|polar|mystery).*hrpose 9.1.*tools/export.py"):
+        from_json(json.dumps(body))
+
+
+def of_format_1(**settings):
+    """Metadata as written before format 2."""
+    skeleton = {
+        "joints": DOTS.joints,
+        "flips": DOTS.flip_order,
+        "sigmas": DOTS.sigmas,
+        "grouping_order": DOTS.grouping_order,
+        "limbs": [],
+    }
+    known = {
+        "detection_threshold": 0.2,
+        "tag_threshold": 1.0,
+        "max_people": 20,
+        "nms_kernel": 5,
+        "adjust": True,
+        "refine": True,
+        "solver": "scipy",
+        "cost": "clipped",
+        "step": "taylor",
+        "score": "all",
+        "min_score": 0.1,
+        "suppress": 0.9,
+    }
+    return json.dumps(
+        {
+            "format": 1,
+            "input": "uint8 RGB (B, 3, H, W), H and W multiples of 32",
+            "resize_rule": "hrpose.ops.affine.fit: ...",
+            "skeleton": skeleton,
+            "graph": "peaks",
+            "strides": [4, 2],
+            "input_size": 384,
+            "scales": [1.0],
+            "stride": 2,
+            "averaged": [2],
+            "views": ["plain", "mirrored"],
+            "convention": "exact",
+            "mean": [0.5, 0.5, 0.5],
+            "std": [0.2, 0.2, 0.2],
+            "settings": {**known, **settings},
+            "weights_sha256": "cd",
+            "hrpose": "0.1.0",
+        }
+    )
+
+
+def test_metadata_of_format_1_is_read():
+    decoder = DecoderConfig(
+        detection_threshold=0.2,
+        max_people=20,
+        subpixel="dark",
+        unique_peaks=True,
+        matcher="scipy",
+        matching_cost="clipped",
+        min_score=0.1,
+        oks_nms=0.9,
+    )
+    spec = InferenceSpec(
+        DOTS, 384, (1.0,), FLIPPED, 2, (2,), "exact", (0.5,) * 3, (0.2,) * 3, decoder
+    )
+    assert from_json(of_format_1()) == ExportedModel(spec, "peaks", (4, 2), "cd", "0.1.0")
+    assert from_json(of_format_1(adjust=False)).spec.decoder.subpixel == "none"
+    published = from_json(of_format_1(step="quarter")).spec.decoder
+    assert (published.subpixel, published.unique_peaks) == ("quarter", False)
+
+
+def test_a_score_of_format_1_that_is_gone_is_refused_with_the_command_that_converts():
+    with pytest.raises(ValueError, match="'found'.*hrpose 0.1.0.*tools/export.py"):
+        from_json(of_format_1(score="found"))

@@ -20,7 +20,7 @@ from hrpose.evaluation.scales import (
     summarize,
     to_csv,
 )
-from hrpose.inference.bottomup import Sizing
+from hrpose.inference.spec import InferenceSpec
 from hrpose.ops.coordinates import Affine
 from hrpose.ops.image import read_photo
 from hrpose.ops.pixels import normalise
@@ -184,7 +184,7 @@ def config(scenes):
 
 def test_people_have_the_size_that_the_network_sees(config):
     split = read_persons(config)
-    found = measure(partial(see, ramp, Sizing(128)), split, "official")
+    found = measure(partial(see, ramp, InferenceSpec(COCO, 128)), split, "official")
     people = [person for person in split.truth["annotations"] if person["num_keypoints"]]
     by_image = {record.image_id: record for record in split.records}
     images = {image["id"]: image for image in split.truth["images"]}
@@ -200,10 +200,10 @@ def test_people_have_the_size_that_the_network_sees(config):
 def test_a_network_is_read_through_the_same_map_as_its_image(config):
     """Whatever the image's size, a joint is read where the network saw it."""
     split = read_persons(config)
-    found = measure(partial(see, ramp, Sizing(128)), split, "official")
+    found = measure(partial(see, ramp, InferenceSpec(COCO, 128)), split, "official")
     start = 0
     for record in split.records:
-        _, to_network = see(ramp, Sizing(128), split.images.read(record.file_name))
+        _, to_network = see(ramp, InferenceSpec(COCO, 128), split.images.read(record.file_name))
         rows = to_network.joints(record.joints)[..., 1]
         here = found.joints[2][start : start + len(rows)]
         labelled = np.isfinite(here)
@@ -233,7 +233,7 @@ def test_crowds_are_no_persons(scenes, config, tmp_path):
 def test_a_split_of_crowds_alone_says_so(config):
     split = read_split(config, "val2017")
     with pytest.raises(ValueError, match=r"nobody but crowds.*inspect"):
-        measure(partial(see, ramp, Sizing(64)), split._replace(records=[]), "official")
+        measure(partial(see, ramp, InferenceSpec(COCO, 64)), split._replace(records=[]), "official")
 
 
 # Pictures -------------------------------------------------------------------------------------
@@ -308,7 +308,7 @@ def test_the_colour_range_ignores_the_farthest_few():
 def test_a_sheet_shows_every_resolution_twice_in_common_colours(config, tmp_path):
     split = read_persons(config)
     split = split._replace(records=split.records[:2])
-    draw_pictures(config, partial(see, ramp, Sizing(128)), split, (1, 1.128), tmp_path)
+    draw_pictures(config, partial(see, ramp, InferenceSpec(COCO, 128)), split, (1, 1.128), tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
     for record in split.records:
         height, width = split.images.read(record.file_name).shape[:2]
@@ -327,7 +327,7 @@ def test_only_what_is_said_of_drawn_joints_is_shown_where_they_are(config):
     split = read_persons(config)
     record = split.records[0]
     image = split.images.read(record.file_name)
-    seen = see(ramp, Sizing(128), image)
+    seen = see(ramp, InferenceSpec(COCO, 128), image)
     drawn = targets(config, record, seen)
     said = [torch.where(heat > 0, 0.4, -0.4)[None] for heat in drawn]
     outputs = [output._replace(scales=alpha) for output, alpha in zip(seen.outputs, said)]

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hrpose.inference.decode import clean_peaks, decode
+from hrpose.inference.decode import check_finite, clean_peaks, decode
 from hrpose.inference.spec import (
     METADATA_KEY,
     ExportedModel,
@@ -96,6 +96,7 @@ class OnnxPredictor:
         spec = self.spec
         outputs = self.network(to_planes(inputs.pixels[0])[None])
         packed, heatmaps, tags = (outputs[name][0] for name in ("peaks", "heatmaps", "tags"))
+        check_finite(heatmaps)  # the graph finds no peak where they are not
         peaks = unpack_keypoints(packed, heatmaps.shape[-1], spec.decoder.subpixel)
         candidates = Candidates(clean_peaks(peaks, spec.decoder))
         return heatmaps, tags, spec.skeleton, spec.decoder, candidates
