@@ -7,15 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.inference import decode as module
+from hrpose.inference import decode_on_device
 from hrpose.inference.decode import (
     decode,
     fill_missing,
     find_candidates,
-    missing_joints,
     score_and_filter,
-    search_top_cells,
 )
+from hrpose.inference.decode_on_device import search_top_cells
 from hrpose.inference.grouping import group_by_tag
 from hrpose.inference.spec import PUBLISHED
 from hrpose.ops.gaussian import draw_exact_heatmaps
@@ -89,15 +88,15 @@ def test_a_thousand_scenes_oracle(share, record_difference):
 @pytest.mark.parametrize("top_cells", [1, 64, 2048])
 def test_the_device_branch_oracle(top_cells, monkeypatch):
     """Peaks and highest cells in one copy, the rest searched in the whole maps."""
-    monkeypatch.setattr(module, "TOP_CELLS", top_cells)
-    monkeypatch.setattr(module, "SEARCHES_AT_ONCE", 7)
-    searched, search = [], module._search_on_device
+    monkeypatch.setattr(decode_on_device, "TOP_CELLS", top_cells)
+    monkeypatch.setattr(decode_on_device, "SEARCHES_AT_ONCE", 7)
+    searched, search = [], decode_on_device.search_whole_maps
 
     def counted(heatmaps, tags, joint, *given):
         searched[-1] += len(joint)
         return search(heatmaps, tags, joint, *given)
 
-    monkeypatch.setattr(module, "_search_on_device", counted)
+    monkeypatch.setattr(decode_on_device, "search_whole_maps", counted)
     for seed in range(0, SCENES, 9):
         heatmaps, tags, skeleton = scene(seed)
         searched.append(0)
@@ -155,7 +154,9 @@ def test_what_the_highest_cells_settle_is_what_the_whole_maps_give():
         people, _ = group_by_tag(candidates.peaks, skeleton.grouping_indices)
         if not len(people):
             continue
-        joint, tag, person = missing_joints(people)
+        joint, person = np.nonzero((people[..., 2] == 0).T)
+        means = [np.mean(each[each[:, 2] > 0, 3:], axis=0) for each in people]
+        tag = np.array(means, np.float32)[person]
         keypoints, is_open = search_top_cells(candidates.top, joint, tag)
         filled = fill_missing(people, heatmaps, tags)[person, joint]
         keypoints[keypoints[:, 2] <= 0] = 0
@@ -172,7 +173,7 @@ def test_a_joint_is_open_where_a_cell_below_the_floor_could_be_better(monkeypatc
     heatmaps[1, 4, 4], tags[1, 4, 4] = 0.8, 7
     heatmaps[1, 2, 6] = 0.05
     for count, expected in ((1, True), (2, True), (3, False), (64, False)):
-        monkeypatch.setattr(module, "TOP_CELLS", count)
+        monkeypatch.setattr(decode_on_device, "TOP_CELLS", count)
         top = find_candidates(torch.from_numpy(heatmaps), torch.from_numpy(tags)).top
         keypoints, is_open = search_top_cells(top, np.array([1]), np.zeros((1, 1), np.float32))
         assert is_open.tolist() == [expected]

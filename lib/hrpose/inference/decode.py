@@ -12,7 +12,7 @@ The search for missing joints follows the released evaluation of HigherHRNet.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -21,25 +21,14 @@ from numpy.lib.stride_tricks import sliding_window_view
 from hrpose.inference.grouping import group_by_tag
 from hrpose.inference.spec import PUBLISHED, DecoderConfig
 from hrpose.ops.oks import oks_nms
-from hrpose.ops.subpixel import gather_keypoints, unpack_keypoints
+from hrpose.ops.subpixel import gather_keypoints
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, TopCells
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Maps = Any
 """np.ndarray, or torch.Tensor on any device"""
 
-Group = Callable[
-    [np.ndarray, Sequence[int], DecoderConfig], tuple[np.ndarray, np.ndarray]
-]  # as `group_by_tag`
-
-TOP_CELLS = 2048
-"""Cells of each joint that are copied from a device, to search missing joints in first."""
-
-SEARCHES_AT_ONCE = 32
-"""Missing joints searched in whole maps on a device at once: some 300 MB at 512 x 704."""
+Group = Callable[..., tuple[np.ndarray, np.ndarray]]  # as `group_by_tag`
 
 BLOCK = 16
 """Side of the blocks of cells whose extremes bound the score of a missing joint."""
@@ -71,20 +60,16 @@ def decode(
     all joints before the missing ones are filled in.
     Errors: FloatingPointError if the maps are not finite.
     """
-    heatmaps, tags = _in_float32(heatmaps), _in_float32(tags)
+    if not isinstance(heatmaps, np.ndarray):
+        heatmaps, tags = heatmaps.float(), tags.float()
+        if heatmaps.device.type == "cpu":
+            heatmaps, tags = heatmaps.numpy(), tags.numpy()
     if candidates is None:
         candidates = find_candidates(heatmaps, tags, config)
     people, scores = group(candidates.peaks, skeleton.grouping_indices, config)
     if config.refine:
         people = fill_missing(people, heatmaps, tags, config, candidates.top)
     return score_and_filter(people, scores, skeleton, config)
-
-
-def _in_float32(maps: Maps) -> Maps:
-    """Tensors in host memory become NumPy arrays."""
-    if isinstance(maps, np.ndarray):
-        return np.asarray(maps, np.float32)
-    return maps.float().numpy() if maps.device.type == "cpu" else maps.float()
 
 
 # Candidates -----------------------------------------------------------------------------------
@@ -98,50 +83,30 @@ def find_candidates(heatmaps: Maps, tags: Maps, config: DecoderConfig = PUBLISHE
 
     heatmaps: (K, H, W) float32   tags: (K, H, W, T) float32
     """
-    if not isinstance(heatmaps, np.ndarray):
-        return _find_candidates_on_device(heatmaps, tags, config)
-    count = min(config.max_people, heatmaps[0].size)
-    window = np.ones((config.nms_kernel, config.nms_kernel), np.uint8)
-    cells = np.full((len(heatmaps), count), -1)
-    highest = np.empty(heatmaps.shape[1:], np.float32)
-    for heat, row in zip(map(np.ascontiguousarray, heatmaps), cells):
-        check_finite(heat)
-        cv2.dilate(heat, window, dst=highest)
-        peaks = np.flatnonzero(heat > config.detection_threshold)
-        values = heat.ravel()[peaks]
-        is_peak = values == highest.ravel()[peaks]
-        peaks = peaks[is_peak][np.argsort(-values[is_peak], kind="stable")][:count]
-        row[: len(peaks)] = peaks
-    joint = np.arange(len(cells))[:, None].repeat(count, 1)
-    peaks = gather_keypoints(heatmaps, tags, joint, cells, config.subpixel)
-    return Candidates(clean_peaks(peaks, config))
+    top = None
+    if isinstance(heatmaps, np.ndarray):
+        count = min(config.max_people, heatmaps[0].size)
+        window = np.ones((config.nms_kernel, config.nms_kernel), np.uint8)
+        cells = np.full((len(heatmaps), count), -1)
+        highest = np.empty(heatmaps.shape[1:], np.float32)
+        for heat, row in zip(map(np.ascontiguousarray, heatmaps), cells):
+            check_finite(heat)
+            cv2.dilate(heat, window, dst=highest)
+            found = np.flatnonzero(heat > config.detection_threshold)
+            values = heat.ravel()[found]
+            is_peak = values == highest.ravel()[found]
+            found = found[is_peak][np.argsort(-values[is_peak], kind="stable")][:count]
+            row[: len(found)] = found
+        joint = np.arange(len(cells))[:, None].repeat(count, 1)
+        peaks = gather_keypoints(heatmaps, tags, joint, cells, config.subpixel)
+    else:
+        from hrpose.inference.decode_on_device import find_peaks_on_device
 
-
-def _find_candidates_on_device(heatmaps: Tensor, tags: Tensor, config: DecoderConfig) -> Candidates:
-    """Peaks and the highest cells, in one copy to the host."""
-    import torch
-
-    from hrpose.ops.peaks import find_peaks, gather_cells, highest_cells
-
-    maps, values = heatmaps[None], tags[None]
-    peaks = find_peaks(maps, config.max_people, config.nms_kernel)
-    highest = highest_cells(maps, TOP_CELLS if config.refine else 1)
-    packed = gather_cells(maps, values, torch.cat([peaks, highest], -1))[0].cpu().numpy()
-    check_finite(packed)  # NaN counts as the highest of all
-    keypoints = unpack_keypoints(packed, heatmaps.shape[-1], config.subpixel)
-    count = peaks.shape[-1]
-    cells, top = packed[:, count:, 0].astype(int), keypoints[:, count:]
-    is_whole_map = cells.shape[1] == heatmaps[0].numel()
-    floor = np.full(len(cells), -np.inf) if is_whole_map else top[:, -1, 2]
-    return Candidates(clean_peaks(keypoints[:, :count], config), TopCells(cells, top, floor))
-
-
-def clean_peaks(peaks: np.ndarray, config: DecoderConfig) -> np.ndarray:
-    """Check peaks (K, M, 3 + T), and drop duplicates where the convention makes them."""
+        peaks, top = find_peaks_on_device(heatmaps, tags, config)
     check_finite(peaks)
     if config.unique_peaks:
-        return drop_duplicate_peaks(peaks, config.nms_kernel // 2)
-    return peaks
+        peaks = drop_duplicate_peaks(peaks, config.nms_kernel // 2)
+    return Candidates(peaks, top)
 
 
 def drop_duplicate_peaks(peaks: np.ndarray, reach: int) -> np.ndarray:
@@ -188,31 +153,24 @@ def fill_missing(
 
     heatmaps: (K, H, W)   tags: (K, H, W, T)   top: of maps on a device
     """
-    joint, wanted, person = missing_joints(people)
+    found = people[..., 2] > 0
+    joint, person = np.nonzero(~found.T)  # (L,) each, joint after joint
     if not len(joint):
         return people
+    means = [np.mean(each[seen, 3:], axis=0) for each, seen in zip(people, found)]
+    wanted = np.array(means, np.float32)[person]  # (L, T)
     if isinstance(heatmaps, np.ndarray):
         cell = _search_blocks(heatmaps, tags, joint, wanted)
         keypoints = gather_keypoints(heatmaps, tags, joint, cell, config.subpixel)
     else:
-        assert top is not None, "candidates of maps on a device have their highest cells"
-        keypoints, is_open = search_top_cells(top, joint, wanted)
-        if is_open.any():
-            given = joint[is_open], wanted[is_open]
-            keypoints[is_open] = _search_on_device(heatmaps, tags, *given, config.subpixel)
+        from hrpose.inference.decode_on_device import search_on_device
+
+        assert top is not None, "candidates of maps on a device come with their highest cells"
+        keypoints = search_on_device(heatmaps, tags, top, joint, wanted, config.subpixel)
     take = keypoints[:, 2] > 0
     filled = people.copy()
     filled[person[take], joint[take]] = keypoints[take]
     return filled
-
-
-def missing_joints(people: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Joint (L,), tags (L, T) and person (L,) of every joint that people (N, K, 3 + T) miss."""
-    found = people[..., 2] > 0
-    joint, person = np.nonzero(~found.T)
-    means = [np.mean(each[seen, 3:], axis=0) for each, seen in zip(people, found)]
-    tags = np.array(means, np.float32).reshape(len(people), people.shape[2] - 3)
-    return joint, tags[person], person
 
 
 def tag_distance(tags: Sequence[np.ndarray] | np.ndarray, wanted: np.ndarray) -> np.ndarray:
@@ -275,6 +233,7 @@ def _search_map(maps: Sequence[np.ndarray], wanted: np.ndarray, bound: np.ndarra
     inside = (np.arange(shape[0])[:, None] * width + np.arange(shape[1])).ravel()
     blocks_of = [sliding_window_view(each, shape) for each in maps]
 
+    # Every cell of the blocks of highest bound.
     count = min(FIRST_BLOCKS, bound.shape[1])
     first = np.argpartition(bound, -count)[:, -count:]  # (P, count)
     heat, *tags = (each[row[first], column[first]].reshape(len(first), -1) for each in blocks_of)
@@ -286,7 +245,8 @@ def _search_map(maps: Sequence[np.ndarray], wanted: np.ndarray, bound: np.ndarra
     block, place = np.divmod(place, inside.size)
     np.minimum.at(cells, person, corner[first[person, block]] + inside[place])
 
-    np.put_along_axis(bound, first, -np.inf, 1)  # searched
+    # Of the other blocks, those that may hold as high a score.
+    np.put_along_axis(bound, first, -np.inf, 1)
     is_open = bound >= best[:, None]
     is_many = is_open.sum(1) > FEW_BLOCKS * bound.shape[1]
     if is_many.any():
@@ -327,47 +287,6 @@ def _search_by_heat(maps: Sequence[np.ndarray], wanted: np.ndarray, best: np.nda
                 best[i], found[i] = max(best[i], score[first]), cells[some[first]]
         floor = best.min()
     return found
-
-
-def search_top_cells(
-    top: TopCells, joint: np.ndarray, wanted: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best keypoints (L, 3 + T) among the highest cells, and which remain open (L,) bool.
-
-    No other cell scores more than the floor of their heat: a score above it is the map's best.
-    """
-    keypoints = np.zeros((len(joint), top.keypoints.shape[-1]), np.float32)
-    is_open = np.zeros(len(joint), bool)
-    for k in np.unique(joint):
-        mine, known = joint == k, top.keypoints[k]  # (C, 3 + T)
-        score = known[:, 2] - np.rint(tag_distance(known.T[3:], wanted[mine].T[..., None]))
-        best = score.max(1, keepdims=True)  # (P, 1)
-        cell = np.where(score == best, top.cells[k], np.iinfo(int).max)
-        keypoints[mine] = known[cell.argmin(1)]
-        is_open[mine] = best[:, 0] <= top.floor[k]
-    return keypoints, is_open
-
-
-def _search_on_device(
-    heatmaps: Tensor, tags: Tensor, joint: np.ndarray, wanted: np.ndarray, subpixel: str
-) -> np.ndarray:
-    """The best keypoints (L, 3 + T) of each joint (L,) for tags (L, T), from every cell."""
-    import torch
-
-    from hrpose.ops.peaks import gather_cells
-
-    packed = []
-    for start in range(0, len(joint), SEARCHES_AT_ONCE):
-        part = slice(start, start + SEARCHES_AT_ONCE)
-        joints = torch.from_numpy(joint[part]).to(heatmaps.device)
-        means = torch.from_numpy(wanted[part]).to(heatmaps.device)
-        heat, values = heatmaps[joints], tags[joints]  # (L, H, W), (L, H, W, T)
-        squares = torch.zeros_like(heat)
-        for value, mean in zip(values.unbind(-1), means.unbind(-1)):
-            squares += (value - mean[:, None, None]) ** 2
-        cell = (heat - squares.sqrt().round()).flatten(1).argmax(1)
-        packed.append(gather_cells(heat[None], values[None], cell[None, :, None])[0, :, 0])
-    return unpack_keypoints(torch.cat(packed).cpu().numpy(), heatmaps.shape[-1], subpixel)
 
 
 # Scores ---------------------------------------------------------------------------------------

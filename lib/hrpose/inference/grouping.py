@@ -10,22 +10,6 @@ from hrpose.inference.matching import MATCHERS, MATCHING_COSTS
 from hrpose.inference.spec import PUBLISHED, DecoderConfig
 
 
-class PersonBuilder:
-    """A person to which joints are added one by one."""
-
-    def __init__(self, joints: int, values: int):
-        self.joints = np.zeros((joints, values), np.float32)
-        self.tags = np.empty((joints, values - 3), np.float32)  # in the order they were added
-        self.count = 0
-        self.mean_tag = np.empty(values - 3, np.float32)
-
-    def add(self, joint: int, candidate: np.ndarray) -> None:
-        self.joints[joint] = candidate
-        self.tags[self.count] = candidate[3:]
-        self.count += 1
-        self.mean_tag = np.add.reduce(self.tags[: self.count]) / self.count  # 5x faster than mean
-
-
 def group_by_tag(
     peaks: np.ndarray, order: Sequence[int], config: DecoderConfig = PUBLISHED
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -40,34 +24,32 @@ def group_by_tag(
     their scores (N,): the mean over all joints.
     Source: Newell et al. 2017, section 3.2; the cost is that of the authors' code.
     """
-    people: list[PersonBuilder] = []
+    joints, _, values = peaks.shape
+    people: list[np.ndarray] = []  # (K, 3 + T) each
+    tags: list[list[np.ndarray]] = []  # of each person's joints, in the order they were added
+    means: list[np.ndarray] = []  # (T,) each
     for joint in order:
-        candidates = peaks[joint][peaks[joint, :, 2] > config.detection_threshold]
-        known = people[: config.max_people]
-        for candidate, person in zip(candidates, _match(candidates, known, config)):
-            if person is None:
-                person = PersonBuilder(*peaks.shape[::2])
-                people.append(person)
-            person.add(joint, candidate)
-    grouped = np.array([person.joints for person in people], np.float32)
-    grouped = grouped.reshape(len(people), *peaks.shape[::2])
+        candidates = peaks[joint][peaks[joint, :, 2] > config.detection_threshold]  # (M, 3 + T)
+        matches = dict[int, int]()  # candidate -> person
+        if people and len(candidates):
+            known = np.array(means[: config.max_people])  # (P, T)
+            distance = np.sqrt(((candidates[:, None, 3:] - known) ** 2).sum(-1))  # (M, P)
+            # In float64 equal sums are equal; in float32 noise of 1e-8 would decide the matching.
+            cost = MATCHING_COSTS[config.matching_cost](
+                distance.astype(float), config.tag_threshold
+            )
+            pairs = MATCHERS[config.matcher](cost - candidates[:, 2:3])
+            matches = {m: p for m, p in pairs if distance[m, p] < config.tag_threshold}
+        for m, candidate in enumerate(candidates):
+            person = matches.get(m, len(people))
+            if person == len(people):
+                people.append(np.zeros((joints, values), np.float32))
+                tags.append([])
+                means.append(candidate[3:])
+            people[person][joint] = candidate
+            tags[person].append(candidate[3:])
+            means[person] = np.add.reduce(tags[person]) / len(tags[person])  # 5x faster than mean
+    grouped = np.array(people, np.float32).reshape(len(people), joints, values)
     scores = grouped[:, :, 2].mean(1)
     best = np.argsort(-scores, kind="stable")[: config.max_people]
     return grouped[best], scores[best]
-
-
-def _match(
-    candidates: np.ndarray, people: list[PersonBuilder], config: DecoderConfig
-) -> list[PersonBuilder | None]:
-    """For each candidate (M, 3 + T) the person it joins, or None."""
-    matches: list[PersonBuilder | None] = [None] * len(candidates)
-    if not people or not len(candidates):
-        return matches
-    means = np.array([person.mean_tag for person in people])  # (P, T)
-    distance = np.sqrt(((candidates[:, None, 3:] - means) ** 2).sum(-1))  # (M, P)
-    # In float64 equal sums are equal; in float32 noise of 1e-8 would decide the matching.
-    cost = MATCHING_COSTS[config.matching_cost](distance.astype(float), config.tag_threshold)
-    for row, column in MATCHERS[config.matcher](cost - candidates[:, 2:3]):
-        if distance[row, column] < config.tag_threshold:
-            matches[row] = people[column]
-    return matches

@@ -17,7 +17,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from hrpose.inference.decode import check_finite, clean_peaks, decode
+from hrpose.inference.decode import check_finite, decode, drop_duplicate_peaks
 from hrpose.inference.spec import (
     METADATA_KEY,
     ExportedModel,
@@ -98,8 +98,10 @@ class OnnxPredictor:
         packed, heatmaps, tags = (outputs[name][0] for name in ("peaks", "heatmaps", "tags"))
         check_finite(heatmaps)  # the graph finds no peak where they are not
         peaks = unpack_keypoints(packed, heatmaps.shape[-1], spec.decoder.subpixel)
-        candidates = Candidates(clean_peaks(peaks, spec.decoder))
-        return heatmaps, tags, spec.skeleton, spec.decoder, candidates
+        check_finite(peaks)
+        if spec.decoder.unique_peaks:
+            peaks = drop_duplicate_peaks(peaks, spec.decoder.nms_kernel // 2)
+        return heatmaps, tags, spec.skeleton, spec.decoder, Candidates(peaks)
 
     def _run_views(
         self, pixels: np.ndarray, size: tuple[int, int]

@@ -64,15 +64,13 @@ class InferenceSpec(NamedTuple):
         """Index of the scale in whose frame all are averaged, and whose tags are taken."""
         return self.scales.index(1) if len(self.scales) > 1 else 0
 
-    def resize(self, image: np.ndarray, scale: float) -> tuple[tuple[int, int], Affine]:
-        """The size (W, H) of an image (H, W, 3) uint8 in the network, and the transform to it."""
-        smallest = min(self.scales)
-        size = check_image(image)
-        return resize_transform(size, self.input_size, scale, smallest, self.convention)
-
     def preprocess(self, image: np.ndarray) -> NetworkInput:
         """The image (H, W, 3) uint8 RGB at every scale."""
-        resized = [self.resize(image, scale) for scale in self.scales]
+        image_size, smallest = check_image(image), min(self.scales)
+        resized = [
+            resize_transform(image_size, self.input_size, scale, smallest, self.convention)
+            for scale in self.scales
+        ]
         pixels = tuple(transform.image(image, size) for size, transform in resized)
         (width, height), to_network = resized[self.base]
         to_maps = to_network.to_cell_frame(self.stride, self.convention)

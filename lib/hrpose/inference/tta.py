@@ -56,26 +56,20 @@ def run_views(
     strides: of the resolutions whose heatmaps are averaged; empty: all
     Source: Cheng et al. 2020 (HigherHRNet), section 3.5 (heatmap aggregation).
     """
-    outputs = [_at_finest(model(view.apply(images)), view, strides) for view in views]
+    heatmaps, tags = [], []
+    for view in views:
+        outputs = model(view.apply(images))
+        # All are resized to the finest first: two resizes in a row are not the same as one.
+        finest = (outputs[-1].heatmaps.shape[-2], outputs[-1].heatmaps.shape[-1])
+        averaged = [each.heatmaps for each in outputs if not strides or each.stride in strides]
+        heatmaps.append(view.undo(torch.stack([resize(maps, finest) for maps in averaged]).mean(0)))
+        (of_view,) = [output.tags for output in outputs if output.tags is not None]
+        tags.append(view.undo(resize(of_view, finest)))
     # The mean is taken before it is enlarged: it is the same, and one map instead of several.
-    heatmaps = resize(torch.stack([heatmaps for heatmaps, _ in outputs]).mean(0), size)
+    mean = resize(torch.stack(heatmaps).mean(0), size)
     # Tags of a channels-last network become contiguous while they are small.
-    tags = [resize(tags.contiguous(), size) for _, tags in outputs]
-    return AggregatedMaps(heatmaps, torch.stack(tags).movedim(0, -1))
-
-
-def _at_finest(
-    outputs: Sequence[ScaleOutput], view: View, strides: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """One view's heatmaps and tags (B, K, h, w), at its finest resolution, mapped back.
-
-    All are resized to it first: two resizes in a row are not the same as one.
-    """
-    finest = (outputs[-1].heatmaps.shape[-2], outputs[-1].heatmaps.shape[-1])
-    averaged = [output.heatmaps for output in outputs if not strides or output.stride in strides]
-    heatmaps = torch.stack([resize(heatmaps, finest) for heatmaps in averaged]).mean(0)
-    (tags,) = [output.tags for output in outputs if output.tags is not None]
-    return view.undo(heatmaps), view.undo(resize(tags, finest))
+    stacked = torch.stack([resize(of_view.contiguous(), size) for of_view in tags])
+    return AggregatedMaps(mean, stacked.movedim(0, -1))
 
 
 def average_scales(maps: Sequence[AggregatedMaps], base: int) -> AggregatedMaps:

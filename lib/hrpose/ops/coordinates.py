@@ -147,24 +147,22 @@ class Affine(NamedTuple):
         """Warp an image (H, W[, 3]) to a frame of size (width, height); 0 outside the image."""
         return cv2.warpAffine(image, self.matrix, size, flags=cv2.INTER_LINEAR)
 
-    def shifted(self, by: float) -> Affine:
-        """The same transform, followed by a shift right and down."""
-        return Affine(self.matrix + [0, 0, by])
-
     def to_cell_frame(self, stride: float, convention: str) -> Affine:
         """From a transform to network pixels: on to cells as decoders count them.
 
         They count from the edge of the map: the middle of cell 0 is 0.5.
         stride: network pixels per cell
         """
-        return Affine(self.shifted(coordinates(convention).pixel_offset).matrix / stride)
+        offset = coordinates(convention).pixel_offset
+        return Affine((self.matrix + [0, 0, offset]) / stride)
 
     def to_stride(self, stride: int, convention: str = "official") -> Affine:
         """From a transform to network pixels: on to cells as images and masks count them.
 
         Cell i is read at pixel `stride` * i (official), or at the middle of its pixels (exact).
         """
-        return self.to_cell_frame(stride, convention).shifted(-coordinates(convention).pixel_offset)
+        offset = coordinates(convention).pixel_offset
+        return Affine(self.to_cell_frame(stride, convention).matrix - [0, 0, offset])
 
     def inverse(self) -> Affine:
         return Affine(cv2.invertAffineTransform(self.matrix))
@@ -227,16 +225,13 @@ def resize_transform(
     Source: the resize rule of HigherHRNet's released evaluation.
     """
     width, height = image_size
-    base = _next_64(int(smallest * input_size))
+    base = -(-int(smallest * input_size) // 64) * 64  # the next multiple of 64
     short = int(base * scale / smallest)
-    long = int(_next_64(int(base / min(image_size) * max(image_size))) * scale / smallest)
+    padded = -(-int(base / min(image_size) * max(image_size)) // 64) * 64
+    long = int(padded * scale / smallest)
     size = (short, long) if width < height else (long, short)
     centre = coordinates(convention).image_centre(image_size)
     return size, similarity(centre, size, short / min(image_size), convention=convention)
-
-
-def _next_64(pixels: int) -> int:
-    return (pixels + 63) // 64 * 64
 
 
 def mirror_joints(joints: np.ndarray, width: int, flip_order: list[int]) -> np.ndarray:

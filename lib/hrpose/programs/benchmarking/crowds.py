@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hrpose.inference import decode as decoder
 from hrpose.inference.decode import decode, fill_missing, find_candidates, score_and_filter
+from hrpose.inference.decode_on_device import TOP_CELLS, search_top_cells
 from hrpose.inference.grouping import group_by_tag
 from hrpose.inference.spec import DecoderConfig
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
@@ -111,9 +111,11 @@ def unsettled(
     maps = torch.from_numpy(heatmaps), torch.from_numpy(tags)
     candidates = find_candidates(*maps, settings)
     people, _ = group_by_tag(candidates.peaks, skeleton.grouping_indices, settings)
-    joint, wanted, _ = decoder.missing_joints(people)
+    joint, person = np.nonzero((people[..., 2] == 0).T)
+    means = [np.mean(each[each[:, 2] > 0, 3:], axis=0) for each in people]
+    wanted = np.array(means, np.float32)[person]
     assert candidates.top is not None
-    _, still = decoder.search_top_cells(candidates.top, joint, wanted)
+    _, still = search_top_cells(candidates.top, joint, wanted)
     return int(still.sum()), len(joint)
 
 
@@ -123,7 +125,7 @@ def _unsettled(scenes: Mapping[str, Scene], settings: DecoderConfig) -> str:
         for name, scene in scenes.items()
     }
     shares = [f"{name} {still} of {missing}" for name, (still, missing) in counts.items()]
-    return f"Missing joints that {decoder.TOP_CELLS} highest cells leave open: {', '.join(shares)}."
+    return f"Missing joints that {TOP_CELLS} highest cells leave open: {', '.join(shares)}."
 
 
 def _equal(scenes: Mapping[str, Scene], settings: DecoderConfig) -> str:
