@@ -96,13 +96,13 @@ def test_each_joint_is_searched_in_its_own_maps():
 @pytest.mark.parametrize("values", [1, 2])
 @pytest.mark.parametrize("size", [(64, 80), (50, 70)], ids=str)
 def test_no_cell_of_a_block_exceeds_its_bound(values, size, monkeypatch):
-    bounds, search = [], module._search_map
+    bounds, search = [], module._search_within
 
-    def kept(maps, wanted, bound):
+    def kept(bound, *given):
         bounds.append(bound.copy())
-        return search(maps, wanted, bound)
+        return search(bound, *given)
 
-    monkeypatch.setattr(module, "_search_map", kept)
+    monkeypatch.setattr(module, "_search_within", kept)
     rng = np.random.default_rng(1)
     for kind in (peaked, noisy, level):
         heat, tags = (np.asarray(x, np.float32) for x in kind(rng, size, values))

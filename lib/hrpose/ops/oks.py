@@ -29,11 +29,11 @@ def oks(
     tolerance = 2 * (2 * np.asarray(sigmas, dtype=float)) ** 2  # (K,)
     # The smallest float step, as in pycocotools: an area of 0 does not divide 0 by 0.
     area = np.asarray(areas, dtype=float)[:, None, None] + np.spacing(1.0)  # (N, 1, 1)
-    alike = np.exp(-(step**2).sum(-1) / (tolerance * area))  # (N, M, K)
+    similarity = np.exp(-(step**2).sum(-1) / (tolerance * area))  # (N, M, K)
 
     labelled = np.asarray(visible) > 0  # (N, K)
     count = labelled.sum(-1)[:, None]  # (N, 1)
-    return (alike * labelled[:, None]).sum(-1) / np.maximum(count, 1)
+    return (similarity * labelled[:, None]).sum(-1) / np.maximum(count, 1)
 
 
 def oks_nms(poses: np.ndarray, sigmas: Sequence[float], threshold: float) -> np.ndarray:
@@ -48,9 +48,9 @@ def oks_nms(poses: np.ndarray, sigmas: Sequence[float], threshold: float) -> np.
     low = np.where(found[..., None], xy, np.inf).min(1, initial=np.inf)
     high = np.where(found[..., None], xy, -np.inf).max(1, initial=-np.inf)
     areas = np.prod(np.maximum(high - low, 0), axis=1)
-    alike = oks(poses, poses, areas, sigmas, found) > threshold  # (N, N)
+    is_duplicate = oks(poses, poses, areas, sigmas, found) > threshold  # (N, N)
     kept: list[int] = []
     for pose in range(len(poses)):
-        if not alike[kept, pose].any():
+        if not is_duplicate[kept, pose].any():
             kept.append(pose)
     return np.array(kept, int)
