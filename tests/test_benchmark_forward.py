@@ -79,7 +79,7 @@ def test_a_way_that_fails_at_work_costs_no_other(monkeypatch):
             return lambda images: torch.empty(0).view(7)
         return model
 
-    monkeypatch.setattr(forward, "ready", ready)
+    monkeypatch.setattr(forward, "build_inference_model", ready)
     report = benchmark_forward(task(), [WAYS[0], WAYS[1]], [], 1)
     assert [row[""] for row in report.numbers["sizes"][64]] == [PLAIN]
     assert "Not measured: channels last, since shape '[7]' is invalid" in report.text()

@@ -7,7 +7,7 @@ import torch
 from crowded_scenes import QUICKSTART, small
 from hrpose.build import build_model, build_predictor
 from hrpose.config import load_config
-from hrpose.inference.grouping import PUBLISHED
+from hrpose.inference.spec import PUBLISHED
 from hrpose.programs.benchmark import main
 from hrpose.programs.benchmarking.crowd_maps import Crowd, crowd_maps, noise_maps
 from hrpose.programs.benchmarking.crowds import benchmark_crowds
@@ -36,8 +36,8 @@ def predictor(scenes):
 
 def test_both_ways_look_alike(predictor, record_difference):
     image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
-    framed = predictor.frame(image)
-    ours, theirs = predictor.look([framed]), Plain(predictor, predictor.model).look(framed)
+    framed = predictor.preprocess(image)
+    ours, theirs = predictor.forward([framed]), Plain(predictor, predictor.model).look(framed)
     assert ours.tags.shape[-1] == 2
     for one, other in zip(ours, theirs):
         apart = ((one - other).abs().max() / other.abs().max()).item()
@@ -52,7 +52,7 @@ def test_stage_by_stage_is_the_whole(scenes, predictor, kind):
     image = np.random.default_rng(1).integers(0, 256, (70, 90, 3), np.uint8)
     maps = side.look(side.frame(image))
     people = side.refine(side.group(side.peaks(maps)), maps)
-    whole = predictor.people(maps, None)
+    whole = predictor.decode(maps)
     assert len(whole[0])
     assert all(np.array_equal(one, other) for one, other in zip(people, whole))
 
