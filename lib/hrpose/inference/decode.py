@@ -91,14 +91,15 @@ def find_candidates(heatmaps: Maps, tags: Maps, config: DecoderConfig = PUBLISHE
         count = min(config.max_people, heatmaps[0].size)
         window = np.ones((config.nms_kernel, config.nms_kernel), np.uint8)
         cells = np.full((len(heatmaps), count), -1)
-        highest, is_high = (np.empty(heatmaps.shape[1:], kind) for kind in (np.float32, bool))
+        highest = np.empty(heatmaps.shape[1:], np.float32)
+        is_peak, is_high = np.empty((2, *heatmaps.shape[1:]), bool)
         for heat, row in zip(map(np.ascontiguousarray, heatmaps), cells):
             check_finite(heat)
             cv2.dilate(heat, window, dst=highest)
-            found = np.flatnonzero(np.greater(heat, config.detection_threshold, out=is_high))
-            values = heat.ravel()[found]
-            is_peak = values == highest.ravel()[found]
-            found = found[is_peak][np.argsort(-values[is_peak], kind="stable")][:count]
+            np.equal(heat, highest, out=is_peak)
+            is_peak &= np.greater(heat, config.detection_threshold, out=is_high)
+            found = np.flatnonzero(is_peak)
+            found = found[np.argsort(-heat.ravel()[found], kind="stable")][:count]
             row[: len(found)] = found
         joint = np.arange(len(cells))[:, None].repeat(count, 1)
         peaks = gather_keypoints(heatmaps, tags, joint, cells, config.subpixel)
@@ -282,16 +283,14 @@ def _search_by_heat(maps: Sequence[np.ndarray], wanted: np.ndarray, best: np.nda
     sample = heat[::16]
     rank = max(1, int(len(sample) * HIGH_CELLS))
     floor = max(np.partition(sample, -rank)[-rank], best.min())
+    found = np.empty(len(wanted), int)
     for _ in range(2):
         cells = np.flatnonzero(heat >= floor)
         high, *values = (each[cells] for each in (heat, *tags))
-        found = np.empty(len(wanted), int)
         for i, tag in enumerate(wanted):
-            some = np.flatnonzero(high >= best[i])
-            score = high[some] - np.rint(tag_distance([each[some] for each in values], tag))
-            if len(some):
-                first = score.argmax()
-                best[i], found[i] = max(best[i], score[first]), cells[some[first]]
+            score = high - np.rint(tag_distance(values, tag))
+            first = score.argmax()
+            best[i], found[i] = max(best[i], score[first]), cells[first]
         floor = best.min()
     return found
 
