@@ -25,7 +25,7 @@ from hrpose.ops.subpixel import gather_keypoints
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, TopCells
 
-Maps = Any
+ArrayOrTensor = Any
 """np.ndarray, or torch.Tensor on any device"""
 
 Group = Callable[..., tuple[np.ndarray, np.ndarray]]  # as `group_by_tag`
@@ -47,8 +47,8 @@ HIGH_CELLS = 1 / 64
 
 
 def decode(
-    heatmaps: Maps,
-    tags: Maps,
+    heatmaps: ArrayOrTensor,
+    tags: ArrayOrTensor,
     skeleton: Skeleton,
     config: DecoderConfig = PUBLISHED,
     candidates: Candidates | None = None,
@@ -78,7 +78,9 @@ def decode(
 # Candidates -----------------------------------------------------------------------------------
 
 
-def find_candidates(heatmaps: Maps, tags: Maps, config: DecoderConfig = PUBLISHED) -> Candidates:
+def find_candidates(
+    heatmaps: ArrayOrTensor, tags: ArrayOrTensor, config: DecoderConfig = PUBLISHED
+) -> Candidates:
     """The highest local maxima of every joint, located within their cells.
 
     A cell is a local maximum if none in the window about it is higher; all cells of a plateau are,
@@ -144,8 +146,8 @@ def check_finite(maps: np.ndarray) -> None:
 
 def fill_missing(
     people: np.ndarray,
-    heatmaps: Maps,
-    tags: Maps,
+    heatmaps: ArrayOrTensor,
+    tags: ArrayOrTensor,
     config: DecoderConfig = PUBLISHED,
     top: TopCells | None = None,
 ) -> np.ndarray:

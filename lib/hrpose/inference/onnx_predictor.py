@@ -31,8 +31,8 @@ from hrpose.ops.image import read_photo, told
 from hrpose.ops.subpixel import unpack_keypoints
 from hrpose.structures import PERSON, Candidates, Poses, to_results
 
-Outputs = Mapping[str, np.ndarray]
-Network = Callable[[np.ndarray], Outputs]
+NamedArrays = Mapping[str, np.ndarray]
+Network = Callable[[np.ndarray], NamedArrays]
 """uint8 RGB (B, 3, H, W) -> the graph's outputs by name"""
 
 
@@ -61,7 +61,7 @@ class OnnxPredictor:
             )
         names = [output.name for output in session.get_outputs()]
 
-        def network(images: np.ndarray) -> Outputs:
+        def network(images: np.ndarray) -> NamedArrays:
             try:
                 return dict(zip(names, session.run(names, {"images": images})))
             except Exception as error:  # onnxruntime's own classes, out of memory among them
@@ -109,7 +109,7 @@ class OnnxPredictor:
         """One scale's heatmaps (K, *size), averaged over views, and tags (K, *size, T)."""
         spec, strides = self.spec, self.model.strides
         image = to_planes(pixels)
-        outputs = self.network(np.stack([VIEWS[view][0](image) for view in spec.views]))
+        outputs = self.network(np.stack([HOST_VIEWS[view][0](image) for view in spec.views]))
         finest = outputs[f"heatmaps_{strides[-1]}"].shape[2:]
         averaged = [outputs[f"heatmaps_{stride}"] for stride in spec.aggregate or strides]
         (tags,) = [maps for name, maps in outputs.items() if name.startswith("tags_")]
@@ -118,7 +118,7 @@ class OnnxPredictor:
             """The maps (K, *finest) of each view, in the frame of the plain image."""
             flip_order = spec.skeleton.flip_order
             return [
-                VIEWS[view][1](resize_on_host(each, finest), flip_order)
+                HOST_VIEWS[view][1](resize_on_host(each, finest), flip_order)
                 for view, each in zip(spec.views, maps)
             ]
 
@@ -128,7 +128,7 @@ class OnnxPredictor:
 
 
 Transform = Callable[..., np.ndarray]
-VIEWS: dict[str, tuple[Transform, Transform]] = {
+HOST_VIEWS: dict[str, tuple[Transform, Transform]] = {
     "identity": (lambda image: image, lambda maps, flip_order: maps),
     "flip": (
         lambda image: image[..., ::-1],

@@ -46,7 +46,7 @@ class Job(NamedTuple):
 
 Result = tuple[int, Poses]
 """(image id, the people in the image)"""
-Batch = Future[list[Future[Result]]]
+BatchFuture = Future[list[Future[Result]]]
 """A batch in the network, whose images are then decoded one by one."""
 
 
@@ -111,8 +111,10 @@ class _Pipeline:
     ):
         self.batch = config.batch
         self.waiting: dict[tuple, list[Job]] = defaultdict(list)  # of each size
-        self.batches: deque[Batch] = deque()
-        self.of_index: dict[int, tuple[Batch, int]] = {}  # the batch of an image, its index there
+        self.batches: deque[BatchFuture] = deque()
+        self.of_index: dict[
+            int, tuple[BatchFuture, int]
+        ] = {}  # the batch of an image, its index there
         self.next = 0  # index of the image whose people are yielded next
         self.max_batches = 2 * len(predictors)
         self.idle: SimpleQueue[BottomUpPredictor] = SimpleQueue()

@@ -95,7 +95,7 @@ FORMAT = 2
 GRAPHS = ("network", "peaks")
 """network: outputs of each resolution; peaks: all views, averaged, and their peaks."""
 
-INPUT = "uint8 RGB (B, 3, H, W), H and W multiples of 32; normalized in the graph"
+INPUT_FORMAT = "uint8 RGB (B, 3, H, W), H and W multiples of 32; normalized in the graph"
 RESIZE_RULE = (
     "hrpose.ops.coordinates.resize_transform: bilinear, aspect kept; the shorter side becomes "
     "input_size * scale, the longer a multiple of 64; outside the image is 0"
@@ -125,7 +125,7 @@ def to_json(model: ExportedModel) -> str:
     plain = {**spec._asdict(), "skeleton": joints, "decoder": spec.decoder._asdict()}
     body = {**model._asdict(), "spec": plain}
     return json.dumps(
-        {"format": FORMAT, "input": INPUT, "resize_rule": RESIZE_RULE, **body}, indent=1
+        {"format": FORMAT, "input": INPUT_FORMAT, "resize_rule": RESIZE_RULE, **body}, indent=1
     )
 
 

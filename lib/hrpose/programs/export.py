@@ -18,7 +18,7 @@ from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
 from hrpose.inference.spec import GRAPHS, ExportedModel
 from hrpose.ops.files import refuse_unwritable
 from hrpose.programs.command import command, config_parser, parsed_config
-from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, write
+from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, write_exported
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.programs.exporting.int8 import quantize
 from hrpose.programs.exporting.verify import (
@@ -26,7 +26,7 @@ from hrpose.programs.exporting.verify import (
     Predict,
     check_tolerance,
     compare,
-    score,
+    evaluate_predictor,
     table,
 )
 from hrpose.splits import Split, first, read_split
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         __version__,
     )
     format_ = FORMATS[known.format]
-    write(known.output, format_, graph, model)
+    write_exported(known.output, format_, graph, model)
     print(f"written to {known.output} ({known.output.stat().st_size / 1e6:.1f} MB)")
     exported = {known.output: format_.load(known.output)}
     if seen:
@@ -166,7 +166,7 @@ def _compare_metrics(
     """Print the metrics of the network and of each file."""
     predictors: dict[str, Predict] = {"network": predictor}
     predictors |= {path.name: each for path, each in exported.items()}
-    metrics = {name: score(config, each, split) for name, each in predictors.items()}
+    metrics = {name: evaluate_predictor(config, each, split) for name, each in predictors.items()}
     width = max(map(len, metrics)) + 2
     columns = list(metrics["network"])
     print(f"\n{len(split.records)} images of {config.DATASET.VAL}")

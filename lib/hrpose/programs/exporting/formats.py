@@ -22,7 +22,7 @@ from hrpose.inference.spec import METADATA_KEY, ExportedModel, from_json, to_jso
 from hrpose.ops.files import write_whole
 from hrpose.programs.exporting.graphs import example
 
-INPUT = "images"
+INPUT_NAME = "images"
 LARGEST = 128
 """Side of the largest images, in units of 32 pixels. torch requires a bound; files carry none."""
 
@@ -51,7 +51,9 @@ def traced(graph: nn.Module) -> torch.export.ExportedProgram:
     rows, columns = (torch.export.Dim(name, min=2, max=LARGEST) for name in ("rows", "columns"))
     free = {0: torch.export.Dim("batch"), 2: 32 * rows, 3: 32 * columns}
     with _quiet():
-        return torch.export.export(graph, (images,), dynamic_shapes={INPUT: free}, strict=False)
+        return torch.export.export(
+            graph, (images,), dynamic_shapes={INPUT_NAME: free}, strict=False
+        )
 
 
 def to_onnx(graph: nn.Module, model: ExportedModel) -> bytes:
@@ -63,7 +65,7 @@ def to_onnx(graph: nn.Module, model: ExportedModel) -> bytes:
             program,
             dynamo=True,
             verbose=False,
-            input_names=[INPUT],
+            input_names=[INPUT_NAME],
             output_names=list(_names(graph)),
         )
     proto = converted.model_proto  # type: ignore[union-attr]
@@ -126,7 +128,7 @@ FORMATS = {
 }
 
 
-def write(path: Path, format_: Format, graph: nn.Module, model: ExportedModel) -> None:
+def write_exported(path: Path, format_: Format, graph: nn.Module, model: ExportedModel) -> None:
     content = format_.encode(graph, model)
     write_whole(path, lambda file: file.write(content))
 

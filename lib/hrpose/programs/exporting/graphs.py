@@ -14,7 +14,7 @@ from hrpose.ops.peaks import find_peaks, gather_cells
 from hrpose.ops.pixels import normalise
 from hrpose.structures import ScaleOutput
 
-Outputs = dict[str, Tensor]
+GraphOutputs = dict[str, Tensor]
 
 
 class NetworkGraph(nn.Module):
@@ -24,8 +24,8 @@ class NetworkGraph(nn.Module):
         super().__init__()
         self.network = inference_part(network).eval()
 
-    def forward(self, images: Tensor) -> Outputs:
-        outputs: Outputs = {}
+    def forward(self, images: Tensor) -> GraphOutputs:
+        outputs: GraphOutputs = {}
         for output in self.network(normalise(images)):
             outputs[f"heatmaps_{output.stride}"] = output.heatmaps
             if output.tags is not None:
@@ -45,7 +45,7 @@ class PeaksGraph(nn.Module):
         self.spec = spec
         self.views = [VIEWS[name](spec.skeleton.flip_order) for name in spec.views]
 
-    def forward(self, images: Tensor) -> Outputs:
+    def forward(self, images: Tensor) -> GraphOutputs:
         stride = self.spec.stride
         size = (images.shape[-2] // stride, images.shape[-1] // stride)
         of_view = self._run_batched(images)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from hrpose.ops.files import write_whole
-from hrpose.programs.exporting.formats import INPUT
+from hrpose.programs.exporting.formats import INPUT_NAME
 
 QUANTIZED = ("Conv", "ConvTranspose", "Add", "Relu", "Concat", "Resize", "MaxPool")
 """Kinds of nodes that are quantized, before the heads."""
@@ -54,7 +54,7 @@ def _reader(images: Iterable[np.ndarray]) -> Any:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.feeds = ({INPUT: image[None]} for image in images)
+            self.feeds = ({INPUT_NAME: image[None]} for image in images)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)

@@ -27,7 +27,7 @@ TOLERANCE = 1e-4
 """Largest difference of a map, relative to its largest absolute value; usual is 1e-6 for a W32."""
 
 
-class Comparison(NamedTuple):
+class BatchDifference(NamedTuple):
     """The differences of two networks on one batch, by the name of the output."""
 
     batch: int
@@ -35,7 +35,7 @@ class Comparison(NamedTuple):
     differences: dict[str, float]  # largest absolute difference over largest absolute value
 
 
-def compare(graph: nn.Module, network: Network) -> Iterator[Comparison]:
+def compare(graph: nn.Module, network: Network) -> Iterator[BatchDifference]:
     """The graph and its exported form, on noise of several sizes and batches."""
     for size in SIZES:
         for batch in BATCHES:
@@ -43,7 +43,7 @@ def compare(graph: nn.Module, network: Network) -> Iterator[Comparison]:
             with torch.inference_mode():
                 expected = graph(images)
             actual = network(images.numpy())
-            yield Comparison(batch, size, dict(_differences(graph, expected, actual)))
+            yield BatchDifference(batch, size, dict(_differences(graph, expected, actual)))
 
 
 def _differences(
@@ -70,7 +70,7 @@ def _distance(expected: np.ndarray, actual: np.ndarray) -> float:
     return float(abs(expected - actual).max() / highest)
 
 
-def table(comparisons: Sequence[Comparison]) -> str:
+def table(comparisons: Sequence[BatchDifference]) -> str:
     """A line for every batch, a column for every output."""
     names = list(comparisons[0].differences)
     width = max(12, *map(len, names)) + 2
@@ -81,7 +81,7 @@ def table(comparisons: Sequence[Comparison]) -> str:
     return "\n".join(lines)
 
 
-def check_tolerance(comparisons: Sequence[Comparison], name: str) -> None:
+def check_tolerance(comparisons: Sequence[BatchDifference], name: str) -> None:
     """ValueError if an output differs by more than rounding explains."""
     figures = np.array([list(each.differences.values()) for each in comparisons])
     if not (figures <= TOLERANCE).all():  # nor is NaN
@@ -92,7 +92,7 @@ def check_tolerance(comparisons: Sequence[Comparison], name: str) -> None:
         )
 
 
-def score(config: CfgNode, predict: Predict, split: Split) -> dict[str, float]:
+def evaluate_predictor(config: CfgNode, predict: Predict, split: Split) -> dict[str, float]:
     """The metrics of a predictor on a split."""
     evaluator = build_evaluator(config, split.truth)
     images = BareImages(split.records, split.images)
