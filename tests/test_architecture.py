@@ -15,32 +15,29 @@ WORDS = [
     "structures",
     "ops.files",
     "ops.processes",
-    "ops.affine",
-    "ops.blocks",
-    "ops.cells",
+    "ops.coordinates",
+    "ops.subpixel",
     "ops.image",
     "ops.normalize",
     "ops.targets",
-    "ops.heatmaps",
+    "ops.peaks",
     "ops.oks",
 ]
 PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
-ASSEMBLY = ["config", "splits", "build_devices", "build_inference", "build", "build_training"]
+ASSEMBLY = ["config", "splits", "build_devices", "build", "build_training"]
 TORCHLESS = [
     "skeletons",
     "structures",
-    "ops.affine",
-    "ops.blocks",
-    "ops.cells",
+    "ops.coordinates",
+    "ops.subpixel",
     "ops.image",
     "ops.oks",
-    "inference.assignment",
-    "inference.decoding",
+    "inference.spec",
+    "inference.munkres",
+    "inference.matching",
     "inference.grouping",
-    "inference.refine",
-    "inference.search",
-    "inference.recipe",
-    "inference.runner",
+    "inference.decode",
+    "inference.onnx_predictor",
 ]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hrpose.data.augment import CropConfig, flip, move, random_affine, random_crop, random_flip
-from hrpose.ops.affine import CONVENTIONS, about
+from hrpose.ops.coordinates import COORDINATES, similarity
 from hrpose.structures import Sample
 
 FLIP = [0, 2, 1]
@@ -40,7 +40,7 @@ def centroid(channel):
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("chance", [0.0, 1.0])
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", COORDINATES)
 def test_a_lit_pixel_and_its_joint_move_together(seed, chance, convention, record_difference):
     """Through the random crop and the mirror; in a mirror a left spot is a right joint."""
     rng = np.random.default_rng(seed)
@@ -63,7 +63,7 @@ def test_a_lit_pixel_and_its_joint_move_together(seed, chance, convention, recor
 
 def test_everything_goes_through_one_map():
     start = sample()
-    by = about((150, 120), (128, 128), 0.5, 30)
+    by = similarity((150, 120), (128, 128), 0.5, 30)
     moved = move(start, by, (128, 128))
     np.testing.assert_allclose(moved.joints, by.joints(start.joints), rtol=1e-6)
     assert moved.joints.dtype == np.float32
@@ -102,13 +102,13 @@ def test_an_exact_mask_shows_the_middles_of_its_cells(stride):
     start = replace(sample(), mask=np.ones(SIZE[::-1], bool))
     start.mask[:, :100] = False
     for border, first in ((64, 64 // stride), (64 - stride / 2, 64 // stride - 1)):
-        by = about((100 - border + 64, 120), (128, 128), 1, convention="exact")
+        by = similarity((100 - border + 64, 120), (128, 128), 1, convention="exact")
         moved = move(start, by, (128, 128), stride, "exact")
         assert moved.mask.shape == (128 // stride,) * 2
         assert moved.mask[64 // stride].argmax() == first
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", COORDINATES)
 def test_image_joints_and_mask_of_a_crop_follow_one_convention(convention):
     """The mask is the one of the crop's own map, read in the cells of that convention."""
     for seed in range(5):
@@ -116,8 +116,8 @@ def test_image_joints_and_mask_of_a_crop_follow_one_convention(convention):
         done = random_affine(start, np.random.default_rng(seed), crop)
         by = random_crop(SIZE, crop, np.random.default_rng(seed))
         masks = {
-            name: by.coarser(4, name).image(start.mask.view(np.uint8) * 255, (16, 16)) > 127
-            for name in CONVENTIONS
+            name: by.to_stride(4, name).image(start.mask.view(np.uint8) * 255, (16, 16)) > 127
+            for name in COORDINATES
         }
         assert np.array_equal(done.mask, masks.pop(convention))
         assert not np.array_equal(done.mask, *masks.values())
@@ -130,7 +130,7 @@ def test_a_crop_that_is_exact_is_another_crop_of_the_same_random_numbers():
     for seed in range(20):
         maps = [
             random_crop((300, 240), CropConfig(256, convention=name), np.random.default_rng(seed))
-            for name in CONVENTIONS
+            for name in COORDINATES
         ]
         points = np.array([[0.0, 0.0], [99.5, 30.25]])
         np.testing.assert_allclose(maps[1].points(points), maps[0].points(points + 0.5) - 0.5)
@@ -146,7 +146,7 @@ def test_a_sample_is_cropped_once_and_before_it_is_mirrored():
 def test_what_was_outside_of_the_image_is_black_and_masked():
     light = replace(sample(), image=np.full((*SIZE[::-1], 3), 255, np.uint8))
     light = replace(light, mask=np.ones(SIZE[::-1], bool))
-    moved = move(light, about((150, 120), (500, 500), 1), (500, 500))
+    moved = move(light, similarity((150, 120), (500, 500), 1), (500, 500))
     inside = np.zeros((500, 500), bool)
     inside[130:370, 100:400] = True
     assert np.array_equal(moved.mask, inside)
@@ -203,7 +203,7 @@ def test_random_parameters_keep_to_the_bounds_and_use_them():
 def test_a_crop_without_randomness_is_the_middle():
     still = CropConfig(100, max_rotation=0, min_scale=1, max_scale=1, max_translate=0)
     by = random_crop((400, 200), still, np.random.default_rng(0))
-    np.testing.assert_allclose(by.matrix, about((200, 100), (100, 100), 0.5).matrix)
+    np.testing.assert_allclose(by.matrix, similarity((200, 100), (100, 100), 0.5).matrix)
 
 
 def test_a_mirror_comes_by_its_chance():

@@ -6,12 +6,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.inference.bottomup import BottomUpPredictor, Sizing, decode
-from hrpose.inference.decoding import peaks_of
-from hrpose.inference.gathering import gather
-from hrpose.inference.grouping import PUBLISHED, Settings
-from hrpose.inference.tta import PLAIN, mirrored
-from hrpose.ops.blocks import heat_in_blocks
+from hrpose.inference.bottomup import BottomUpPredictor
+from hrpose.inference.decode import decode, find_candidates
+from hrpose.inference.spec import PUBLISHED, DecoderConfig, InferenceSpec
 from hrpose.ops.targets import draw_heatmaps
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
 from hrpose.structures import ScaleOutput
@@ -56,12 +53,12 @@ def matched(found, truth):
     return found[np.argsort(owner)]
 
 
-@pytest.mark.parametrize("solver", ["munkres", "scipy"])
+@pytest.mark.parametrize("matcher", ["munkres", "scipy"])
 @pytest.mark.parametrize("skeleton", [COCO, CROWDPOSE])
 @pytest.mark.parametrize("count, values", [(1, 1), (3, 2), (6, 1)])
-def test_drawn_people_come_back(solver, skeleton, count, values, record_difference):
+def test_drawn_people_come_back(matcher, skeleton, count, values, record_difference):
     truth = people(skeleton, count)
-    found, scores = decode(*drawn(truth, values), skeleton, Settings(solver=solver))
+    found, scores = decode(*drawn(truth, values), skeleton, DecoderConfig(matcher=matcher))
     assert found.shape == (count, len(skeleton.joints), 3 + values)
     found = matched(found, truth)
     away = abs(found[..., :2] - truth[..., :2])
@@ -73,7 +70,7 @@ def test_drawn_people_come_back(solver, skeleton, count, values, record_differen
 
 def test_without_the_shift_a_joint_is_within_half_a_cell():
     truth = people(COCO, 4)
-    found, _ = decode(*drawn(truth), COCO, PUBLISHED._replace(adjust=False))
+    found, _ = decode(*drawn(truth), COCO, PUBLISHED._replace(subpixel="none"))
     assert abs(matched(found, truth)[..., :2] - truth[..., :2]).max() <= 0.5 + 1e-6
 
 
@@ -119,13 +116,16 @@ def test_empty_maps_hold_nobody(values):
     assert scores.shape == (0,)
 
 
-def test_settings_reach_the_peaks():
-    heatmaps, tags = drawn(people(COCO, 3))
-    maps = heat_in_blocks(heatmaps.numpy()), tags.numpy()
-    assert peaks_of(*maps, PUBLISHED).shape == (17, 30, 4)
-    assert peaks_of(*maps, PUBLISHED._replace(max_people=2)).shape == (17, 2, 4)
-    assert len(decode(heatmaps, tags, COCO, PUBLISHED._replace(detection_threshold=1.1))[0]) == 0
-    assert len(decode(heatmaps, tags, COCO, PUBLISHED._replace(tag_threshold=100.0))[0]) == 3
+def peaks_of(maps, config=PUBLISHED):
+    return find_candidates(*(each.numpy() for each in maps), config).peaks
+
+
+def test_the_config_reaches_the_peaks():
+    maps = drawn(people(COCO, 3))
+    assert peaks_of(maps).shape == (17, 30, 4)
+    assert peaks_of(maps, PUBLISHED._replace(max_people=2)).shape == (17, 2, 4)
+    assert len(decode(*maps, COCO, PUBLISHED._replace(detection_threshold=1.1))[0]) == 0
+    assert len(decode(*maps, COCO, PUBLISHED._replace(tag_threshold=100.0))[0]) == 3
 
 
 @pytest.mark.parametrize("kernel, count", [(5, 2), (15, 2), (21, 1)])
@@ -138,14 +138,13 @@ def test_a_window_of_the_kernel_has_one_peak(kernel, count):
     assert len(found) == count
 
 
-def test_peaks_lie_where_they_are_placed():
-    heatmaps, tags = (each.numpy() for each in drawn(people(COCO, 1)))
-    maps = heat_in_blocks(heatmaps), tags
-    centres = peaks_of(*maps, PUBLISHED._replace(adjust=False))[:, :1]
-    stepped = peaks_of(*maps, PUBLISHED)[:, :1]
+def test_peaks_lie_where_the_offset_rule_puts_them():
+    maps = drawn(people(COCO, 1))
+    centres = peaks_of(maps, PUBLISHED._replace(subpixel="none"))[:, :1]
+    stepped = peaks_of(maps)[:, :1]
     assert np.array_equal(abs(centres[..., :2] - stepped[..., :2]), np.full((17, 1, 2), 0.25))
-    exact = peaks_of(*maps, PUBLISHED._replace(step="taylor"))[:, :1]
-    np.testing.assert_allclose(exact, centres, atol=1e-5)  # drawn about the middle of a cell
+    dark = peaks_of(maps, PUBLISHED._replace(subpixel="dark"))[:, :1]
+    np.testing.assert_allclose(dark, centres, atol=1e-5)  # drawn about the middle of a cell
 
 
 def test_maps_of_another_library_are_taken():
@@ -201,37 +200,33 @@ def picture(width, height, dot):
     return image.astype(np.uint8), joints
 
 
-AT_128 = Sizing(128)
+FLIPPED = ("identity", "flip")
+AT_128 = InferenceSpec(DOTS, 128)
 
 
-def predictor(model=None, sizing=AT_128, views=(PLAIN,), settings=PUBLISHED):
+def predictor(model=None, spec=AT_128, **changes):
+    spec = spec._replace(decoder=spec.decoder._replace(**changes))
     return BottomUpPredictor(
-        model or Glass(len(views)),
-        lambda images: images.float() / 255,
-        DOTS,
-        sizing,
-        views,
-        settings,
+        model or Glass(len(spec.views)), spec, lambda images: images.float() / 255
     )
 
 
-BOTH = (PLAIN, mirrored(DOTS.flip_order))
-EXACT = [
-    (Sizing(128), (PLAIN,)),
-    (Sizing(128), BOTH),
-    (Sizing(128, stride=2), BOTH),
-    (Sizing(128, (0.5, 1.0, 2.0)), BOTH),
-    (Sizing(128, (2.0, 1.0, 0.5), 2), (PLAIN,)),
-    (Sizing(128, (0.5,)), (PLAIN,)),
+SPECS = [
+    AT_128,
+    InferenceSpec(DOTS, 128, views=FLIPPED),
+    InferenceSpec(DOTS, 128, views=FLIPPED, stride=2),
+    InferenceSpec(DOTS, 128, (0.5, 1.0, 2.0), FLIPPED),
+    InferenceSpec(DOTS, 128, (2.0, 1.0, 0.5), stride=2),
+    InferenceSpec(DOTS, 128, (0.5,)),
 ]
 
 
-@pytest.mark.parametrize("sizing, views", EXACT)
+@pytest.mark.parametrize("spec", SPECS)
 @pytest.mark.parametrize("width, height", [(300, 200), (180, 333), (256, 256), (97, 71)])
-def test_people_are_found_in_image_pixels(sizing, views, width, height, record_difference):
-    pixel = min(width, height) / (sizing.input_size * min(1, max(sizing.scales)))  # of the network
+def test_people_are_found_in_image_pixels(spec, width, height, record_difference):
+    pixel = min(width, height) / (spec.input_size * min(1, max(spec.scales)))  # of the network
     image, joints = picture(width, height, dot=4 * pixel)
-    poses = predictor(sizing=sizing, views=views)(image)
+    poses = predictor(spec=spec)(image)
     assert poses.joints.dtype == np.float32
     assert poses.joints.shape == (2, 3, 3)
     assert poses.scores.shape == (2,)
@@ -244,15 +239,15 @@ def test_people_are_found_in_image_pixels(sizing, views, width, height, record_d
 
 def test_both_decoding_sizes_agree_in_image_pixels():
     image, _ = picture(300, 200, dot=6)
-    fine, coarse = (predictor(sizing=Sizing(128, stride=s))(image) for s in (1, 2))
+    fine, coarse = (predictor(spec=AT_128._replace(stride=s))(image) for s in (1, 2))
     order = [np.argsort(poses.joints[:, 0, 0]) for poses in (fine, coarse)]
     away = fine.joints[order[0], :, :2] - coarse.joints[order[1], :, :2]
     assert abs(away).max() <= 2 * 200 / 128  # a cell of the coarse maps
 
 
-def test_the_network_is_asked_at_every_scale_and_view():
+def test_the_network_runs_at_every_scale_and_view():
     model = Glass(looks=2)
-    predictor(model, Sizing(128, (0.5, 1.0, 2.0)), BOTH)(picture(300, 200, 5)[0])
+    predictor(model, InferenceSpec(DOTS, 128, (0.5, 1.0, 2.0), FLIPPED))(picture(300, 200, 5)[0])
     assert model.sizes == [(64, 128), (64, 128), (128, 256), (128, 256), (256, 512), (256, 512)]
     assert not any(model.training_when_asked)
 
@@ -260,10 +255,13 @@ def test_the_network_is_asked_at_every_scale_and_view():
 def test_maps_have_the_size_that_was_asked_for():
     image, _ = picture(300, 200, 5)
     for stride in (1, 2):
-        maps, to_maps = predictor(sizing=Sizing(128, (0.5, 1.0), stride), views=BOTH).maps(image)
+        ours = predictor(spec=InferenceSpec(DOTS, 128, (0.5, 1.0), FLIPPED, stride))
+        inputs = ours.preprocess(image)
+        maps = ours.forward([inputs])
+        assert inputs.size == tuple(maps.heatmaps.shape[2:])
         assert maps.heatmaps.shape == (1, 3, 128 // stride, 256 // stride)
         assert maps.tags.shape == (1, 3, 128 // stride, 256 // stride, 2)
-        middle = to_maps.points(np.array([150, 100]))
+        middle = inputs.to_maps.points(np.array([150, 100]))
         np.testing.assert_allclose(middle, [128 / stride, 64 / stride])
         assert not maps.heatmaps.requires_grad
 
@@ -271,15 +269,14 @@ def test_maps_have_the_size_that_was_asked_for():
 def test_a_missing_joint_is_all_0_in_image_pixels():
     image, _ = picture(290, 200, 6)
     image[..., 2] = 0
-    settings = PUBLISHED._replace(refine=False)
-    poses = predictor(sizing=Sizing(128), settings=settings)(image)
+    poses = predictor(refine=False)(image)
     assert len(poses.joints) == 2
     assert not poses.joints[:, 2].any()
     assert (poses.joints[:, :2, 2] > 0).all()
 
 
 def test_an_empty_image_has_no_poses():
-    poses = predictor(views=BOTH)(np.zeros((50, 80, 3), np.uint8))
+    poses = predictor(spec=AT_128._replace(views=FLIPPED))(np.zeros((50, 80, 3), np.uint8))
     assert poses.joints.shape == (0, 3, 3)
     assert poses.scores.shape == (0,)
 
@@ -303,7 +300,7 @@ def test_a_view_of_an_array_is_an_image_too():
 
 
 @pytest.mark.parametrize("broken", ["heatmaps", "tags"])
-def test_maps_that_are_no_numbers_are_refused(broken):
+def test_maps_that_are_not_finite_are_refused(broken):
     """The published solver would look for an assignment of NaNs for ever."""
     maps = {"heatmaps": torch.rand(17, 16, 16), "tags": torch.rand(17, 16, 16, 1)}
     maps[broken].fill_(float("nan"))
@@ -333,8 +330,8 @@ def test_the_network_is_given_images_channel_by_channel():
 
 
 @pytest.mark.parametrize("broken", ["heatmaps", "tags"])
-def test_maps_on_a_device_that_are_no_numbers_are_refused(broken):
-    maps = {"heatmaps": torch.rand(1, 17, 16, 16), "tags": torch.rand(1, 17, 16, 16, 1)}
-    maps[broken][0, 3].fill_(float("nan"))
+def test_maps_on_a_device_that_are_not_finite_are_refused(broken):
+    maps = {"heatmaps": torch.rand(17, 16, 16), "tags": torch.rand(17, 16, 16, 1)}
+    maps[broken][3].fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="finite"):
-        gather(maps["heatmaps"], maps["tags"])
+        find_candidates(maps["heatmaps"], maps["tags"])

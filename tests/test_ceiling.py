@@ -6,22 +6,24 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrpose.data.coco import image_annotations
+from hrpose.data.coco import records
 from hrpose.evaluation.coco import KeypointEvaluator
-from hrpose.inference.bottomup import brought_back, decode
-from hrpose.inference.grouping import PUBLISHED
-from hrpose.ops.affine import decoded_frame, fit, to_cells
-from hrpose.ops.heatmaps import resize
+from hrpose.inference.decode import decode
+from hrpose.inference.spec import PUBLISHED, to_image_coords
+from hrpose.ops.coordinates import coordinates, resize_transform
+from hrpose.ops.peaks import resize
 from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.skeletons import COCO
 
 TRUTH = Path(__file__).parents[1].parent / "shared" / "data" / "coco_subset" / "annotations"
 TRUTH = TRUTH / "person_keypoints_val2017.json"
-GROUPED = PUBLISHED._replace(cost="clipped")  # the rounded cost has ties even among perfect tags
+GROUPED = PUBLISHED._replace(
+    matching_cost="clipped"
+)  # the rounded cost has ties even among perfect tags
 STEPS = {
     "official": GROUPED,
-    "middle": GROUPED._replace(adjust=False),
-    "exact": GROUPED._replace(step="taylor"),
+    "middle": GROUPED._replace(subpixel="none"),
+    "exact": GROUPED._replace(subpixel="dark", unique_peaks=True),
 }
 RESOLUTIONS = {
     "1/4": ((4,), 4),
@@ -56,7 +58,7 @@ def averaged(joints, size, strides, shape, convention):
     maps = []
     for stride in strides:
         there = torch.as_tensor(joints)[None].float()
-        cells = to_cells(there, stride, torch.tensor([False]), convention)
+        cells = coordinates(convention).to_heatmap_coords(there, stride, torch.tensor([False]))
         own = (size[1] // stride, size[0] // stride)
         maps.append(resize(TARGET_GENERATORS[convention].heatmaps(cells, own, 2.0), finest))
     return resize(torch.stack(maps).mean(0), shape)[0]
@@ -68,11 +70,13 @@ def ceiling(input_size, resolution, way):
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     convention = "exact" if way == "exact" else "official"
     evaluator = KeypointEvaluator(truth, COCO)
-    for record in image_annotations(truth, 17, 1):
-        size, to_network = fit(sizes[record.image_id], input_size, convention=convention)
+    for record in records(truth, 17, 1):
+        size, to_network = resize_transform(
+            sizes[record.image_id], input_size, convention=convention
+        )
         maps = drawn(to_network.joints(record.joints), size, resolution, convention)
-        to_maps = decoded_frame(to_network, RESOLUTIONS[resolution][1], convention)
-        poses = brought_back(*decode(*maps, COCO, STEPS[way]), to_maps)
+        to_maps = to_network.to_cell_frame(RESOLUTIONS[resolution][1], convention)
+        poses = to_image_coords(*decode(*maps, COCO, STEPS[way]), to_maps)
         evaluator.add(record.image_id, poses)
     return evaluator.summarize()["AP"]
 

@@ -7,7 +7,7 @@ import pytest
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, PRESETS, defaults
 from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
-from hrpose.ops.affine import fit
+from hrpose.ops.coordinates import resize_transform
 
 
 @pytest.fixture
@@ -281,7 +281,7 @@ def test_a_base_that_is_no_path_is_refused(write, refused, base):
 
 
 def fits(size, scales, width, height):
-    sides = [fit((width, height), size, scale, min(scales))[0] for scale in scales]
+    sides = [resize_transform((width, height), size, scale, min(scales))[0] for scale in scales]
     return all(side % 32 == 0 for pair in sides for side in pair)
 
 

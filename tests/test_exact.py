@@ -17,15 +17,8 @@ from hrpose.data.loaders import collate
 from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.losses.combine import TargetConfig, make_targets
 from hrpose.models.weights import load_weights
-from hrpose.ops.affine import (
-    CONVENTIONS,
-    decoded_frame,
-    fit,
-    mask_at,
-    mirror_joints,
-    to_cells,
-)
-from hrpose.ops.heatmaps import resize
+from hrpose.ops.coordinates import COORDINATES, coordinates, mirror_joints, resize_transform
+from hrpose.ops.peaks import resize
 from hrpose.ops.targets import (
     TARGET_GENERATORS,
     draw_heatmaps,
@@ -130,7 +123,9 @@ def test_cells_oracle(rng, people):
 @pytest.mark.parametrize("kind", [np.uint8, bool])
 def test_mask_oracle(rng, step, kind):
     mask = (rng.random((3, 16, 24)) < 0.5).astype(kind)
-    ours = mask_at(torch.from_numpy(mask), step, torch.tensor([False, True, False]), "exact")
+    ours = coordinates("exact").downsample_mask(
+        torch.from_numpy(mask), step, torch.tensor([False, True, False])
+    )
     assert ours.dtype == torch.from_numpy(mask).dtype
     assert np.array_equal(ours, looped_mask(mask, step))
 
@@ -139,7 +134,7 @@ def test_mask_oracle(rng, step, kind):
 
 
 def test_every_convention_has_its_drawing():
-    assert tuple(TARGET_GENERATORS) == CONVENTIONS
+    assert tuple(TARGET_GENERATORS) == tuple(COORDINATES)
     assert TARGET_GENERATORS["official"] == (draw_heatmaps, joint_cells)
 
 
@@ -192,7 +187,7 @@ def test_joints_are_not_changed(rng):
     before = joints.clone()
     draw_unbiased_heatmaps(joints, SIZE, 2.0)
     unbiased_joint_cells(joints, SIZE)
-    to_cells(joints, 4, torch.tensor([False, True]), "exact")
+    coordinates("exact").to_heatmap_coords(joints, 4, torch.tensor([False, True]))
     assert torch.equal(joints.nan_to_num(7), before.nan_to_num(7))
 
 
@@ -230,11 +225,13 @@ def centroid(heatmap):
 def test_an_enlarged_map_shows_the_joint_where_it_is(rng, record_difference):
     """From 1/4 to 1/2, as heatmaps are averaged: cell c of the one is 2 c + 0.5 of the other."""
     for x, y in rng.uniform(50, 76, (50, 2)):
-        drawn = draw_unbiased_heatmaps(to_cells(one(x, y), 4, PLAIN, "exact"), (32, 32), 2.0)
+        drawn = draw_unbiased_heatmaps(
+            coordinates("exact").to_heatmap_coords(one(x, y), 4, PLAIN), (32, 32), 2.0
+        )
         larger = resize(drawn, (64, 64))[0, 0].double().numpy()
         there = 2 * centroid(drawn[0, 0].double().numpy()) + 0.5
         np.testing.assert_allclose(centroid(larger), there, atol=1e-5)
-        wanted = to_cells(one(x, y), 2, PLAIN, "exact")[0, 0, 0, :2].numpy()
+        wanted = coordinates("exact").to_heatmap_coords(one(x, y), 2, PLAIN)[0, 0, 0, :2].numpy()
         away = abs(summit(larger) - wanted).max()
         record_difference("exact: located at 1/2 in a map drawn at 1/4 (cells)", away)
         assert away < 0.05
@@ -258,9 +255,9 @@ def turned_pixels(joints, side):
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_mirrored_pixels_are_mirrored_cells(rng, stride, record_difference):
     side, joints = 96, scattered(rng, 96)
-    plain = to_cells(torch.from_numpy(joints), stride, PLAIN, "exact")
+    plain = coordinates("exact").to_heatmap_coords(torch.from_numpy(joints), stride, PLAIN)
     for flag in (torch.tensor([True]), PLAIN):  # of no account
-        turned = to_cells(turned_pixels(joints, side), stride, flag, "exact")
+        turned = coordinates("exact").to_heatmap_coords(turned_pixels(joints, side), stride, flag)
         wanted = mirror_joints(plain[0].numpy(), side // stride, COCO.flip_order)
         record_difference("exact: mirrored cells (cells)", abs(turned[0].numpy() - wanted).max())
         np.testing.assert_allclose(turned[0], wanted, atol=1e-6)
@@ -271,7 +268,9 @@ def test_mirrored_pixels_are_mirrored_targets(rng, stride, record_difference):
     side, joints = 96, scattered(rng, 96)
     size = (side // stride,) * 2
     plain, turned = (
-        draw_unbiased_heatmaps(to_cells(each, stride, PLAIN, "exact"), size, 2.0)
+        draw_unbiased_heatmaps(
+            coordinates("exact").to_heatmap_coords(each, stride, PLAIN), size, 2.0
+        )
         for each in (torch.from_numpy(joints), turned_pixels(joints, side))
     )
     apart = (turned - plain.flip(-1)[:, COCO.flip_order]).abs().max()
@@ -282,19 +281,22 @@ def test_mirrored_pixels_are_mirrored_targets(rng, stride, record_difference):
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_mirrored_mask_is_a_mirrored_coarse_mask(rng, step):
     mask = torch.from_numpy((rng.random((2, 16, 24)) < 0.5).astype(np.uint8))
-    plain, turned = (mask_at(each, step, PLAIN, "exact") for each in (mask, mask.flip(-1)))
+    plain, turned = (
+        coordinates("exact").downsample_mask(each, step, PLAIN) for each in (mask, mask.flip(-1))
+    )
     assert torch.equal(turned, plain.flip(-1))
 
 
 @pytest.mark.parametrize(("stride", "bias", "share"), [(4, 0.75, 0.75), (2, 0.5, 0.5)])
-@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("convention", COORDINATES)
 def test_what_a_mirror_costs(rng, stride, bias, share, convention):
     """Official: mirrored targets stand .75 cells left of what the mirrored image shows, or .5."""
     joints = torch.from_numpy(rng.uniform(20, 490, (1, 500, 17, 3)))
     turned = joints.clone()
     turned[..., 0] = 511 - turned[..., 0]
     ours, plain = (
-        to_cells(turned, stride, torch.tensor([flag]), convention)[..., 0] for flag in (True, False)
+        coordinates(convention).to_heatmap_coords(turned, stride, torch.tensor([flag]))[..., 0]
+        for flag in (True, False)
     )
     left = plain - ours  # of where an unmirrored joint of this pixel is drawn
     if convention == "exact":
@@ -418,9 +420,12 @@ def test_weights_of_the_other_convention_are_refused():
 
 def read_back(joints, image_size, input_size, stride):
     """Joints (N, K, 3) of an image, drawn in its cells, located there and brought back."""
-    size, to_network = fit(image_size, input_size, convention="exact")
+    size, to_network = resize_transform(image_size, input_size, convention="exact")
     there = torch.from_numpy(to_network.joints(joints))[None].float()
-    cells, shape = to_cells(there, stride, PLAIN, "exact"), (size[1] // stride, size[0] // stride)
+    cells, shape = (
+        coordinates("exact").to_heatmap_coords(there, stride, PLAIN),
+        (size[1] // stride, size[0] // stride),
+    )
     heatmaps = draw_unbiased_heatmaps(cells, shape, 2.0)[0].numpy()
     places = unbiased_joint_cells(cells, shape)[0].numpy()
     found = np.zeros((*places.shape, 3))
@@ -429,7 +434,7 @@ def read_back(joints, image_size, input_size, stride):
         inner = 0 < row < shape[0] - 1 and 0 < column < shape[1] - 1
         place = located(heatmaps[k], row, column) if inner else (column, row)
         found[n, k] = place[0] + 0.5, place[1] + 0.5, 1
-    back = decoded_frame(to_network, stride, "exact").inverse().joints(found)
+    back = to_network.to_cell_frame(stride, "exact").inverse().joints(found)
     return back * (places >= 0)[..., None]
 
 

@@ -17,9 +17,9 @@ import torch
 from commands import QUICKSTART, ROOT, SMALL, tool
 from hrpose.build import build_model, load_model, load_predictor
 from hrpose.config import load_config
-from hrpose.inference import runner
-from hrpose.inference.recipe import from_text
-from hrpose.inference.runner import Runner
+from hrpose.inference import onnx_predictor
+from hrpose.inference.onnx_predictor import OnnxPredictor
+from hrpose.inference.spec import from_json
 from hrpose.ops.image import read_photo
 from hrpose.ops.normalize import normalize
 from hrpose.programs import export
@@ -76,11 +76,11 @@ def shipped(request, trained, tmp_path_factory):
 
 
 def test_the_file_is_the_network_at_any_size_and_batch(shipped, trained, record_difference):
-    runner = Runner.load(shipped[0])
+    exported = OnnxPredictor.load(shipped[0])
     network = load_model(load_config(QUICKSTART, trained)).eval()
     for batch, size in [(1, (64, 64)), (2, (96, 256)), (5, (160, 64)), (1, (512, 768))]:
         images = example(batch, size, seed=batch)
-        said = runner.network(images.numpy())
+        said = exported.network(images.numpy())
         with torch.no_grad():
             coarse, fine = network(normalize(images))
         wanted = {"heatmaps_4": coarse.heatmaps, "tags_4": coarse.tags, "heatmaps_2": fine.heatmaps}
@@ -92,10 +92,13 @@ def test_the_file_is_the_network_at_any_size_and_batch(shipped, trained, record_
 
 
 def test_the_file_finds_the_predictors_people(shipped, trained, scenes):
-    runner, predictor = Runner.load(shipped[0]), load_predictor(load_config(QUICKSTART, trained))
+    exported, predictor = (
+        OnnxPredictor.load(shipped[0]),
+        load_predictor(load_config(QUICKSTART, trained)),
+    )
     for path in photos(scenes):
         image = read_photo(path)
-        ours, theirs = runner(image), predictor(image)
+        ours, theirs = exported(image), predictor(image)
         assert ours.joints.shape == theirs.joints.shape
         assert len(ours.joints) > 1
         assert abs(ours.joints - theirs.joints).max() < 1e-2
@@ -109,11 +112,14 @@ def test_people_in_photos_are_the_same_to_a_hundredth_of_a_pixel(
     shipped, trained, record_difference
 ):
     """But for near-ties, of which a network that was never trained has some in every hundred."""
-    runner, predictor = Runner.load(shipped[0]), load_predictor(load_config(QUICKSTART, trained))
+    exported, predictor = (
+        OnnxPredictor.load(shipped[0]),
+        load_predictor(load_config(QUICKSTART, trained)),
+    )
     people, others = 0, 0
     for path in sorted(REAL.iterdir())[:20]:
         image = read_photo(path)
-        ours, theirs = runner(image).joints, predictor(image).joints
+        ours, theirs = exported(image).joints, predictor(image).joints
         assert ours.shape == theirs.shape, path.name
         away = abs(ours[:, None] - theirs).max((2, 3))  # (N, N)
         people += len(ours)
@@ -124,15 +130,14 @@ def test_people_in_photos_are_the_same_to_a_hundredth_of_a_pixel(
 
 
 def test_the_file_says_how_to_use_it(shipped, trained):
-    session_free = {each.key: each.value for each in onnx.load(shipped[0]).metadata_props}
-    recipe = from_text(session_free["hrpose"])
+    metadata = {each.key: each.value for each in onnx.load(shipped[0]).metadata_props}
+    exported_model = from_json(metadata["hrpose"])
     config = load_config(QUICKSTART, trained)
     predictor = load_predictor(config)
-    assert recipe.skeleton == COCO
-    assert recipe.settings == predictor.settings
-    assert (recipe.input_size, recipe.stride) == (predictor.sizing.input_size, 1)
-    assert (recipe.strides, recipe.views) == ((4, 2), ("plain", "mirrored"))
-    assert recipe.weights_sha256 == formats.sha256(ROOT / config.TEST.MODEL_FILE)
+    assert exported_model.spec == predictor.spec
+    assert exported_model.spec.skeleton == COCO
+    assert (exported_model.strides, exported_model.spec.views) == ((4, 2), ("identity", "flip"))
+    assert exported_model.weights_sha256 == formats.sha256(ROOT / config.TEST.MODEL_FILE)
     onnx.checker.check_model(onnx.load(shipped[0]), full_check=True)
 
 
@@ -160,7 +165,7 @@ def test_whole_numbers_are_smaller_and_leave_the_heads_alone(shipped):
     assert heads == {onnx.TensorProto.FLOAT}
     whole = [kind for kind in kinds.values() if kind == onnx.TensorProto.INT8]
     assert len(whole) > 40
-    assert Runner.load(path).recipe == Runner.load(shipped[0]).recipe
+    assert OnnxPredictor.load(path).model == OnnxPredictor.load(shipped[0]).model
 
 
 def test_the_runtime_computes_all_but_the_heads_in_whole_numbers(shipped, tmp_path):
@@ -190,7 +195,7 @@ def test_nodes_before_the_heads_are_all_that_is_quantised(shipped):
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = None
-from hrpose.inference.runner import main
+from hrpose.inference.onnx_predictor import main
 main(sys.argv[1:])
 assert "onnx" not in sys.modules and "yacs" not in sys.modules
 """
@@ -219,8 +224,8 @@ def test_without_torch_the_command_finds_the_same(shipped, trained, scenes, tmp_
         (["missing.onnx", "x.jpg", "--output", f"{__file__}/poses.json"], "cannot be written"),
     ],
 )
-def test_the_runners_mistakes_are_told_in_a_line(arguments, cure):
-    command = [sys.executable, "-m", "hrpose.inference.runner", *arguments]
+def test_the_commands_mistakes_are_told_in_a_line(arguments, cure):
+    command = [sys.executable, "-m", "hrpose.inference.onnx_predictor", *arguments]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 2
     assert cure in done.stderr
@@ -232,14 +237,14 @@ def test_a_file_that_hrpose_did_not_write_is_no_model_of_ours(shipped, tmp_path)
     del model.metadata_props[:]
     onnx.save(model, tmp_path / "foreign.onnx")
     with pytest.raises(ValueError, match="tools/export.py"):
-        Runner.load(tmp_path / "foreign.onnx")
+        OnnxPredictor.load(tmp_path / "foreign.onnx")
 
 
 def test_a_photo_that_is_none_is_named(shipped, tmp_path, capsys):
 
     (tmp_path / "empty.jpg").write_bytes(b"")
     with pytest.raises(SystemExit):
-        runner.main([str(shipped[0]), str(tmp_path / "empty.jpg")])
+        onnx_predictor.main([str(shipped[0]), str(tmp_path / "empty.jpg")])
     assert "empty.jpg (0 bytes) is not a readable image" in capsys.readouterr().err
 
 
@@ -294,10 +299,10 @@ def test_a_file_that_is_off_fails_its_verification(trained, spoil):
             said = {name: maps.numpy() for name, maps in graph(torch.from_numpy(images)).items()}
         return {**said, "tags_4": spoil(said["tags_4"])}
 
-    seen = list(verify.looks(graph, network))
-    assert max(look.apart["heatmaps_4"] for look in seen) == 0
+    seen = list(verify.compare(graph, network))
+    assert max(each.differences["heatmaps_4"] for each in seen) == 0
     with pytest.raises(ValueError, match="do not ship it"):
-        verify.refuse_distant(seen, "model.onnx")
+        verify.check_tolerance(seen, "model.onnx")
 
 
 # The other graphs and formats -------------------------------------------------------------------
@@ -309,11 +314,11 @@ def test_a_graph_with_peaks_is_verified_and_finds_the_same(trained, scenes, tmp_
     path = tmp_path / f"model{suffix}"
     said = run(trained, "--output", path, "--format", kind, "--decode", "peaks", "--verify")
     assert len(re.findall(r"^[13]  +\d+ x \d+.* 0\.0e\+00$", said, re.M)) == 8  # peaks to the bit
-    runner = formats.FORMATS[kind].load(path)
+    exported = formats.FORMATS[kind].load(path)
     predictor = load_predictor(load_config(QUICKSTART, trained))
     for photo in photos(scenes):
         image = read_photo(photo)
-        ours, theirs = runner(image), predictor(image)
+        ours, theirs = exported(image), predictor(image)
         assert ours.joints.shape == theirs.joints.shape
         assert abs(ours.joints - theirs.joints).max() < 1e-2
 
@@ -330,7 +335,7 @@ def test_swahr_ships_without_its_scale_branch(scenes, tmp_path):
     assert set(shipped) == {f"network.{name}" for name in network.network.state_dict()}
 
 
-def test_a_broken_photo_costs_the_runner_no_other(shipped, scenes, tmp_path, capsys):
+def test_a_broken_photo_costs_no_other(shipped, scenes, tmp_path, capsys):
     """The others' poses are written before it is named."""
     text, output = tmp_path / "text.jpg", tmp_path / "poses.json"
     text.write_text("no photo")
@@ -340,7 +345,7 @@ def test_a_broken_photo_costs_the_runner_no_other(shipped, scenes, tmp_path, cap
     given = [shipped[0], text, flat, folder, tmp_path / "none.jpg", photos(scenes)[0]]
     given += ["--output", output]
     with pytest.raises(SystemExit) as stop:
-        runner.main([str(each) for each in given])
+        onnx_predictor.main([str(each) for each in given])
     said = capsys.readouterr()
     assert stop.value.code == 2
     assert "people in 1 images" in said.out
@@ -353,17 +358,11 @@ def test_a_broken_photo_costs_the_runner_no_other(shipped, scenes, tmp_path, cap
     assert poses and {pose["file_name"] for pose in poses} == {str(photos(scenes)[0])}
     assert {(pose["image_id"], pose["category_id"]) for pose in poses} == {(5, 1)}
     with pytest.raises(SystemExit):
-        runner.main([str(shipped[0]), str(text), "--output", str(output), "--force"])
-    assert output.read_text() == kept  # nothing was found that could replace it
-    with pytest.raises(SystemExit):
-        runner.main([str(shipped[0]), str(photos(scenes)[1]), "--output", str(output)])
-    assert "is there already; name another file, or add --force" in capsys.readouterr().err
+        onnx_predictor.main([str(shipped[0]), str(text), "--output", str(output)])
     assert output.read_text() == kept
 
 
-def test_what_the_runner_found_before_an_interruption_is_kept(
-    shipped, scenes, tmp_path, monkeypatch, capsys
-):
+def test_results_before_an_interruption_are_kept(shipped, scenes, tmp_path, monkeypatch, capsys):
     paths = photos(scenes)[:2]
 
     def interrupted(path):
@@ -371,10 +370,10 @@ def test_what_the_runner_found_before_an_interruption_is_kept(
             raise KeyboardInterrupt
         return read_photo(path)
 
-    monkeypatch.setattr(runner, "read_photo", interrupted)
+    monkeypatch.setattr(onnx_predictor, "read_photo", interrupted)
     output = tmp_path / "poses.json"
     with pytest.raises(SystemExit) as stop:
-        runner.main([*map(str, (shipped[0], *paths)), "--output", str(output)])
+        onnx_predictor.main([*map(str, (shipped[0], *paths)), "--output", str(output)])
     assert stop.value.code == 130
     assert "interrupted" in capsys.readouterr().err
     assert {pose["file_name"] for pose in json.loads(output.read_text())} == {str(paths[0])}

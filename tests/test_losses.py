@@ -17,7 +17,7 @@ from hrpose.losses.combine import (
 )
 from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.swahr import adaptive_weight
-from hrpose.ops.affine import to_cells
+from hrpose.ops.coordinates import coordinates
 from hrpose.ops.targets import draw_heatmaps, joint_cells
 from hrpose.structures import ScaleOutput
 from reference.losses import looped_mse
@@ -114,14 +114,18 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
     loss, _, watch = make_terms()
     for output in outputs:
         side = SIDE // output.stride
-        joints = to_cells(batch["joints"], output.stride, batch["mirrored"], "official")
+        joints = coordinates("official").to_heatmap_coords(
+            batch["joints"], output.stride, batch["mirrored"]
+        )
         mask = batch["mask"].clone()
         if output.stride == 4:
             mask = torch.stack([mask[0, ::2, ::2], mask[1, ::2, 1::2]])
         drawn = draw_heatmaps(joints, (side, side), 2.0)
         wanted = looped_mse(output.heatmaps, drawn, mask)
         assert torch.allclose(loss[f"heatmap/{output.stride}"], wanted, atol=1e-6)
-    cells = joint_cells(to_cells(batch["joints"], 4, batch["mirrored"], "official"), (16, 16))
+    cells = joint_cells(
+        coordinates("official").to_heatmap_coords(batch["joints"], 4, batch["mirrored"]), (16, 16)
+    )
     tags = outputs[0].tags.flatten(1)
     pull, push = tag_loss(tags, cells)
     assert torch.equal(loss["pull/4"], pull)

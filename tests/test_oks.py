@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from hrpose.ops.oks import distinct, oks
+from hrpose.ops.oks import oks, oks_nms
 from hrpose.skeletons import COCO
 
 
@@ -88,15 +88,15 @@ def test_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_a_pose_like_a_better_one_is_not_distinct():
+def test_a_pose_like_a_better_one_is_suppressed():
     rng = np.random.default_rng(0)
     first = np.concatenate([rng.uniform(0, 100, (17, 2)), np.ones((17, 1))], -1)
     near, far, nearer = first + [1, 1, 0], first + [80, 0, 0], first + [81, 1, 0]
     poses = np.stack([first, near, far, nearer])
-    assert distinct(poses, COCO.sigmas, 0.7).tolist() == [0, 2]
-    assert distinct(poses, COCO.sigmas, 1.0).tolist() == [0, 1, 2, 3]
-    assert distinct(poses[:1], COCO.sigmas, 0.7).tolist() == [0]
-    assert distinct(poses[:0], COCO.sigmas, 0.7).tolist() == []
+    assert oks_nms(poses, COCO.sigmas, 0.7).tolist() == [0, 2]
+    assert oks_nms(poses, COCO.sigmas, 1.0).tolist() == [0, 1, 2, 3]
+    assert oks_nms(poses[:1], COCO.sigmas, 0.7).tolist() == [0]
+    assert oks_nms(poses[:0], COCO.sigmas, 0.7).tolist() == []
 
 
 def test_a_dropped_pose_drops_no_other():
@@ -107,11 +107,11 @@ def test_a_dropped_pose_drops_no_other():
     chain = np.stack([first + [step, 0, 0] for step in (0, 8, 16)])
     alike = oks(chain, chain, np.full(3, 1e4), COCO.sigmas, np.ones((3, 17)))
     threshold = (alike[0, 1] + alike[0, 2]) / 2
-    assert distinct(chain, COCO.sigmas, threshold).tolist() == [0, 2]
+    assert oks_nms(chain, COCO.sigmas, threshold).tolist() == [0, 2]
 
 
 def test_only_joints_found_are_compared():
     pose = np.concatenate([np.random.default_rng(2).uniform(0, 100, (17, 2)), np.ones((17, 1))], -1)
     part = pose.copy()
     part[8:] = 0
-    assert distinct(np.stack([part, pose]), COCO.sigmas, 0.7).tolist() == [0]
+    assert oks_nms(np.stack([part, pose]), COCO.sigmas, 0.7).tolist() == [0]

@@ -1,16 +1,18 @@
-"""Several looks at an image, taken together: laws, and the same in plain loops."""
+"""Test-time augmentation: laws, and the same in plain loops."""
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from hrpose.inference.tta import PLAIN, Maps, average_scales, look, mirrored
+from hrpose.inference.spec import InferenceSpec
+from hrpose.inference.tta import IDENTITY, AggregatedMaps, average_scales, flip_view, run_views
+from hrpose.skeletons import COCO
 from hrpose.structures import ScaleOutput
 from reference.predictor import enlarge
 
 FLIP = [0, 2, 1]  # nose, left, right
-MIRROR = mirrored(FLIP)
+MIRROR = flip_view(FLIP)
 
 
 def random(*shape, seed=0):
@@ -49,7 +51,7 @@ def symmetric(images):
 def test_aggregation_oracle(size, record_difference):
     """Resized to the finest output, averaged over resolutions; brought back; resized; averaged."""
     plain_view, turned_view = said(0), said(100)
-    maps = look(Told(plain_view, turned_view), random(1, 3, 32, 32), [PLAIN, MIRROR], size)
+    maps = run_views(Told(plain_view, turned_view), random(1, 3, 32, 32), [IDENTITY, MIRROR], size)
     assert maps.heatmaps.shape == (1, 3, *size)
     assert maps.tags.shape == (1, 3, *size, 2)
     for k in range(3):
@@ -65,8 +67,8 @@ def test_aggregation_oracle(size, record_difference):
             abs(maps.heatmaps[0, k].numpy() - np.mean(heat, 0)).max(),
             abs(maps.tags[0, k].numpy() - np.stack(tags, -1)).max(),
         )
-        record_difference("look: heatmaps", differences[0])
-        record_difference("look: tags", differences[1])
+        record_difference("run_views: heatmaps", differences[0])
+        record_difference("run_views: tags", differences[1])
         assert max(differences) < 1e-6
 
 
@@ -76,7 +78,7 @@ def test_only_the_chosen_outputs_are_averaged_oracle(strides, record_difference)
     outputs = said(0)
     outputs.append(ScaleOutput(random(1, 3, 32, 32, seed=7), None, None, 1))
     size = (64, 64)
-    maps = look(Told(outputs), random(1, 3, 32, 32), [PLAIN], size, strides)
+    maps = run_views(Told(outputs), random(1, 3, 32, 32), [IDENTITY], size, strides)
     for k in range(3):
         chosen = [
             enlarge(output.heatmaps[0, k].numpy().astype(float), (32, 32))
@@ -84,9 +86,9 @@ def test_only_the_chosen_outputs_are_averaged_oracle(strides, record_difference)
             if output.stride in (strides or (4, 2, 1))
         ]
         away = abs(maps.heatmaps[0, k].numpy() - enlarge(np.mean(chosen, 0), size)).max()
-        record_difference("look: chosen outputs", away)
+        record_difference("run_views: chosen outputs", away)
         assert away < 1e-6
-    everything = look(Told(outputs), random(1, 3, 32, 32), [PLAIN], size)
+    everything = run_views(Told(outputs), random(1, 3, 32, 32), [IDENTITY], size)
     assert torch.equal(maps.tags, everything.tags)
     same = torch.allclose(maps.heatmaps, everything.heatmaps, atol=1e-6)
     assert same == (strides == ())
@@ -102,8 +104,8 @@ def test_the_toy_is_symmetric():
 
 def test_a_symmetric_network_learns_nothing_from_the_mirror():
     images = random(2, 3, 32, 48)
-    alone = look(symmetric, images, [PLAIN], (32, 48))
-    both = look(symmetric, images, [PLAIN, MIRROR], (32, 48))
+    alone = run_views(symmetric, images, [IDENTITY], (32, 48))
+    both = run_views(symmetric, images, [IDENTITY, MIRROR], (32, 48))
     assert torch.allclose(both.heatmaps, alone.heatmaps, atol=1e-6)
     assert both.tags.shape[-1] == 2
     for view in range(2):
@@ -119,8 +121,8 @@ def test_mirroring_the_image_mirrors_what_is_said_of_it():
         return [ScaleOutput(maps[:, :3], maps[:, 3:], None, 2)]
 
     images = random(1, 3, 32, 48)
-    maps = look(network, images, [PLAIN, MIRROR], (16, 24))
-    turned = look(network, images.flip(-1), [PLAIN, MIRROR], (16, 24))
+    maps = run_views(network, images, [IDENTITY, MIRROR], (16, 24))
+    turned = run_views(network, images.flip(-1), [IDENTITY, MIRROR], (16, 24))
     assert torch.allclose(turned.heatmaps.flip(-1)[:, FLIP], maps.heatmaps, atol=1e-6)
     # What was the plain view is now the mirrored one.
     back = turned.tags.flip(3)[:, FLIP].flip(-1)
@@ -130,7 +132,7 @@ def test_mirroring_the_image_mirrors_what_is_said_of_it():
 def test_views_come_back():
     maps = random(1, 3, 4, 6)
     assert torch.equal(MIRROR.undo(MIRROR.undo(maps)), maps)
-    assert torch.equal(PLAIN.undo(maps), maps)
+    assert torch.equal(IDENTITY.undo(maps), maps)
     images = random(1, 3, 4, 6)
     assert torch.equal(MIRROR.apply(images)[..., 0], images[..., -1])
 
@@ -138,11 +140,11 @@ def test_views_come_back():
 def test_tags_may_stand_at_any_one_resolution():
     fine = ScaleOutput(random(1, 3, 16, 16), random(1, 3, 16, 16, seed=1), None, 2)
     coarse = ScaleOutput(random(1, 3, 8, 8), None, None, 4)
-    maps = look(lambda images: [coarse, fine], random(1, 3, 32, 32), [PLAIN], (16, 16))
+    maps = run_views(lambda images: [coarse, fine], random(1, 3, 32, 32), [IDENTITY], (16, 16))
     assert torch.equal(maps.tags[..., 0], fine.tags)
 
 
-@pytest.mark.parametrize("views", [[PLAIN], [PLAIN, MIRROR]], ids=len)
+@pytest.mark.parametrize("views", [[IDENTITY], [IDENTITY, MIRROR]], ids=len)
 def test_maps_lie_one_after_the_other_however_the_network_lays_them(views):
     """The decoder reads them so several times as fast."""
 
@@ -155,7 +157,7 @@ def test_maps_lie_one_after_the_other_however_the_network_lays_them(views):
             for output in symmetric(images)
         ]
 
-    maps = look(channels_last, random(1, 3, 32, 32), views, (32, 32))
+    maps = run_views(channels_last, random(1, 3, 32, 32), views, (32, 32))
     assert maps.heatmaps.is_contiguous()
     assert maps.tags.movedim(-1, 0).is_contiguous()
 
@@ -167,21 +169,26 @@ def test_constants_stay_constant():
             ScaleOutput(torch.full((1, 3, 16, 16), 0.25), None, None, 2),
         ]
 
-    maps = look(constant, random(1, 3, 32, 32), [PLAIN, MIRROR], (32, 32))
-    several = average_scales([maps, maps, maps], (0.5, 1, 2))
+    maps = run_views(constant, random(1, 3, 32, 32), [IDENTITY, MIRROR], (32, 32))
+    several = average_scales([maps, maps, maps], 1)
     assert torch.allclose(several.heatmaps, torch.tensor(0.25))
     assert torch.allclose(several.tags, torch.tensor(4.0))
 
 
 def scale_maps(count):
     return [
-        Maps(random(1, 3, 8, 8, seed=i), random(1, 3, 8, 8, 2, seed=50 + i)) for i in range(count)
+        AggregatedMaps(random(1, 3, 8, 8, seed=i), random(1, 3, 8, 8, 2, seed=50 + i))
+        for i in range(count)
     ]
+
+
+def base_of(scales):
+    return InferenceSpec(COCO, scales=scales).base
 
 
 def test_heatmaps_of_all_scales_and_tags_of_scale_1():
     maps = scale_maps(3)
-    both = average_scales(maps, (0.5, 1, 2))
+    both = average_scales(maps, base_of((0.5, 1, 2)))
     mean = sum(of_scale.heatmaps for of_scale in maps) / 3
     assert torch.allclose(both.heatmaps, mean, atol=1e-6)
     assert torch.equal(both.tags, maps[1].tags)
@@ -189,7 +196,8 @@ def test_heatmaps_of_all_scales_and_tags_of_scale_1():
 
 def test_order_of_scales_does_not_matter():
     maps = scale_maps(3)
-    forth, back = average_scales(maps, (0.5, 1.0, 2)), average_scales(maps[::-1], (2, 1.0, 0.5))
+    forth = average_scales(maps, base_of((0.5, 1.0, 2)))
+    back = average_scales(maps[::-1], base_of((2, 1.0, 0.5)))
     assert torch.allclose(forth.heatmaps, back.heatmaps, atol=1e-6)
     assert torch.equal(forth.tags, back.tags)
 
@@ -197,6 +205,6 @@ def test_order_of_scales_does_not_matter():
 @pytest.mark.parametrize("scale", [0.5, 1.0])
 def test_a_single_scale_is_itself(scale):
     (maps,) = scale_maps(1)
-    only = average_scales([maps], (scale,))
+    only = average_scales([maps], base_of((scale,)))
     assert torch.equal(only.heatmaps, maps.heatmaps)
     assert torch.equal(only.tags, maps.tags)

@@ -17,18 +17,16 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.build_devices import ALONE, build_devices
-from hrpose.build_inference import ready
+from hrpose.build_devices import ALONE, PRECISIONS, build_devices
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
 from hrpose.data.coco import person_category
 from hrpose.data.validate import EVALUATION
 from hrpose.engine.distributed import World
 from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
-from hrpose.inference.bottomup import BottomUpPredictor, Sizing, group_truth
-from hrpose.inference.grouping import Settings
-from hrpose.inference.stream import Crew
-from hrpose.inference.tta import PLAIN, mirrored
+from hrpose.inference.bottomup import BottomUpPredictor, predict_with_gt_heatmaps
+from hrpose.inference.pipeline import PipelineConfig
+from hrpose.inference.spec import DecoderConfig, InferenceSpec
 from hrpose.losses.combine import (
     Distance,
     LossTerm,
@@ -45,10 +43,11 @@ from hrpose.losses.swahr import adaptive_weight, constant_weight
 from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
+from hrpose.models.optimize import prepare_for_inference
 from hrpose.models.swahr import SWAHR
 from hrpose.models.weights import LoadReport, load_weights
-from hrpose.ops.affine import to_cells
-from hrpose.ops.normalize import normalize
+from hrpose.ops.coordinates import coordinates
+from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
 from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.splits import build_skeleton, check_annotations
 from hrpose.structures import Poses
@@ -112,8 +111,6 @@ LOSSES: dict[str, Callable[[CfgNode], tuple[LossTerm, Weights]]] = {
         {"pull": config.LOSS.PULL, "push": config.LOSS.PUSH},
     ),
 }
-STEPS = {"official": "quarter", "exact": "taylor"}
-"""How TEST.ADJUST leaves the middle of a cell: exact heatmaps are drawn where the joint is."""
 EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
     "coco": lambda bounds, **data: KeypointEvaluator(**data),
     "crowdpose": crowdpose_evaluator,
@@ -199,68 +196,82 @@ def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
 
 
 def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
-    """Images to poses with this model, wherever it lies, as TEST says."""
-    test = config.TEST
-    skeleton = build_skeleton(config)
-    sizing = Sizing(
-        test.INPUT_SIZE or config.DATASET.INPUT_SIZE,
-        test.SCALE_FACTOR,
-        1 if test.PROJECT2IMAGE else output_strides(config)[-1],
-        test.AGGREGATE,
-        config.MODEL.CONVENTION,
-    )
-    views = [PLAIN, mirrored(skeleton.flip_order)] if test.FLIP_TEST else [PLAIN]
-    return BottomUpPredictor(model, normalize, skeleton, sizing, views, _settings(config))
+    """Images to poses with this model, on its device, as TEST specifies."""
+    return BottomUpPredictor(model, build_spec(config), normalize)
 
 
-def build_finder(
-    config: CfgNode, predictor: BottomUpPredictor
-) -> Callable[[tuple[np.ndarray, np.ndarray]], Poses]:
-    """(image, its annotated joints) to poses; TEST.HEATMAPS annotated looks at the latter."""
-    if config.TEST.HEATMAPS == "predicted":
-        return lambda marked: predictor(marked[0])
-    # As wide as the finest output's, but drawn where they are decoded: an enlarged peak would have
-    # four highest cells, and each would found a person.
-    stride = predictor.sizing.stride
-    sigma = config.LOSS.SIGMA[-1] * output_strides(config)[-1] / stride
-
-    def draw(joints: Tensor, size: tuple[int, int]) -> Tensor:
-        plain = torch.zeros(1, dtype=torch.bool, device=joints.device)
-        cells = to_cells(joints, stride, plain, config.MODEL.CONVENTION)
-        return TARGET_GENERATORS[config.MODEL.CONVENTION].heatmaps(cells, size, sigma)
-
-    return partial(group_truth, predictor, draw)
-
-
-def build_crew(config: CfgNode, predictors: Sequence[BottomUpPredictor]) -> Crew:
-    """Who works on a stream of images beside these predictors."""
-    device = next(predictors[0].model.parameters()).device
-    groupers = min(2, config.WORKERS) if device.type != "cpu" else 0  # each imports torch again
-    return Crew(config.TEST.BATCH, max(1, config.WORKERS), groupers)
-
-
-def _settings(config: CfgNode) -> Settings:
-    test = config.TEST
-    return Settings(
+def build_spec(config: CfgNode) -> InferenceSpec:
+    """Preprocessing, views, aggregation and decoding, as TEST specifies."""
+    test, convention = config.TEST, coordinates(config.MODEL.CONVENTION)
+    decoder = DecoderConfig(
         detection_threshold=test.DETECTION_THRESHOLD,
         tag_threshold=test.TAG_THRESHOLD,
         max_people=config.DATASET.MAX_NUM_PEOPLE,
         nms_kernel=test.NMS_KERNEL,
-        adjust=test.ADJUST,
+        subpixel=convention.subpixel if test.ADJUST else "none",
+        unique_peaks=convention.duplicate_peaks,
         refine=test.REFINE,
-        solver=test.SOLVER,
-        cost=test.COST,
-        step=STEPS[config.MODEL.CONVENTION],
-        score=test.SCORE,
+        matcher=test.SOLVER,
+        matching_cost=test.COST,
         min_score=test.MIN_SCORE,
-        suppress=test.SUPPRESS,
+        oks_nms=test.SUPPRESS,
+    )
+    return InferenceSpec(
+        skeleton=build_skeleton(config),
+        input_size=test.INPUT_SIZE or config.DATASET.INPUT_SIZE,
+        scales=tuple(map(float, test.SCALE_FACTOR)),
+        views=("identity", "flip") if test.FLIP_TEST else ("identity",),
+        stride=1 if test.PROJECT2IMAGE else output_strides(config)[-1],
+        aggregate=tuple(test.AGGREGATE),
+        convention=config.MODEL.CONVENTION,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        decoder=decoder,
+    )
+
+
+def build_predict_fn(
+    config: CfgNode, predictor: BottomUpPredictor
+) -> Callable[[tuple[np.ndarray, np.ndarray]], Poses]:
+    """(image, its annotated joints) -> poses; only TEST.HEATMAPS annotated uses the joints."""
+    if config.TEST.HEATMAPS == "predicted":
+        return lambda annotated: predictor(annotated[0])
+    # As wide as those of the finest output, but drawn at the decoded size: an enlarged peak would
+    # have four highest cells, and each would start a person.
+    stride = predictor.spec.stride
+    sigma = config.LOSS.SIGMA[-1] * output_strides(config)[-1] / stride
+
+    def draw(joints: Tensor, size: tuple[int, int]) -> Tensor:
+        flipped = torch.zeros(1, dtype=torch.bool, device=joints.device)
+        convention = coordinates(config.MODEL.CONVENTION)
+        cells = convention.to_heatmap_coords(joints, stride, flipped)
+        return TARGET_GENERATORS[config.MODEL.CONVENTION].heatmaps(cells, size, sigma)
+
+    return partial(predict_with_gt_heatmaps, predictor, draw)
+
+
+def build_pipeline_config(
+    config: CfgNode, predictors: Sequence[BottomUpPredictor]
+) -> PipelineConfig:
+    """Batch size and workers for a stream of images through these predictors."""
+    device = next(predictors[0].model.parameters()).device
+    groupers = min(2, config.WORKERS) if device.type != "cpu" else 0  # each imports torch again
+    return PipelineConfig(config.TEST.BATCH, max(1, config.WORKERS), groupers)
+
+
+def build_inference_model(config: CfgNode, model: nn.Module) -> nn.Module:
+    """A copy of a network that computes as TEST specifies, on the same device."""
+    test = config.TEST
+    precision = PRECISIONS[test.PRECISION]
+    return prepare_for_inference(
+        model, test.FOLD_NORMS, test.CHANNELS_LAST, precision, test.COMPILE
     )
 
 
 def load_predictor(config: CfgNode, world: World = ALONE) -> BottomUpPredictor:
     """A predictor with the weights of TEST.MODEL_FILE, on the first of this process's devices."""
     model = load_model(config).to(build_devices(config, world)[0])
-    return build_predictor(config, ready(config, model))
+    return build_predictor(config, build_inference_model(config, model))
 
 
 def load_predictors(config: CfgNode, world: World = ALONE) -> list[BottomUpPredictor]:
@@ -268,7 +279,7 @@ def load_predictors(config: CfgNode, world: World = ALONE) -> list[BottomUpPredi
     model, devices = load_model(config), build_devices(config, world)
     models = [model, *(copy.deepcopy(model) for _ in devices[1:])]
     placed = [each.to(device) for each, device in zip(models, devices)]
-    return [build_predictor(config, ready(config, each)) for each in placed]
+    return [build_predictor(config, build_inference_model(config, each)) for each in placed]
 
 
 def load_model(config: CfgNode) -> nn.Module:

@@ -49,19 +49,19 @@ class Terms(NamedTuple):
     watch: dict[str, Tensor]  # name -> (B,), only looked at
 
 
-class Highest(NamedTuple):
-    """The highest cells of every joint's heatmap, among which missing joints are looked for."""
+class TopCells(NamedTuple):
+    """The highest cells of every joint's heatmap, in which missing joints are searched first."""
 
     cells: np.ndarray  # (K, C) flat cells of the map
-    said: np.ndarray  # (K, C, 3 + T): x, y in cells, heat, tags
+    keypoints: np.ndarray  # (K, C, 3 + T): x, y in cells, heat, tags
     floor: np.ndarray  # (K,): no other cell has more heat; -inf where there is no other
 
 
 class Candidates(NamedTuple):
-    """The peaks of one image, on the host: all that grouping needs, and cheap to send."""
+    """The peaks of one image, on the host."""
 
     peaks: np.ndarray  # (K, M, 3 + T): x, y in cells, score (0: no peak), tags
-    highest: Highest
+    top: TopCells | None = None  # of maps on a device
 
 
 class Poses(NamedTuple):

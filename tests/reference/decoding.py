@@ -1,4 +1,4 @@
-"""Decoding the plain way: the steps as the papers tell them, person by person, joint by joint."""
+"""Decoding as the papers describe it: person by person, joint by joint, every cell of every map."""
 
 from __future__ import annotations
 
@@ -8,45 +8,27 @@ from munkres import Munkres
 from scipy.optimize import linear_sum_assignment
 from torch.nn import functional as F
 
-from hrpose.inference.grouping import PUBLISHED, Settings
+from hrpose.inference.spec import PUBLISHED, DecoderConfig
 from hrpose.skeletons import Skeleton
 
 
-def plain_decode(
-    heatmaps: np.ndarray, tags: np.ndarray, skeleton: Skeleton, settings: Settings = PUBLISHED
+def decode(
+    heatmaps: np.ndarray, tags: np.ndarray, skeleton: Skeleton, config: DecoderConfig = PUBLISHED
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What inference.bottomup.decode returns, for the published costs, scores and steps.
+    """What hrpose.inference.decode.decode returns, for the published cost, scores and offsets.
 
     heatmaps: (K, H, W)   tags: (K, H, W, T)
     """
-    peaks = plain_peaks(heatmaps, tags, settings.max_people, settings.nms_kernel)
-    people = plain_groups(peaks, skeleton, settings)
-    return plain_finish(people, heatmaps, tags, settings)
+    peaks = find_peaks(heatmaps, tags, config.max_people, config.nms_kernel)
+    people = group_by_tag(peaks, skeleton, config)
+    return fill_and_sort(people, heatmaps, tags, config)
 
 
-def plain_finish(
-    people: list[np.ndarray], heatmaps: np.ndarray, tags: np.ndarray, settings: Settings
-) -> tuple[np.ndarray, np.ndarray]:
-    """The best people, a quarter cell nearer to their joints, and what they lack filled in."""
-    scores = np.array([person[:, 2].mean() for person in people], np.float32)
-    best = np.argsort(-scores, kind="stable")[: settings.max_people]
-    people, scores = [people[i] for i in best], scores[best]
-    for person in people:
-        missing = [k for k in range(len(person)) if person[k, 2] == 0]
-        for k in range(len(person)):
-            if person[k, 2] > 0:
-                person[k, :2] = plain_place(heatmaps[k], *person[k, :2].astype(int))
-        if settings.refine:
-            plain_fill(person, missing, heatmaps, tags)
-    shape = (len(people), len(heatmaps), 3 + tags.shape[-1])
-    return np.array(people, np.float32).reshape(shape), scores
-
-
-def plain_peaks(heatmaps: np.ndarray, tags: np.ndarray, count: int, window: int) -> np.ndarray:
-    """(K, M, 3 + T): column, row, score, tags. Of equal peaks the first in the map comes first."""
+def find_peaks(heatmaps: np.ndarray, tags: np.ndarray, count: int, window: int) -> np.ndarray:
+    """(K, M, 3 + T): column, row, score, tags. Equal peaks are in row order."""
     maps = torch.from_numpy(heatmaps)[None]
-    summit = F.max_pool2d(maps, window, stride=1, padding=window // 2)
-    flat = (maps * (maps == summit)).flatten(2)[0].numpy()
+    highest = F.max_pool2d(maps, window, stride=1, padding=window // 2)
+    flat = (maps * (maps == highest)).flatten(2)[0].numpy()
     width, found = heatmaps.shape[-1], []
     for k, values in enumerate(flat):
         cells = np.flatnonzero(values > 0)
@@ -59,53 +41,76 @@ def plain_peaks(heatmaps: np.ndarray, tags: np.ndarray, count: int, window: int)
     return np.stack(found)
 
 
-def plain_groups(peaks: np.ndarray, skeleton: Skeleton, settings: Settings) -> list[np.ndarray]:
-    """People (K, 3 + T), in the order in which they were founded."""
+def group_by_tag(
+    peaks: np.ndarray, skeleton: Skeleton, config: DecoderConfig = PUBLISHED
+) -> list[np.ndarray]:
+    """People (K, 3 + T), in the order in which they were started."""
     people: list[np.ndarray] = []
-    heard: list[list[np.ndarray]] = []
+    tags_of: list[list[np.ndarray]] = []
     for k in skeleton.grouping_indices:
-        found = [peak for peak in peaks[k] if peak[2] > settings.detection_threshold]
-        means = [np.mean(tags, axis=0) for tags in heard[: settings.max_people]]
-        joins = plain_assignment(found, means, settings)
-        for peak, mine in zip(found, joins):
-            if mine is None:
-                mine = len(people)
+        candidates = [peak for peak in peaks[k] if peak[2] > config.detection_threshold]
+        means = [np.mean(tags, axis=0) for tags in tags_of[: config.max_people]]
+        for peak, person in zip(candidates, match(candidates, means, config)):
+            if person is None:
+                person = len(people)
                 people.append(np.zeros(peaks.shape[::2], np.float32))
-                heard.append([])
-            people[mine][k] = peak
-            heard[mine].append(peak[3:])
+                tags_of.append([])
+            people[person][k] = peak
+            tags_of[person].append(peak[3:])
     return people
 
 
-def plain_assignment(
-    found: list[np.ndarray], means: list[np.ndarray], settings: Settings
+def match(
+    candidates: list[np.ndarray], means: list[np.ndarray], config: DecoderConfig
 ) -> list[int | None]:
     """For each candidate the person that it joins."""
-    joins: list[int | None] = [None] * len(found)
-    if not found or not means:
-        return joins
-    away = np.array(
-        [[np.sqrt(((peak[3:] - mean) ** 2).sum()) for mean in means] for peak in found], float
+    matches: list[int | None] = [None] * len(candidates)
+    if not candidates or not means:
+        return matches
+    distance = np.array(
+        [[np.sqrt(((peak[3:] - mean) ** 2).sum()) for mean in means] for peak in candidates], float
     )
-    cost = np.round(away) * 100 - np.array([float(peak[2]) for peak in found])[:, None]
-    for row, column in ASSIGN[settings.solver](cost):
-        if column < len(means) and away[row, column] < settings.tag_threshold:
-            joins[row] = column
-    return joins
+    scores = np.array([float(peak[2]) for peak in candidates])
+    cost = np.round(distance) * 100 - scores[:, None]
+    for row, column in MATCHERS[config.matcher](cost):
+        if column < len(means) and distance[row, column] < config.tag_threshold:
+            matches[row] = column
+    return matches
 
 
-def plain_munkres(cost: np.ndarray) -> list[tuple[int, int]]:
-    """With made-up people where there are too few."""
+def munkres(cost: np.ndarray) -> list[tuple[int, int]]:
+    """By the package `munkres`, with padding columns where people are too few."""
     rows, columns = cost.shape
-    filled = np.pad(cost, ((0, 0), (0, max(0, rows - columns))), constant_values=1e10)
-    return Munkres().compute(filled.tolist())
+    square = np.pad(cost, ((0, 0), (0, max(0, rows - columns))), constant_values=1e10)
+    return Munkres().compute(square.tolist())
 
 
-ASSIGN = {"munkres": plain_munkres, "scipy": lambda cost: list(zip(*linear_sum_assignment(cost)))}
+MATCHERS = {"munkres": munkres, "scipy": lambda cost: list(zip(*linear_sum_assignment(cost)))}
 
 
-def plain_place(heat: np.ndarray, column: int, row: int) -> tuple[float, float]:
-    """The middle of a cell, a quarter cell towards its higher neighbours; ties go left and up."""
+def fill_and_sort(
+    people: list[np.ndarray],
+    heatmaps: np.ndarray,
+    tags: np.ndarray,
+    config: DecoderConfig = PUBLISHED,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The best people, their joints moved within their cells, missing ones filled in."""
+    scores = np.array([person[:, 2].mean() for person in people], np.float32)
+    best = np.argsort(-scores, kind="stable")[: config.max_people]
+    people, scores = [people[i] for i in best], scores[best]
+    for person in people:
+        missing = [k for k in range(len(person)) if person[k, 2] == 0]
+        for k in range(len(person)):
+            if person[k, 2] > 0:
+                person[k, :2] = quarter_offset(heatmaps[k], *person[k, :2].astype(int))
+        if config.refine:
+            fill_missing(person, missing, heatmaps, tags)
+    shape = (len(people), len(heatmaps), 3 + tags.shape[-1])
+    return np.array(people, np.float32).reshape(shape), scores
+
+
+def quarter_offset(heat: np.ndarray, column: int, row: int) -> tuple[float, float]:
+    """The centre of a cell, a quarter cell towards its higher neighbours; ties go left and up."""
     height, width = heat.shape
     right, left = heat[row, min(column + 1, width - 1)], heat[row, max(column - 1, 0)]
     below, above = heat[min(row + 1, height - 1), column], heat[max(row - 1, 0), column]
@@ -115,17 +120,17 @@ def plain_place(heat: np.ndarray, column: int, row: int) -> tuple[float, float]:
     )
 
 
-def plain_fill(
+def fill_missing(
     person: np.ndarray, missing: list[int], heatmaps: np.ndarray, tags: np.ndarray
 ) -> None:
     """Each missing joint at the best cell of the whole map by heat - round(tag distance).
 
-    As in the released evaluation, every joint is looked for, also those that are not missing.
+    As in the released evaluation, every joint is searched, also those that are not missing.
     """
     mean = np.mean([joint[3:] for joint in person if joint[2] > 0], axis=0)
     for k in range(len(person)):
-        away = np.sqrt(((tags[k] - mean) ** 2).sum(-1))
-        row, column = np.unravel_index((heatmaps[k] - np.round(away)).argmax(), away.shape)
+        distance = np.sqrt(((tags[k] - mean) ** 2).sum(-1))
+        row, column = np.unravel_index((heatmaps[k] - np.round(distance)).argmax(), distance.shape)
         if k in missing and heatmaps[k, row, column] > 0:
-            xy = plain_place(heatmaps[k], int(column), int(row))
+            xy = quarter_offset(heatmaps[k], int(column), int(row))
             person[k] = [*xy, heatmaps[k, row, column], *tags[k, row, column]]

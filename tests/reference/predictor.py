@@ -4,14 +4,13 @@ import numpy as np
 import torch
 from torch.autograd.profiler import record_function
 
-from hrpose.inference.bottomup import brought_back
-from hrpose.inference.grouping import PUBLISHED
-from hrpose.inference.tta import Maps
-from hrpose.ops.heatmaps import resize
-from reference.decoding import plain_finish, plain_groups, plain_peaks
+from hrpose.inference.spec import PUBLISHED
+from hrpose.inference.tta import AggregatedMaps
+from hrpose.ops.peaks import resize
+from reference.decoding import fill_and_sort, find_peaks, group_by_tag
 
-KNOWN = ("detection_threshold", "tag_threshold", "max_people", "nms_kernel", "refine", "solver")
-"""Decoder settings that the reference heeds; the others must be as published."""
+KNOWN = ("detection_threshold", "tag_threshold", "max_people", "nms_kernel", "refine", "matcher")
+"""Decoder settings that the reference implements; the others must be the published ones."""
 
 
 class ReferencePredictor:
@@ -19,39 +18,38 @@ class ReferencePredictor:
 
     def __init__(self, predictor, model):
         """model: as it was trained, float32"""
-        if len(predictor.sizing.scales) > 1:
+        if len(predictor.spec.scales) > 1:
             raise ValueError("the reference has one image scale; set TEST.SCALE_FACTOR [1]")
-        known = {name: getattr(predictor.settings, name) for name in KNOWN}
-        if predictor.settings != PUBLISHED._replace(**known):
+        decoder = predictor.spec.decoder
+        known = {name: getattr(decoder, name) for name in KNOWN}
+        if decoder != PUBLISHED._replace(**known):
             raise ValueError(f"the reference decodes as published, but for {', '.join(KNOWN)}")
         self.like = predictor
-        self.settings = predictor.settings
+        self.config = decoder
         self.model = model.eval()
 
     def __call__(self, image):
         """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first."""
-        maps, to_maps = self.maps(image)
-        return brought_back(*self.decode(maps), to_maps)
+        with record_function("preprocess"):
+            inputs = self.like.preprocess(image)
+        return self.like.postprocess(*self.decode(self.maps(inputs)), inputs)
 
     @torch.inference_mode()
-    def maps(self, image):
-        """Heatmaps and tags of the image, and the map from the image to their cells."""
-        with record_function("preprocess"):
-            framed = self.like.frame(image)
+    def maps(self, inputs):
+        """Heatmaps and tags of an image."""
         with record_function("aggregate"):
             device = next(self.model.parameters()).device
-            pixels = torch.from_numpy(framed.pixels[0]).permute(2, 0, 1)[None].contiguous()
-            images = self.like.prepare(pixels.to(device))
-            of_views = [self._view(images, view, framed.size) for view in self.like.views]
+            pixels = torch.from_numpy(inputs.pixels[0]).permute(2, 0, 1)[None].contiguous()
+            images = self.like.normalize(pixels.to(device))
+            of_views = [self._view(images, view, inputs.size) for view in self.like.views]
             heatmaps, tags = zip(*of_views)
-            maps = Maps(torch.stack(heatmaps).mean(0), torch.stack(tags, -1).contiguous())
-        return maps, framed.to_maps
+            return AggregatedMaps(torch.stack(heatmaps).mean(0), torch.stack(tags, -1).contiguous())
 
     def _view(self, images, view, size):
         """Heatmaps and tags (1, K, *size) of one view, undone."""
         with record_function("forward"):
             outputs = self.model(view.apply(images))
-        strides, finest = self.like.sizing.outputs, outputs[-1].heatmaps.shape[-2:]
+        strides, finest = self.like.spec.aggregate, outputs[-1].heatmaps.shape[-2:]
         chosen = [each.heatmaps for each in outputs if not strides or each.stride in strides]
         mean = torch.stack([resize(each, finest) for each in chosen]).mean(0)
         (tags,) = [each.tags for each in outputs if each.tags is not None]
@@ -60,13 +58,13 @@ class ReferencePredictor:
     def decode(self, maps):
         """People (N, K, 3 + T) in cells of the maps and their scores (N,)."""
         heatmaps, tags = maps.heatmaps[0].cpu().numpy(), maps.tags[0].cpu().numpy()
-        settings = self.settings
+        config = self.config
         with record_function("candidates"):
-            peaks = plain_peaks(heatmaps, tags, settings.max_people, settings.nms_kernel)
+            peaks = find_peaks(heatmaps, tags, config.max_people, config.nms_kernel)
         with record_function("group"):
-            people = plain_groups(peaks, self.like.skeleton, settings)
+            people = group_by_tag(peaks, self.like.spec.skeleton, config)
         with record_function("fill"):
-            return plain_finish(people, heatmaps, tags, settings)
+            return fill_and_sort(people, heatmaps, tags, config)
 
 
 def enlarge(plane, size):

@@ -127,8 +127,8 @@ OPTIONS = (
     Option("MODEL.MAY_MISS", ("heads.*", "deconvs.*", "scale_branches.*"), anything,
            "Tensors (patterns of our names) that PRETRAINED need not fill."),
     Option("MODEL.CONVENTION", "official", one_of("official", "exact"),
-           "Coordinates: official (as published) or exact (unbiased; ops/affine.py). Kept with the "
-           "weights."),
+           "Coordinates: official (as published) or exact (unbiased; ops/coordinates.py). "
+           "Kept with the weights."),
 
     Option("LOSS.TERMS", ("heatmap", "tags"), some,
            "What the loss is made of; names of build.LOSSES."),
@@ -259,9 +259,6 @@ OPTIONS = (
     Option("TEST.COST", "rounded", one_of("rounded", "clipped"),
            "What joining costs: the rounded tag distance (published), or the distance up to "
            "TAG_THRESHOLD."),
-    Option("TEST.SCORE", "all", one_of("all", "found", "filled"),
-           "A pose's score: mean heat of all joints, those not found counting 0 (published); of "
-           "those found; of all after REFINE."),
     Option("TEST.MIN_SCORE", 0.0, not_negative,
            "A pose of a lower score is dropped."),
     Option("TEST.SUPPRESS", 1.0, fraction,

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hrpose.ops.affine import Affine, about, mirror_image, mirror_joints
+from hrpose.ops.coordinates import Affine, mirror_image, mirror_joints, similarity
 from hrpose.structures import Sample
 
 Augment = Callable[[Sample, np.random.Generator], Sample]
@@ -40,7 +40,7 @@ def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Ge
     shift = rng.integers(-reach, reach + 1, size=2)  # whole image pixels
     degrees = rng.uniform(-crop.max_rotation, crop.max_rotation)
     centre = (image_size[0] / 2 + shift[0], image_size[1] / 2 + shift[1])
-    return about(centre, (crop.size, crop.size), crop.size / side, degrees, crop.convention)
+    return similarity(centre, (crop.size, crop.size), crop.size / side, degrees, crop.convention)
 
 
 def move(
@@ -55,7 +55,7 @@ def move(
     size: (width, height) of the new frame   stride: pixels of it per cell of the new mask
     """
     cells = (size[0] // stride, size[1] // stride)
-    covered = by.coarser(stride, convention).image(sample.mask.view(np.uint8) * 255, cells)
+    covered = by.to_stride(stride, convention).image(sample.mask.view(np.uint8) * 255, cells)
     return replace(
         sample,
         image=by.image(sample.image, size),

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from hrpose.data.samples import BottomUpDataset
-from hrpose.ops.processes import leave_stops_to_others
+from hrpose.ops.processes import ignore_stop_signals
 from hrpose.structures import Sample
 
 
@@ -129,7 +129,7 @@ def _padded(rows: Sequence[np.ndarray]) -> Tensor:
 def _begin_worker(worker: int, current: Tensor) -> None:
     """One thread per worker; signals are handled by the main process only."""
     cv2.setNumThreads(0)
-    leave_stops_to_others()
+    ignore_stop_signals()
     get_worker_info().dataset.begin = partial(_mark, current, worker)  # type: ignore[union-attr]
 
 

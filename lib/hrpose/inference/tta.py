@@ -1,4 +1,6 @@
-"""Looking at an image again: views of it, and what they say taken together."""
+"""Test-time augmentation: run the network on flipped and rescaled inputs, map the outputs back,
+average heatmaps and stack tags.
+"""
 
 from __future__ import annotations
 
@@ -8,73 +10,68 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hrpose.ops.heatmaps import resize
+from hrpose.ops.peaks import resize
 from hrpose.structures import ScaleOutput
 
 
 class View(NamedTuple):
-    """A way to look at images again, and how to bring back what the network then says."""
+    """A test-time view: how the input is transformed and how the outputs are mapped back."""
 
     apply: Callable[[Tensor], Tensor]  # images (B, 3, H, W) -> (B, 3, H, W)
     undo: Callable[[Tensor], Tensor]  # one map per joint (B, K, H, W) -> (B, K, H, W)
 
 
-class Maps(NamedTuple):
-    """What one or more views say of a batch, at one resolution."""
+class AggregatedMaps(NamedTuple):
+    """Outputs of all views and resolutions of a batch, brought to one resolution."""
 
     heatmaps: Tensor  # (B, K, H, W)
     tags: Tensor  # (B, K, H, W, T), one tag value per view
 
 
-def one_of(maps: Maps, i: int) -> Maps:
-    """Image i of a batch, as a batch."""
-    return Maps(maps.heatmaps[i : i + 1], maps.tags[i : i + 1])
+IDENTITY = View(lambda images: images, lambda maps: maps)
 
 
-PLAIN = View(lambda images: images, lambda maps: maps)
-
-
-def mirrored(flip_order: Sequence[int]) -> View:
-    """The mirror image; joints change sides on the way back."""
+def flip_view(flip_order: Sequence[int]) -> View:
+    """The horizontal flip; left and right joints are swapped back."""
     return View(lambda images: images.flip(-1), lambda maps: maps.flip(-1)[:, flip_order])
 
 
-def look(
+VIEWS: dict[str, Callable[[Sequence[int]], View]] = {
+    "identity": lambda flip_order: IDENTITY,
+    "flip": flip_view,
+}
+"""name -> view of a skeleton's flip order"""
+
+
+def run_views(
     model: Callable[[Tensor], Sequence[ScaleOutput]],
     images: Tensor,
     views: Sequence[View],
     size: tuple[int, int],
     strides: Sequence[int] = (),
-) -> Maps:
-    """Heatmaps averaged over resolutions and views; the tags of every view side by side.
+) -> AggregatedMaps:
+    """Heatmaps averaged over resolutions and views; the tags of every view stacked.
 
-    images: (B, 3, H, W), normalised   size: (H, W) of the maps wanted
-    strides: of the resolutions whose heatmaps are averaged; none: all
+    images: (B, 3, H, W), normalized   size: (H, W) of the maps wanted
+    strides: of the resolutions whose heatmaps are averaged; empty: all
     Source: Cheng et al. 2020 (HigherHRNet), section 3.5 (heatmap aggregation).
     """
-    said = [_read(model(view.apply(images)), view, strides) for view in views]
+    heatmaps, tags = [], []
+    for view in views:
+        outputs = model(view.apply(images))
+        # All are resized to the finest first: two resizes in a row are not the same as one.
+        finest = (outputs[-1].heatmaps.shape[-2], outputs[-1].heatmaps.shape[-1])
+        averaged = [each.heatmaps for each in outputs if not strides or each.stride in strides]
+        heatmaps.append(view.undo(torch.stack([resize(maps, finest) for maps in averaged]).mean(0)))
+        (of_view,) = [output.tags for output in outputs if output.tags is not None]
+        tags.append(view.undo(resize(of_view, finest)))
     # The mean is taken before it is enlarged: it is the same, and one map instead of several.
-    heatmaps = resize(torch.stack([heatmaps for heatmaps, _ in said]).mean(0), size)
-    # Of a network whose channels lie last, maps are put one after the other while they are small.
-    tags = [resize(tags.contiguous(), size) for _, tags in said]
-    return Maps(heatmaps, torch.stack(tags).movedim(0, -1))
+    mean = resize(torch.stack(heatmaps).mean(0), size)
+    # Tags of a channels-last network become contiguous while they are small.
+    stacked = torch.stack([resize(of_view.contiguous(), size) for of_view in tags])
+    return AggregatedMaps(mean, stacked.movedim(0, -1))
 
 
-def _read(
-    outputs: Sequence[ScaleOutput], view: View, strides: Sequence[int]
-) -> tuple[Tensor, Tensor]:
-    """One view's heatmaps and tags (B, K, h, w), at its finest resolution, undone.
-
-    Everything goes there first: two resizes in a row are not the same as one.
-    """
-    finest = (outputs[-1].heatmaps.shape[-2], outputs[-1].heatmaps.shape[-1])
-    averaged = [output.heatmaps for output in outputs if not strides or output.stride in strides]
-    heatmaps = torch.stack([resize(heatmaps, finest) for heatmaps in averaged]).mean(0)
-    (tags,) = [output.tags for output in outputs if output.tags is not None]
-    return view.undo(heatmaps), view.undo(resize(tags, finest))
-
-
-def average_scales(maps: Sequence[Maps], scales: Sequence[float]) -> Maps:
-    """Heatmaps averaged over image scales; tags of scale 1 alone, or of the only scale."""
-    heatmaps = torch.stack([of_scale.heatmaps for of_scale in maps]).mean(0)
-    return Maps(heatmaps, maps[list(scales).index(1) if len(scales) > 1 else 0].tags)
+def average_scales(maps: Sequence[AggregatedMaps], base: int) -> AggregatedMaps:
+    """Heatmaps averaged over image scales; tags of the base scale only (its index)."""
+    return AggregatedMaps(torch.stack([each.heatmaps for each in maps]).mean(0), maps[base].tags)

@@ -1,35 +1,15 @@
-"""Processes, and threads, that help another one."""
+"""Worker processes."""
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
-from concurrent.futures import Future
-from threading import Thread
-from typing import TypeVar
-
-Result = TypeVar("Result")
 
 
-def begun(call: Callable[..., Result], *given: object) -> Callable[[], Result]:
-    """Begin a call in a thread of its own; what is returned waits for its result, or its error."""
-    outcome: Future[Result] = Future()
+def ignore_stop_signals() -> None:
+    """Ignore SIGINT and SIGUSR1 in worker processes; only the main process handles them.
 
-    def work() -> None:
-        try:
-            outcome.set_result(call(*given))
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    Thread(target=work, daemon=True).start()
-    return outcome.result
-
-
-def leave_stops_to_others() -> None:
-    """Requests to stop are for the program alone to answer that this process helps.
-
-    In a session of its own it is not told what a terminal or a scheduler tells all of a job.
+    A session of its own keeps a worker out of what a terminal or a scheduler sends to a whole job.
     SIGTERM still ends it.
     """
     if hasattr(os, "setsid"):

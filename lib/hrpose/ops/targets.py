@@ -77,7 +77,7 @@ def unbiased_joint_cells(joints: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 class TargetGenerator(NamedTuple):
-    """Target generation of one convention, for joints in cells (`ops.affine.to_cells`)."""
+    """Target generation of one convention, for joints in cells (ops/coordinates.py)."""
 
     heatmaps: Callable[..., Tensor]  # joints, size, sigma[, variances] -> (B, K, H, W)
     cells: Callable[[Tensor, tuple[int, int]], Tensor]  # joints, size -> (B, N, K)

@@ -15,15 +15,20 @@ from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from yacs.config import CfgNode
 
-from hrpose.build import build_crew, build_evaluator, build_model, build_predictor, load_model
-from hrpose.build_inference import ready
+from hrpose.build import (
+    build_evaluator,
+    build_inference_model,
+    build_model,
+    build_pipeline_config,
+    build_predictor,
+    load_model,
+)
 from hrpose.config import load_config
 from hrpose.data.samples import ImageDataset
-from hrpose.inference import bottomup, decoding
-from hrpose.inference.bottomup import decode
-from hrpose.inference.grouping import PUBLISHED
-from hrpose.inference.runner import open_session
-from hrpose.inference.stream import stream
+from hrpose.inference import decode as decoding
+from hrpose.inference.onnx_predictor import open_session
+from hrpose.inference.pipeline import stream
+from hrpose.inference.spec import PUBLISHED
 from hrpose.models.blocks import kaiming_init
 from hrpose.models.complexity import operations_in
 from hrpose.ops.normalize import normalize
@@ -35,21 +40,15 @@ from hrpose.splits import Split, first, read_split
 from hrpose.structures import Poses
 
 STAGES = [
-    (owner, function, partial(timing.label, name))
-    for name, owner, function in (
-        ("candidates", decoding, "heat_in_blocks"),
-        ("candidates", decoding, "peaks_of"),
-        ("candidates", bottomup, "gather"),
-        ("group", decoding, "group_by_tag"),
-        ("fill", decoding, "fill_from_maps"),
-        ("fill", decoding, "fill_from_cells"),
-        ("fill", bottomup, "fill_open"),
-        ("score", decoding, "judged"),
-        ("score", bottomup, "judged"),
+    (decoding, function, partial(timing.label, name))
+    for name, function in (
+        ("candidates", "find_candidates"),
+        ("fill", "fill_missing"),
+        ("score", "score_and_filter"),
     )
 ]
-"""Where decoding, which imports no torch, gets its labels."""
-DECODING = ("candidates", "group", "fill", "score")
+"""Labels for the steps of decoding, whose module imports no torch."""
+DECODING = ("candidates", "fill", "score")
 
 
 # decode -----------------------------------------------------------------------------------------
@@ -61,16 +60,16 @@ def benchmark_decode(options: Namespace, config: None, device: torch.device) -> 
     if min(size) < 32:
         raise ValueError(f"--size {size[0]} {size[1]}: give 32 pixels or more")
     scenes = timing.load_reference("scenes")
-    settings = PUBLISHED._replace(solver=options.matcher)
+    settings = PUBLISHED._replace(matcher=options.matcher)
     crowds = [scenes.Crowd(people) for people in options.people]
     maps = {f"{one.people} people": scenes.crowd_maps(one, size, rng, size) for one in crowds}
     maps["noise"] = scenes.noise_maps(size, rng)
     report, ours, equal = Report(), {}, 0
     for name, (heatmaps, tags) in maps.items():
-        calls = {CONFIGURED: partial(decode, heatmaps, tags, COCO, settings)}
+        calls = {CONFIGURED: partial(decoding.decode, heatmaps, tags, COCO, settings)}
         if options.against:
             given = heatmaps, np.ascontiguousarray(tags), COCO, settings
-            calls[REFERENCE] = partial(timing.load_reference("decoding").plain_decode, *given)
+            calls[REFERENCE] = partial(timing.load_reference("decoding").decode, *given)
             equal += _same(*(call() for call in calls.values()))
         report.tables[name] = timing.compare(calls, options.repeats)
         ours[name] = calls[CONFIGURED]
@@ -118,7 +117,7 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
             continue
         own = load_config(options.cfg, [*options.overrides, *way])
         try:
-            networks[name] = NetworkGraph(ready(own, model))
+            networks[name] = NetworkGraph(build_inference_model(own, model))
         except ValueError as error:  # for want of a compiler
             failed[name] = str(error)
     networks |= {path.name: onnx_network(path) for path in options.onnx}
@@ -219,7 +218,7 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
     split = first(read_split(config, config.DATASET.VAL), options.images)
     images = ImageDataset(split.records, split.images)
     model = (load_model(config) if config.TEST.MODEL_FILE else build_model(config)).to(device)
-    predictor = build_predictor(config, ready(config, model))
+    predictor = build_predictor(config, build_inference_model(config, model))
     alone: dict[str, Any] = {CONFIGURED: predictor}
     found: dict[str, list] = {}
     if options.against:
@@ -229,7 +228,9 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
 
     def find_all(name: str) -> None:
         if name == CONFIGURED:
-            found[name] = list(stream([predictor], images, build_crew(config, [predictor])))
+            found[name] = list(
+                stream([predictor], images, build_pipeline_config(config, [predictor]))
+            )
         else:
             found[name] = one_by_one(name, len(images))
 
@@ -247,7 +248,13 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
     for row in rows:
         row |= _figures(config, split, found[row[""]])
         row["peak memory, GiB"] = peaks[row[""]]
-    with timing.replaced([(predictor.model, "forward", partial(timing.label, "forward")), *STAGES]):
+    labels = [
+        (predictor, "preprocess", partial(timing.label, "preprocess")),
+        (predictor, "forward", partial(timing.label, "aggregate")),  # less the network
+        (predictor.model, "forward", partial(timing.label, "forward")),
+        *STAGES,
+    ]
+    with timing.replaced(labels):
         staged = {name: partial(one_by_one, name, some) for name in alone}
         parts = timing.phases(staged, FINDING, device, some)
     notes = [
@@ -270,9 +277,9 @@ def _figures(config: CfgNode, split: Split, found: Sequence[tuple[int, Poses]]) 
 
 
 def _decoded_alike(predictor: Any, image: np.ndarray) -> bool:
-    maps, _ = predictor.maps(image)
+    maps = predictor.forward([predictor.preprocess(image)])
     host = maps.heatmaps[0].float().cpu().numpy(), maps.tags[0].float().cpu().numpy()
-    plain_decode = timing.load_reference("decoding").plain_decode
-    theirs = plain_decode(*host, predictor.skeleton, predictor.settings)
-    ours = decode(maps.heatmaps[0], maps.tags[0], predictor.skeleton, predictor.settings)
+    spec = predictor.spec
+    theirs = timing.load_reference("decoding").decode(*host, spec.skeleton, spec.decoder)
+    ours = decoding.decode(maps.heatmaps[0], maps.tags[0], spec.skeleton, spec.decoder)
     return _same(ours, theirs)

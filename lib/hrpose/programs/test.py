@@ -14,9 +14,9 @@ import numpy as np
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import build_crew, load_predictor, load_predictors
+from hrpose.build import build_pipeline_config, load_predictor, load_predictors
 from hrpose.data.coco import load_image_list
-from hrpose.inference.stream import stream
+from hrpose.inference.pipeline import stream
 from hrpose.ops.files import DiskFullError
 from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, encode, read_photo, told
 from hrpose.programs.command import command, config_parser, parsed_config
@@ -165,7 +165,7 @@ def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> 
     output = OutputFolder(folder)
     output.refuse_foreign([whole, part])
     predictors = load_predictors(config)
-    found = stream(predictors, StoredImages(tasks), build_crew(config, predictors))
+    found = stream(predictors, StoredImages(tasks), build_pipeline_config(config, predictors))
     results: list[dict] = []
     try:
         for image_id, poses in tqdm(found, total=len(tasks), unit="image", disable=None):

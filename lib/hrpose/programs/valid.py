@@ -8,7 +8,7 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from hrpose.build import build_crew, build_evaluator, build_finder, load_predictors
+from hrpose.build import build_evaluator, build_pipeline_config, build_predict_fn, load_predictors
 from hrpose.build_devices import build_devices
 from hrpose.data.coco import load_annotations, load_results
 from hrpose.data.samples import AnnotatedImageDataset, ImageDataset
@@ -17,7 +17,7 @@ from hrpose.engine.evaluate import evaluate, one_by_one
 from hrpose.engine.runs import new_folder
 from hrpose.evaluation.coco import format_table
 from hrpose.inference.bottomup import BottomUpPredictor
-from hrpose.inference.stream import stream
+from hrpose.inference.pipeline import stream
 from hrpose.ops.files import write_json, write_whole
 from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
@@ -74,12 +74,12 @@ def score(
     world: World,
 ) -> dict[str, float]:
     """Predict on a split, all processes together; the leader leaves what it found in `folder`."""
-    evaluator, find = build_evaluator(config, split.truth), build_finder(config, predictors[0])
+    evaluator, find = build_evaluator(config, split.truth), build_predict_fn(config, predictors[0])
     if config.TEST.HEATMAPS == "annotated":
         marked = AnnotatedImageDataset(split.records, split.images)
         figures = evaluate(one_by_one(find), marked, evaluator, world)
     else:
-        find_all = partial(stream, predictors, crew=build_crew(config, predictors))
+        find_all = partial(stream, predictors, config=build_pipeline_config(config, predictors))
         figures = evaluate(find_all, ImageDataset(split.records, split.images), evaluator, world)
     if world.leads:
         write_json(folder / "results" / "keypoints.json", evaluator.results)

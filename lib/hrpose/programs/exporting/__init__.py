@@ -1,1 +1,1 @@
-"""Ship a network: the graph that goes into the file, the file, and what it is worth."""
+"""Export of a network: the graph, the file formats, quantization, and checks of the file."""

@@ -1,4 +1,4 @@
-"""The files that a graph is shipped in, ONNX and torch's own (.pt2), and how each is run again."""
+"""The exported file formats, ONNX and torch's own (.pt2): how each is written and loaded."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from hrpose.inference.recipe import KEY, Recipe, from_text, to_text
-from hrpose.inference.runner import Runner
+from hrpose.inference.onnx_predictor import OnnxPredictor
+from hrpose.inference.spec import METADATA_KEY, ExportedModel, from_json, to_json
 from hrpose.ops.files import write_whole
 from hrpose.programs.exporting.graphs import example
 
-INPUT = "images"
+INPUT_NAME = "images"
 LARGEST = 128
-"""Side of the largest images, in units of 32 pixels. torch wants some bound; no file knows it."""
+"""Side of the largest images, in units of 32 pixels. torch requires a bound; files carry none."""
 
-SPELT_OUT = {torch.ops.aten.remainder.Scalar: lambda value, by: value - value // by * by}
-"""Operations that the converter to ONNX knows only with sizes that are fixed."""
+DECOMPOSITIONS = {torch.ops.aten.remainder.Scalar: lambda value, by: value - value // by * by}
+"""Operations that the ONNX converter supports only for fixed sizes, and their decompositions."""
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -36,43 +36,45 @@ class Format(NamedTuple):
     """One kind of file."""
 
     suffix: str
-    encode: Callable[[nn.Module, Recipe], bytes]
-    load: Callable[[Path], Runner]
+    encode: Callable[[nn.Module, ExportedModel], bytes]
+    load: Callable[[Path], OnnxPredictor]
 
 
 def traced(graph: nn.Module) -> torch.export.ExportedProgram:
-    """The graph as operations on batches of any size and images of any multiple of 32.
+    """The graph traced for batches of any size and images of any multiple of 32.
 
-    The example has two images, and sides of two units or more: torch holds a 1 for a constant.
+    The example has two images, and sides of two units or more: torch specializes on a 1.
     """
     images = example(2, (64, 96))
     with torch.no_grad():
-        graph(images)  # what is kept from a first call must be tensors, not torch's stand-ins
+        graph(images)  # what a first call caches must be real tensors, not torch's fake ones
     rows, columns = (torch.export.Dim(name, min=2, max=LARGEST) for name in ("rows", "columns"))
     free = {0: torch.export.Dim("batch"), 2: 32 * rows, 3: 32 * columns}
-    with _without_chatter():
-        return torch.export.export(graph, (images,), dynamic_shapes={INPUT: free}, strict=False)
+    with _quiet():
+        return torch.export.export(
+            graph, (images,), dynamic_shapes={INPUT_NAME: free}, strict=False
+        )
 
 
-def to_onnx(graph: nn.Module, recipe: Recipe) -> bytes:
-    """One ONNX file, weights and recipe included."""
+def to_onnx(graph: nn.Module, model: ExportedModel) -> bytes:
+    """One ONNX file, with weights and metadata."""
     require_extra()
-    with _without_chatter():
-        program = traced(graph).run_decompositions(SPELT_OUT)
+    with _quiet():
+        program = traced(graph).run_decompositions(DECOMPOSITIONS)
         converted = torch.onnx.export(
             program,
             dynamo=True,
             verbose=False,
-            input_names=[INPUT],
+            input_names=[INPUT_NAME],
             output_names=list(_names(graph)),
         )
-    model = converted.model_proto  # type: ignore[union-attr]
-    forget_origins(model.graph)
-    name_dimensions(model.graph)
-    del model.metadata_props[:]
-    entry = model.metadata_props.add()
-    entry.key, entry.value = KEY, to_text(recipe)
-    return model.SerializeToString()
+    proto = converted.model_proto  # type: ignore[union-attr]
+    strip_origins(proto.graph)
+    name_dimensions(proto.graph)
+    del proto.metadata_props[:]
+    entry = proto.metadata_props.add()
+    entry.key, entry.value = METADATA_KEY, to_json(model)
+    return proto.SerializeToString()
 
 
 def _names(graph: nn.Module) -> Iterator[str]:
@@ -80,8 +82,8 @@ def _names(graph: nn.Module) -> Iterator[str]:
         yield from graph(example(1, (64, 64)))
 
 
-def forget_origins(graph: Any) -> None:
-    """Take out the notes on every node of which line of whose file made it."""
+def strip_origins(graph: Any) -> None:
+    """Remove the source file and line that the exporter notes on every node."""
     for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
@@ -89,7 +91,7 @@ def forget_origins(graph: Any) -> None:
 
 
 def name_dimensions(graph: Any) -> None:
-    """Call what is free batch, rows and columns, where torch counts up: s34, 32*s30, 32*s68."""
+    """Name the dynamic dimensions batch, rows and columns, instead of torch's s34, 32*s30 ..."""
     shape = graph.input[0].type.tensor_type.shape.dim
     symbols = [shape[axis].dim_param.split("*")[-1] for axis in (0, 2, 3)]
     names = dict(zip(symbols, ("batch", "rows", "columns")))
@@ -97,42 +99,42 @@ def name_dimensions(graph: Any) -> None:
     for value in (*graph.input, *graph.output, *graph.value_info):
         for side in value.type.tensor_type.shape.dim:
             if side.dim_param:
-                side.dim_param = symbol.sub(lambda found: names[found[0]], side.dim_param)
+                side.dim_param = symbol.sub(lambda match: names[match[0]], side.dim_param)
 
 
-def to_torch(graph: nn.Module, recipe: Recipe) -> bytes:
-    """One .pt2 file, which `torch.export.load` reads; the recipe is an extra file in it."""
+def to_torch(graph: nn.Module, model: ExportedModel) -> bytes:
+    """One .pt2 file, which `torch.export.load` reads; the metadata is an extra file in it."""
     file = io.BytesIO()
-    torch.export.save(traced(graph), file, extra_files={KEY: to_text(recipe)})
+    torch.export.save(traced(graph), file, extra_files={METADATA_KEY: to_json(model)})
     return file.getvalue()
 
 
-def load_torch(path: Path) -> Runner:
-    """A runner of a .pt2 file, in this process's torch."""
-    extra = {KEY: ""}
+def load_torch(path: Path) -> OnnxPredictor:
+    """The same predictor, with a .pt2 file in this process's torch."""
+    extra = {METADATA_KEY: ""}
     network = torch.export.load(path, extra_files=extra).module()
 
     @torch.inference_mode()
     def run(images: np.ndarray) -> dict[str, np.ndarray]:
-        said = network(torch.from_numpy(np.ascontiguousarray(images)))
-        return {name: value.numpy() for name, value in said.items()}
+        outputs = network(torch.from_numpy(np.ascontiguousarray(images)))
+        return {name: value.numpy() for name, value in outputs.items()}
 
-    return Runner(run, from_text(extra[KEY]))
+    return OnnxPredictor(run, from_json(extra[METADATA_KEY]))
 
 
 FORMATS = {
-    "onnx": Format(".onnx", to_onnx, Runner.load),
+    "onnx": Format(".onnx", to_onnx, OnnxPredictor.load),
     "torch": Format(".pt2", to_torch, load_torch),
 }
 
 
-def write(path: Path, format_: Format, graph: nn.Module, recipe: Recipe) -> None:
-    content = format_.encode(graph, recipe)
+def write_exported(path: Path, format_: Format, graph: nn.Module, model: ExportedModel) -> None:
+    content = format_.encode(graph, model)
     write_whole(path, lambda file: file.write(content))
 
 
 def require_extra() -> None:
-    """ValueError where the packages that ONNX needs are not installed."""
+    """ValueError if a package that ONNX export needs is not installed."""
     for name in NEEDED:
         try:
             importlib.import_module(name)
@@ -147,8 +149,8 @@ def sha256(path: Path) -> str:
 
 
 @contextmanager
-def _without_chatter() -> Iterator[None]:
-    """torch's exporter warns of packages that are not installed and of its own old code."""
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's warnings of optional packages and of its own deprecated code."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

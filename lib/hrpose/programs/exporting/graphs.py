@@ -1,29 +1,20 @@
-"""The graphs that are shipped: uint8 images in, named tensors out, everything between inside."""
+"""The graphs that are exported: uint8 images in, named tensors out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
-from hrpose.inference.tta import View, look
+from hrpose.inference.spec import InferenceSpec
+from hrpose.inference.tta import VIEWS, run_views
 from hrpose.models.swahr import SWAHR
 from hrpose.ops.normalize import normalize
+from hrpose.ops.peaks import find_peaks, gather_cells
 from hrpose.structures import ScaleOutput
 
-Outputs = dict[str, Tensor]
-
-
-class Looking(NamedTuple):
-    """How the maps that are decoded come of the network's outputs, and what is taken of them."""
-
-    views: Sequence[View]
-    stride: int  # network pixels per cell of the maps
-    averaged: Sequence[int]  # strides of the outputs whose heatmaps are averaged; none: all
-    find: Callable[[Tensor, Tensor], Outputs]
-    """heatmaps (B, K, H, W), tags (B, K, H, W, T) -> what is found in them, by name"""
+GraphOutputs = dict[str, Tensor]
 
 
 class NetworkGraph(nn.Module):
@@ -31,45 +22,53 @@ class NetworkGraph(nn.Module):
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
-        self.network = shipped_part(network).eval()
+        self.network = inference_part(network).eval()
 
-    def forward(self, images: Tensor) -> Outputs:
-        said: Outputs = {}
+    def forward(self, images: Tensor) -> GraphOutputs:
+        outputs: GraphOutputs = {}
         for output in self.network(normalize(images)):
-            said[f"heatmaps_{output.stride}"] = output.heatmaps
+            outputs[f"heatmaps_{output.stride}"] = output.heatmaps
             if output.tags is not None:
-                said[f"tags_{output.stride}"] = output.tags
-        return said
+                outputs[f"tags_{output.stride}"] = output.tags
+        return outputs
 
 
 class PeaksGraph(nn.Module):
-    """uint8 RGB (B, 3, H, W) -> heatmaps and tags of all views together, and what is found there.
+    """uint8 RGB (B, 3, H, W) -> heatmaps and tags aggregated over all views, and their peaks.
 
-    heatmaps: (B, K, h, w)   tags: (B, K, h, w, T)
+    heatmaps: (B, K, h, w)   tags: (B, K, h, w, T)   peaks: see `peaks`
     """
 
-    def __init__(self, network: nn.Module, looking: Looking) -> None:
+    def __init__(self, network: nn.Module, spec: InferenceSpec) -> None:
         super().__init__()
-        self.network = shipped_part(network).eval()
-        self.looking = looking
+        self.network = inference_part(network).eval()
+        self.spec = spec
+        self.views = [VIEWS[name](spec.skeleton.flip_order) for name in spec.views]
 
-    def forward(self, images: Tensor) -> Outputs:
-        views, stride, averaged, find = self.looking
+    def forward(self, images: Tensor) -> GraphOutputs:
+        stride = self.spec.stride
         size = (images.shape[-2] // stride, images.shape[-1] // stride)
-        said = self._of_each_view(images)
-        maps = look(lambda _: next(said), images, views, size, averaged)
-        return {"heatmaps": maps.heatmaps, "tags": maps.tags, **find(maps.heatmaps, maps.tags)}
+        of_view = self._run_batched(images)
+        maps = run_views(lambda _: next(of_view), images, self.views, size, self.spec.aggregate)
+        peaks = self.peaks(maps.heatmaps, maps.tags)
+        return {"heatmaps": maps.heatmaps, "tags": maps.tags, "peaks": peaks}
 
-    def _of_each_view(self, images: Tensor) -> Iterator[list[ScaleOutput]]:
-        """One pass over all views as one batch, so that the network stands in the file once."""
-        views = self.looking.views
-        seen = torch.cat([view.apply(images) for view in views])  # (views * B, 3, H, W)
-        outputs = [_apart(output, len(views)) for output in self.network(normalize(seen))]
-        return ([output[i] for output in outputs] for i in range(len(views)))
+    def peaks(self, heatmaps: Tensor, tags: Tensor) -> Tensor:
+        """The peaks of every joint with their surroundings: (B, K, M, 10 + T), see gather_cells."""
+        decoder = self.spec.decoder
+        cells = find_peaks(heatmaps, decoder.max_people, decoder.nms_kernel)
+        return gather_cells(heatmaps, tags, cells)
+
+    def _run_batched(self, images: Tensor) -> Iterator[list[ScaleOutput]]:
+        """One pass over all views as one batch, so that the file holds the network once."""
+        count = len(self.views)
+        batch = torch.cat([view.apply(images) for view in self.views])  # (views * B, 3, H, W)
+        outputs = [_split_views(output, count) for output in self.network(normalize(batch))]
+        return ([output[i] for output in outputs] for i in range(count))
 
 
-def _apart(output: ScaleOutput, views: int) -> list[ScaleOutput]:
-    """What is said of several views, one after the other."""
+def _split_views(output: ScaleOutput, views: int) -> list[ScaleOutput]:
+    """The outputs of several views that were one batch."""
     heatmaps = output.heatmaps.unflatten(0, (views, -1))
     if output.tags is None:
         return [output._replace(heatmaps=heat) for heat in heatmaps]
@@ -77,12 +76,12 @@ def _apart(output: ScaleOutput, views: int) -> list[ScaleOutput]:
     return [output._replace(heatmaps=heat, tags=tag) for heat, tag in zip(heatmaps, tags)]
 
 
-def shipped_part(network: nn.Module) -> nn.Module:
+def inference_part(network: nn.Module) -> nn.Module:
     """The network without what only training needs."""
     return network.network if isinstance(network, SWAHR) else network
 
 
 def example(batch: int, size: tuple[int, int], seed: int = 0) -> Tensor:
-    """Noise to look at: (batch, 3, *size) uint8."""
-    dice = torch.Generator().manual_seed(seed)
-    return torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=dice)
+    """Images of noise: (batch, 3, *size) uint8."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(0, 256, (batch, 3, *size), dtype=torch.uint8, generator=generator)

@@ -1,12 +1,11 @@
-"""An ONNX model in whole numbers of eight bits: a quarter of the size, and half the time.
+"""Static int8 quantization of an ONNX model: a quarter of the size, and half the time.
 
-So on processors that multiply whole numbers (VNNI); on older ones products may saturate.
+That is on processors with int8 dot products (VNNI); on older ones products may saturate.
 
-Static quantisation: what lies between the layers is rounded to 256 steps, whose ranges are measured
-once, on real images. The heads, and all that follows them, stay in float: the coarsest one gives
-heatmaps and tags in one tensor, and in steps of a range as wide as that of tags, heat between 0 and
-1 has few left. (On the quickstart's network that more than doubles the error of these heatmaps; its
-AP does not tell the difference.)
+Activations are rounded to 256 steps, whose ranges are calibrated once, on real images. The heads,
+and all that follows them, stay in float: the coarsest one outputs heatmaps and tags in one tensor,
+and in steps of a range as wide as that of tags, heat between 0 and 1 has few left. (On the
+quickstart's network that more than doubles the error of these heatmaps; its AP is the same.)
 """
 
 from __future__ import annotations
@@ -19,19 +18,19 @@ from typing import Any
 import numpy as np
 
 from hrpose.ops.files import naming_full_disk, write_whole
-from hrpose.programs.exporting.formats import INPUT
+from hrpose.programs.exporting.formats import INPUT_NAME
 
-QUANTISED = ("Conv", "ConvTranspose", "Add", "Relu", "Concat", "Resize", "MaxPool")
-"""Kinds of nodes that compute in whole numbers, before the heads."""
+QUANTIZED = ("Conv", "ConvTranspose", "Add", "Relu", "Concat", "Resize", "MaxPool")
+"""Kinds of nodes that are quantized, before the heads."""
 
 
-def quantise(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
-    """Write the ONNX model `source` anew, its ranges measured on images (3, H, W) uint8."""
+def quantize(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
+    """Write the ONNX model `source` in int8, its ranges calibrated on images (3, H, W) uint8."""
     import onnx
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    recipe = onnx.load(source).metadata_props
+    metadata = onnx.load(source).metadata_props
     temporary = Path(tempfile.gettempdir())
     with naming_full_disk(temporary), tempfile.TemporaryDirectory() as folder:
         plain, rounded = Path(folder) / "plain.onnx", Path(folder) / "rounded.onnx"
@@ -42,12 +41,12 @@ def quantise(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
             _reader(images),
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
-            activation_type=quantization.QuantType.QUInt8,  # signed, half the layers stay in float
+            activation_type=quantization.QuantType.QUInt8,  # signed: half the layers in float
             nodes_to_quantize=before_heads(onnx.load(plain)),
         )
         model = onnx.load(rounded)
     del model.metadata_props[:]
-    model.metadata_props.extend(recipe)
+    model.metadata_props.extend(metadata)
     write_whole(target, lambda file: file.write(model.SerializeToString()))
 
 
@@ -56,7 +55,7 @@ def _reader(images: Iterable[np.ndarray]) -> Any:
 
     class Reader(CalibrationDataReader):
         def __init__(self) -> None:
-            self.feeds = ({INPUT: image[None]} for image in images)
+            self.feeds = ({INPUT_NAME: image[None]} for image in images)
 
         def get_next(self) -> dict[str, np.ndarray] | None:
             return next(self.feeds, None)
@@ -65,7 +64,7 @@ def _reader(images: Iterable[np.ndarray]) -> Any:
 
 
 def before_heads(model: Any) -> list[str]:
-    """Names of the nodes that heads depend on, the heads themselves excepted."""
+    """Names of the nodes to quantize: those that heads depend on, without the heads."""
     maker = {name: node for node in model.graph.node for name in node.output}
     heads = [node for node in model.graph.node if _is_head(node)]
     if not heads:
@@ -77,7 +76,7 @@ def before_heads(model: Any) -> list[str]:
         if node is not None and node.name not in seen:
             seen[node.name] = node
             waiting.extend(node.input)
-    return [name for name, node in seen.items() if node.op_type in QUANTISED and node not in heads]
+    return [name for name, node in seen.items() if node.op_type in QUANTIZED and node not in heads]
 
 
 def _is_head(node: Any) -> bool:

@@ -1,4 +1,4 @@
-"""What a shipped file is worth: how far it is from the network itself, and what it finds."""
+"""Checks of an exported file: its differences from the network, and its metrics."""
 
 from __future__ import annotations
 
@@ -13,87 +13,87 @@ from yacs.config import CfgNode
 from hrpose.build import build_evaluator
 from hrpose.data.samples import ImageDataset
 from hrpose.engine.evaluate import evaluate, one_by_one
-from hrpose.inference.runner import Network
+from hrpose.inference.onnx_predictor import Network
 from hrpose.programs.exporting.graphs import PeaksGraph, example
 from hrpose.splits import Split
 from hrpose.structures import Poses
 
-Finder = Callable[[np.ndarray], Poses]
+Predict = Callable[[np.ndarray], Poses]
 """An image (H, W, 3) uint8 RGB -> the people in it"""
 
 SIZES = ((64, 64), (96, 160), (256, 128), (320, 352))
 BATCHES = (1, 3)
 TOLERANCE = 1e-4
-"""Largest difference of a map, in its largest absolute values. Of a W32, some 1e-6 are usual."""
+"""Largest difference of a map, relative to its largest absolute value; usual is 1e-6 for a W32."""
 
 
-class Look(NamedTuple):
-    """How far apart two networks were on one batch, by the name of the output."""
+class BatchDifference(NamedTuple):
+    """The differences of two networks on one batch, by the name of the output."""
 
     batch: int
     size: tuple[int, int]
-    apart: dict[str, float]  # largest absolute difference over largest absolute value
+    differences: dict[str, float]  # largest absolute difference over largest absolute value
 
 
-def looks(graph: nn.Module, network: Network) -> Iterator[Look]:
-    """The graph itself and its shipped form, on noise of several sizes and batches."""
+def compare(graph: nn.Module, network: Network) -> Iterator[BatchDifference]:
+    """The graph and its exported form, on noise of several sizes and batches."""
     for size in SIZES:
         for batch in BATCHES:
             images = example(batch, size)
             with torch.inference_mode():
-                ours = graph(images)
-            theirs = network(images.numpy())
-            yield Look(batch, size, dict(_apart(graph, ours, theirs)))
+                expected = graph(images)
+            actual = network(images.numpy())
+            yield BatchDifference(batch, size, dict(_differences(graph, expected, actual)))
 
 
-def _apart(
-    graph: nn.Module, ours: Mapping[str, Tensor], theirs: Mapping[str, np.ndarray]
+def _differences(
+    graph: nn.Module, expected: Mapping[str, Tensor], actual: Mapping[str, np.ndarray]
 ) -> Iterator[tuple[str, float]]:
-    """Maps are compared as they are. What is found in maps is compared with what should be found
-    in the same ones: two maps that differ in the last digit may have their peaks in another order.
+    """Maps are compared as they are; peaks with those of the exported file's own maps.
+
+    Two maps that differ in the last digit may have their peaks in another order.
     """
-    if set(ours) != set(theirs):
-        raise ValueError(f"the file gives {sorted(theirs)}, the network {sorted(ours)}")
-    maps = [name for name in ours if name.startswith(("heatmaps", "tags"))]
+    if set(expected) != set(actual):
+        raise ValueError(f"the file outputs {sorted(actual)}, the network {sorted(expected)}")
+    maps = [name for name in expected if name.startswith(("heatmaps", "tags"))]
     for name in maps:
-        yield name, _distance(ours[name].numpy(), theirs[name])
+        yield name, _distance(expected[name].numpy(), actual[name])
     if isinstance(graph, PeaksGraph):
-        whole = [torch.from_numpy(theirs[name]) for name in ("heatmaps", "tags")]
-        for name, found in graph.looking.find(*whole).items():
-            yield name, 0.0 if np.array_equal(found.numpy(), theirs[name]) else np.inf
+        peaks = graph.peaks(*(torch.from_numpy(actual[name]) for name in ("heatmaps", "tags")))
+        yield "peaks", 0.0 if np.array_equal(peaks.numpy(), actual["peaks"]) else np.inf
 
 
-def _distance(ours: np.ndarray, theirs: np.ndarray) -> float:
-    if ours.shape != theirs.shape:
-        raise ValueError(f"the file gives {theirs.shape} numbers, the network {ours.shape}")
-    return float(abs(ours - theirs).max() / max(abs(ours).max(), np.finfo(np.float32).tiny))
+def _distance(expected: np.ndarray, actual: np.ndarray) -> float:
+    if expected.shape != actual.shape:
+        raise ValueError(f"the file outputs shape {actual.shape}, the network {expected.shape}")
+    highest = max(abs(expected).max(), np.finfo(np.float32).tiny)
+    return float(abs(expected - actual).max() / highest)
 
 
-def table(seen: Sequence[Look]) -> str:
+def table(comparisons: Sequence[BatchDifference]) -> str:
     """A line for every batch, a column for every output."""
-    names = list(seen[0].apart)
+    names = list(comparisons[0].differences)
     width = max(12, *map(len, names)) + 2
     lines = [f"{'batch':<7}{'size':<12}" + "".join(f"{name:>{width}}" for name in names)]
-    for look in seen:
-        figures = "".join(f"{look.apart[name]:>{width}.1e}" for name in names)
-        lines.append(f"{look.batch:<7}{f'{look.size[0]} x {look.size[1]}':<12}{figures}")
+    for batch, (height, columns), differences in comparisons:
+        figures = "".join(f"{differences[name]:>{width}.1e}" for name in names)
+        lines.append(f"{batch:<7}{f'{height} x {columns}':<12}{figures}")
     return "\n".join(lines)
 
 
-def refuse_distant(seen: Sequence[Look], name: str) -> None:
-    """ValueError where an output is further off than rounding explains."""
-    figures = np.array([list(look.apart.values()) for look in seen])
-    if not (figures <= TOLERANCE).all():  # NaN is not either
-        worst = figures.max()
+def check_tolerance(comparisons: Sequence[BatchDifference], name: str) -> None:
+    """ValueError if an output differs by more than rounding explains."""
+    figures = np.array([list(each.differences.values()) for each in comparisons])
+    if not (figures <= TOLERANCE).all():  # nor is NaN
         raise ValueError(
-            f"{name} is {worst:.1e} off the network, more than {TOLERANCE:.0e}: do not ship it. "
-            "Another version of onnx, onnxscript and onnxruntime may do better; requirements.txt "
-            "names those that were tried"
+            f"{name} differs by {figures.max():.1e} from the network, more than {TOLERANCE:.0e}: "
+            "do not ship it. Another version of onnx, onnxscript and onnxruntime may do better; "
+            "requirements.txt names those that were tried"
         )
 
 
-def score(config: CfgNode, find: Finder, split: Split) -> dict[str, float]:
-    """The figures of whatever finds poses in images."""
+def evaluate_predictor(config: CfgNode, predict: Predict, split: Split) -> dict[str, float]:
+    """The metrics of a predictor on a split."""
     evaluator = build_evaluator(config, split.truth)
     images = ImageDataset(split.records, split.images)
-    return evaluate(one_by_one(find), images, evaluator)
+    return evaluate(one_by_one(predict), images, evaluator)

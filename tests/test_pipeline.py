@@ -10,11 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from hrpose.engine.evaluate import one_by_one
-from hrpose.inference.bottomup import BottomUpPredictor, Sizing
-from hrpose.inference.gathering import gather
-from hrpose.inference.grouping import PUBLISHED
-from hrpose.inference.stream import Crew, stream
-from hrpose.inference.tta import PLAIN
+from hrpose.inference.bottomup import BottomUpPredictor
+from hrpose.inference.decode import find_candidates
+from hrpose.inference.pipeline import PipelineConfig, stream
+from hrpose.inference.spec import DecoderConfig, InferenceSpec
 from hrpose.skeletons import Skeleton
 from hrpose.structures import ScaleOutput
 
@@ -39,16 +38,23 @@ class Colours(nn.Module):
 
 
 class OnTheDevice(BottomUpPredictor):
-    """Gathers candidates as if its maps were not on the host."""
+    """Finds candidates as if its maps were not in host memory."""
 
-    def gather(self, maps):
-        return gather(maps.heatmaps, maps.tags, self.settings)
+    def decodes_on_host(self, maps):
+        return False
+
+    def find_candidates(self, maps):
+        assert isinstance(maps.heatmaps, torch.Tensor)
+        return [
+            find_candidates(heatmaps, tags, self.spec.decoder)
+            for heatmaps, tags in zip(maps.heatmaps, maps.tags)
+        ]
 
 
 def predictor(kind=BottomUpPredictor, **changes):
-    settings = PUBLISHED._replace(max_people=6, solver="scipy", **changes)
-    prepare = lambda images: images.float() / 255  # noqa: E731
-    return kind(Colours(), prepare, DOTS, Sizing(64, (1.0,), 2), (PLAIN,), settings)
+    decoder = DecoderConfig(max_people=6, matcher="scipy", **changes)
+    spec = InferenceSpec(DOTS, 64, stride=2, decoder=decoder)
+    return kind(Colours(), spec, lambda images: images.float() / 255)
 
 
 class Noise:
@@ -77,51 +83,51 @@ def same(ours, plain):
         np.testing.assert_allclose(poses.scores, alone.scores, atol=1e-6)
 
 
-CREWS = [Crew(1, 1), Crew(3, 2), Crew(4, 1), Crew(100, 3)]
+CONFIGS = [PipelineConfig(1, 1), PipelineConfig(3, 2), PipelineConfig(4, 1), PipelineConfig(100, 3)]
 
 
-@pytest.mark.parametrize("crew", CREWS, ids=str)
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
 @pytest.mark.parametrize("devices", [1, 2])
 @pytest.mark.parametrize("kind", [BottomUpPredictor, OnTheDevice])
-def test_a_stream_finds_what_is_found_one_by_one(crew, devices, kind):
+def test_a_stream_finds_what_is_found_one_by_one(config, devices, kind):
     images = Noise(23)
     plain = list(one_by_one(predictor())(images))
     assert sum(len(poses.joints) for _, poses in plain) > 23
     workers = [predictor(kind) for _ in range(devices)]
-    same(list(stream(workers, images, crew)), plain)
+    same(list(stream(workers, images, config)), plain)
     asked = [shape for worker in workers for shape in worker.model.asked]
     assert sum(shape[0] for shape in asked) == 23
-    assert max(shape[0] for shape in asked) <= crew.batch
+    assert max(shape[0] for shape in asked) <= config.batch
 
 
-def test_an_image_that_cannot_be_looked_at_is_named():
+def test_an_image_of_a_wrong_shape_is_named():
     images = [(3, np.zeros((60, 80, 3), np.uint8)), (7, np.zeros((60, 80, 4), np.uint8))]
     with pytest.raises(ValueError, match=r"image 7: .*\(60, 80, 4\)"):
-        list(stream([predictor()], images, Crew(2, 2)))
+        list(stream([predictor()], images, PipelineConfig(2, 2)))
 
 
-def test_images_of_one_size_are_looked_at_together():
+def test_images_of_one_size_are_batched():
     one = predictor()
-    list(stream([one], Noise(20), Crew(4, 2)))
+    list(stream([one], Noise(20), PipelineConfig(4, 2)))
     assert sorted(shape[0] for shape in one.model.asked) == [4, 4, 4, 4, 4]
 
 
 @pytest.mark.slow
 def test_processes_group_what_a_device_gathered():
-    """They need no torch, and what they leave open is filled in here."""
+    """Missing joints are then searched here."""
     images = Noise(9)
     plain = list(one_by_one(predictor())(images))
-    same(list(stream([predictor(OnTheDevice)], images, Crew(2, 1, groupers=2))), plain)
+    same(list(stream([predictor(OnTheDevice)], images, PipelineConfig(2, 1, groupers=2))), plain)
 
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_few_images(count):
-    assert len(list(stream([predictor()], Noise(count), Crew(4, 2)))) == count
+    assert len(list(stream([predictor()], Noise(count), PipelineConfig(4, 2)))) == count
 
 
 def test_poses_come_while_images_are_still_read():
     others, images = set(threading.enumerate()), Noise(40)
-    found = stream([predictor()], images, Crew(2, 1))
+    found = stream([predictor()], images, PipelineConfig(2, 1))
     assert next(found)[0] == 1000
     assert set(threading.enumerate()) > others
     found.close()
@@ -138,7 +144,7 @@ def test_an_unreadable_image_ends_the_stream_with_its_error_after_those_before_i
 
     found = []
     with pytest.raises(ValueError, match=r"000007\.jpg"):
-        found.extend(each for each in stream([predictor()], Broken(20), Crew(3, 2)))
+        found.extend(each for each in stream([predictor()], Broken(20), PipelineConfig(3, 2)))
     same(found, list(one_by_one(predictor())(Noise(7))))
 
 
@@ -148,10 +154,10 @@ def test_an_error_of_the_network_or_the_decoder_ends_the_stream(kind):
     with torch.no_grad():
         broken.model.weight.fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="weights are broken"):
-        list(stream([broken], Noise(12), Crew(2, 2)))
+        list(stream([broken], Noise(12), PipelineConfig(2, 2)))
     broken.model.forward = None
     with pytest.raises(TypeError):
-        list(stream([broken], Noise(12), Crew(2, 2)))
+        list(stream([broken], Noise(12), PipelineConfig(2, 2)))
 
 
 def test_an_image_of_a_rare_size_does_not_hold_back_the_others():
@@ -162,7 +168,7 @@ def test_an_image_of_a_rare_size_does_not_hold_back_the_others():
             )
 
     images = Rare(200)
-    found = stream([predictor()], images, Crew(2, 1))
+    found = stream([predictor()], images, PipelineConfig(2, 1))
     assert next(found)[0] == 1000
     assert images.begun < 60
     found.close()

@@ -1,4 +1,4 @@
-"""Norms folded into the convolutions before them say the same, and training goes on untouched."""
+"""BatchNorms fused into convolutions: the same outputs, and the original is untouched."""
 
 import copy
 from functools import partial
@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from hrpose.models.blocks import conv_bn, kaiming_init
-from hrpose.models.folding import fold_norms
 from hrpose.models.higher_hrnet import HigherHRNet, deconv
 from hrpose.models.hrnet import HRNet
+from hrpose.models.optimize import fuse_conv_bn
 from hrpose.models.swahr import SWAHR
 
 
@@ -58,7 +58,7 @@ def norms(model):
 # Clever = plain ---------------------------------------------------------------------------------
 
 
-def folded_by_hand(conv, norm, axis):
+def fused_by_hand(conv, norm, axis):
     """Weight and bias in float64, one channel of the output after the other."""
     weight, bias = conv.weight.double().clone(), torch.zeros(len(norm.bias)).double()
     for channel in range(len(norm.bias)):
@@ -72,19 +72,21 @@ def folded_by_hand(conv, norm, axis):
     ("layers", "axis"),
     [(conv_bn(3, 5), 0), (conv_bn(3, 5, stride=2, relu=False), 0), (deconv(4, 5, ()).up, 1)],
 )
-def test_each_channel_is_folded_as_by_hand(layers, axis):
+def test_each_channel_is_fused_as_by_hand(layers, axis):
     layers = with_history(layers)
     with torch.no_grad():
-        weight, bias = folded_by_hand(layers[0], layers[1], axis)
-    folded = fold_norms(layers)
-    torch.testing.assert_close(folded[0].weight.double(), weight, rtol=1e-6, atol=1e-7)
-    torch.testing.assert_close(folded[0].bias.double(), bias, rtol=1e-6, atol=1e-6)
+        weight, bias = fused_by_hand(layers[0], layers[1], axis)
+    fused = fuse_conv_bn(layers)
+    torch.testing.assert_close(fused[0].weight.double(), weight, rtol=1e-6, atol=1e-7)
+    torch.testing.assert_close(fused[0].bias.double(), bias, rtol=1e-6, atol=1e-6)
 
 
 @torch.no_grad()
 def test_a_bias_that_was_there_is_kept():
     layers = with_history(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)))
-    torch.testing.assert_close(fold_norms(layers)(images()), layers(images()), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        fuse_conv_bn(layers)(images()), layers(images()), rtol=1e-5, atol=1e-5
+    )
 
 
 NETWORKS = {
@@ -97,27 +99,29 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
-def test_a_folded_network_says_the_same(name, record_difference):
+def test_a_fused_network_says_the_same(name, record_difference):
     model = with_history(NETWORKS[name]())
-    folded = fold_norms(model)
-    assert norms(model) and not norms(folded)
-    for said, expected in zip(parts(folded(images())), parts(model(images())), strict=True):
+    fused = fuse_conv_bn(model)
+    assert norms(model) and not norms(fused)
+    for said, expected in zip(parts(fused(images())), parts(model(images())), strict=True):
         away = (said - expected).abs().max() / (expected.max() - expected.min())
-        record_difference("folded norms: outputs, of their range", away)
+        record_difference("fused norms: outputs, of their range", away)
         assert away < 1e-5
 
 
 @torch.no_grad()
-def test_scale_branches_are_folded_too():
+def test_scale_branches_are_fused_too():
     model = with_history(swahr())
-    for said, expected in zip(fold_norms(model).with_scales(images()), model.with_scales(images())):
+    for said, expected in zip(
+        fuse_conv_bn(model).with_scales(images()), model.with_scales(images())
+    ):
         torch.testing.assert_close(said.scales, expected.scales, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_float64_shows_that_only_rounding_differs():
     model = with_history(higher_hrnet()).double()
-    pairs = zip(parts(fold_norms(model)(images().double())), parts(model(images().double())))
+    pairs = zip(parts(fuse_conv_bn(model)(images().double())), parts(model(images().double())))
     for said, expected in pairs:
         assert (said - expected).abs().max() < 1e-12 * expected.abs().max()
 
@@ -128,12 +132,12 @@ def test_float64_shows_that_only_rounding_differs():
 def test_the_original_trains_on_untouched():
     model = with_history(higher_hrnet()).train()
     before = copy.deepcopy(model.state_dict())
-    folded = fold_norms(model)
-    assert model.training and not folded.training
-    assert not any(weight.requires_grad for weight in folded.parameters())
+    fused = fuse_conv_bn(model)
+    assert model.training and not fused.training
+    assert not any(weight.requires_grad for weight in fused.parameters())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
-    theirs = {weight.data_ptr() for weight in folded.parameters()}
+    theirs = {weight.data_ptr() for weight in fused.parameters()}
     assert not theirs & {weight.data_ptr() for weight in model.parameters()}
     sum(part.sum() for part in parts(model(images()))).backward()
     assert all(weight.grad is not None for weight in model.parameters())
@@ -142,24 +146,24 @@ def test_the_original_trains_on_untouched():
 @torch.no_grad()
 def test_a_network_without_norms_is_unchanged():
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1))
-    folded = fold_norms(model)
-    assert folded is not model
-    assert list(folded.state_dict()) == list(model.state_dict())
-    assert torch.equal(folded(images()), model(images()))
+    fused = fuse_conv_bn(model)
+    assert fused is not model
+    assert list(fused.state_dict()) == list(model.state_dict())
+    assert torch.equal(fused(images()), model(images()))
 
 
 @torch.no_grad()
 def test_a_norm_that_follows_no_convolution_stays():
     model = with_history(nn.Sequential(nn.BatchNorm2d(3), nn.ReLU(), nn.Conv2d(3, 2, 1)))
-    folded = fold_norms(model)
-    assert len(norms(folded)) == 1
-    assert torch.equal(folded(images()), model(images()))
+    fused = fuse_conv_bn(model)
+    assert len(norms(fused)) == 1
+    assert torch.equal(fused(images()), model(images()))
 
 
 @torch.no_grad()
 def test_a_norm_without_statistics_stays():
     """It asks every batch anew, in evaluation too."""
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, track_running_stats=False)).eval()
-    folded = fold_norms(model)
-    assert len(norms(folded)) == 1
-    assert torch.equal(folded(images()), model(images()))
+    fused = fuse_conv_bn(model)
+    assert len(norms(fused)) == 1
+    assert torch.equal(fused(images()), model(images()))

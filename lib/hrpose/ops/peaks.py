@@ -1,6 +1,7 @@
-"""Heatmaps -> their peaks and highest cells, on the device and for a whole batch; resizing.
+"""Peaks and highest cells of heatmaps on any device and for a whole batch, and resizing.
 
-What lies in the cells goes to the host in one piece, `gather_cells`; ops/cells.py reads it there.
+`gather_cells` packs what lies in the cells into one tensor, so that one copy takes it to the host,
+where ops/subpixel.py unpacks it.
 """
 
 from __future__ import annotations
@@ -10,52 +11,52 @@ from torch import Tensor
 from torch.nn import functional as F
 
 TINY = 1e-290
-"""So small that no float32 but 0 is smaller, and large enough for what `_in_order` takes of it."""
+"""So small that no float32 but 0 is smaller, and large enough to be multiplied in `_tie_broken`."""
 
 
 def local_maxima(heatmaps: Tensor, window: int = 5) -> Tensor:
-    """Heatmaps (..., H, W) with all but the local maxima set to 0.
+    """Heatmaps (..., H, W) with all cells but the local maxima set to 0.
 
     A cell stays if none in the `window` x `window` cells about it is higher; all cells of a
     plateau stay, as in the authors' code.
     """
     flat = heatmaps.flatten(0, -3)[None]
-    summit = F.max_pool2d(flat, window, stride=1, padding=window // 2).view(heatmaps.shape)
-    return heatmaps * (heatmaps == summit)
+    highest = F.max_pool2d(flat, window, stride=1, padding=window // 2).view(heatmaps.shape)
+    return heatmaps * (heatmaps == highest)
 
 
 def find_peaks(heatmaps: Tensor, count: int, window: int = 5) -> Tensor:
-    """The highest local maxima of every joint, the highest first; of equal ones the first in order.
+    """The highest local maxima of every joint, highest first; equal ones in row order.
 
     heatmaps: (B, K, H, W) float32
     Returns flat cells (B, K, min(count, H * W)), -1 where there are fewer above 0.
     """
     maxima = local_maxima(heatmaps, window).flatten(2)
-    cells = _in_order(maxima).topk(min(count, maxima.shape[-1])).indices
+    cells = _tie_broken(maxima).topk(min(count, maxima.shape[-1])).indices
     return cells.where(maxima.gather(2, cells) > 0, -1)
 
 
 def highest_cells(heatmaps: Tensor, count: int) -> Tensor:
     """The highest cells of every joint, in order: (B, K, H, W) -> (B, K, min(count, H * W))."""
     values = heatmaps.flatten(2)
-    return _in_order(values).topk(min(count, values.shape[-1])).indices
+    return _tie_broken(values).topk(min(count, values.shape[-1])).indices
 
 
-def _in_order(values: Tensor) -> Tensor:
-    """Numbers (..., C) that are ordered as these, and where these are equal, the first highest.
+def _tie_broken(values: Tensor) -> Tensor:
+    """float64 (..., C) in the order of `values`, the first of equal ones being the highest.
 
     Two different float32 are further apart than 2^-25 of themselves; a float64 has room for the
-    places of 2^24 cells below that.
+    indices of 2^24 cells below that.
     """
-    place = torch.arange(values.shape[-1], dtype=torch.float64, device=values.device)
+    index = torch.arange(values.shape[-1], dtype=torch.float64, device=values.device)
     exact = values.double()
-    return exact - exact.abs().clamp(min=TINY) * place * 2.0**-50
+    return exact - exact.abs().clamp(min=TINY) * index * 2.0**-50
 
 
 def gather_cells(heatmaps: Tensor, tags: Tensor, cells: Tensor) -> Tensor:
-    """What lies in cells, one number after the other: the cell, its 3 x 3 neighbourhood, its tags.
+    """The contents of cells in one tensor: flat cell, its 3 x 3 neighbourhood of heat, its tags.
 
-    Outside the map the nearest cell inside stands. What a cell of -1 gets means nothing.
+    Outside the map the nearest cell inside is repeated. Entries of cells -1 are undefined.
 
     heatmaps: (B, K, H, W)   tags: (B, K, H, W, T)   cells: (B, K, M)
     Returns (B, K, M, 10 + T) float32.
@@ -67,12 +68,12 @@ def gather_cells(heatmaps: Tensor, tags: Tensor, cells: Tensor) -> Tensor:
     flat = heatmaps.flatten(2)
     patch = [flat.gather(2, r * width + c) for r in rows for c in columns]
     here = row * width + column
-    seen = [value.flatten(2).gather(2, here) for value in tags.unbind(-1)]
-    return torch.stack([cells.float(), *(each.float() for each in (*patch, *seen))], -1)
+    values = [value.flatten(2).gather(2, here) for value in tags.unbind(-1)]
+    return torch.stack([cells.float(), *(each.float() for each in (*patch, *values))], -1)
 
 
 def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, K, H, W) brought to `size` (H, W), bilinearly, pixel centres not corners aligned."""
+    """Maps (B, K, H, W) resized bilinearly to `size` (H, W), with `align_corners=False`."""
     if maps.shape[-2:] == torch.Size(size):
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""However a network computes at test, it says the same, within the digits of its numbers."""
+"""However a network is prepared for inference, its outputs are the same but for rounding."""
 
 import copy
 import functools
@@ -9,12 +9,16 @@ import pytest
 import torch
 from torch import nn
 
-from hrpose import build_inference
-from hrpose.build import build_model, build_predictor, load_predictor
-from hrpose.build_inference import ready
+from hrpose.build import (
+    build_inference_model,
+    build_model,
+    build_predictor,
+    load_predictor,
+)
 from hrpose.config import load_config
+from hrpose.models import optimize
 from hrpose.models.blocks import kaiming_init
-from hrpose.models.numerics import Compiled, HalfPrecision
+from hrpose.models.optimize import Compiled, HalfPrecision
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 SIZES = (
@@ -69,7 +73,7 @@ def distance(outputs, expected):
     return max(away)
 
 
-# All ways say the same --------------------------------------------------------------------------
+# All outputs are equal ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["w32_512", "w32_512_swahr"])
@@ -77,9 +81,13 @@ def distance(outputs, expected):
     ("precision", "channels_last", "folded"), list(product(BOUNDS, (False, True), (False, True)))
 )
 @torch.inference_mode()
-def test_every_way_says_the_same(name, precision, channels_last, folded, record_difference):
+def test_every_preparation_has_the_same_outputs(
+    name, precision, channels_last, folded, record_difference
+):
     model = network(name)
-    mine = ready(load(*as_options(precision, channels_last, folded), name=name), model)
+    mine = build_inference_model(
+        load(*as_options(precision, channels_last, folded), name=name), model
+    )
     away = max(
         distance(mine(pixels), model(pixels)) for pixels in (images(), images(128, 64, count=2))
     )
@@ -94,12 +102,12 @@ def test_every_way_says_the_same(name, precision, channels_last, folded, record_
     [("fp32", [(320, 320, 2), (320, 384, 3)], 2), ("bf16", [], 1)],
 )
 @torch.inference_mode()
-def test_a_compiled_network_says_the_same_at_every_size(
+def test_a_compiled_network_has_the_same_outputs_at_every_size(
     precision, more, programs, record_difference
 ):
     """One program for a single image of whatever size, another for several at once."""
     model = network()
-    mine = ready(load(*as_options(precision, True, True, compiled=True)), model)
+    mine = build_inference_model(load(*as_options(precision, True, True, compiled=True)), model)
     torch._dynamo.utils.counters.clear()
     for height, width, count in [(320, 320, 1), (320, 384, 1), (448, 320, 1), *more]:
         pixels = images(height, width, count)
@@ -112,8 +120,8 @@ def test_a_compiled_network_says_the_same_at_every_size(
 # What a network must be -------------------------------------------------------------------------
 
 
-def test_by_default_it_is_folded_and_channels_last():
-    mine = ready(load(), network())
+def test_by_default_it_is_fused_and_channels_last():
+    mine = build_inference_model(load(), network())
     assert not [layer for layer in mine.modules() if isinstance(layer, nn.BatchNorm2d)]
     weights = [weight for weight in mine.parameters() if weight.dim() == 4]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
@@ -125,7 +133,7 @@ def test_by_default_it_is_folded_and_channels_last():
 def test_the_original_stays_as_it_was(precision, folded):
     model = copy.deepcopy(network()).train()
     before = copy.deepcopy(model.state_dict())
-    mine = ready(load(*as_options(precision, True, folded)), model)
+    mine = build_inference_model(load(*as_options(precision, True, folded)), model)
     assert model.training and not mine.training
     assert next(mine.parameters()).device == next(model.parameters()).device
     for name, value in model.state_dict().items():
@@ -141,11 +149,11 @@ def test_variances_too_large_for_float16_do_no_harm():
     with torch.inference_mode():
         expected = model(images())
         for folded in (False, True):
-            mine = ready(load(*as_options("fp16", folded=folded)), model)
+            mine = build_inference_model(load(*as_options("fp16", folded=folded)), model)
             assert distance(mine(images()), expected) < BOUNDS["fp16"]
 
 
-def test_whoever_exports_it_gets_the_layers_themselves():
+def test_an_export_gets_the_layers_themselves():
     model = Compiled(network(), {})
     with torch.no_grad():
         program = torch.export.export(model, (images(),), strict=True)
@@ -161,7 +169,7 @@ def test_a_predictor_computes_as_test_says(tmp_path):
     half = load_predictor(load(*options, *as_options("bf16", True, True)))
     assert isinstance(half.model, HalfPrecision) and not half.model.training
     image = images(64, 64)[0].mul(60).add(120).clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    (mine, _), (expected, _) = half.maps(image), plain.maps(image)
+    mine, expected = (each.forward([each.preprocess(image)]) for each in (half, plain))
     spread = expected.heatmaps.max() - expected.heatmaps.min()
     assert mine.heatmaps.dtype == torch.float32
     assert 0 < (mine.heatmaps - expected.heatmaps).abs().max() / spread < BOUNDS["bf16"]
@@ -179,14 +187,14 @@ def test_an_option_that_makes_no_sense_is_refused_with_what_does(key, value, wan
         load(key, value)
 
 
-def test_without_a_compiler_the_cure_is_said(monkeypatch):
+def test_a_missing_compiler_is_named_with_its_cure(monkeypatch):
     monkeypatch.setenv("CXX", "no_such_compiler")
     with pytest.raises(ValueError, match="no no_such_compiler; apt install g.*TEST.COMPILE false"):
-        ready(load("TEST.COMPILE", "true"), network())
+        build_inference_model(load("TEST.COMPILE", "true"), network())
 
 
-def test_without_pythons_headers_the_cure_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(build_inference.shutil, "which", lambda name: name)
-    monkeypatch.setattr(build_inference.sysconfig, "get_path", lambda name: str(tmp_path))
+def test_missing_headers_are_named_with_their_cure(monkeypatch, tmp_path):
+    monkeypatch.setattr(optimize.shutil, "which", lambda name: name)
+    monkeypatch.setattr(optimize.sysconfig, "get_path", lambda name: str(tmp_path))
     with pytest.raises(ValueError, match="python3-dev"):
-        ready(load("TEST.COMPILE", "true"), network())
+        build_inference_model(load("TEST.COMPILE", "true"), network())

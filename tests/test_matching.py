@@ -1,11 +1,13 @@
-"""Our solver against the package whose ties the published figures have; the other cost."""
+"""Our munkres against the package whose ties the published figures have; the other cost."""
 
 import numpy as np
 import pytest
 
-from hrpose.inference.assignment import COSTS, munkres
-from hrpose.inference.grouping import PUBLISHED, group_by_tag
-from reference.decoding import plain_munkres
+from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.matching import MATCHING_COSTS
+from hrpose.inference.munkres import munkres
+from hrpose.inference.spec import PUBLISHED
+from reference import decoding as plain
 
 
 def rounded(rng, shape, spread):
@@ -27,7 +29,7 @@ def test_munkres_finds_what_the_package_finds(distances, spread, scored):
     for shape in [*rng.integers(1, 9, (60, 2)), *rng.integers(10, 31, (6, 2))]:
         scores = rng.random((shape[0], 1)) * scored
         cost = (distances(rng, shape, spread) * 100 - scores).astype(np.float32)
-        real = [(row, column) for row, column in plain_munkres(cost) if column < shape[1]]
+        real = [(row, column) for row, column in plain.munkres(cost) if column < shape[1]]
         assert dict(munkres(cost)) == dict(real)
 
 
@@ -47,7 +49,8 @@ def test_a_stranger_costs_no_candidate_its_person_where_the_cost_is_clipped():
     peaks = np.zeros((2, 2, 4), np.float32)
     peaks[..., 2], peaks[..., 3] = 0.9, [[2.9, 5.3], [3.2, 0.7]]
     rounded, clipped = (
-        group_by_tag(peaks, [0, 1], PUBLISHED._replace(cost=cost)) for cost in COSTS
+        group_by_tag(peaks, [0, 1], PUBLISHED._replace(matching_cost=cost))[0]
+        for cost in MATCHING_COSTS
     )
     assert len(rounded) == 4
     tags = {tuple((10 * person[person[:, 2] > 0, 3]).round().tolist()) for person in clipped}
@@ -56,5 +59,7 @@ def test_a_stranger_costs_no_candidate_its_person_where_the_cost_is_clipped():
 
 def test_costs():
     distance = np.float32([[0.2, 0.6, 1.4, 30]])
-    assert COSTS["rounded"](distance, 1.0).tolist() == [[0, 100, 100, 3000]]
-    np.testing.assert_allclose(COSTS["clipped"](distance, 1.0), [[20, 60, 100, 100]], rtol=1e-6)
+    assert MATCHING_COSTS["rounded"](distance, 1.0).tolist() == [[0, 100, 100, 3000]]
+    np.testing.assert_allclose(
+        MATCHING_COSTS["clipped"](distance, 1.0), [[20, 60, 100, 100]], rtol=1e-6
+    )

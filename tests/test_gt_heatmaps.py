@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import nn
 
-from hrpose.build import build_finder, build_predictor, output_strides
+from hrpose.build import build_predict_fn, build_predictor, output_strides
 from hrpose.config import load_config
-from hrpose.ops.affine import fit
+from hrpose.ops.coordinates import resize_transform
 from hrpose.skeletons import COCO
 from hrpose.structures import ScaleOutput
 
@@ -74,12 +74,12 @@ def found(joints, size, *overrides, swapped=None):
     """The poses that a config finds in an image of these people, and image pixels in a cell."""
     config = load_config(PLAIN, ["DATASET.INPUT_SIZE", str(INPUT), *overrides])
     looks, strides = 1 + config.TEST.FLIP_TEST, output_strides(config)
-    to_network = fit(size, INPUT)[1]
+    to_network = resize_transform(size, INPUT)[1]
     model = Grouper(joints, to_network, strides, looks)
     if swapped is not None:
         model.places[:, swapped] = model.places[[1, 0, 2]][:, swapped]
-    finder = build_finder(config, build_predictor(config, model))
-    poses = finder((np.zeros((size[1], size[0], 3), np.uint8), joints))
+    predict = build_predict_fn(config, build_predictor(config, model))
+    poses = predict((np.zeros((size[1], size[0], 3), np.uint8), joints))
     return poses, strides[-1] / to_network.scale
 
 
@@ -154,9 +154,9 @@ def test_nobody_annotated_is_nobody_found():
     assert poses.scores.shape == (0,)
     size = (300, 200)
     config = load_config(PLAIN, ["DATASET.INPUT_SIZE", str(INPUT), *ONCE])
-    model = Grouper(annotated(size), fit(size, INPUT)[1], (4, 2))
-    finder = build_finder(config, build_predictor(config, model))
-    poses = finder((np.zeros((200, 300, 3), np.uint8), np.zeros((0, 17, 3), np.float32)))
+    model = Grouper(annotated(size), resize_transform(size, INPUT)[1], (4, 2))
+    predict = build_predict_fn(config, build_predictor(config, model))
+    poses = predict((np.zeros((200, 300, 3), np.uint8), np.zeros((0, 17, 3), np.float32)))
     assert poses.joints.shape == (0, 17, 3)
 
 
@@ -188,7 +188,8 @@ class Levels(nn.Module):
 def test_a_config_chooses_the_outputs_that_are_averaged(chosen, mean, project):
     overrides = ["MODEL.NUM_DECONVS", "2", "TEST.AGGREGATE", chosen, "TEST.PROJECT2IMAGE", project]
     config = load_config(PLAIN, ["DATASET.INPUT_SIZE", "64", *overrides])
-    maps, _ = build_predictor(config, Levels()).maps(np.zeros((64, 100, 3), np.uint8))
+    predictor = build_predictor(config, Levels())
+    maps = predictor.forward([predictor.preprocess(np.zeros((64, 100, 3), np.uint8))])
     assert torch.allclose(maps.heatmaps, torch.tensor(float(mean)))
     assert (maps.tags == 7).all()
     assert maps.tags.shape == (*maps.heatmaps.shape, 2)

@@ -1,0 +1,206 @@
+"""Many images -> their poses, in order, with reading, network and decoding overlapped.
+
+Reader threads preprocess images; images of one size are batched; a batch is decoded while the
+network runs on the next.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import defaultdict, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import ExitStack
+from queue import SimpleQueue
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hrpose.inference.bottomup import BottomUpPredictor
+from hrpose.inference.decode import Group
+from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.spec import NetworkInput
+from hrpose.inference.tta import AggregatedMaps
+from hrpose.ops.processes import ignore_stop_signals
+from hrpose.structures import Candidates, Images, Poses
+
+MAX_WAIT = 8
+"""Batches that may be read while an image waits for others of its size."""
+
+
+class PipelineConfig(NamedTuple):
+    """Batch size, and the workers beside the devices."""
+
+    batch: int = 4  # images of one size that the network runs on together
+    readers: int = 2  # threads
+    groupers: int = 0  # processes for maps on a device other than the CPU; 0: threads here
+
+
+class Job(NamedTuple):
+    """A preprocessed image."""
+
+    place: int  # among the images
+    image_id: int
+    inputs: NetworkInput
+
+
+Result = tuple[int, Poses]
+"""(image id, the people in the image)"""
+BatchFuture = Future[list[Future[Result]]]
+"""A batch in the network, whose images are then decoded one by one."""
+
+
+def stream(
+    predictors: Sequence[BottomUpPredictor], images: Images, config: PipelineConfig
+) -> Generator[Result, None, None]:
+    """The people of every image, in the order of the images.
+
+    predictors: equal ones, one on each device
+    An unreadable image ends the stream with its error, after the people of all images before it.
+    """
+    with ExitStack() as stack:
+        pipeline = _Pipeline(predictors, config, stack)
+        try:
+            for job in _preprocess(predictors[0].preprocess, images, config, stack):
+                pipeline.add(job)
+                yield from pipeline.ready()
+        except Exception:
+            pipeline.flush()
+            yield from pipeline.rest()
+            raise
+        pipeline.flush()
+        yield from pipeline.rest()
+
+
+def _pool(stack: ExitStack, pool: Executor) -> Executor:
+    """Work that has not begun is cancelled when an error, or Ctrl-C, ends the stream."""
+    stack.callback(pool.shutdown, cancel_futures=True)
+    return pool
+
+
+def _preprocess(
+    preprocess: Callable[[Any], NetworkInput],
+    images: Images,
+    config: PipelineConfig,
+    stack: ExitStack,
+) -> Iterator[Job]:
+    """All images in order, a few of them read ahead."""
+    pool = _pool(stack, ThreadPoolExecutor(config.readers))
+
+    def read(index: int) -> Job:
+        image_id, image = images[index]
+        try:
+            return Job(index, image_id, preprocess(image))
+        except ValueError as error:
+            raise ValueError(f"image {image_id}: {error}") from error
+
+    ahead: deque[Future[Job]] = deque()
+    for index in range(len(images)):
+        ahead.append(pool.submit(read, index))
+        if len(ahead) > config.readers + config.batch:
+            yield ahead.popleft().result()
+    while ahead:
+        yield ahead.popleft().result()
+
+
+class _Pipeline:
+    """Images between their preprocessing and their poses."""
+
+    def __init__(
+        self, predictors: Sequence[BottomUpPredictor], config: PipelineConfig, stack: ExitStack
+    ):
+        self.batch = config.batch
+        self.waiting: dict[tuple, list[Job]] = defaultdict(list)  # of each size
+        self.batches: deque[BatchFuture] = deque()
+        self.of_index: dict[
+            int, tuple[BatchFuture, int]
+        ] = {}  # the batch of an image, its index there
+        self.next = 0  # index of the image whose people are yielded next
+        self.max_batches = 2 * len(predictors)
+        self.idle: SimpleQueue[BottomUpPredictor] = SimpleQueue()
+        for predictor in predictors:
+            self.idle.put(predictor)
+        self.forwarding = _pool(stack, ThreadPoolExecutor(len(predictors)))
+        self.decoding = _pool(stack, ThreadPoolExecutor(max(1, config.groupers)))
+        self.group = _grouping(config, stack)
+
+    def add(self, job: Job) -> None:
+        """Run the network once enough images of the job's size have come."""
+        same_size = self.waiting[tuple(pixels.shape for pixels in job.inputs.pixels)]
+        same_size.append(job)
+        if len(same_size) == self.batch:
+            self._submit(same_size)
+        for others in self.waiting.values():  # a rare size holds back all that comes after it
+            if others and job.place - others[0].place > MAX_WAIT * self.batch:
+                self._submit(others)
+
+    def flush(self) -> None:
+        """Run the network on what still waits: no image comes any more."""
+        for jobs in self.waiting.values():
+            if jobs:
+                self._submit(jobs)
+
+    def ready(self) -> Iterator[Result]:
+        """Results that are complete and next in order."""
+        while self.next in self.of_index:
+            batch, i = self.of_index[self.next]
+            if not batch.done() or not batch.result()[i].done():
+                return
+            yield self._pop()
+
+    def rest(self) -> Iterator[Result]:
+        """All other results, waiting for them."""
+        while self.of_index:
+            yield self._pop()
+
+    def _pop(self) -> Result:
+        batch, i = self.of_index.pop(self.next)
+        self.next += 1
+        return batch.result()[i].result()
+
+    def _submit(self, jobs: list[Job]) -> None:
+        if len(self.batches) == self.max_batches:  # or maps would fill the memory
+            for result in self.batches.popleft().result():
+                result.result()
+        batch = self.forwarding.submit(self._forward, tuple(jobs))
+        self.batches.append(batch)
+        self.of_index |= {job.place: (batch, i) for i, job in enumerate(jobs)}
+        jobs.clear()
+
+    def _forward(self, jobs: Sequence[Job]) -> list[Future[Result]]:
+        predictor = self.idle.get()
+        candidates: Sequence[Candidates | None] = [None] * len(jobs)
+        try:
+            maps = predictor.forward([job.inputs for job in jobs])
+            if not predictor.decodes_on_host(maps):  # one wait for the device, in this thread
+                candidates = predictor.find_candidates(maps)
+        finally:
+            self.idle.put(predictor)
+        return [
+            self.decoding.submit(self._decode, predictor, maps, i, candidates[i], job)
+            for i, job in enumerate(jobs)
+        ]
+
+    def _decode(
+        self,
+        predictor: BottomUpPredictor,
+        maps: AggregatedMaps,
+        i: int,
+        candidates: Candidates | None,
+        job: Job,
+    ) -> Result:
+        people, scores = predictor.decode(maps, i, candidates, self.group)
+        return job.image_id, predictor.postprocess(people, scores, job.inputs)
+
+
+def _grouping(config: PipelineConfig, stack: ExitStack) -> Group:
+    """`group_by_tag` here, or in processes of its own."""
+    if not config.groupers:
+        return group_by_tag
+    spawn = multiprocessing.get_context("spawn")  # a fork would copy locks, and CUDA's state
+    pool = _pool(stack, ProcessPoolExecutor(config.groupers, spawn, ignore_stop_signals))
+
+    def group(*given: Any) -> tuple[np.ndarray, np.ndarray]:
+        return pool.submit(group_by_tag, *given).result()
+
+    return group

@@ -1,0 +1,192 @@
+"""Everything between an image and its poses but the network: preprocessing, views, decoding.
+
+The predictor has one `InferenceSpec`, an exported file carries it as JSON, and `OnnxPredictor`
+reads it from there. This module imports no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from hrpose.ops.coordinates import COORDINATES, Affine, check_image, resize_transform
+from hrpose.skeletons import Skeleton, from_plain
+from hrpose.structures import Poses
+
+
+class DecoderConfig(NamedTuple):
+    """How heatmaps and tags become people. The defaults are the published ones."""
+
+    detection_threshold: float = 0.1  # 0 or more; a lower peak is no candidate
+    tag_threshold: float = 1.0  # a candidate this far from every person starts a new one
+    max_people: int = 30  # candidates per joint, and people kept
+    nms_kernel: int = 5  # cells; side of the window of which a peak is the highest
+    subpixel: str = "quarter"  # a name of ops.subpixel.SUBPIXEL
+    unique_peaks: bool = False  # drop equally high peaks within one window but the first
+    refine: bool = True  # search the whole maps for missing joints
+    matcher: str = "munkres"  # a name of matching.MATCHERS
+    matching_cost: str = "rounded"  # a name of matching.MATCHING_COSTS
+    min_score: float = 0.0  # people of a lower score are dropped
+    oks_nms: float = 1.0  # people whose OKS with a better one exceeds this are dropped
+
+
+PUBLISHED = DecoderConfig()
+
+
+class NetworkInput(NamedTuple):
+    """An image as the network takes it, and where its maps lie in the image."""
+
+    pixels: tuple[np.ndarray, ...]  # of every scale, (H, W, 3) uint8
+    size: tuple[int, int]  # (H, W) of the maps to decode
+    to_network: Affine  # image pixels -> network pixels of the base scale
+    to_maps: Affine  # image pixels -> cells of the maps, counted from their edge
+
+
+class InferenceSpec(NamedTuple):
+    """How images become network inputs, outputs become maps, and maps become poses."""
+
+    skeleton: Skeleton
+    input_size: int = 512  # pixels of the shorter side at scale 1
+    scales: tuple[float, ...] = (1.0,)
+    views: tuple[str, ...] = ("identity",)  # names of tta.VIEWS
+    stride: int = 1  # network pixels per cell of the maps that are decoded; published: 1
+    aggregate: tuple[int, ...] = ()  # strides of the outputs whose heatmaps are averaged; (): all
+    convention: str = "official"  # of coordinates: a name of ops.coordinates.COORDINATES
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the normalization, in units of 255
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    decoder: DecoderConfig = PUBLISHED
+
+    @property
+    def base(self) -> int:
+        """Index of the scale in whose frame all are averaged, and whose tags are taken."""
+        return self.scales.index(1) if len(self.scales) > 1 else 0
+
+    def preprocess(self, image: np.ndarray) -> NetworkInput:
+        """The image (H, W, 3) uint8 RGB at every scale."""
+        image_size, smallest = check_image(image), min(self.scales)
+        resized = [
+            resize_transform(image_size, self.input_size, scale, smallest, self.convention)
+            for scale in self.scales
+        ]
+        pixels = tuple(transform.image(image, size) for size, transform in resized)
+        (width, height), to_network = resized[self.base]
+        to_maps = to_network.to_cell_frame(self.stride, self.convention)
+        size = (height // self.stride, width // self.stride)
+        return NetworkInput(pixels, size, to_network, to_maps)
+
+
+def to_image_coords(people: np.ndarray, scores: np.ndarray, to_maps: Affine) -> Poses:
+    """People (N, K, 3 + T) in cells of maps -> poses in the image that `to_maps` starts from."""
+    joints = to_maps.inverse().joints(people[..., :3]).astype(np.float32)
+    joints[people[..., 2] <= 0] = 0
+    return Poses(joints, scores)
+
+
+# In an exported file -------------------------------------------------------------------------
+
+METADATA_KEY = "hrpose"
+"""The name of the file's metadata entry."""
+
+FORMAT = 2
+
+GRAPHS = ("network", "peaks")
+"""network: outputs of each resolution; peaks: all views, averaged, and their peaks."""
+
+INPUT_FORMAT = "uint8 RGB (B, 3, H, W), H and W multiples of 32; normalized in the graph"
+RESIZE_RULE = (
+    "hrpose.ops.coordinates.resize_transform: bilinear, aspect kept; the shorter side becomes "
+    "input_size * scale, the longer a multiple of 64; outside the image is 0"
+)
+
+
+class ExportedModel(NamedTuple):
+    """What an exported file holds beside its graph."""
+
+    spec: InferenceSpec
+    graph: str  # one of GRAPHS
+    strides: tuple[int, ...]  # of the network's outputs, coarse to fine
+    weights_sha256: str = ""  # of the file of weights that was exported
+    hrpose: str = ""  # the version that exported it
+
+
+def to_json(model: ExportedModel) -> str:
+    """The metadata of an exported file, with derived entries that other programs may want."""
+    spec, skeleton = model.spec, model.spec.skeleton
+    joints = {
+        "joints": skeleton.joints,
+        "flip_order": skeleton.flip_order,
+        "sigmas": skeleton.sigmas,
+        "grouping_order": skeleton.grouping_order,
+        "limbs": skeleton.limbs,
+    }
+    plain = {**spec._asdict(), "skeleton": joints, "decoder": spec.decoder._asdict()}
+    body = {**model._asdict(), "spec": plain}
+    return json.dumps(
+        {"format": FORMAT, "input": INPUT_FORMAT, "resize_rule": RESIZE_RULE, **body}, indent=1
+    )
+
+
+def from_json(text: str) -> ExportedModel:
+    """Read what `to_json` wrote, or the metadata of format 1; ValueError for anything else."""
+    body = json.loads(text)
+    version = body.get("hrpose")
+    cure = f"use hrpose {version}, or export the weights again with tools/export.py"
+    if body.get("format") == 1:
+        body = _from_format_1(body, cure)
+    elif body.get("format") != FORMAT:
+        raise ValueError(
+            f"the model's metadata is of format {body.get('format')}, this hrpose reads 1 and "
+            f"{FORMAT}; {cure}"
+        )
+    spec = body["spec"]
+    known = DecoderConfig._fields
+    unknown = sorted(set(spec["decoder"]) - set(known))
+    if unknown or body["graph"] not in GRAPHS or spec["convention"] not in COORDINATES:
+        wrong = ", ".join(unknown) or f"{body['graph']}, {spec['convention']}"
+        raise ValueError(f"the model needs {wrong}, which this hrpose does not know; {cure}")
+    spec = {
+        **_known_fields(spec, InferenceSpec),
+        "skeleton": from_plain(spec["skeleton"]),
+        "decoder": DecoderConfig(**spec["decoder"]),
+    }
+    return ExportedModel(**{**_known_fields(body, ExportedModel), "spec": InferenceSpec(**spec)})
+
+
+def _known_fields(body: Mapping[str, Any], kind: Any) -> dict[str, Any]:
+    """The fields of a NamedTuple, lists being tuples."""
+    return {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in body.items()
+        if name in kind._fields
+    }
+
+
+_RENAMED_IN_FORMAT_2 = {"averaged": "aggregate"}
+_DECODER_RENAMED_IN_FORMAT_2 = {"solver": "matcher", "cost": "matching_cost", "suppress": "oks_nms"}
+_VIEWS_OF_FORMAT_1 = {"plain": "identity", "mirrored": "flip"}
+_OFFSETS_OF_FORMAT_1 = {"quarter": "quarter", "taylor": "dark"}
+_CONVENTIONS_OF_FORMAT_1 = dict(zip(("official", "exact"), COORDINATES))
+
+
+def _from_format_1(body: Mapping[str, Any], cure: str) -> dict[str, Any]:
+    """The metadata of files exported before format 2, in today's terms."""
+    decoder = dict(body["settings"])
+    score, adjust, step = (decoder.pop(name, None) for name in ("score", "adjust", "step"))
+    if score != "all":
+        raise ValueError(f"the model scores people by {score!r}, which is no more known; {cure}")
+    decoder = {_DECODER_RENAMED_IN_FORMAT_2.get(name, name): v for name, v in decoder.items()}
+    decoder["subpixel"] = _OFFSETS_OF_FORMAT_1[step] if adjust else "none"
+    decoder["unique_peaks"] = step == "taylor"
+    spec = {_RENAMED_IN_FORMAT_2.get(name, name): value for name, value in body.items()}
+    return {
+        **body,
+        "spec": {
+            **spec,
+            "views": [_VIEWS_OF_FORMAT_1[view] for view in body["views"]],
+            "convention": _CONVENTIONS_OF_FORMAT_1[body["convention"]],
+            "decoder": decoder,
+        },
+    }

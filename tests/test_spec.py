@@ -1,0 +1,64 @@
+"""InferenceSpec: what a config becomes, and how images are brought to the network."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hrpose.build import build_spec
+from hrpose.config import load_config
+from hrpose.inference.spec import PUBLISHED, InferenceSpec
+from hrpose.ops.coordinates import COORDINATES, resize_transform
+from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
+from hrpose.skeletons import COCO
+
+CONFIG = Path(__file__).parents[1] / "configs" / "w32_512.yaml"
+
+
+def spec_of(*overrides):
+    return build_spec(load_config(CONFIG, overrides))
+
+
+def test_the_published_config_is_the_published_decoder():
+    spec = spec_of()
+    assert spec.decoder == PUBLISHED
+    assert spec.views == ("identity", "flip")
+    assert (spec.input_size, spec.scales, spec.stride, spec.aggregate) == (512, (1.0,), 1, ())
+    assert (spec.skeleton, spec.mean, spec.std) == (COCO, IMAGENET_MEAN, IMAGENET_STD)
+
+
+@pytest.mark.parametrize(
+    ("convention", "adjust", "subpixel"),
+    [("official", "true", "quarter"), ("exact", "true", "dark"), ("exact", "false", "none")],
+)
+def test_the_convention_decides_offsets_and_duplicates(convention, adjust, subpixel):
+    decoder = spec_of("MODEL.CONVENTION", convention, "TEST.ADJUST", adjust).decoder
+    assert decoder.subpixel == subpixel
+    assert decoder.unique_peaks == (convention == "exact")
+
+
+def test_every_option_of_the_decoder_is_read():
+    decoder = spec_of(
+        *("TEST.DETECTION_THRESHOLD", "0.2", "TEST.TAG_THRESHOLD", "0.5", "TEST.NMS_KERNEL", "7"),
+        *("DATASET.MAX_NUM_PEOPLE", "9", "TEST.REFINE", "false", "TEST.SOLVER", "scipy"),
+        *("TEST.COST", "clipped", "TEST.MIN_SCORE", "0.1", "TEST.SUPPRESS", "0.8"),
+    ).decoder
+    assert decoder == (0.2, 0.5, 9, 7, "quarter", False, False, "scipy", "clipped", 0.1, 0.8)
+
+
+@pytest.mark.parametrize("convention", COORDINATES)
+@pytest.mark.parametrize("scales, base", [((1.0,), 0), ((0.5,), 0), ((2.0, 1.0, 0.5), 1)])
+@pytest.mark.parametrize("stride", [1, 4])
+def test_images_are_resized_at_every_scale(rng, convention, scales, base, stride):
+    spec = InferenceSpec(COCO, 128, scales, stride=stride, convention=convention)
+    image = rng.integers(0, 255, (90, 130, 3)).astype(np.uint8)
+    inputs = spec.preprocess(image)
+    assert spec.base == base
+    for scale, pixels in zip(scales, inputs.pixels):
+        size, to_network = resize_transform((130, 90), 128, scale, min(scales), convention)
+        assert np.array_equal(pixels, to_network.image(image, size))
+    height, width = inputs.pixels[base].shape[:2]
+    assert inputs.size == (height // stride, width // stride)
+    offset = COORDINATES[convention].pixel_offset
+    in_network = inputs.to_network.points(np.array([40, 30]))
+    np.testing.assert_allclose(inputs.to_maps.points([40, 30]), (in_network + offset) / stride)
