@@ -358,7 +358,11 @@ def test_a_broken_photo_costs_no_other(shipped, scenes, tmp_path, capsys):
     assert poses and {pose["file_name"] for pose in poses} == {str(photos(scenes)[0])}
     assert {(pose["image_id"], pose["category_id"]) for pose in poses} == {(5, 1)}
     with pytest.raises(SystemExit):
-        onnx_predictor.main([str(shipped[0]), str(text), "--output", str(output)])
+        onnx_predictor.main([str(shipped[0]), str(text), "--output", str(output), "--force"])
+    assert output.read_text() == kept  # nothing was found that could replace it
+    with pytest.raises(SystemExit):
+        onnx_predictor.main([str(shipped[0]), str(photos(scenes)[1]), "--output", str(output)])
+    assert "exists; name another file, or add --force" in capsys.readouterr().err
     assert output.read_text() == kept
 
 

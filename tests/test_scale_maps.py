@@ -13,7 +13,7 @@ import torch
 from hrpose.build import build_model
 from hrpose.config import load_config
 from hrpose.models.swahr import SWAHR
-from hrpose.ops.affine import fit, to_cells
+from hrpose.ops.coordinates import coordinates, resize_transform
 from hrpose.ops.image import read_photo
 from hrpose.ops.normalize import normalize
 from hrpose.ops.targets import TARGET_GENERATORS
@@ -225,7 +225,7 @@ def test_people_are_measured_through_the_transform_of_their_image(scenes, measur
     _, rows, seen = measured(scenes, rising, "DATASET.INPUT_SIZE", "128")
     truth, expected = truth_of(scenes), []
     for i, image in enumerate(truth["images"]):
-        size, to_network = fit((image["width"], image["height"]), 128)
+        size, to_network = resize_transform((image["width"], image["height"]), 128)
         pixels = read_photo(scenes / "images" / "val2017" / image["file_name"])
         pixels = torch.from_numpy(to_network.image(pixels, size)).permute(2, 0, 1)[None]
         assert torch.equal(seen[i], normalize(pixels))
@@ -275,7 +275,7 @@ def tile_of(path, row, column, size):
 
 def test_a_map_lies_over_the_image_where_the_network_saw_it(tmp_path, measured):
     """A spot in the map is shown at that place of the image, which is resized for the network."""
-    size, (_, to_network) = (220, 150), fit((220, 150), 64)
+    size, (_, to_network) = (220, 150), resize_transform((220, 150), 64)
     x, y = to_network.inverse().points(np.array([50.0, 30.0]))  # the middle of cell 12, 7 at 1/4
     write_people(tmp_path, [(one_joint(x, y), 10), (one_joint(10, 10), 20)], size)
 
@@ -295,7 +295,7 @@ def test_a_sheet_shows_every_output_twice_in_common_colours(scenes, measured, tm
     truth = truth_of(scenes)
     first = next(p for p in truth["annotations"] if p["num_keypoints"])
     image = next(i for i in truth["images"] if i["id"] == first["image_id"])
-    _, to_network = fit((image["width"], image["height"]), 128)
+    _, to_network = resize_transform((image["width"], image["height"]), 128)
     labelled = next(k for k in range(K) if first["keypoints"][3 * k + 2])
     at = to_network.joints(np.reshape(first["keypoints"], (K, 3)))[labelled]
 
@@ -326,7 +326,9 @@ def test_the_second_picture_shows_a_joint_only_where_it_is_drawn(tmp_path, measu
 
     def drawn(stride, k, row, column):
         joints = torch.tensor([[[60.0, 30, 2]], [[100.0, 40, 2]]])[None]
-        cells = to_cells(joints, stride, torch.zeros(1, dtype=torch.bool), "official")
+        cells = coordinates("official").to_heatmap_coords(
+            joints, stride, torch.zeros(1, dtype=torch.bool)
+        )
         sigma = config.LOSS.SIGMA[-1]
         heat = TARGET_GENERATORS["official"].heatmaps(cells, tuple(row.shape[1:]), sigma)[
             0

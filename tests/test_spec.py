@@ -7,7 +7,7 @@ import pytest
 
 from hrpose.build import build_spec
 from hrpose.config import load_config
-from hrpose.inference.spec import PUBLISHED, InferenceSpec
+from hrpose.inference.spec import PUBLISHED, InferenceSpec, from_json
 from hrpose.ops.coordinates import COORDINATES, resize_transform
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.skeletons import COCO
@@ -62,3 +62,13 @@ def test_images_are_resized_at_every_scale(rng, convention, scales, base, stride
     offset = COORDINATES[convention].pixel_offset
     in_network = inputs.to_network.points(np.array([40, 30]))
     np.testing.assert_allclose(inputs.to_maps.points([40, 30]), (in_network + offset) / stride)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[]", "1", "{}", "[" * 100_000, '{"format": 2}', '{"format": 2, "spec": 1, "graph": []}',
+     '{"format": 1, "skeleton": {"__instance_type__": ["os", "x"]}}'],
+)  # fmt: skip
+def test_metadata_of_another_program_are_refused(text):
+    with pytest.raises(ValueError):
+        from_json(text)

@@ -26,7 +26,7 @@ from hrpose.inference.spec import (
     from_json,
     to_image_coords,
 )
-from hrpose.ops.files import refuse_unwritable, write_json
+from hrpose.ops.files import refuse_unwritable, with_cure, write_json
 from hrpose.ops.image import read_photo, told
 from hrpose.ops.subpixel import unpack_keypoints
 from hrpose.structures import PERSON, Candidates, Poses, to_results
@@ -187,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("model", type=Path, help="model.onnx, written by tools/export.py")
     parser.add_argument("images", type=Path, nargs="+")
     parser.add_argument("--output", type=Path, help="JSON to write; default: print it")
+    parser.add_argument("--force", action="store_true", help="replace the file --output")
     known = parser.parse_args(arguments)
     try:
         if known.output:
@@ -194,11 +195,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 raise ValueError(
                     f"--output is {known.output}; poses are written to a file named *.json"
                 )
+            if known.output.exists() and not known.force:
+                raise FileExistsError(f"{known.output} exists; name another file, or add --force")
             refuse_unwritable(known.output)
         _predict_files(OnnxPredictor.load(known.model), known.images, known.output)
         sys.stdout.flush()  # a full disk is an error here, not at the exit
     except (ValueError, OSError, FloatingPointError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {with_cure(error)}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

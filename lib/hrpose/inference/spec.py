@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hrpose.ops.coordinates import COORDINATES, Affine, check_image, resize_transform
+from hrpose.ops.files import parse_json
 from hrpose.skeletons import Skeleton, from_plain
 from hrpose.structures import Poses
 
@@ -131,7 +132,16 @@ def to_json(model: ExportedModel) -> str:
 
 def from_json(text: str) -> ExportedModel:
     """Read what `to_json` wrote, or the metadata of format 1; ValueError for anything else."""
-    body = json.loads(text)
+    try:
+        return _read_metadata(parse_json(text))
+    except (KeyError, TypeError, AttributeError) as error:  # of another program, or damaged
+        raise ValueError(
+            f"the model's metadata are not those of an exported model ({error!r}); export the "
+            "weights with tools/export.py"
+        ) from None
+
+
+def _read_metadata(body: Any) -> ExportedModel:
     version = body.get("hrpose")
     cure = f"use hrpose {version}, or export the weights again with tools/export.py"
     if body.get("format") == 1:

@@ -10,7 +10,7 @@ from torch import Tensor
 from hrpose.losses.associative_embedding import tag_loss, tag_statistics
 from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.swahr import scale_regularisation, scaled_target, weighted_mse
-from hrpose.ops.affine import mask_at, to_cells
+from hrpose.ops.coordinates import coordinates
 from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.structures import ScaleOutput, Terms
 
@@ -23,7 +23,7 @@ class TargetConfig(NamedTuple):
 
     sigma: PerResolution = 2.0  # cells
     max_people: int = 30  # people in the tag loss; heatmaps are drawn for all
-    convention: str = "official"  # coordinate convention: see ops/affine.py
+    convention: str = "official"  # coordinate convention: see ops/coordinates.py
     unit_width: float = 0.0  # SHR: box width in network pixels at which sigma applies; 0: no SHR
 
 
@@ -78,12 +78,12 @@ def make_targets(
     batch: see data/loaders.py   strides: of the network's outputs, coarse to fine
     """
     variances, targets = _person_variances(batch, config.unit_width), []
-    generator = TARGET_GENERATORS[config.convention]
+    convention, generator = coordinates(config.convention), TARGET_GENERATORS[config.convention]
     for i, stride in enumerate(strides):
         factor = stride // strides[-1]
-        mask = mask_at(batch["mask"], factor, batch["mirrored"], config.convention)
+        mask = convention.downsample_mask(batch["mask"], factor, batch["mirrored"])
         size = (mask.shape[-2], mask.shape[-1])
-        joints = to_cells(batch["joints"], stride, batch["mirrored"], config.convention)
+        joints = convention.to_heatmap_coords(batch["joints"], stride, batch["mirrored"])
         heatmaps = generator.heatmaps(joints, size, at_resolution(config.sigma, i), variances)
         cells = generator.cells(joints[:, : config.max_people], size)
         targets.append(Targets(heatmaps, mask, cells))

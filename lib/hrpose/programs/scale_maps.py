@@ -26,11 +26,11 @@ from hrpose.build import load_model, output_strides
 from hrpose.build_devices import build_devices
 from hrpose.data.coco import Record, image_annotations, person_category
 from hrpose.engine.runs import new_folder
-from hrpose.ops.affine import Affine, fit, to_cells
+from hrpose.ops.coordinates import Affine, coordinates, resize_transform
 from hrpose.ops.files import write_json, write_whole
-from hrpose.ops.heatmaps import resize
 from hrpose.ops.image import write
 from hrpose.ops.normalize import normalize
+from hrpose.ops.peaks import resize
 from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
@@ -107,7 +107,9 @@ def build_predict_scales(config: CfgNode) -> Predict:
     @torch.inference_mode()
     def predict(image: np.ndarray) -> tuple[list[Tensor], Affine]:
         image_size = (image.shape[1], image.shape[0])
-        size, to_network = fit(image_size, input_size, convention=config.MODEL.CONVENTION)
+        size, to_network = resize_transform(
+            image_size, input_size, convention=config.MODEL.CONVENTION
+        )
         pixels = torch.from_numpy(to_network.image(image, size)).permute(2, 0, 1)[None]
         outputs = model.with_scales(normalize(pixels.to(device)))
         return [output.scales[0].cpu() for output in outputs], to_network
@@ -138,7 +140,9 @@ def measure_people(config: CfgNode, predict: Predict, split: Split) -> PersonSca
         joints = torch.from_numpy(to_network.joints(record.joints)).float()[None]  # (1, N, K, 3)
         values = []
         for alpha, stride in zip(alphas, strides):
-            cells = to_cells(joints, stride, torch.zeros(1, dtype=torch.bool), convention)
+            cells = coordinates(convention).to_heatmap_coords(
+                joints, stride, torch.zeros(1, dtype=torch.bool)
+            )
             cell = TARGET_GENERATORS[convention].cells(cells, (alpha.shape[-2], alpha.shape[-1]))[0]
             at = (1 + alpha.flatten()[cell.clamp(min=0)]).where(cell >= 0, torch.nan)
             values.append(at.numpy())  # (N, K)

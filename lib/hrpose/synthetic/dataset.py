@@ -31,7 +31,7 @@ DESCRIPTION = "hrpose synthetic people"
 """`info.description` of our annotation files."""
 
 MARKER = ".synthetic"
-"""A file among the images, written first: whatever replaces them, they are ours to replace."""
+"""A file among the images of a set that is not complete, which may be drawn again."""
 
 _JPEG_QUALITY = 92
 _Annotated = tuple[str, list[dict[str, Any]]]  # file name, annotations
@@ -68,6 +68,7 @@ def write_synthetic(
     scenes = _write_images(folder, range(1, count + 1), seed, joints, processes)
     bar = tqdm(scenes, total=count, desc=f"drawing {split}", unit="image", disable=None)
     write_json(path, _to_coco(info, list(bar)))
+    (folder / MARKER).unlink(missing_ok=True)
 
 
 def _refuse_foreign(path: Path, folder: Path) -> None:
