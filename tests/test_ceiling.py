@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrpose.data.coco import records
+from hrpose.data.coco import image_annotations
 from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.inference.decode import decode
 from hrpose.inference.spec import PUBLISHED, to_image_coords
@@ -70,7 +70,7 @@ def ceiling(input_size, resolution, way):
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     convention = "exact" if way == "exact" else "official"
     evaluator = KeypointEvaluator(truth, COCO)
-    for record in records(truth, 17, 1):
+    for record in image_annotations(truth, 17, 1):
         size, to_network = resize_transform(
             sizes[record.image_id], input_size, convention=convention
         )

@@ -410,7 +410,7 @@ def test_weights_of_the_other_convention_are_refused():
             "model": build_model(there).state_dict(),
             "convention": there.MODEL.CONVENTION,
         }
-        with pytest.raises(ValueError, match=f"MODEL.CONVENTION: {there.MODEL.CONVENTION}"):
+        with pytest.raises(ValueError, match=f"MODEL.CONVENTION {there.MODEL.CONVENTION}"):
             load_weights(build_model(here), theirs)
         load_weights(build_model(there), theirs)
 

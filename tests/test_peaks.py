@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from oracles import enlarged
 from torch.nn import functional as F
 
 from hrpose.inference.decode import find_candidates
 from hrpose.inference.spec import DecoderConfig
 from hrpose.ops.peaks import find_peaks, highest_cells, local_maxima, resize
+from reference.predictor import enlarge
 
 
 @pytest.fixture
@@ -195,7 +195,7 @@ def test_resize_oracle(size, record_difference):
     ours = resize(maps, size)
     assert ours.shape == (2, 3, *size)
     for b, k in np.ndindex(2, 3):
-        plain = enlarged(maps[b, k].numpy().astype(float), size)
+        plain = enlarge(maps[b, k].numpy().astype(float), size)
         record_difference("resize", abs(ours[b, k].numpy() - plain).max())
         np.testing.assert_allclose(ours[b, k], plain, atol=1e-6)
 

@@ -122,8 +122,9 @@ def test_what_a_branch_says_reaches_no_heatmap_and_no_tag(training):
 def test_the_decoder_never_sees_a_scale():
     image = np.random.default_rng(0).integers(0, 256, (64, 96, 3)).astype(np.uint8)
     config, model = configure("DATASET.INPUT_SIZE", "64"), small()
-    maps = [build_predictor(config, awake(model, seed)).maps(image)[0] for seed in (1, 2)]
-    maps.append(build_predictor(config, copy.deepcopy(model.network)).maps(image)[0])
+    networks = [*(awake(model, seed) for seed in (1, 2)), model.network]
+    predictors = [build_predictor(config, copy.deepcopy(network)) for network in networks]
+    maps = [predictor.forward([predictor.preprocess(image)]) for predictor in predictors]
     for other in maps[1:]:
         assert torch.equal(maps[0].heatmaps, other.heatmaps)
         assert torch.equal(maps[0].tags, other.tags)

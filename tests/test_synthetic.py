@@ -16,7 +16,7 @@ from pycocotools.coco import COCO as CocoIndex
 
 from hrpose.skeletons import COCO
 from hrpose.synthetic import dataset
-from hrpose.synthetic.dataset import scene_rng, write_synthetic
+from hrpose.synthetic.dataset import MARKER, scene_rng, write_synthetic
 from hrpose.synthetic.drawing import IDS_PER_PERSON, IMAGE_SIZE, Canvas, draw_person
 from hrpose.synthetic.scenes import (
     CROWD_NUMBER,
@@ -259,6 +259,7 @@ def test_an_interrupted_set_is_drawn_again(tmp_path):
     write_synthetic(tmp_path / "cut", "val", 2, seed=0, processes=1)
     (tmp_path / "cut" / "annotations" / "person_keypoints_val.json").unlink()
     (tmp_path / "cut" / "images" / "val" / "000000000001.jpg").write_bytes(b"half")
+    (tmp_path / "cut" / "images" / "val" / MARKER).touch()
     write_synthetic(tmp_path / "cut", "val", 2, seed=0, processes=1)
     assert read_all(tmp_path / "cut") == read_all(tmp_path / "whole")
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hrpose.inference.tta import PLAIN, look
+from hrpose.inference.tta import IDENTITY, run_views
 from hrpose.structures import ScaleOutput
 from reference.targets import draw_gaussians
 
@@ -35,7 +35,9 @@ def crowd_maps(crowd, size, rng, cells):
         [ScaleOutput(coarse, tags[None], None, 4), ScaleOutput(fine, None, None, 2)]
         for tags in _tags(joints, size, crowd, rng)
     )
-    maps = look(lambda images: next(predicted), torch.empty(0), [PLAIN] * crowd.views, cells)
+    maps = run_views(
+        lambda images: next(predicted), torch.empty(0), [IDENTITY] * crowd.views, cells
+    )
     return maps.heatmaps[0].numpy(), maps.tags[0].numpy()
 
 
