@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from hrpose.build_training import build_training_loader
+from hrpose.builders.training import build_training_loader
 from hrpose.programs.benchmarking.plain_data import plain_loader
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")

@@ -25,7 +25,14 @@ WORDS = [
     "ops.oks",
 ]
 PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
-ASSEMBLY = ["config", "splits", "build_devices", "build_inference", "build", "build_training"]
+ASSEMBLY = [
+    "config",
+    "splits",
+    "builders.devices",
+    "build_inference",
+    "build",
+    "builders.training",
+]
 TORCHLESS = [
     "skeletons",
     "structures",
@@ -51,7 +58,7 @@ MODULES = {
 
 def room(module: str) -> str:
     """The word, or the part, assembly or programs that a module belongs to."""
-    return module if module in WORDS else module.split(".")[0]
+    return module if module in (*WORDS, *ASSEMBLY) else module.split(".")[0]
 
 
 def imported(path: Path) -> set[str]:

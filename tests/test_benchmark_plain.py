@@ -5,7 +5,7 @@ import torch
 
 from crowded_scenes import CPU, PEOPLE, QUICKSTART, crowded, small
 from hrpose.build import build_loss, build_targets, output_strides
-from hrpose.build_training import build_training_loader
+from hrpose.builders.training import build_training_loader
 from hrpose.config import load_config
 from hrpose.losses.multi_scale import draw_truths
 from hrpose.losses.tags import tag_loss

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hrpose.build import build_loss, build_model
-from hrpose.build_training import build_optimizer, build_schedule
+from hrpose.builders.training import build_optimizer, build_schedule
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, read_entries
 from hrpose.config.options import OPTIONS

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.build_devices import ALONE, build_devices
 from hrpose.build_inference import ready
+from hrpose.builders.devices import build_devices
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, Crop, random_affine, random_flip
 from hrpose.data.coco import person_category
-from hrpose.engine.distributed import World
+from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.evaluation.keypoints import KeypointEvaluator, crowdpose_evaluator
 from hrpose.inference.bottomup import BottomUpPredictor, Sizing, group_truth
 from hrpose.inference.grouping import Settings
@@ -254,13 +254,13 @@ def _settings(config: CfgNode) -> Settings:
     )
 
 
-def load_predictor(config: CfgNode, world: World = ALONE) -> BottomUpPredictor:
+def load_predictor(config: CfgNode, world: DistInfo = SINGLE_PROCESS) -> BottomUpPredictor:
     """A predictor with the weights of TEST.MODEL_FILE, on the first of this process's devices."""
     model = load_model(config).to(build_devices(config, world)[0])
     return build_predictor(config, ready(config, model))
 
 
-def load_predictors(config: CfgNode, world: World = ALONE) -> list[BottomUpPredictor]:
+def load_predictors(config: CfgNode, world: DistInfo = SINGLE_PROCESS) -> list[BottomUpPredictor]:
     """One on each of this process's devices."""
     model, devices = load_model(config), build_devices(config, world)
     models = [model, *(copy.deepcopy(model) for _ in devices[1:])]

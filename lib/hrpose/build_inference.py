@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from hrpose.build_devices import PRECISIONS
+from hrpose.builders.devices import PRECISIONS
 from hrpose.models.folding import fold_norms
 from hrpose.models.numerics import Compiled, HalfPrecision
 

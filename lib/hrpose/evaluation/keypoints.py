@@ -141,6 +141,8 @@ class KeypointEvaluator:
     incomplete ones raise ValueError. The caller's truth and results are never changed.
     """
 
+    primary = "AP"
+
     def __init__(
         self,
         truth: Truth,

@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from threading import Event
 
-from hrpose.build_devices import build_devices
+from hrpose.builders.devices import build_devices
 from hrpose.programs.ablation.budget import SCALES
 from hrpose.programs.ablation.checks import check_files, measure
 from hrpose.programs.ablation.ledger import Ledger

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from hrpose.build_devices import build_devices
+from hrpose.builders.devices import build_devices
 from hrpose.inference.assignment import SOLVERS
 from hrpose.inference.grouping import PUBLISHED
 from hrpose.ops.files import refuse_unwritable

@@ -21,7 +21,7 @@ from hrpose.data.survey import Marks, Rules, counts
 from hrpose.data.trainval import PUBLISHED, Merged, merged, with_decoded_sizes
 from hrpose.ops.files import write_json
 from hrpose.programs.command import command, config_parser, parsed_config
-from hrpose.programs.pictures import draw_samples
+from hrpose.programs.visual_reports import save_samples
 from hrpose.splits import annotation_path, build_skeleton, image_path, open_split
 
 WORTH_A_PROCESS = 500
@@ -123,7 +123,7 @@ def shared_by_splits(train: Marks, val: Marks) -> list[Finding]:
 def training_faults(config: CfgNode, folder: Path) -> list[Finding]:
     """What training itself stumbles over, if anything, while samples of it are drawn."""
     try:
-        draw_samples(config, folder)
+        save_samples(config, folder)
     except Exception as error:  # whatever it is: an inspector reports it, with all else it found
         cure = (
             "see the errors above; if there are none, this is a fault of hrpose: please report it"

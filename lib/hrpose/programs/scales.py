@@ -22,9 +22,9 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.build import build_predictor, load_model
-from hrpose.build_devices import build_devices
+from hrpose.builders.devices import build_devices
 from hrpose.data.coco import Record, person_category, records
-from hrpose.engine.runs import new_folder
+from hrpose.engine.run_dir import create_run_folder
 from hrpose.evaluation.scales import (
     Readings,
     format_table,
@@ -40,9 +40,9 @@ from hrpose.ops.files import write_json, write_whole
 from hrpose.ops.heatmaps import resize
 from hrpose.ops.image import write
 from hrpose.ops.pixels import normalise
-from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
-from hrpose.programs.pictures import truths_of
+from hrpose.programs.environment import environment_info
+from hrpose.programs.visual_reports import make_batch_targets
 from hrpose.splits import Split, build_skeleton, read_split
 from hrpose.structures import ScaleOutput
 from hrpose.visualize import (
@@ -78,7 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     known, config = parsed_config(parser, arguments)
     look, split = build_look(config), read_persons(config)
     readings = measure(look, split, config.MODEL.CONVENTION)
-    folder = known.output or new_folder(Path(config.OUTPUT_DIR) / config.NAME) / "scales"
+    folder = known.output or create_run_folder(Path(config.OUTPUT_DIR) / config.NAME) / "scales"
     leave_figures(config, readings, folder)
     shown = split._replace(records=split.records[: known.images])
     draw_pictures(config, look, shown, colour_range(readings), folder)
@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def leave_figures(config: CfgNode, readings: Readings, folder: Path) -> None:
     """The figures, the people they were made of, and how."""
-    facts = {**circumstances(build_devices(config)), "weights": config.TEST.MODEL_FILE}
+    facts = {**environment_info(build_devices(config)), "weights": config.TEST.MODEL_FILE}
     write_json(folder / "scales.json", {**facts, "figures": summarize(readings)}, indent=1)
     write_whole(folder / "scales.csv", lambda file: file.write(to_csv(readings).encode()))
     write_whole(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
@@ -207,7 +207,7 @@ def targets(config: CfgNode, record: Record, seen: Seen) -> list[Tensor]:
         "widths": torch.from_numpy(record.boxes[:, 2] * to_network.scale)[None],
         "mirrored": torch.zeros(1, dtype=torch.bool),
     }
-    return [truth.heatmaps[0] for truth in truths_of(config, batch)]
+    return [truth.heatmaps[0] for truth in make_batch_targets(config, batch)]
 
 
 def draw_scales(

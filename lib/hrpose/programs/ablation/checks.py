@@ -11,7 +11,7 @@ import torch
 from yacs.config import CfgNode
 
 from hrpose.build import build_loss, build_model
-from hrpose.build_training import build_optimizer, build_schedule
+from hrpose.builders.training import build_optimizer, build_schedule
 from hrpose.data.coco import Images
 from hrpose.models.counting import count_parameters, operations_in
 from hrpose.programs.ablation.rows import Row, plain

@@ -13,14 +13,14 @@ import yaml
 from yacs.config import CfgNode
 
 from hrpose.config.loading import BY_KEY, defaults
-from hrpose.programs.train import ON_THE_SPOT
+from hrpose.programs.train import RUNTIME_OPTIONS
 
 FIGURES = ("AP", "AP50", "AP75", "AP-M", "AP-L")
 """What the tables show, in their order."""
 
 FREE = (
     "NAME",
-    *(key for key in ON_THE_SPOT if key != "TRAIN.IMAGES_PER_DEVICE"),
+    *(key for key in RUNTIME_OPTIONS if key != "TRAIN.IMAGES_PER_DEVICE"),
     "TRAIN.RESUME",
     "TRAIN.VALIDATE_EVERY",
     "TRAIN.PICTURES_EVERY",

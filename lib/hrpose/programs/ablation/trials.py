@@ -24,11 +24,11 @@ from typing import IO, Any, NamedTuple
 
 import yaml
 
-from hrpose.engine.runs import hold
+from hrpose.engine.run_dir import acquire_lock
 from hrpose.ops.files import naming_full_disk, write_whole
 from hrpose.programs.ablation import REPOSITORY
 from hrpose.programs.ablation.rows import Row, changed, plain, setting, written
-from hrpose.programs.train import ON_THE_SPOT
+from hrpose.programs.train import RUNTIME_OPTIONS
 
 LOG = "log.txt"
 
@@ -110,13 +110,13 @@ def held(folder: Path, stop: Event) -> Iterator[IO[str]]:
     that alone was killed, is waited for, and what it did is used.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    lock = hold(folder)
+    lock = acquire_lock(folder)
     if not lock:
         print(f"waiting: another process is still working in {folder}", flush=True)
     while not lock:
         if stop.wait(0.5):
             raise Stopped
-        lock = hold(folder)
+        lock = acquire_lock(folder)
     with lock:
         yield lock
 
@@ -147,14 +147,14 @@ def _train(row: Row, place: Place) -> Path:
 
 def _write_config(path: Path, row: Row) -> None:
     """The row as YAML, less what is said on the spot."""
-    said_elsewhere = (*ON_THE_SPOT, "TRAIN.RESUME", "TEST.MODEL_FILE")
+    said_elsewhere = (*RUNTIME_OPTIONS, "TRAIN.RESUME", "TEST.MODEL_FILE")
     options = {key: v for key, v in changed(row.config).items() if key not in said_elsewhere}
     text = yaml.safe_dump({**options, "NAME": f"ablations/{row.training_key}"})
     write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _on_the_spot(row: Row, place: Place) -> list[str]:
-    values = {key: setting(row.config, key) for key in ON_THE_SPOT} | {"DEVICE": place.device}
+    values = {key: setting(row.config, key) for key in RUNTIME_OPTIONS} | {"DEVICE": place.device}
     return [word for key, value in values.items() for word in (key, written(value))]
 
 
@@ -177,7 +177,7 @@ def _tests_of(run: Path) -> dict[str, Any]:
 
 
 def plain_tests(options: Mapping[str, Any]) -> dict[str, Any]:
-    free = ("TEST.MODEL_FILE", *ON_THE_SPOT)
+    free = ("TEST.MODEL_FILE", *RUNTIME_OPTIONS)
     return {name: plain(value) for name, value in options.items() if f"TEST.{name}" not in free}
 
 

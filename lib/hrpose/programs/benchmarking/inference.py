@@ -13,8 +13,8 @@ from torch import nn
 from yacs.config import CfgNode
 
 from hrpose.build import build_crew, build_evaluator, build_model, build_predictor, load_model
-from hrpose.build_devices import build_devices
 from hrpose.build_inference import ready
+from hrpose.builders.devices import build_devices
 from hrpose.data.coco import BareImages
 from hrpose.inference.bottomup import BottomUpPredictor, Framed
 from hrpose.inference.decoding import Grouped, finished, group, grouped, judged, peaks_of

@@ -14,9 +14,9 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build_training import build_training_loader
+from hrpose.builders.training import build_training_loader
 from hrpose.config import load_config
-from hrpose.engine.step import Batch
+from hrpose.engine.trainer import Batch
 from hrpose.programs.benchmarking.plain_data import plain_loader
 from hrpose.programs.benchmarking.rates import matmul_rates, operations_of_an_image, rate_note
 from hrpose.programs.benchmarking.report import Report, markdown, number, said

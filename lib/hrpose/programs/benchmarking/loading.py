@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from yacs.config import CfgNode
 
-from hrpose.build_training import build_training_loader
+from hrpose.builders.training import build_training_loader
 from hrpose.data.bottomup import BottomUpDataset
 from hrpose.data.coco import Images
 from hrpose.programs.benchmarking.plain_data import PlainDataset, plain_loader

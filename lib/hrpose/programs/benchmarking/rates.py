@@ -9,7 +9,7 @@ import torch
 from yacs.config import CfgNode
 
 from hrpose.build import build_model
-from hrpose.build_devices import PRECISIONS
+from hrpose.builders.devices import PRECISIONS
 from hrpose.models.counting import operations_in
 from hrpose.programs.benchmarking.report import number
 from hrpose.programs.benchmarking.timing import waiter

@@ -15,7 +15,7 @@ import torch
 
 from hrpose.ops.files import write_json
 from hrpose.programs.benchmarking.timing import Measured, Spread, spread
-from hrpose.programs.circumstances import circumstances
+from hrpose.programs.environment import environment_info
 
 RATIO = "times better"
 """Head of the last column: above 1, the first side is better, whichever way better lies."""
@@ -119,7 +119,7 @@ def _cell(values: Sequence[float] | None, share: float | None) -> str:
 def surroundings(devices: Sequence[torch.device]) -> dict[str, Any]:
     """On what it was measured, and how busy that was with other things."""
     return {
-        **circumstances(list(devices)),
+        **environment_info(list(devices)),
         "cpu": cpu_model(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

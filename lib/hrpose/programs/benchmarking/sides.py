@@ -19,9 +19,9 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from hrpose.build import build_model
-from hrpose.build_training import build_descent
-from hrpose.engine.meter import memory_in_use
-from hrpose.engine.step import Batch, to_device
+from hrpose.builders.training import build_optimizer_step
+from hrpose.engine.logger import memory_in_use
+from hrpose.engine.trainer import Batch, to_device
 from hrpose.programs.benchmarking.plain_step import PlainStep, build_plain_loss, plain_adam
 from hrpose.programs.benchmarking.timing import Stopwatch, waiter
 
@@ -60,11 +60,11 @@ def configured_side(config: CfgNode, device: torch.device, batches: Batches) -> 
     """The training of the config on one device."""
     torch.manual_seed(config.TRAIN.SEED)
     model = build_model(config).to(device)
-    descent = build_descent(config, model, batches.size, [device])
-    if descent.manner.passes > 1:
+    descent = build_optimizer_step(config, model, batches.size, [device])
+    if descent.config.accumulation > 1:
         raise ValueError("phases are told apart in one pass alone; set TRAIN.IMAGES_PER_DEVICE 0")
-    take = partial(descent.take, rate=config.TRAIN.LR, number=0)
-    return Side(descent.step.train(), descent.optimizer, take, batches, device)
+    take = partial(descent.step, lr=config.TRAIN.LR, number=0)
+    return Side(descent.train_step.train(), descent.optimizer, take, batches, device)
 
 
 def plain_side(config: CfgNode, device: torch.device, batches: Batches) -> Side:

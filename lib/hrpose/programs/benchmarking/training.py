@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from hrpose.build_training import build_training_loader
+from hrpose.builders.training import build_training_loader
 from hrpose.programs.benchmarking.loading import samples_per_second
 from hrpose.programs.benchmarking.plain_data import plain_loader
 from hrpose.programs.benchmarking.rates import matmul_rates, operations_of_an_image, rate_note

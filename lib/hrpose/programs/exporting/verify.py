@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_evaluator
 from hrpose.data.coco import BareImages
-from hrpose.engine.evaluate import evaluate, one_by_one
+from hrpose.engine.evaluate import evaluate, predict_sequentially
 from hrpose.inference.runner import Network
 from hrpose.programs.exporting.graphs import PeaksGraph, example
 from hrpose.splits import Split
@@ -96,4 +96,4 @@ def score(config: CfgNode, find: Finder, split: Split) -> dict[str, float]:
     """The figures of whatever finds poses in images."""
     evaluator = build_evaluator(config, split.truth)
     images = BareImages(split.records, split.images)
-    return evaluate(one_by_one(find), images, evaluator)
+    return evaluate(predict_sequentially(find), images, evaluator)
