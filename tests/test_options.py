@@ -19,9 +19,11 @@ SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MOD
 
 def readers() -> str:
     assembly = (ROOT / "lib/hrpose").glob("build*.py")
+    builders = (ROOT / "lib/hrpose/builders").glob("*.py")
     presets = ROOT / "lib/hrpose/config/loading.py"  # they stand before everything else
     files = [
         *assembly,
+        *builders,
         presets,
         ROOT / "lib/hrpose/splits.py",
         *(ROOT / "lib/hrpose/programs").glob("*.py"),

@@ -206,6 +206,15 @@ def test_it_trains_all_epochs(whole):
     assert whole.last["joints"] == ["nose"]
 
 
+def test_the_names_in_a_checkpoint_are_those_of_older_ones(whole):
+    checkpoint = load_checkpoint(whole.state.run_dir.last)
+    assert checkpoint.keys() == {
+        "model", "optimizer", "scaler", "progress", "meter", "journal", "config", "joints",
+    }  # fmt: skip
+    assert checkpoint["meter"].keys() == {"sums", "counts", "steps", "lost", "culprits"}
+    assert whole.best.keys() == {"model", "network", "figures", "config", "joints"}
+
+
 def test_it_trains_in_training_mode_and_visualizes_in_evaluation_mode(whole):
     modes = whole.state.model.modes
     trained = [mode for mode in modes if mode[0]]

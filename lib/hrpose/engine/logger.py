@@ -118,10 +118,10 @@ class MetricLogger:
 
     def state_dict(self) -> dict[str, Any]:
         """The steps since the last summary. With several processes, their sums are not included."""
-        alone = self.dist.world_size == 1
+        single = self.dist.world_size == 1
         return {
-            "sums": {name: float(value) for name, value in self.sums.items() if alone},
-            "counts": {name: float(value) for name, value in self.counts.items() if alone},
+            "sums": {name: float(value) for name, value in self.sums.items() if single},
+            "counts": {name: float(value) for name, value in self.counts.items() if single},
             "steps": self.steps,
             "lost": int(self.skipped),
             "culprits": self._bad_image_list(),

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.amp import GradScaler
+from torch.autograd.profiler import record_function
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim import Optimizer
@@ -63,7 +64,10 @@ class TrainStep(nn.Module):
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss": the weighted sum, then every term unweighted, then metrics}, each (B,)."""
-        terms = self.loss(self.predict(batch["image"]), batch)
+        with record_function("forward"):
+            outputs = self.predict(batch["image"])
+        with record_function("loss"):
+            terms = self.loss(outputs, batch)
         # Added one by one, so that a term of 0 leaves the sum as it is, bit for bit.
         total = reduce(torch.add, [terms.weights[name] * terms.loss[name] for name in terms.loss])
         return {"loss": total, **terms.loss, **terms.watch}
@@ -124,7 +128,7 @@ class OptimizerStep:
         """Step `number` of the run: the loss terms of every image (B,), and its status."""
         for group in self.optimizer.param_groups:
             group["lr"] = lr
-        # Seeded by the place alone, so that no generator's state need be saved.
+        # Seeded only by seed, step and rank, so that no generator's state need be saved.
         seeds = np.random.SeedSequence((self.config.seed, number, self.dist.rank))
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         self.buffers.save()
@@ -134,11 +138,14 @@ class OptimizerStep:
         results, count = [], self.config.accumulation
         micro_batches = zip(*(value.tensor_split(count) for value in batch.values()))
         for i, micro_batch in enumerate(micro_batches, 1):
+            with record_function("to_device"):
+                part = to_device(dict(zip(batch, micro_batch)), self.device)
             with self._no_sync() if i < count else nullcontext():
-                terms = self.parallel(to_device(dict(zip(batch, micro_batch)), self.device))
+                terms = self.parallel(part)
                 # DDP averages gradients over processes; wanted is the mean over all images.
                 loss = terms["loss"].sum() * (self.dist.world_size / self.config.batch_size)
-                self.scaler.scale(loss).backward()
+                with record_function("backward"):
+                    self.scaler.scale(loss).backward()
             results.append({name: value.detach() for name, value in terms.items()})
         terms = {name: torch.cat([result[name] for result in results]) for name in terms}
 
@@ -154,7 +161,8 @@ class OptimizerStep:
         self.optimizer.found_inf = skip.float()  # type: ignore[attr-defined]
 
         self.updating = True
-        self.optimizer.step()
+        with record_function("optimizer"):
+            self.optimizer.step()
         self.scaler.update()
         self.buffers.restore_where(skip)
         if self.ema:

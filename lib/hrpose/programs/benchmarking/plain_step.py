@@ -31,10 +31,10 @@ class PlainStep(nn.Module):
         self.loss = loss
 
     def forward(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        return self.loss(self.outputs(batch), batch)
+        return self.loss(self.predict(batch["image"]), batch)
 
-    def outputs(self, batch: Mapping[str, Tensor]) -> Any:
-        return self.model(batch["image"])
+    def predict(self, images: Tensor) -> Any:
+        return self.model(images)
 
 
 def plain_adam(model: nn.Module, rate: float) -> Adam:

@@ -146,10 +146,10 @@ def _phase_by_phase(side: Side, steps: int) -> dict[str, list[float]]:
 def watched(side: Side, watch: Stopwatch) -> Iterator[None]:
     """Have a step end a lap where it passes from one phase to the next."""
     step: Any = side.step
-    outputs = step.outputs
+    predict = step.predict
 
-    def forward(batch: Batch) -> Any:
-        said = outputs(batch)
+    def forward(images: torch.Tensor) -> Any:
+        said = predict(images)
         watch.lap("forward, ms")
         return said
 
@@ -160,8 +160,8 @@ def watched(side: Side, watch: Stopwatch) -> Iterator[None]:
             side.optimizer.register_step_pre_hook(lambda *_: watch.lap("backward, ms")),
         ):
             until.callback(hook.remove)
-        step.outputs = forward
-        until.callback(delattr, step, "outputs")
+        step.predict = forward
+        until.callback(delattr, step, "predict")
         yield
 
 
