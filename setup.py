@@ -34,6 +34,6 @@ setup(
         "report": ["matplotlib"],
         "weights": ["safetensors>=0.4"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],
-        "trackers": ["wandb>=0.31", "mlflow>=3"],
+        "trackers": ["wandb>=0.31"],
     },
 )

@@ -1,4 +1,4 @@
-"""The gradients of one step of a small network, however its batch is shared; see test_descent.py.
+"""The gradients of one step of a small network, with its batch split; see test_optimizer_step.py.
 
 python -m torch.distributed.run --standalone --nproc-per-node 2 tests/gradients.py SCENES FILE
 """
@@ -11,11 +11,10 @@ from torch import nn
 from torch.nn.parallel import replicate
 
 from hrpose.build import build_loss, build_model
-from hrpose.build_training import build_optimizer, build_training_loader
+from hrpose.builders.training import build_optimizer, build_training_loader
 from hrpose.config import load_config
-from hrpose.engine.descent import Descent, Manner
-from hrpose.engine.distributed import World, together
-from hrpose.engine.step import TrainStep
+from hrpose.engine.distributed import DistInfo, distributed_context
+from hrpose.engine.trainer import OptimizerStep, StepConfig, TrainStep
 from hrpose.ops.normalize import normalize
 
 BATCH = 6
@@ -46,47 +45,47 @@ class Replicas(nn.Module):
         return {name: torch.cat([part[name] for part in terms]) for name in terms[0]}
 
 
-def gradients(scenes, world=World(), passes=1, replicas=1, training=False, clip=0.0, part=None):  # noqa: B008, PLR0913
+def gradients(scenes, world=DistInfo(), passes=1, replicas=1, training=False, clip=0.0, part=None):  # noqa: B008, PLR0913
     """name -> gradient of the mean loss of the first batch, or of a part of it, in float64."""
     config = load_config("configs/w32_512.yaml", [*OPTIONS.split(), "DATASET.ROOT", str(scenes)])
     torch.manual_seed(0)
     model = build_model(config).double()
     for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):  # as if it had learnt, lest all of it be alike
+        if isinstance(norm, nn.BatchNorm2d):  # as if trained, so that layers differ
             nn.init.uniform_(norm.running_mean, -0.1, 0.1)
             nn.init.uniform_(norm.running_var, 0.5, 2)
     prepare = lambda images: normalize(images).double()  # noqa: E731
     step = TrainStep(prepare, model, build_loss(config))
-    manner = Manner(BATCH // (part.size if part else 1), passes, clip)
-    descent = Descent(step, build_optimizer(config, model), manner, world, CPU)
+    step_config = StepConfig(BATCH // (part.world_size if part else 1), passes, clip)
+    optimizer_step = OptimizerStep(step, build_optimizer(config, model), step_config, world, CPU)
     if replicas > 1:
-        descent.replicas = Replicas(step, replicas)
+        optimizer_step.parallel = Replicas(step, replicas)
     step.train()
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d):
             norm.train(training)
     batch = next(iter(build_training_loader(config, part or world)))
-    terms, verdict = descent.take(batch, 0.0, 0)
-    assert not verdict.lost and len(terms["loss"]) == BATCH // (part or world).size
+    terms, status = optimizer_step.step(batch, 0.0, 0)
+    assert not status.skipped and len(terms["loss"]) == BATCH // (part or world).world_size
     return {name: p.grad.clone() for name, p in model.named_parameters()}
 
 
 def running_means(world):
-    """What norms of all processes remember, before and after they are told the leader's."""
+    """Running means of all processes, before and after the main one's are broadcast."""
     norm = nn.BatchNorm2d(1)
     norm.running_mean.fill_(world.rank)
-    before = world.gathered(float(norm.running_mean))
-    world.equalise(norm)
-    return {"before": before, "after": world.gathered(float(norm.running_mean))}
+    before = world.all_gather(float(norm.running_mean))
+    world.broadcast_buffers(norm)
+    return {"before": before, "after": world.all_gather(float(norm.running_mean))}
 
 
 if __name__ == "__main__":
     scenes, path, mode = sys.argv[1:]
     torch.set_num_threads(1)
-    with together() as world:
+    with distributed_context() as world:
         if mode == "buffers":
             found = running_means(world)
         else:
             found = gradients(scenes, world, int(mode[-1]), training=mode.startswith("train"))
-        if world.leads:
+        if world.is_main:
             torch.save(found, path)

@@ -11,7 +11,7 @@ import torch
 from yacs.config import CfgNode
 
 from hrpose.build import build_model, build_predictor, output_strides
-from hrpose.build_training import build_optimizer, build_train_step
+from hrpose.builders.training import build_optimizer, build_train_step
 from hrpose.config import load_config
 from hrpose.data.loaders import collate
 from hrpose.models.complexity import count_parameters

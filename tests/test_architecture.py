@@ -48,7 +48,7 @@ MODULES = {
 
 def room(module: str) -> str:
     """The word, or the part, assembly or programs that a module belongs to."""
-    return module if module in WORDS else module.split(".")[0]
+    return module if module in (*WORDS, *ASSEMBLY) else module.split(".")[0]
 
 
 def imported(path: Path) -> set[str]:

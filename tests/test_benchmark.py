@@ -134,7 +134,7 @@ def test_sweep_finds_the_largest_batch_that_fits(measure, monkeypatch):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
         return 1.0
 
-    monkeypatch.setattr("hrpose.build_devices.build_devices", lambda _: [torch.device("meta")])
+    monkeypatch.setattr("hrpose.builders.devices.build_devices", lambda _: [torch.device("meta")])
     monkeypatch.setattr(TRAINING + "Side.peak", peak)
     monkeypatch.setattr(TRAINING + "Side.build", lambda side, device, steps: lambda: None)
     monkeypatch.setattr("hrpose.programs.timing.matmul_rate", lambda device, precision: 1e12)

@@ -1,4 +1,4 @@
-"""A checkpoint is the old file or the new one, and never runs what it holds."""
+"""A checkpoint is the old file or the new one, and nothing in it is ever executed."""
 
 import contextlib
 import errno
@@ -13,7 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrpose.engine.checkpoint import load_checkpoint, load_newest, save_checkpoint, series
+from hrpose.engine.checkpoint import (
+    list_checkpoints,
+    load_checkpoint,
+    load_latest,
+    save_checkpoint,
+)
 from hrpose.ops.files import write_json, write_whole
 
 STATE = {
@@ -41,10 +46,10 @@ def test_the_last_few_of_a_series_are_kept(tmp_path):
     for step in (1, 20, 300):
         save_checkpoint(tmp_path, "last", step, {"step": step}, keep=2)
         save_checkpoint(tmp_path, "best", step, {"step": -step}, keep=1)
-    assert [path.name for path in series(tmp_path, "last")] == [
+    assert [path.name for path in list_checkpoints(tmp_path, "last")] == [
         "last_000000300.pth", "last_000000020.pth",
     ]  # fmt: skip
-    assert len(series(tmp_path, "best")) == 1
+    assert len(list_checkpoints(tmp_path, "best")) == 1
     assert load_checkpoint(tmp_path / "last.pth") == {"step": 300}
     assert load_checkpoint(tmp_path / "best.pth") == {"step": -300}
     assert len(list(tmp_path.glob("*.sha256"))) == 3
@@ -53,7 +58,7 @@ def test_the_last_few_of_a_series_are_kept(tmp_path):
 def test_nothing_is_left_lying_about(tmp_path, monkeypatch):
     """Whether it is read again or killed while it forgets an old one."""
     save_checkpoint(tmp_path, "last", 1, {"x": 1}, keep=1)
-    load_newest(tmp_path, "last", pytest.fail)
+    load_latest(tmp_path, "last", pytest.fail)
     assert names(tmp_path) == ["last.pth", "last_000000001.pth", "last_000000001.pth.sha256"]
 
     def killed(path, missing_ok=False, unlink=Path.unlink):
@@ -90,26 +95,26 @@ def test_a_damaged_newest_falls_back_to_the_one_before(tmp_path, damage):
         save_checkpoint(tmp_path, "last", step, {"step": step, "x": torch.zeros(99)}, keep=2)
     damage(tmp_path / "last.pth")  # the same file as the numbered one
     warnings = []
-    path, state = load_newest(tmp_path, "last", warnings.append)
+    path, state = load_latest(tmp_path, "last", warnings.append)
     assert (path.name, state["step"]) == ("last_000000001.pth", 1)
     (warning,) = warnings
     assert "last_000000002.pth is damaged" in warning and "the one before" in warning
-    assert load_newest(tmp_path, "last", warnings.append)[1]["step"] == 1
+    assert load_latest(tmp_path, "last", warnings.append)[1]["step"] == 1
     assert len(warnings) == 1  # it was set aside
     assert load_checkpoint(tmp_path / "last.pth")["step"] == 1
     save_checkpoint(tmp_path, "last", 2, {"step": 2}, keep=2)
-    assert load_newest(tmp_path, "last", warnings.append)[1]["step"] == 2
+    assert load_latest(tmp_path, "last", warnings.append)[1]["step"] == 2
 
 
 def test_nothing_is_begun_anew_where_all_are_damaged(tmp_path):
     for step in (1, 2):
         save_checkpoint(tmp_path, "last", step, {"step": step}, keep=2)
         cut(tmp_path / f"last_{step:09d}.pth")
-    with pytest.raises(ValueError, match="no last checkpoint in .* is whole"):
-        load_newest(tmp_path, "last", lambda warning: None)
-    assert len(series(tmp_path, "last")) == 2  # so that the next start says so again
+    with pytest.raises(ValueError, match="no last checkpoint in .* is intact"):
+        load_latest(tmp_path, "last", lambda warning: None)
+    assert len(list_checkpoints(tmp_path, "last")) == 2  # so that the next start says so again
     with pytest.raises(FileNotFoundError, match="no best checkpoint"):
-        load_newest(tmp_path, "best", lambda warning: None)
+        load_latest(tmp_path, "best", lambda warning: None)
 
 
 def test_a_whole_file_is_not_called_damaged_for_want_of_memory(tmp_path, monkeypatch):
@@ -120,8 +125,8 @@ def test_a_whole_file_is_not_called_damaged_for_want_of_memory(tmp_path, monkeyp
 
     monkeypatch.setattr(torch, "load", fail)
     with pytest.raises(RuntimeError, match="memory"):
-        load_newest(tmp_path, "last", pytest.fail)
-    assert len(series(tmp_path, "last")) == 1
+        load_latest(tmp_path, "last", pytest.fail)
+    assert len(list_checkpoints(tmp_path, "last")) == 1
 
 
 def test_saving_the_same_step_anew_never_leaves_another_s_checksum(tmp_path, monkeypatch):
@@ -138,7 +143,7 @@ def test_saving_the_same_step_anew_never_leaves_another_s_checksum(tmp_path, mon
         monkeypatch.setattr("hrpose.engine.checkpoint.write_whole", killed)
         with contextlib.suppress(KeyboardInterrupt):
             save_checkpoint(tmp_path, "last", 7, {"x": act + 2}, keep=2)
-        assert load_newest(tmp_path, "last", pytest.fail)[1]["x"] in (1, act + 1, act + 2)
+        assert load_latest(tmp_path, "last", pytest.fail)[1]["x"] in (1, act + 1, act + 2)
 
 
 def test_a_disk_without_second_names_gets_a_copy(tmp_path, monkeypatch):

@@ -15,7 +15,7 @@ from hrpose.config import load_config, parse_config
 from hrpose.models.weight_io import read_weights
 from hrpose.models.weights import load_weights, to_published
 from hrpose.programs.convert import main
-from hrpose.programs.train import frozen_text, kept_facts
+from hrpose.programs.train import checkpoint_metadata, config_yaml
 from hrpose.splits import build_skeleton
 
 LISTS = ROOT.parent / "shared" / "data" / "published_keys"
@@ -62,7 +62,7 @@ def tiny(*overrides, seed=1, cfg=W32):
 def saved(path, *overrides, seed=1, cfg=W32, **more):
     """A checkpoint such as training leaves."""
     config, model = tiny(*overrides, seed=seed, cfg=cfg)
-    torch.save({"model": model.state_dict(), **more, **kept_facts(config)}, path)
+    torch.save({"model": model.state_dict(), **more, **checkpoint_metadata(config)}, path)
     return model.state_dict()
 
 
@@ -200,7 +200,7 @@ def test_a_run_needs_no_config_and_keeps_what_it_says(suffix, names, tmp_path, c
     else:
         assert contents["convention"] == "official"
         assert list(contents["skeleton"]["joints"]) == list(build_skeleton(config).joints)
-        assert options(contents["config"]) == options(frozen_text(config))
+        assert options(contents["config"]) == options(config_yaml(config))
         assert set(contents["model"]) == set(state if names == "hrpose" else to_published(state))
 
 
@@ -266,9 +266,9 @@ def test_joints_of_a_run_are_known_without_its_annotations(tmp_path, capsys):
     """DATASET.SKELETON file, on somebody else's machine."""
     config, model = tiny()
     here = parse_config(
-        frozen_text(config), "", ["DATASET.SKELETON", "file", "DATASET.ROOT", str(tmp_path / "no")]
+        config_yaml(config), "", ["DATASET.SKELETON", "file", "DATASET.ROOT", str(tmp_path / "no")]
     )
-    facts = {**kept_facts(config), "config": frozen_text(here)}
+    facts = {**checkpoint_metadata(config), "config": config_yaml(here)}
     torch.save({"model": model.state_dict(), **facts}, tmp_path / "last.pth")
     release = tmp_path / "b.safetensors"
     convert(capsys, tmp_path / "last.pth", release)
@@ -282,8 +282,8 @@ def test_joints_of_a_run_are_known_without_its_annotations(tmp_path, capsys):
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").rglob("*.yaml")), ids=str)
 def test_the_text_of_a_config_reads_back_as_the_config(path):
     config = load_config(path, ["LOSS.LAMBDA", ".inf"])
-    text = frozen_text(config)
-    assert options(frozen_text(parse_config(text, "a file"))) == options(text)
+    text = config_yaml(config)
+    assert options(config_yaml(parse_config(text, "a file"))) == options(text)
 
 
 # Refused ----------------------------------------------------------------------------------------

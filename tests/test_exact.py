@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hrpose.build import AUGMENTATIONS, build_model, build_targets
-from hrpose.build_training import build_optimizer, build_train_step
+from hrpose.builders.training import build_optimizer, build_train_step
 from hrpose.config import load_config
 from hrpose.data.augment import CropConfig, flip, random_affine
 from hrpose.data.coco import image_annotations

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from commands import QUICKSTART, SMALL, read_until, small_disk, start, tool
-from hrpose.engine.checkpoint import load_checkpoint, series
+from hrpose.engine.checkpoint import list_checkpoints, load_checkpoint
 
 pytestmark = pytest.mark.slow
 
@@ -49,10 +49,10 @@ def interrupted(scenes, output):
 
 def test_a_cut_newest_checkpoint_costs_only_what_came_after_the_one_before(scenes, whole, tmp_path):
     asked = interrupted(scenes, tmp_path)
-    newest, before = series(run_folder(tmp_path) / "checkpoints", "last")
+    newest, before = list_checkpoints(run_folder(tmp_path) / "checkpoints", "last")
     newest.write_bytes(newest.read_bytes()[:-1000])
     said = tool("train", *asked)
-    assert f"warning: {newest} is damaged: it is not what its checksum says" in said
+    assert f"warning: {newest} is damaged: its checksum does not match" in said
     step = int(before.stem.split("_")[1])
     assert f"step {step}, in" in said
     assert newest.with_suffix(".damaged").exists()
@@ -72,7 +72,7 @@ def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(scenes, whole, tmp_
         assert process.returncode == 2, said
         assert "No space left on device" in said and "make room" in said
         assert "Traceback" not in said
-        for path in series(run_folder_of(output) / "checkpoints", "last"):
+        for path in list_checkpoints(run_folder_of(output) / "checkpoints", "last"):
             load_checkpoint(path)
         (output / "others").unlink()
         tool("train", *asked)

@@ -11,8 +11,8 @@ import sys
 import pytest
 
 from commands import ROOT, small_disk
-from hrpose.engine.journal import Journal
-from hrpose.engine.runs import hold, new_folder
+from hrpose.engine.logger import Logger
+from hrpose.engine.run_dir import acquire_lock, create_run_folder
 from hrpose.ops.files import (
     DiskFullError,
     naming_full_disk,
@@ -66,25 +66,25 @@ def test_a_name_of_the_greatest_length_is_written(tmp_path):
 
 
 @pytest.mark.slow
-def test_journals_and_locks_name_a_full_disk(tmp_path):
+def test_logs_and_locks_name_a_full_disk(tmp_path):
     with small_disk(tmp_path / "disk", 1) as disk:
         (disk / "run").mkdir()
-        journal = Journal(disk)
+        logger = Logger(disk)
         with contextlib.suppress(OSError), (disk / "others").open("wb", buffering=0) as file:
             while True:  # somebody else fills it
                 file.write(bytes(4096))
         with pytest.raises(DiskFullError, match=r"log\.txt cannot be written.*make room"):
             for _ in range(100):
-                journal.say("x" * 100)
+                logger.info("x" * 100)
         with pytest.raises(DiskFullError, match=r"metrics\.jsonl cannot be written.*make room"):
-            journal.write({"x" * 10_000: 1.0}, 1)
+            logger.write({"x" * 10_000: 1.0}, 1)
         with pytest.raises(DiskFullError, match=r"events cannot be written.*make room"):
             for step in range(1000):
-                journal.outlets[0].write({"loss": 1.0}, step)
+                logger.writers[0].write({"loss": 1.0}, step)
         with pytest.raises(DiskFullError, match=r"\.lock cannot be written.*make room"):
-            hold(disk / "run")
+            acquire_lock(disk / "run")
         with contextlib.suppress(OSError):
-            journal.close()
+            logger.close()
 
 
 def test_a_run_folder_for_which_there_is_no_room_is_named(tmp_path, monkeypatch):
@@ -93,7 +93,7 @@ def test_a_run_folder_for_which_there_is_no_room_is_named(tmp_path, monkeypatch)
 
     monkeypatch.setattr("pathlib.Path.mkdir", full)
     with pytest.raises(DiskFullError, match=r"runs.*cannot be written: No space left.*make room"):
-        new_folder(tmp_path / "runs")
+        create_run_folder(tmp_path / "runs")
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")

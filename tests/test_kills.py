@@ -17,7 +17,7 @@ OPTIONS = (
     "TRAIN.IMAGES_PER_DEVICE 1 TRAIN.EMA 0.99 TRAIN.CLIP_NORM 1 TRAIN.SCHEDULE cosine WORKERS 1 "
     "TRAIN.SAVE_STEPS 2 PRINT_FREQ 5 TRAIN.VALIDATE_EVERY 20 TRAIN.PICTURES_EVERY 50"
 )
-ALONE, SHARED = (), TORCHRUN
+SINGLE_PROCESS, SHARED = (), TORCHRUN
 
 
 def begin(launch, scenes, output, epochs):
@@ -104,7 +104,7 @@ def compare(whole, killed, launch):
             for folder in (whole, killed)
         )
         assert same(one, other), name
-    if launch is ALONE:  # several processes mean over the steps since their start
+    if launch is SINGLE_PROCESS:  # several processes mean over the steps since their start
         clock = ("images/s", "data_wait", "memory", "eta")
         assert measured(whole, clock) == measured(killed, clock)
 
@@ -112,9 +112,9 @@ def compare(whole, killed, launch):
 @pytest.mark.parametrize(
     "launch, epochs, kills, seconds",
     [
-        pytest.param(ALONE, 20, 2, 1, id="alone", marks=pytest.mark.slow),
+        pytest.param(SINGLE_PROCESS, 20, 2, 1, id="alone", marks=pytest.mark.slow),
         pytest.param(SHARED, 20, 1, 1, id="shared", marks=pytest.mark.slow),
-        pytest.param(ALONE, 200, 20, 1.5, id="alone, 20 kills", marks=pytest.mark.long),
+        pytest.param(SINGLE_PROCESS, 200, 20, 1.5, id="alone, 20 kills", marks=pytest.mark.long),
         pytest.param(SHARED, 100, 5, 2, id="shared, 5 kills", marks=pytest.mark.long),
     ],
 )

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hrpose.build import build_loss, build_model
-from hrpose.build_training import build_optimizer, build_schedule
+from hrpose.builders.training import build_optimizer, build_schedule
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, read_entries
 from hrpose.config.options import OPTIONS
@@ -19,9 +19,11 @@ SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MOD
 
 def readers() -> str:
     assembly = (ROOT / "lib/hrpose").glob("build*.py")
+    builders = (ROOT / "lib/hrpose/builders").glob("*.py")
     presets = ROOT / "lib/hrpose/config/loading.py"  # they stand before everything else
     files = [
         *assembly,
+        *builders,
         presets,
         ROOT / "lib/hrpose/splits.py",
         *(ROOT / "lib/hrpose/programs").glob("*.py"),

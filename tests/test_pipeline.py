@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.engine.evaluate import one_by_one
+from hrpose.engine.evaluate import predict_sequentially
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.decode import find_candidates
 from hrpose.inference.pipeline import PipelineConfig, stream
@@ -91,7 +91,7 @@ CONFIGS = [PipelineConfig(1, 1), PipelineConfig(3, 2), PipelineConfig(4, 1), Pip
 @pytest.mark.parametrize("kind", [BottomUpPredictor, OnTheDevice])
 def test_a_stream_finds_what_is_found_one_by_one(config, devices, kind):
     images = Noise(23)
-    plain = list(one_by_one(predictor())(images))
+    plain = list(predict_sequentially(predictor())(images))
     assert sum(len(poses.joints) for _, poses in plain) > 23
     workers = [predictor(kind) for _ in range(devices)]
     same(list(stream(workers, images, config)), plain)
@@ -116,7 +116,7 @@ def test_images_of_one_size_are_batched():
 def test_processes_group_what_a_device_gathered():
     """Missing joints are then searched here."""
     images = Noise(9)
-    plain = list(one_by_one(predictor())(images))
+    plain = list(predict_sequentially(predictor())(images))
     same(list(stream([predictor(OnTheDevice)], images, PipelineConfig(2, 1, groupers=2))), plain)
 
 
@@ -145,7 +145,7 @@ def test_an_unreadable_image_ends_the_stream_with_its_error_after_those_before_i
     found = []
     with pytest.raises(ValueError, match=r"000007\.jpg"):
         found.extend(each for each in stream([predictor()], Broken(20), PipelineConfig(3, 2)))
-    same(found, list(one_by_one(predictor())(Noise(7))))
+    same(found, list(predict_sequentially(predictor())(Noise(7))))
 
 
 @pytest.mark.parametrize("kind", [BottomUpPredictor, OnTheDevice])

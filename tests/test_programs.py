@@ -15,7 +15,7 @@ import torch.distributed as dist
 from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, start, tool
 from hrpose.build import load_predictor
 from hrpose.config import load_config
-from hrpose.engine.descent import Descent
+from hrpose.engine.trainer import OptimizerStep
 from hrpose.ops.image import read_photo
 from hrpose.programs import train
 
@@ -43,10 +43,11 @@ def test_a_run_leaves_what_the_readme_promises(trained):
     assert list((folder / "pictures").glob("prediction_*"))
     facts = json.loads((folder / "run.json").read_text())
     assert facts["finished"] and facts["batch"] == 4 and facts["world_size"] == 1
+    assert facts["primary"] == "AP" in facts["figures"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {"loss", "heatmap/4", "heatmap/2", "pull/4", "push/4", "lr"} <= set(lines[0])
     assert sum("val/AP" in line for line in lines) == 2
-    assert "training from nothing" in (folder / "log.txt").read_text()
+    assert "training from scratch" in (folder / "log.txt").read_text()
 
 
 def test_no_network_outlives_the_processes_that_share_it(scenes, tmp_path, monkeypatch):
@@ -57,7 +58,7 @@ def test_no_network_outlives_the_processes_that_share_it(scenes, tmp_path, monke
     monkeypatch.setattr(dist, "init_process_group", lambda timeout: None)
     monkeypatch.setattr(dist, "get_rank", lambda: 0)
     monkeypatch.setattr(dist, "get_world_size", lambda: 1)
-    left = lambda: alive.append([o for o in gc.get_objects() if type(o) is Descent])  # noqa: E731
+    left = lambda: alive.append([o for o in gc.get_objects() if type(o) is OptimizerStep])  # noqa: E731
     monkeypatch.setattr(dist, "destroy_process_group", left)
     options = [*SMALL, "DATASET.ROOT", str(scenes), "OUTPUT_DIR", str(tmp_path)]
     train.main(["--cfg", QUICKSTART, *options])

@@ -6,7 +6,7 @@ import torch
 
 from commands import QUICKSTART, SMALL
 from hrpose.build import build_loss, build_model, build_predictor, build_targets, output_strides
-from hrpose.build_training import build_descent, build_training_loader
+from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
 from hrpose.losses.combine import make_targets
 from hrpose.ops.normalize import normalize
@@ -124,7 +124,9 @@ def test_two_steps_are_the_same(config_of):
     config, cpu = config_of(), torch.device("cpu")
     loaders = crowded(config)
     torch.manual_seed(config.TRAIN.SEED)
-    descent = build_descent(config, build_model(config), loaders[0].batch_sampler.batch, [cpu])
+    descent = build_optimizer_step(
+        config, build_model(config), loaders[0].batch_sampler.batch, [cpu]
+    )
     descent.step.train()
     slow = ReferenceStep(config, cpu)
     for batch, other in zip(*loaders):

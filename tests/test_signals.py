@@ -1,4 +1,4 @@
-"""Requests to stop come at any time, and are answered when nothing is half done."""
+"""Signals arrive at any time, and are raised when no step or file is incomplete."""
 
 import os
 import signal
@@ -6,73 +6,73 @@ import threading
 
 import pytest
 
-from hrpose.engine.signals import SIGNALS, Signals, Stopped
+from hrpose.engine.signals import SIGNALS, Signals, StopRequested
 
 
-def ask(number=signal.SIGINT):
+def send(number=signal.SIGINT):
     os.kill(os.getpid(), number)
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_request_is_raised_with_the_status_of_shells(number):
+def test_a_signal_is_raised_with_the_status_of_shells(number):
     signals = Signals()
-    with pytest.raises(Stopped) as stop, signals.heard():
-        ask(number)
+    with pytest.raises(StopRequested) as stop, signals.installed():
+        send(number)
     assert stop.value.status == 128 + number
     assert isinstance(stop.value, KeyboardInterrupt)
 
 
-def test_a_block_that_is_held_is_done_first():
+def test_a_deferred_block_is_completed_first():
     signals, done = Signals(), []
-    with pytest.raises(Stopped), signals.heard(), signals.held():
-        ask()
+    with pytest.raises(StopRequested), signals.installed(), signals.deferred():
+        send()
         done.append(1)
-        with signals.held():
-            ask(signal.SIGTERM)
+        with signals.deferred():
+            send(signal.SIGTERM)
         done.append(2)
     assert done == [1, 2]
 
 
-def test_an_error_in_a_held_block_comes_first():
+def test_an_error_in_a_deferred_block_comes_first():
     signals = Signals()
-    with pytest.raises(ZeroDivisionError), signals.heard(), signals.held():
-        ask()
+    with pytest.raises(ZeroDivisionError), signals.installed(), signals.deferred():
+        send()
         _ = 1 / 0
 
 
 def test_the_handlers_before_come_back():
     before = [signal.getsignal(number) for number in SIGNALS]
-    with pytest.raises(Stopped), Signals().heard():
-        ask()
+    with pytest.raises(StopRequested), Signals().installed():
+        send()
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
-def test_a_patient_process_waits_until_all_agree():
-    signals = Signals(patient=True)
-    with pytest.raises(Stopped) as stop, signals.heard():
-        with signals.held():
-            ask(signal.SIGTERM)
-        signals.agree(lambda number: number)
+def test_several_processes_stop_only_where_they_synchronise():
+    signals = Signals(sync_only=True)
+    with pytest.raises(StopRequested) as stop, signals.installed():
+        with signals.deferred():
+            send(signal.SIGTERM)
+        signals.sync(lambda number: number)
     assert stop.value.status == 143
 
 
-def test_another_process_s_request_stops_this_one_too():
-    signals = Signals(patient=True)
-    with pytest.raises(Stopped) as stop:
-        signals.agree(lambda number: max(number, signal.SIGUSR1))
+def test_another_process_s_signal_stops_this_one_too():
+    signals = Signals(sync_only=True)
+    with pytest.raises(StopRequested) as stop:
+        signals.sync(lambda number: max(number, signal.SIGUSR1))
     assert stop.value.status == 138
-    signals.agree(lambda number: number)  # answered once
+    signals.sync(lambda number: number)  # raised once
 
 
-def test_a_request_that_comes_while_processes_agree_is_not_lost():
-    def agree(number):
-        ask(signal.SIGTERM)
+def test_a_signal_that_arrives_while_processes_synchronise_is_not_lost():
+    def reduce_max(number):
+        send(signal.SIGTERM)
         return number
 
-    signals = Signals(patient=True)
-    with pytest.raises(Stopped) as stop, signals.heard():
-        signals.agree(agree)  # nobody had asked when it was asked
-        signals.agree(lambda number: number)
+    signals = Signals(sync_only=True)
+    with pytest.raises(StopRequested) as stop, signals.installed():
+        signals.sync(reduce_max)  # none was pending when it began
+        signals.sync(lambda number: number)
     assert stop.value.status == 143
 
 
@@ -81,7 +81,7 @@ def test_other_threads_may_train_too():
 
     def work():
         signals = Signals()
-        with signals.heard(), signals.held():
+        with signals.installed(), signals.deferred():
             done.append(1)
 
     thread = threading.Thread(target=work)

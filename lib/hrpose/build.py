@@ -17,12 +17,12 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.build_devices import ALONE, PRECISIONS, build_devices
+from hrpose.builders.devices import PRECISIONS, SINGLE_PROCESS, build_devices
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
 from hrpose.data.coco import person_category
 from hrpose.data.validate import EVALUATION
-from hrpose.engine.distributed import World
+from hrpose.engine.distributed import DistInfo
 from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
 from hrpose.inference.bottomup import BottomUpPredictor, predict_with_gt_heatmaps
 from hrpose.inference.pipeline import PipelineConfig
@@ -268,13 +268,13 @@ def build_inference_model(config: CfgNode, model: nn.Module) -> nn.Module:
     )
 
 
-def load_predictor(config: CfgNode, world: World = ALONE) -> BottomUpPredictor:
+def load_predictor(config: CfgNode, world: DistInfo = SINGLE_PROCESS) -> BottomUpPredictor:
     """A predictor with the weights of TEST.MODEL_FILE, on the first of this process's devices."""
     model = load_model(config).to(build_devices(config, world)[0])
     return build_predictor(config, build_inference_model(config, model))
 
 
-def load_predictors(config: CfgNode, world: World = ALONE) -> list[BottomUpPredictor]:
+def load_predictors(config: CfgNode, world: DistInfo = SINGLE_PROCESS) -> list[BottomUpPredictor]:
     """One on each of this process's devices."""
     model, devices = load_model(config), build_devices(config, world)
     models = [model, *(copy.deepcopy(model) for _ in devices[1:])]

@@ -52,8 +52,8 @@ OPTIONS = (
            "that group people a GPU saw."),
     Option("PRINT_FREQ", 100, above_0,
            "Steps between two lines of the journal."),
-    Option("TRACKERS", ("wandb",), each(one_of("wandb", "mlflow")),
-           "Services that are told what the journal is told: wandb, mlflow; empty: none."),
+    Option("TRACKERS", ("wandb",), each(one_of("wandb")),
+           "Where metrics go beside TensorBoard: wandb (Weights & Biases); empty: nowhere."),
 
     Option("DATASET.ROOT", "data/coco", named,
            "Folder of annotations and images."),

@@ -1,7 +1,7 @@
-"""Checkpoints: whole, a checksum beside each, the last few kept, damaged ones passed by.
+"""Checkpoints: written atomically, with a checksum, the last few kept, corrupt ones skipped.
 
-`name` is a series, last or best: its files are `name_<step>.pth` and `name_<step>.pth.sha256` (as
-sha256sum writes it), and `name.pth` is the newest of them under a second name.
+A series, `last` or `best`, is the files `<name>_<step>.pth` and `<name>_<step>.pth.sha256` (as
+sha256sum writes it); `<name>.pth` is a hard link to the newest of them.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import hashlib
 import io
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +19,15 @@ import torch
 from hrpose.ops.files import DiskFullError, naming_full_disk, write_whole
 
 
-def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], keep: int) -> None:
-    """Save `state` as the newest of its series, then forget all but the newest `keep`.
+class CorruptCheckpointError(ValueError):
+    """The content of a checkpoint is not what was written."""
 
-    state: tensors, plain numbers, texts, and lists and dicts of them
-    OSError: it could not be written, for want of room perhaps; what was there is as it was.
+
+def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], keep: int) -> None:
+    """Save `state` as the newest of its series, then delete all but the newest `keep`.
+
+    state: tensors, numbers, strings, and lists and dicts of them
+    OSError: it could not be written; the earlier checkpoints are unchanged.
     """
     path = folder / f"{name}_{step:09d}.pth"
     buffer = io.BytesIO()
@@ -31,103 +35,99 @@ def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], k
     digest = f"{hashlib.sha256(buffer.getbuffer()).hexdigest()}  {path.name}\n"
     try:
         with naming_full_disk(path):
-            _checksum(path).unlink(missing_ok=True)  # at no moment may it be another file's
+            _checksum(path).unlink(missing_ok=True)  # must never be that of another file
             write_whole(path, lambda file: file.write(buffer.getbuffer()))
             write_whole(_checksum(path), lambda file: file.write(digest.encode()))
-            _name_also(path, folder / f"{name}.pth")
+            _hardlink(path, folder / f"{name}.pth")
     except DiskFullError as error:
-        raise DiskFullError(f"{error}. What was saved before stands") from error
+        raise DiskFullError(f"{error}. The earlier checkpoints are unchanged") from error
     except OSError as error:
         raise OSError(
-            f"{path} cannot be written: {error}. What was saved before stands; mend the disk and "
-            "start again"
+            f"{path} cannot be written: {error}. The earlier checkpoints are unchanged; mend the "
+            "disk and start again"
         ) from error
-    for old in series(folder, name)[keep:]:
+    for old in list_checkpoints(folder, name)[keep:]:
         _checksum(old).unlink(missing_ok=True)
         old.unlink()
 
 
-def series(folder: Path, name: str) -> list[Path]:
+def list_checkpoints(folder: Path, name: str) -> list[Path]:
     """The checkpoints of a series, the newest first."""
     numbered = sorted(folder.glob(f"{name}_[0-9]*.pth"), reverse=True)
-    alone = folder / f"{name}.pth"
-    return numbered or [alone] * alone.is_file()
+    single = folder / f"{name}.pth"
+    return numbered or [single] * single.is_file()
 
 
-def load_newest(
+def load_latest(
     folder: Path, name: str, warn: Callable[[str], None]
 ) -> tuple[Path, dict[str, Any]]:
-    """The newest checkpoint of a series that is whole; damaged ones are set aside, with a warning.
+    """The newest intact checkpoint of a series; corrupt ones are renamed, with a warning.
 
-    FileNotFoundError: there is none.   ValueError: none is whole.
+    FileNotFoundError: there is none.   ValueError: none is intact.
     """
-    found = series(folder, name)
-    if not found:
+    paths = list_checkpoints(folder, name)
+    if not paths:
         raise FileNotFoundError(f"no {name} checkpoint in {folder}")
-    damaged: list[Path] = []
-    for path in found:
+    corrupt: list[Path] = []
+    for path in paths:
         try:
             state = load_checkpoint(path)
-        except Damaged as error:
-            damaged.append(path)
-            warn(f"{error}; set aside as {path.stem}.damaged, going back to the one before")
+        except CorruptCheckpointError as error:
+            corrupt.append(path)
+            warn(f"{error}; renamed to {path.stem}.damaged, going back to the one before")
         else:
-            _set_aside(damaged, folder / f"{name}.pth")
-            _name_also(path, folder / f"{name}.pth")
+            _quarantine(corrupt, folder / f"{name}.pth")
+            _hardlink(path, folder / f"{name}.pth")
             return path, state
-    raise ValueError(f"no {name} checkpoint in {folder} is whole; TRAIN.RESUME never begins anew")
-
-
-class Damaged(ValueError):
-    """A file is not what was written."""
+    raise ValueError(
+        f"no {name} checkpoint in {folder} is intact; TRAIN.RESUME never starts a new run"
+    )
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """A checkpoint that `save_checkpoint` wrote, on the CPU. Never runs what a file may hold.
+    """A checkpoint that `save_checkpoint` wrote, on the CPU. Never executes what a file contains.
 
-    Damaged: where a checksum stands beside it, one bit is enough.
+    CorruptCheckpointError: it does not match its checksum or, without one, cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    checked = _checksum(path).is_file()
-    if checked and not _is_as_written(path):
-        raise Damaged(f"{path} is damaged: it is not what its checksum says")
+    checksum = _checksum(path)
+    verified = checksum.is_file()
+    if verified:
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        if digest != checksum.read_text()[: len(digest)]:
+            raise CorruptCheckpointError(f"{path} is damaged: its checksum does not match")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if checked or isinstance(error, MemoryError):  # the file is not to blame
+        if verified or isinstance(error, MemoryError):  # the file is intact
             raise
-        raise Damaged(
-            f"{path} is damaged or not a checkpoint of this program ({type(error).__name__})"
+        raise CorruptCheckpointError(
+            f"{path} is damaged or not a checkpoint of hrpose ({type(error).__name__})"
         ) from error
 
 
-def _set_aside(damaged: Sequence[Path], newest: Path) -> None:
-    for path in damaged:
+def _quarantine(corrupt: list[Path], newest: Path) -> None:
+    for path in corrupt:
         if newest.is_file() and newest.samefile(path):
             newest.unlink()
         if path.is_file():
             path.replace(path.with_suffix(".damaged"))
 
 
-def _is_as_written(path: Path) -> bool:
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return digest == _checksum(path).read_text()[: len(digest)]
-
-
 def _checksum(path: Path) -> Path:
     return path.with_name(f"{path.name}.sha256")
 
 
-def _name_also(path: Path, other: Path) -> None:
-    """Let `other` be the same file, or a copy where the disk knows no second names."""
-    if other.is_file() and other.samefile(path):
+def _hardlink(path: Path, link: Path) -> None:
+    """Make `link` the same file as `path`, or a copy on disks without hard links."""
+    if link.is_file() and link.samefile(path):
         return
-    beside = other.with_name(f".{other.name}.{os.getpid()}")
-    beside.unlink(missing_ok=True)
-    with naming_full_disk(other):
+    temporary = link.with_name(f".{link.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    with naming_full_disk(link):
         try:
-            os.link(path, beside)
+            os.link(path, temporary)
         except OSError:
-            shutil.copyfile(path, beside)
-        beside.replace(other)
+            shutil.copyfile(path, temporary)
+        temporary.replace(link)

@@ -1,4 +1,7 @@
-"""The processes that work together: those that torchrun started, or this one alone."""
+"""Distributed training: this process's rank, collectives, and wrapping of the model.
+
+Without torchrun there is one process, and every collective returns its argument.
+"""
 
 from __future__ import annotations
 
@@ -14,85 +17,82 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from hrpose.engine.step import TrainStep
-
 T = TypeVar("T")
 
-PATIENCE = timedelta(hours=1)
-"""How long processes wait for one that is late: the leader writes what was found on its own."""
+TIMEOUT = timedelta(hours=1)
+"""How long collectives wait for a late process: only the main one scores and writes results."""
 
 
-class World(NamedTuple):
-    """Which of how many processes this is. The one of rank 0 leads: it alone writes files."""
+class DistInfo(NamedTuple):
+    """Rank of this process and number of processes. Only the main one, rank 0, writes files."""
 
     rank: int = 0
-    size: int = 1
-    local_rank: int = 0  # among those of this machine
+    world_size: int = 1
+    local_rank: int = 0  # on this machine
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         return self.rank == 0
 
-    def told(self, value: T) -> T:
-        """What the leader says, in every process."""
-        if self.size == 1:
+    def broadcast(self, value: T) -> T:
+        """The main process's value, in every process."""
+        if self.world_size == 1:
             return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        values = [value]
+        dist.broadcast_object_list(values, src=0)
+        return values[0]
 
-    def gathered(self, value: T) -> list[T]:
-        """Everybody's value, by rank, in every process."""
-        if self.size == 1:
+    def all_gather(self, value: T) -> list[T]:
+        """The values of all processes, by rank, in every process."""
+        if self.world_size == 1:
             return [value]
-        boxes: list[Any] = [None] * self.size
-        dist.all_gather_object(boxes, value)
-        return boxes
+        values: list[Any] = [None] * self.world_size
+        dist.all_gather_object(values, value)
+        return values
 
-    def summed(self, values: Tensor) -> Tensor:
-        """The sum over all processes; `values` become it."""
-        if self.size > 1:
+    def all_reduce_sum(self, values: Tensor) -> Tensor:
+        """The sum over all processes, in place."""
+        if self.world_size > 1:
             dist.all_reduce(values)
         return values
 
-    def equalise(self, network: nn.Module) -> None:
-        """Give a network the leader's running statistics; while training, each has its own."""
-        for buffer in network.buffers() if self.size > 1 else ():
-            dist.broadcast(buffer, src=0)
-
-    def highest(self, values: Tensor) -> Tensor:
-        """The largest over all processes; `values` become it."""
-        if self.size > 1:
+    def all_reduce_max(self, values: Tensor) -> Tensor:
+        """The maximum over all processes, in place."""
+        if self.world_size > 1:
             dist.all_reduce(values, dist.ReduceOp.MAX)
         return values
 
+    def broadcast_buffers(self, model: nn.Module) -> None:
+        """Give the model the main process's running statistics; in training, each has its own."""
+        for buffer in model.buffers() if self.world_size > 1 else ():
+            dist.broadcast(buffer, src=0)
+
+
+SINGLE_PROCESS = DistInfo()
+
 
 @contextmanager
-def together() -> Iterator[World]:
-    """The world that torchrun, or whoever else set RANK and WORLD_SIZE, put this process into.
+def distributed_context() -> Iterator[DistInfo]:
+    """Join the process group that torchrun, or RANK and WORLD_SIZE, describe; leave it at the end.
 
-    Networks of `replicated` must be out of reach at its end. Such a network that outlives the group
-    takes the last of it along, and waits for gloo's threads while they wait for Python's lock
-    (pytorch issue 56297): the process hangs.
+    Modules of `wrap_parallel` must be unreachable at the end. One that outlives the group holds the
+    last reference to it and waits for gloo's threads while they wait for the GIL (pytorch issue
+    56297): the process hangs.
     """
     if not {"RANK", "WORLD_SIZE"} <= os.environ.keys():
-        yield World()
+        yield SINGLE_PROCESS
         return
-    dist.init_process_group(timeout=PATIENCE)  # gloo for tensors of the CPU, NCCL for GPUs
-    yield World(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
-    gc.collect()  # a network may be part of a cycle
-    dist.destroy_process_group()  # after an error the others may not answer any more
+    dist.init_process_group(timeout=TIMEOUT)  # gloo for CPU tensors, NCCL for GPUs
+    yield DistInfo(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+    gc.collect()  # a model may be part of a reference cycle
+    dist.destroy_process_group()  # not after an error: other processes may not respond any more
 
 
-def replicated(step: TrainStep, world: World, devices: Sequence[torch.device]) -> nn.Module:
-    """A training step on this process's share of every batch, or on several GPUs of its own."""
-    if len(devices) > 1 and step.compiled:
-        raise ValueError(
-            "TRAIN.COMPILE makes a program for one GPU: start with torchrun, or leave it out"
-        )
-    if world.size > 1:
+def wrap_parallel(module: nn.Module, info: DistInfo, devices: Sequence[torch.device]) -> nn.Module:
+    """The module in DDP with several processes, in DataParallel with several GPUs in one."""
+    if info.world_size > 1:
         ids = [devices[0]] if devices[0].type == "cuda" else None
-        return DistributedDataParallel(step, device_ids=ids, gradient_as_bucket_view=True)
+        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
     if len(devices) > 1:
-        return nn.DataParallel(step, list(devices))
-    return step
+        return nn.DataParallel(module, list(devices))
+    return module

@@ -1,70 +1,61 @@
-"""Predict on images, shared among processes, and score what was found."""
+"""Predict on a set of images, sharded over processes, and score the poses."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+from torch.utils.data import Subset
 from tqdm import tqdm
 
-from hrpose.engine.distributed import World
+from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.structures import Images, Poses
 
 
 class Evaluator(Protocol):
+    """Compares poses with annotations. `primary` is the metric that selects the best checkpoint."""
+
+    primary: str
+
     def add(self, image_id: int, poses: Poses) -> None: ...
 
     def summarize(self) -> dict[str, float]: ...
 
 
-Find = Callable[[Images], Generator[tuple[int, Poses], None, None]]
-"""images -> (image id, its people), in the order of the images"""
-ALONE = World()
+PredictFn = Callable[[Images], Generator[tuple[int, Poses], None, None]]
+"""images -> (image id, poses), in the order of the images"""
 
 
-class Part:
-    """Some of the images."""
+def predict_sequentially(predictor: Callable[[Any], Poses]) -> PredictFn:
+    """A PredictFn that reads and predicts one image after the other, in this thread."""
 
-    def __init__(self, images: Images, chosen: Sequence[int]):
-        self.images = images
-        self.chosen = chosen
-
-    def __len__(self) -> int:
-        return len(self.chosen)
-
-    def __getitem__(self, i: int) -> tuple[int, Any]:
-        return self.images[self.chosen[i]]
-
-
-def one_by_one(predictor: Callable[[Any], Poses]) -> Find:
-    """Each image when its turn comes, and nothing beside it."""
-
-    def find(images: Images) -> Generator[tuple[int, Poses], None, None]:
+    def predict(images: Images) -> Generator[tuple[int, Poses], None, None]:
         for i in range(len(images)):
             image_id, image = images[i]
             yield image_id, predictor(image)
 
-    return find
+    return predict
 
 
 def evaluate(
-    find: Find, images: Images, evaluator: Evaluator, world: World = ALONE
+    predict: PredictFn, images: Images, evaluator: Evaluator, dist: DistInfo = SINGLE_PROCESS
 ) -> dict[str, float]:
-    """The evaluator's figures for the people found, in every process.
+    """The evaluator's metrics, in every process.
 
-    Every process looks at its share of the images; the leader hears of all people in the order of
-    the images, as if it had found them alone.
+    Every process predicts its share of the images; the main one adds all poses to the evaluator in
+    the order of the images, as a single process would.
     """
-    mine = range(len(images))[world.rank :: world.size]
-    quiet = None if world.leads else True
-    with closing(find(Part(images, mine))) as share:
-        shown = tqdm(share, "evaluating", len(mine), unit="image", leave=False, disable=quiet)
-        found = [(i, *each) for i, each in zip(mine, shown, strict=True)]
-    everything = sorted((i, *rest) for share in world.gathered(found) for i, *rest in share)
-    figures: dict[str, float] = {}
-    if world.leads:
-        for _, image_id, poses in everything:
-            evaluator.add(image_id, poses)
-        figures = evaluator.summarize()
-    return world.told(figures)
+    own = range(len(images))[dist.rank :: dist.world_size]
+    hidden = None if dist.is_main else True  # None: hidden where the output is no terminal
+    subset = cast(Images, Subset(cast(Any, images), own))
+    with closing(predict(subset)) as results:
+        bar = tqdm(results, "evaluating", len(own), unit="image", leave=False, disable=hidden)
+        poses = [(i, *result) for i, result in zip(own, bar, strict=True)]
+    shards = dist.all_gather(poses)
+    metrics: dict[str, float] = {}
+    if dist.is_main:
+        for _, image_id, found in sorted((i, *rest) for shard in shards for i, *rest in shard):
+            evaluator.add(image_id, found)
+        metrics = evaluator.summarize()
+    return dist.broadcast(metrics)

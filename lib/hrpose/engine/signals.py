@@ -13,66 +13,66 @@ SIGNALS = [
 ]
 
 
-class Stopped(KeyboardInterrupt):
-    """Somebody asked this process to stop. `status` is what it should exit with."""
+class StopRequested(KeyboardInterrupt):
+    """This process received a signal to stop. `status` is the exit status it should have."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}")
-        self.status = 128 + number  # as shells have it: 130, 143, 138
+        self.status = 128 + number  # as in shells: 130, 143, 138
 
 
 class Signals:
-    """Raises `Stopped` as soon as a request comes, or after what must not be disturbed.
+    """Raises `StopRequested` when a signal arrives, or after the block that must be completed.
 
-    patient: only where processes have agreed, so that all of them stop at the same step; and not at
-             all once a run is being stopped
+    sync_only: raise only in `sync`, so that all processes stop after the same step; also set while
+               a run is being stopped, so that saving is not interrupted
     """
 
-    def __init__(self, patient: bool = False) -> None:
-        self.patient = patient
-        self._number = 0  # the request that waits
-        self._held = 0  # blocks that must not be disturbed
+    def __init__(self, sync_only: bool = False) -> None:
+        self.sync_only = sync_only
+        self._pending = 0  # number of the signal that has not been raised yet
+        self._deferrals = 0  # nested blocks that must be completed
 
     @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Answer requests in this block, where that can be: in the main thread."""
+    def installed(self) -> Iterator[None]:
+        """Handle signals in this block, in the main thread; in others Python cannot."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._arrive) for number in SIGNALS}
+        previous = {number: signal.signal(number, self._handle) for number in SIGNALS}
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in previous.items():
                 signal.signal(number, handler)
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        """Let requests wait until the block is done, so that nothing is half done."""
-        self._held += 1
+    def deferred(self) -> Iterator[None]:
+        """Complete this block before a signal is raised."""
+        self._deferrals += 1
         try:
             yield
         finally:
-            self._held -= 1
-        if not self.patient:
-            self._answer()
+            self._deferrals -= 1
+        if not self.sync_only:
+            self._raise_pending()
 
-    def agree(self, agree: Callable[[int], int]) -> None:
-        """Answer what any process was asked.
+    def sync(self, reduce_max: Callable[[int], int]) -> None:
+        """Raise in all processes if any of them received a signal.
 
-        agree: the number of this process's request, or 0, to that of all
+        reduce_max: this process's pending signal (0: none) -> the maximum over all processes
         """
-        agreed = agree(self._number)  # one that comes meanwhile waits for the next time
-        if agreed:
-            self._number = 0
-            raise Stopped(agreed)
+        number = reduce_max(self._pending)  # a signal that arrives meanwhile waits for the next
+        if number:
+            self._pending = 0
+            raise StopRequested(number)
 
-    def _arrive(self, number: int, frame: FrameType | None) -> None:
-        self._number = number
-        if not self.patient:
-            self._answer()
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        self._pending = number
+        if not self.sync_only:
+            self._raise_pending()
 
-    def _answer(self) -> None:
-        if self._number and not self._held:
-            number, self._number = self._number, 0
-            raise Stopped(number)
+    def _raise_pending(self) -> None:
+        if self._pending and not self._deferrals:
+            number, self._pending = self._pending, 0
+            raise StopRequested(number)

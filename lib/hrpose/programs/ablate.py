@@ -58,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_files([experiment for group in groups for experiment in group], known.output)
     ablation.report_finished()
     if groups:
-        with Signals().heard():
+        with Signals().installed():
             run_all(ablation, groups)
     paths = ablation.write_tables()
     table = markdown_table(ablation.records())

@@ -20,14 +20,14 @@ from yacs.config import CfgNode
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, defaults, read_entries
 from hrpose.programs.ablation_tables import METRICS
-from hrpose.programs.train import ON_THE_SPOT
+from hrpose.programs.train import RUNTIME_OPTIONS
 
 REPOSITORY = Path(__file__).parents[3]
 ROW_PRESETS = ("full", "bench")
 BENCH = REPOSITORY / "configs" / "bench.yaml"
 
 RESULT_NEUTRAL = (
-    *(key for key in ON_THE_SPOT if key != "TRAIN.IMAGES_PER_DEVICE"),
+    *(key for key in RUNTIME_OPTIONS if key != "TRAIN.IMAGES_PER_DEVICE"),
     *("NAME", "TRAIN.RESUME", "TRAIN.VALIDATE_EVERY", "TRAIN.PICTURES_EVERY", "TEST.MODEL_FILE"),
 )
 """Options that say where, how fast and how closely watched a row runs, but not its result."""
@@ -276,7 +276,7 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
     import torch  # only now: the arguments are valid
 
     from hrpose.build import build_loss, build_model
-    from hrpose.build_training import build_optimizer, build_schedule
+    from hrpose.builders.training import build_optimizer, build_schedule
     from hrpose.models.complexity import count_parameters, operations_in
 
     sizes: dict[str, tuple[int, float]] = {}

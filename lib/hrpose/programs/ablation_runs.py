@@ -29,7 +29,7 @@ from hrpose.programs.ablation_plan import (
     compared_options,
     get_option,
 )
-from hrpose.programs.train import ON_THE_SPOT
+from hrpose.programs.train import RUNTIME_OPTIONS
 
 if TYPE_CHECKING:
     from hrpose.programs.ablate import Ablation
@@ -90,7 +90,7 @@ class Job(NamedTuple):
 
 def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
     """Run the trainings, one at a time on each device. A request to stop stops all processes."""
-    from hrpose.build_devices import build_devices
+    from hrpose.builders.devices import build_devices
 
     devices: queue.SimpleQueue[str] = queue.SimpleQueue()
     names = [str(device) for device in build_devices(groups[0][0].config)]
@@ -153,16 +153,15 @@ def _locked(folder: Path, stop: Event) -> Iterator[IO[str]]:
     Child processes inherit the lock: one that outlives a killed command is waited for, and its
     result is used.
     """
-    from hrpose.engine.runs import hold
 
     folder.mkdir(parents=True, exist_ok=True)
-    lock = hold(folder)
+    lock = acquire_lock(folder)
     if not lock:
         print(f"waiting: another process is working in {folder}", flush=True)
     while not lock:
         if stop.wait(0.5):
             raise CancelledError
-        lock = hold(folder)
+        lock = acquire_lock(folder)
     with lock:
         yield lock
 
@@ -197,14 +196,14 @@ def _evaluate(e: Experiment, run: Path, job: Job) -> dict[str, float]:
 
 def _write_config(path: Path, e: Experiment) -> None:
     """The experiment as YAML, without what `_runtime_overrides` gives."""
-    elsewhere = (*ON_THE_SPOT, "TRAIN.RESUME", "TEST.MODEL_FILE")
+    elsewhere = (*RUNTIME_OPTIONS, "TRAIN.RESUME", "TEST.MODEL_FILE")
     options = {k: v for k, v in changed_options(e.config).items() if k not in elsewhere}
     text = yaml.safe_dump({**options, "NAME": f"ablations/{e.training_key}"})
     write_whole(path, lambda file: file.write(text.encode()))
 
 
 def _runtime_overrides(e: Experiment, device: str) -> list[str]:
-    values = {key: get_option(e.config, key) for key in ON_THE_SPOT} | {"DEVICE": device}
+    values = {key: get_option(e.config, key) for key in RUNTIME_OPTIONS} | {"DEVICE": device}
     return [word for key, value in values.items() for word in (key, as_override(value))]
 
 

@@ -103,7 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # These import torch, which takes seconds: only when the arguments are known to be right.
     import torch
 
-    from hrpose.build_devices import build_devices
+    from hrpose.builders.devices import build_devices
     from hrpose.programs.timing import environment_of, publish
 
     benchmarks = importlib.import_module(f"hrpose.programs.benchmark_{module}")

@@ -13,7 +13,7 @@ from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from hrpose.build_training import build_training_loader
+from hrpose.builders.training import build_training_loader
 from hrpose.data.samples import BottomUpDataset
 from hrpose.losses.associative_embedding import tag_loss
 from hrpose.programs import timing

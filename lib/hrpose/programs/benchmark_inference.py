@@ -232,9 +232,9 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
                 stream([predictor], images, build_pipeline_config(config, [predictor]))
             )
         else:
-            found[name] = one_by_one(name, len(images))
+            found[name] = predict_sequentially(name, len(images))
 
-    def one_by_one(name: str, count: int) -> list[tuple[int, Poses]]:
+    def predict_sequentially(name: str, count: int) -> list[tuple[int, Poses]]:
         poses = []
         for i in range(count):
             with record_function("read"):
@@ -255,7 +255,7 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
         *STAGES,
     ]
     with timing.replaced(labels):
-        staged = {name: partial(one_by_one, name, some) for name in alone}
+        staged = {name: partial(predict_sequentially, name, some) for name in alone}
         parts = timing.phases(staged, FINDING, device, some)
     notes = [
         f"{len(images)} images of {config.DATASET.VAL}, {config.TEST.BATCH} at a time where of one "

@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
 from hrpose.build import build_model
-from hrpose.build_training import build_descent, build_training_loader
+from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
-from hrpose.engine.step import Batch
+from hrpose.engine.trainer import Batch
 from hrpose.models.complexity import operations_in
 from hrpose.programs import timing
 from hrpose.programs.benchmark_data import configured_samples, sample_keys
@@ -59,9 +59,9 @@ class Side(NamedTuple):
         else:
             torch.manual_seed(self.config.TRAIN.SEED)
             model = build_model(self.config).to(device)
-            descent = build_descent(self.config, model, self.size, [device])
-            descent.step.train()
-            step = partial(descent.take, rate=self.config.TRAIN.LR, number=0)
+            stepper = build_optimizer_step(self.config, model, self.size, [device])
+            stepper.train_step.train()
+            step = partial(stepper.step, lr=self.config.TRAIN.LR, number=0)
 
         def call() -> None:
             for _ in range(steps):

@@ -23,7 +23,7 @@ from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, i
 from hrpose.data.validate import ERROR, NOTE, Finding, compare_splits, finding, validate
 from hrpose.ops.files import write_json
 from hrpose.programs.command import command, config_parser, parsed_config
-from hrpose.programs.pictures import draw_samples
+from hrpose.programs.visual_reports import save_samples
 from hrpose.splits import annotation_path, build_schema, build_skeleton, image_path, open_split
 
 IMAGES_PER_PROCESS = 500
@@ -100,7 +100,7 @@ def inspect_files(
 def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
     """The error that training would stop at, if any, while samples of it are drawn."""
     try:
-        draw_samples(config, folder)
+        save_samples(config, folder)
     except Exception as error:  # any: the report lists it with all other findings
         cure = "correct the errors above; if there are none, please report this as a bug of hrpose"
         what = "training cannot read its samples"

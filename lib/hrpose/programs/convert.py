@@ -30,7 +30,7 @@ from hrpose.models.weights import (
     to_published,
 )
 from hrpose.programs.command import command
-from hrpose.programs.train import frozen_text, kept_facts
+from hrpose.programs.train import checkpoint_metadata, config_yaml
 from hrpose.skeletons import COCO, CROWDPOSE
 from hrpose.splits import build_skeleton
 
@@ -204,7 +204,7 @@ def metadata(config: CfgNode, source: Source) -> dict[str, Any]:
     public = config.clone()
     public.defrost()
     public.TEST.MODEL_FILE = ""  # a path on this machine
-    return {**version, **kept_facts(config), "config": frozen_text(public)}
+    return {**version, **checkpoint_metadata(config), "config": config_yaml(public)}
 
 
 def to_half(state: Tensors) -> dict[str, Tensor]:

@@ -23,18 +23,18 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.build import load_model, output_strides
-from hrpose.build_devices import build_devices
+from hrpose.builders.devices import build_devices
 from hrpose.data.coco import Record, image_annotations, person_category
-from hrpose.engine.runs import new_folder
+from hrpose.engine.run_dir import create_run_folder
 from hrpose.ops.coordinates import Affine, coordinates, resize_transform
 from hrpose.ops.files import write_json, write_whole
 from hrpose.ops.image import write
 from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import resize
 from hrpose.ops.targets import TARGET_GENERATORS
-from hrpose.programs.circumstances import circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
-from hrpose.programs.pictures import truths_of
+from hrpose.programs.environment import environment_info
+from hrpose.programs.visual_reports import make_batch_targets
 from hrpose.splits import Split, build_skeleton, read_split
 from hrpose.visualize import (
     Panel,
@@ -75,8 +75,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     predict, split = build_predict_scales(config), read_people(config)
     people = measure_people(config, predict, split)
     figures = summarize_scales(people)
-    folder = known.output or new_folder(Path(config.OUTPUT_DIR) / config.NAME) / "scale_maps"
-    facts = {**circumstances(build_devices(config)), "weights": config.TEST.MODEL_FILE}
+    folder = known.output or create_run_folder(Path(config.OUTPUT_DIR) / config.NAME) / "scale_maps"
+    facts = {**environment_info(build_devices(config)), "weights": config.TEST.MODEL_FILE}
     write_json(folder / "scales.json", {**facts, "figures": figures}, indent=1)
     write_whole(folder / "scales.csv", lambda file: file.write(format_csv(people).encode()))
     write_whole(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
@@ -244,7 +244,9 @@ def draw_sheet(
         "widths": torch.from_numpy(record.boxes[:, 2] * to_network.scale)[None],
         "mirrored": torch.zeros(1, dtype=torch.bool),
     }
-    for alpha, stride, truth in zip(alphas, output_strides(config), truths_of(config, batch)):
+    for alpha, stride, truth in zip(
+        alphas, output_strides(config), make_batch_targets(config, batch)
+    ):
         heat = truth.heatmaps[0]  # (K, h, w) as the loss draws them
         maps = (alpha.mean(0), (alpha * heat).sum(0) / heat.sum(0).clamp(min=1e-6), heat.amax(0))
         mean, own, drawn = (to_image(values, stride, to_network, image) for values in maps)

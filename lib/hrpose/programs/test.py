@@ -21,7 +21,7 @@ from hrpose.ops.files import DiskFullError
 from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, encode, read_photo, told
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.output_folder import OutputFolder
-from hrpose.programs.pictures import draw_confident
+from hrpose.programs.visual_reports import draw_confident
 from hrpose.splits import build_skeleton
 from hrpose.structures import PERSON, to_results
 

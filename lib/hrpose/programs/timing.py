@@ -23,10 +23,10 @@ from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Timer
 
-from hrpose.build_devices import PRECISIONS
-from hrpose.engine.meter import memory_in_use
+from hrpose.builders.devices import PRECISIONS
+from hrpose.engine.logger import memory_in_use
 from hrpose.ops.files import write_json
-from hrpose.programs.circumstances import circumstances
+from hrpose.programs.environment import environment_info
 
 CONFIGURED, REFERENCE = "as configured", "reference"
 Call = Callable[[], object]
@@ -280,7 +280,7 @@ def environment_of(device: torch.device, options: Mapping[str, Any]) -> dict[str
         text = Path("/proc/cpuinfo").read_text()
     model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
     return {
-        **circumstances([device]),
+        **environment_info([device]),
         "cpu": model[1].strip() if model else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),

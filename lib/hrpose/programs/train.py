@@ -1,4 +1,4 @@
-"""Train a network, watch it, and keep what it becomes."""
+"""Train a network: its run folder, evaluation, visualisations, and resuming."""
 
 from __future__ import annotations
 
@@ -16,41 +16,32 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from hrpose.build import (
-    build_evaluator,
-    build_model,
-    build_predictor,
-    load_pretrained,
-)
-from hrpose.build_devices import build_devices
-from hrpose.build_training import (
-    build_descent,
-    build_plan,
+from hrpose.build import build_evaluator, build_model, build_predictor, load_pretrained
+from hrpose.builders.devices import build_devices
+from hrpose.builders.training import (
+    build_optimizer_step,
+    build_train_config,
     build_training_loader,
-    learning_rate,
-    shares_norms,
-    with_shared_norms,
+    uses_sync_bn,
 )
-from hrpose.engine.checkpoint import load_checkpoint, load_newest
-from hrpose.engine.distributed import World, together
-from hrpose.engine.journal import Journal, Place, Silence
-from hrpose.engine.runs import Run, open_run, refuse_other
-from hrpose.engine.step import Batch
-from hrpose.engine.trackers import open_trackers
-from hrpose.engine.train import Hooks, train
-from hrpose.engine.training import Figures, Training, place_of
+from hrpose.engine.checkpoint import load_checkpoint, load_latest
+from hrpose.engine.distributed import DistInfo, distributed_context
+from hrpose.engine.logger import WRITERS, Logger, NullLogger
+from hrpose.engine.run_dir import RunDir, check_same_config, open_run_dir
+from hrpose.engine.state import Metrics, TrainState, log_position
+from hrpose.engine.trainer import Batch, Callbacks, TrainConfig, Trainer
 from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
 from hrpose.ops.files import write_json
 from hrpose.ops.image import write
-from hrpose.programs.circumstances import NOW, circumstances
 from hrpose.programs.command import command, config_parser, parsed_config
-from hrpose.programs.pictures import training_sheet
+from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
+from hrpose.programs.visual_reports import draw_training_batch
 from hrpose.splits import build_skeleton, read_split
 
-ON_THE_SPOT = (
+RUNTIME_OPTIONS = (
     "OUTPUT_DIR",
     "DEVICE",
     "WORKERS",
@@ -64,221 +55,228 @@ ON_THE_SPOT = (
     "TRAIN.KEEP_CHECKPOINTS",
     "TRAIN.MAX_LOST_STEPS",
 )
-"""Options that two starts of one training may have different, as TRAIN.RESUME."""
+"""Options that may differ between two starts of one run, as TRAIN.RESUME may."""
 
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = config_parser("Train as a config says; started again, it continues.")
     _, config = parsed_config(parser, arguments)
-    with together() as world:
-        _start(config, world)
+    with distributed_context() as dist:
+        _train(config, dist)
 
 
-def _start(config: CfgNode, world: World) -> None:
+def _train(config: CfgNode, dist: DistInfo) -> None:
     """One start of a run: from its folder to its end, or to what stops it."""
-    run = _open_run(config, world)
+    run_dir = _open_run_dir(config, dist)
     try:
-        training = prepare(config, run, world)
-        hooks = Hooks(validation(config, training), painter(config, training), _names(training))
-        plan = build_plan(config, training.descent.manner.batch)
+        state, report = build_train_state(config, run_dir, dist)
+        train_config = build_train_config(config, state.optimizer_step.config.batch_size)
+        _log_start(config, state, train_config, report)
+        validate, primary = make_validator(config, state)
+        records = state.loader.dataset.records  # type: ignore[attr-defined]
+        callbacks = Callbacks(
+            validate, primary, make_visualizer(config, state), lambda i: records[i].file_name
+        )
     except BaseException:
-        run.discard()
+        run_dir.discard()
         raise
     try:
-        train(training, plan, hooks)
-        if world.leads:
-            _finish(training)
+        metrics = Trainer(state, train_config, callbacks).train()
+        if dist.is_main:
+            _finish(state, metrics, primary)
     finally:
-        _close(training.journal)
+        with suppress(OSError):  # a full disk, which an earlier error has named
+            state.logger.close()
 
 
-def frozen_text(config: CfgNode) -> str:
-    """The config as YAML, less what may differ between two starts of one run."""
-    free = config.clone()
-    free.defrost()
-    for key in (*ON_THE_SPOT, "TRAIN.RESUME"):
+def _open_run_dir(config: CfgNode, dist: DistInfo) -> RunDir:
+    """The run folder that the main process chose; only that one holds the lock."""
+    if not dist.is_main:
+        return RunDir(*dist.broadcast(None), lock=None)  # type: ignore[misc]
+    experiment = Path(config.OUTPUT_DIR) / config.NAME
+    run_dir = open_run_dir(experiment, config_yaml(config), config.TRAIN.RESUME)
+    dist.broadcast((run_dir.folder, run_dir.resumed))
+    return run_dir
+
+
+def config_yaml(config: CfgNode) -> str:
+    """The config as YAML, without options that may differ between two starts of one run."""
+    shared = config.clone()
+    shared.defrost()
+    for key in (*RUNTIME_OPTIONS, "TRAIN.RESUME"):
         *groups, last = key.split(".")
-        del reduce(getitem, groups, free)[last]
-    return free.dump()
+        del reduce(getitem, groups, shared)[last]
+    return shared.dump()
 
 
-def _open_run(config: CfgNode, world: World) -> Run:
-    """The run that the leader chose; it alone holds the lock."""
-    if not world.leads:
-        return Run(*world.told(None), lock=None)  # type: ignore[misc]
-    folder = Path(config.OUTPUT_DIR) / config.NAME
-    run = open_run(folder, frozen_text(config), config.TRAIN.RESUME)
-    world.told((run.folder, run.continued))
-    return run
-
-
-def prepare(config: CfgNode, run: Run, world: World) -> Training:
-    """Everything that a run needs, as far as it has come."""
-    torch.manual_seed(config.TRAIN.SEED)
-    devices = build_devices(config, world)
-    warnings: list[str] = []
-    state = _state(config, run, world, warnings.append)
-    model = build_model(config)
-    report = None if state else load_pretrained(config, model)
-    model = with_shared_norms(config, model.to(devices[0]), devices, world)
-    loader = build_training_loader(config, world)
-    batch = loader.batch_sampler.batch  # type: ignore[union-attr]
-    training = Training(
-        descent=build_descent(config, model, batch, devices, world),
-        loader=loader,
-        journal=_journal(config, run, place_of(state)) if world.leads else Silence(),
-        run=run,
-        kept=kept_facts(config),
-    )
-    if state:
-        training.resume(state)
-    for warning in warnings:
-        training.journal.say(f"warning: {warning}")
-    _announce(config, training, devices, report)
-    return training
-
-
-def _state(
-    config: CfgNode, run: Run, world: World, warn: Callable[[str], None]
-) -> dict[str, Any] | None:
-    """The newest checkpoint that is whole, the same one in every process; None in a new run."""
-    if not run.continued:
-        return None
-    if world.leads:
-        path, state = load_newest(run.checkpoints, "last", warn)
-        world.told(path)
-    else:
-        state = load_checkpoint(world.told(run.last))  # the leader's choice
-    refuse_other(state["config"], frozen_text(config), f"{run.last}")
-    return state
-
-
-def _journal(config: CfgNode, run: Run, place: Place) -> Journal:
-    journal = Journal(run.folder, place)
-    facts = {"name": config.NAME, "config": frozen_text(config)}
-    journal.outlets += open_trackers(config.TRACKERS, run.folder, facts, journal.say)
-    return journal
-
-
-def validation(config: CfgNode, training: Training) -> Callable[[nn.Module, str], Figures]:
-    """A function that evaluates a network as it then is. The split is read now, to fail early."""
-    split = read_split(config, config.DATASET.VAL)
-    build_evaluator(config, split.truth)  # annotations that it refuses are refused today
-
-    def validate(network: nn.Module, name: str) -> Figures:
-        folder = training.run.folder if name == "val" else training.run.folder / name
-        predictor = build_predictor(config, network)
-        return score(config, [predictor], split, folder, training.world)
-
-    return validate
-
-
-def painter(config: CfgNode, training: Training) -> Callable[[Batch, Any], None]:
-    """A function that draws samples, their targets and what the network says."""
-
-    def draw(batch: Batch, outputs: Any) -> None:
-        name = f"training_{training.progress.epoch + 1:04d}.jpg"
-        write(training.run.folder / "pictures" / name, training_sheet(config, batch, outputs))
-
-    return draw
-
-
-def _names(training: Training) -> Callable[[int], str]:
-    """Index of a training image -> its file."""
-    records = training.loader.dataset.records  # type: ignore[attr-defined]
-    return lambda index: records[index].file_name
-
-
-def kept_facts(config: CfgNode) -> dict[str, Any]:
-    """What stands beside weights wherever they are kept."""
+def checkpoint_metadata(config: CfgNode) -> dict[str, Any]:
+    """What is stored beside weights wherever they are stored."""
     return {
-        "config": frozen_text(config),
+        "config": config_yaml(config),
         "skeleton": asdict(build_skeleton(config)),
         "convention": config.MODEL.CONVENTION,
     }
 
 
-def _announce(
-    config: CfgNode, training: Training, devices: list[torch.device], report: LoadReport | None
+# Building ------------------------------------------------------------------------------------
+
+
+def build_train_state(
+    config: CfgNode, run_dir: RunDir, dist: DistInfo
+) -> tuple[TrainState, LoadReport | None]:
+    """The state of the run, new or resumed, and what of MODEL.PRETRAINED was loaded."""
+    torch.manual_seed(config.TRAIN.SEED)
+    devices = build_devices(config, dist)
+    warnings: list[str] = []
+    checkpoint = _load_checkpoint(config, run_dir, dist, warnings.append)
+    model = build_model(config)
+    report = None if checkpoint else load_pretrained(config, model)
+    model = model.to(devices[0])
+    if uses_sync_bn(config, devices, dist):
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    loader = build_training_loader(config, dist)
+    batch = loader.batch_sampler.batch  # type: ignore[union-attr]
+    optimizer_step = build_optimizer_step(config, model, batch, devices, dist)
+    logger: Logger | NullLogger = NullLogger()
+    if dist.is_main:
+        logger = Logger(run_dir.folder, log_position(checkpoint))
+        for name in config.TRACKERS:
+            make_writer = WRITERS[name]
+            text = config_yaml(config)
+            logger.writers.append(make_writer(run_dir.folder, config.NAME, text, logger.info))
+    state = TrainState(optimizer_step, loader, logger, run_dir, checkpoint_metadata(config))
+    if checkpoint:
+        state.load_state_dict(checkpoint)
+    for warning in warnings:
+        logger.info(f"warning: {warning}")
+    return state, report
+
+
+def _load_checkpoint(
+    config: CfgNode, run_dir: RunDir, dist: DistInfo, warn: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """The newest intact checkpoint, the same one in every process; None in a new run."""
+    if not run_dir.resumed:
+        return None
+    if dist.is_main:
+        path, checkpoint = load_latest(run_dir.checkpoints, "last", warn)
+        dist.broadcast(path)
+    else:
+        checkpoint = load_checkpoint(dist.broadcast(run_dir.last))  # the main process's choice
+    check_same_config(checkpoint["config"], config_yaml(config), f"{run_dir.last}")
+    return checkpoint
+
+
+def make_validator(
+    config: CfgNode, state: TrainState
+) -> tuple[Callable[[nn.Module, str], Metrics], str]:
+    """A function that evaluates a model, and its primary metric.
+
+    The annotations are read now, so that those that cannot be evaluated are refused early.
+    """
+    split = read_split(config, config.DATASET.VAL)
+    primary = build_evaluator(config, split.truth).primary
+
+    def validate(model: nn.Module, name: str) -> Metrics:
+        run_folder = state.run_dir.folder
+        folder = run_folder if name == "val" else run_folder / name
+        return score(config, [build_predictor(config, model)], split, folder, state.dist)
+
+    return validate, primary
+
+
+def make_visualizer(config: CfgNode, state: TrainState) -> Callable[[Batch, Any], None]:
+    """A function that draws samples, their targets and the model's outputs."""
+
+    def visualize(batch: Batch, outputs: Any) -> None:
+        name = f"training_{state.progress.epoch + 1:04d}.jpg"
+        image = draw_training_batch(config, batch, outputs)
+        write(state.run_dir.folder / "pictures" / name, image)
+
+    return visualize
+
+
+# Start and end -------------------------------------------------------------------------------
+
+
+def _log_start(
+    config: CfgNode, state: TrainState, train_config: TrainConfig, report: LoadReport | None
 ) -> None:
-    """Say and keep what a reader of the results will want to know."""
-    run, world, manner = training.run, training.world, training.descent.manner
+    """Log, and write to run.json, what the results may depend on."""
+    run_dir, dist, step_config = state.run_dir, state.dist, state.optimizer_step.config
+    devices = build_devices(config, dist)
+    info = state.logger.info
     facts = {
-        **circumstances(devices),
+        **environment_info(devices),
         "seed": config.TRAIN.SEED,
-        "world_size": world.size * len(devices),
-        "processes": world.size,
-        "batch": manner.batch,
-        "passes": manner.passes,
-        "learning_rate": learning_rate(config, manner.batch),
-        "images": len(training.loader.dataset),  # type: ignore[arg-type]
-        "parameters": count_parameters(training.model),
-        "sync_bn": shares_norms(config, devices, world),
+        "world_size": dist.world_size * len(devices),
+        "processes": dist.world_size,
+        "batch": step_config.batch_size,
+        "passes": step_config.accumulation,
+        "learning_rate": train_config.lr,
+        "images": len(state.loader.dataset),  # type: ignore[arg-type]
+        "parameters": count_parameters(state.model),
+        "sync_bn": uses_sync_bn(config, devices, dist),
     }
-    say = training.journal.say
-    if world.leads:
-        _keep_facts(run, facts, say)
-    _warn(config, facts, say)
-    begun = f"continuing at epoch {training.progress.epoch + 1}" if run.continued else "new run"
-    say(f"{begun}, step {training.progress.step}, in {run.folder}")
-    if not run.continued:
-        say(str(report) if report else "MODEL.PRETRAINED is '': training from nothing")
-    say(
+    if dist.is_main:
+        _write_run_json(run_dir, facts, info)
+    _warn_of_surprises(config, facts, info)
+    begun = f"continuing at epoch {state.progress.epoch + 1}" if run_dir.resumed else "new run"
+    info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
+    if not run_dir.resumed:
+        info(str(report) if report else "MODEL.PRETRAINED is '': training from scratch")
+    info(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
-        f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {world.size} "
-        f"processes; batch {manner.batch} = {facts['world_size']} devices x {manner.passes} "
-        f"passes, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} for "
-        f"{config.TRAIN.BASE_BATCH})"
+        f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {dist.world_size} "
+        f"processes; batch {facts['batch']} = {facts['world_size']} devices x {facts['passes']} "
+        f"micro-batches, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} "
+        f"for {config.TRAIN.BASE_BATCH})"
     )
 
 
-def _warn(config: CfgNode, facts: dict[str, Any], say: Callable[[str], None]) -> None:
-    """What the user may not have meant."""
+def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[str], None]) -> None:
+    """Warn where the training is not what the options suggest."""
     options = config.TRAIN
     if facts["batch"] != options.BATCH:
-        say(
+        info(
             f"warning: there are {facts['images']} images for a TRAIN.BATCH of {options.BATCH}; a "
             f"step takes {facts['batch']}, and the learning rate follows"
         )
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
-        say("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
+        info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
     if options.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
-        say(
+        info(
             "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
             "normalises by its own images"
         )
 
 
-def _keep_facts(run: Run, facts: dict[str, Any], say: Callable[[str], None]) -> None:
-    """run.json: how the run was begun, and each time that it was continued."""
-    path = run.folder / "run.json"
+def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str], None]) -> None:
+    """run.json: how the run was started, and each time that it was resumed."""
+    path = run_dir.folder / "run.json"
     if path.exists():
-        begun = json.loads(path.read_text())
-        before = begun.get("continued", [begun])[-1]
+        first = json.loads(path.read_text())
+        before = first.get("continued", [first])[-1]
         changed = [name for name in ("world_size", "passes") if before.get(name) != facts[name]]
         if changed:
-            say(
-                f"warning: {' and '.join(changed)} changed since; batch statistics are now of "
+            info(
+                f"warning: {' and '.join(changed)} changed since; batch statistics are now over "
                 "other numbers of images"
             )
-        facts = {**begun, "continued": [*begun.get("continued", []), facts]}
+        facts = {**first, "continued": [*first.get("continued", []), facts]}
     write_json(path, facts, indent=1)
 
 
-def _close(journal: Journal | Silence) -> None:
-    """What cannot be written in the end, for want of room, has been said before."""
-    with suppress(OSError):
-        journal.close()
-
-
-def _finish(training: Training) -> None:
-    """Mark the run as finished, and print what it came to."""
-    folder, figures = training.run.folder, training.progress.figures
+def _finish(state: TrainState, metrics: dict[str, Metrics], primary: str) -> None:
+    """Mark the run as finished, and print its metrics."""
+    folder = state.run_dir.folder
     facts = json.loads((folder / "run.json").read_text())
-    ended = {"finished": time.strftime(NOW), "figures": figures["val"], "all_figures": figures}
-    write_json(folder / "run.json", facts | ended, indent=1)
-    for name, found in figures.items():
-        print(f"{name}:\n{format_table(found)}")
-    print(f"best checkpoint (AP {training.progress.best:.3f}): {training.run.best}")
-    print(f"pictures, results and journal: {folder}")
+    results = {"figures": metrics["val"], "all_figures": metrics, "primary": primary}
+    write_json(
+        folder / "run.json", {**facts, "finished": time.strftime(TIME_FORMAT), **results}, indent=1
+    )
+    for name, values in metrics.items():
+        print(f"{name}:\n{format_table(values)}")
+    print(f"best checkpoint ({primary} {state.progress.best:.3f}): {state.run_dir.best}")
+    print(f"visualisations, results and log: {folder}")

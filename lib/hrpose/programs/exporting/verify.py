@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from hrpose.build import build_evaluator
 from hrpose.data.samples import ImageDataset
-from hrpose.engine.evaluate import evaluate, one_by_one
+from hrpose.engine.evaluate import evaluate, predict_sequentially
 from hrpose.inference.onnx_predictor import Network
 from hrpose.programs.exporting.graphs import PeaksGraph, example
 from hrpose.splits import Split
@@ -96,4 +96,4 @@ def evaluate_predictor(config: CfgNode, predict: Predict, split: Split) -> dict[
     """The metrics of a predictor on a split."""
     evaluator = build_evaluator(config, split.truth)
     images = ImageDataset(split.records, split.images)
-    return evaluate(one_by_one(predict), images, evaluator)
+    return evaluate(predict_sequentially(predict), images, evaluator)

@@ -1,4 +1,4 @@
-"""The engine with a toy: it learns, can be stopped anywhere, and does nothing twice."""
+"""The training loop on a toy: it learns, and resumes exactly wherever it is interrupted."""
 
 import errno
 import json
@@ -13,16 +13,21 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from hrpose.data.loaders import ResumableBatchSampler
-from hrpose.engine.checkpoint import load_checkpoint, load_newest
-from hrpose.engine.descent import Descent, Manner
-from hrpose.engine.distributed import World
-from hrpose.engine.evaluate import evaluate, one_by_one
-from hrpose.engine.journal import Journal
+from hrpose.engine.checkpoint import load_checkpoint, load_latest
+from hrpose.engine.distributed import DistInfo
+from hrpose.engine.evaluate import evaluate, predict_sequentially
+from hrpose.engine.logger import Logger
 from hrpose.engine.optim import multistep
-from hrpose.engine.runs import open_run
-from hrpose.engine.step import TrainStep
-from hrpose.engine.train import Hooks, Plan, train
-from hrpose.engine.training import Training, place_of
+from hrpose.engine.run_dir import open_run_dir
+from hrpose.engine.state import TrainState, log_position
+from hrpose.engine.trainer import (
+    Callbacks,
+    OptimizerStep,
+    StepConfig,
+    TrainConfig,
+    Trainer,
+    TrainStep,
+)
 from hrpose.structures import Terms
 
 IMAGES, BATCH, EPOCHS = 14, 4, 3
@@ -96,74 +101,77 @@ def toy_loss(outputs, batch):
 CPU = [torch.device("cpu")]
 
 
-class Workshop:
-    """One start of a run in `folder`; the next start continues it."""
+class Start:
+    """One start of a run in `folder`; the next start resumes it."""
 
-    def __init__(self, folder, strike=NEVER, loss=toy_loss, aps=APS, manner=Manner(BATCH), **plan):  # noqa: B008
-        self.drawn, self.asked, self.aps, self.warnings = [], [], aps, []
+    def __init__(self, folder, strike=NEVER, loss=toy_loss, aps=APS, **options):
+        self.drawn, self.evaluated, self.aps, self.warnings = [], [], aps, []
         self.strike = strike
         torch.manual_seed(0)
         model = Toy(strike)
         batches = ResumableBatchSampler(IMAGES, BATCH, seed=1)
         loader = DataLoader(Noise(strike), batch_sampler=batches, collate_fn=collate)
-        run = open_run(folder, "config", "auto")
-        state = None
-        if run.continued:
-            _, state = load_newest(run.checkpoints, "last", self.warnings.append)
-        step = TrainStep(lambda images: images * 2, model, loss)
+        run_dir = open_run_dir(folder, "config", "auto")
+        checkpoint = None
+        if run_dir.resumed:
+            _, checkpoint = load_latest(run_dir.checkpoints, "last", self.warnings.append)
+        train_step = TrainStep(lambda images: images * 2, model, loss)
         optimizer = torch.optim.Adam(model.parameters(), lr=1.0, fused=True)
-        self.training = Training(
-            descent=Descent(step, optimizer, manner, World(), CPU),
+        self.state = TrainState(
+            optimizer_step=OptimizerStep(train_step, optimizer, StepConfig(BATCH), DistInfo(), CPU),
             loader=loader,
-            journal=Journal(run.folder, place_of(state)),
-            run=run,
-            kept={"config": "config", "joints": ["nose"]},
+            logger=Logger(run_dir.folder, log_position(checkpoint)),
+            run_dir=run_dir,
+            metadata={"config": "config", "joints": ["nose"]},
         )
-        if state:
-            self.training.resume(state)
-        usual = {"print_every": 2, "validate_every": 1, "pictures_every": 2}
+        if checkpoint:
+            self.state.load_state_dict(checkpoint)
+        usual = {"log_every": 2, "validate_every": 1, "visualize_every": 2}
         schedule = lambda epoch: multistep(epoch, (1.5,), 0.5)  # noqa: E731
-        self.plan = Plan(EPOCHS, 0.01, schedule, **{**usual, **plan})
+        self.config = TrainConfig(EPOCHS, 0.01, schedule, **{**usual, **options})
 
-    def validate(self, network, name):
+    primary = "AP"
+
+    def validate(self, model, name):
         self.strike("validate")
-        network.eval()
-        epoch = self.training.progress.epoch
-        self.asked.append(epoch)
+        model.eval()
+        epoch = self.state.progress.epoch
+        self.evaluated.append(epoch)
         return {"AP": self.aps[epoch], "AR": 0.5}
 
-    def draw(self, batch, outputs):
+    def visualize(self, batch, outputs):
         self.strike("draw")
-        self.drawn.append((self.training.progress.epoch, batch["index"].tolist(), outputs.shape))
+        self.drawn.append((self.state.progress.epoch, batch["index"].tolist(), outputs.shape))
 
-    def work(self):
+    def run(self):
         try:
-            hooks = Hooks(self.validate, self.draw, lambda index: f"{index}.jpg")
-            return train(self.training, self.plan, hooks)
+            image_name = lambda index: f"{index}.jpg"  # noqa: E731
+            callbacks = Callbacks(self.validate, self.primary, self.visualize, image_name)
+            return Trainer(self.state, self.config, callbacks).train()
         finally:
-            self.training.run.lock.close()
-            self.training.journal.close()
+            self.state.run_dir.lock.close()
+            self.state.logger.close()
 
     @property
     def last(self):
-        """All but the journal's size, in which there are times."""
-        state = load_checkpoint(self.training.run.last)
-        return {key: value for key, value in state.items() if key != "journal"}
+        """All but the size of the log, in which there are times."""
+        checkpoint = load_checkpoint(self.state.run_dir.last)
+        return {key: value for key, value in checkpoint.items() if key != "journal"}
 
     @property
     def best(self):
-        return load_checkpoint(self.training.run.best)
+        return load_checkpoint(self.state.run_dir.best)
 
     @property
     def lines(self):
-        text = (self.training.run.folder / "metrics.jsonl").read_text()
+        text = (self.state.run_dir.folder / "metrics.jsonl").read_text()
         return [json.loads(line) for line in text.splitlines()]
 
 
-def losses(workshop):
-    """What the journal has of every step, but for how fast it was."""
+def losses(start):
+    """The logged metrics, without those that depend on the clock."""
     timed = ("images/s", "data_wait", "memory", "eta")
-    return [{k: v for k, v in line.items() if k not in timed} for line in workshop.lines]
+    return [{k: v for k, v in line.items() if k not in timed} for line in start.lines]
 
 
 def same(a, b):
@@ -179,33 +187,42 @@ def same(a, b):
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """A run from its beginning to its end."""
-    workshop = Workshop(tmp_path_factory.mktemp("whole"))
-    workshop.figures = workshop.work()
-    return workshop
+    start = Start(tmp_path_factory.mktemp("whole"))
+    start.metrics = start.run()
+    return start
 
 
 # The loop ---------------------------------------------------------------------------------------
 
 
-def test_it_goes_through_the_plan(whole):
+def test_it_trains_all_epochs(whole):
     assert whole.last["progress"] == {
         "epoch": EPOCHS, "batch": 0, "step": EPOCHS * STEPS, "lost": 0, "best": 0.6,
         "figures": {"val": {"AP": 0.4, "AR": 0.5}},
     }  # fmt: skip
-    assert whole.asked == [0, 1, 2]
-    assert whole.figures == {"val": {"AP": 0.4, "AR": 0.5}}
+    assert whole.evaluated == [0, 1, 2]
+    assert whole.metrics == {"val": {"AP": 0.4, "AR": 0.5}}
     assert whole.last["config"] == whole.best["config"] == "config"
     assert whole.last["joints"] == ["nose"]
 
 
-def test_it_learns_in_training_mode_and_looks_in_evaluation_mode(whole):
-    modes = whole.training.model.modes
+def test_the_names_in_a_checkpoint_are_those_of_older_ones(whole):
+    checkpoint = load_checkpoint(whole.state.run_dir.last)
+    assert checkpoint.keys() == {
+        "model", "optimizer", "scaler", "progress", "meter", "journal", "config", "joints",
+    }  # fmt: skip
+    assert checkpoint["meter"].keys() == {"sums", "counts", "steps", "lost", "culprits"}
+    assert whole.best.keys() == {"model", "network", "figures", "config", "joints"}
+
+
+def test_it_trains_in_training_mode_and_visualizes_in_evaluation_mode(whole):
+    modes = whole.state.model.modes
     trained = [mode for mode in modes if mode[0]]
     assert trained == [(True, BATCH, False)] * (EPOCHS * STEPS)
     assert [mode for mode in modes if not mode[0]] == [(False, BATCH, True)] * 2
 
 
-def test_it_draws_the_first_batch_of_every_second_epoch(whole):
+def test_it_visualizes_the_first_batch_of_every_second_epoch(whole):
     assert [epoch for epoch, *_ in whole.drawn] == [0, 2]
     for epoch, indices, shape in whole.drawn:
         batches = ResumableBatchSampler(IMAGES, BATCH, seed=1)
@@ -219,7 +236,7 @@ def test_the_loss_falls(whole):
     assert losses[-1] < 0.85 * losses[0]
 
 
-def test_the_journal_has_every_second_step_and_the_end_of_every_epoch(whole):
+def test_the_log_has_every_second_step_and_the_end_of_every_epoch(whole):
     trained = [line for line in whole.lines if "loss" in line]
     assert [line["step"] for line in trained] == [2, 3, 4, 6, 8, 9]
     assert [line["epoch"] for line in trained] == pytest.approx([2 / 3, 1, 4 / 3, 2, 8 / 3, 3])
@@ -264,10 +281,10 @@ def test_a_step_gives_every_term_of_every_image():
     "every, asked", [(1, [0, 1, 2]), (2, [1, 2]), (3, [2]), (10, [2]), (0, [2])]
 )
 def test_the_last_epoch_is_always_evaluated(tmp_path, every, asked):
-    workshop = Workshop(tmp_path, validate_every=every, pictures_every=0)
-    assert workshop.work()["val"]["AP"] == APS[2]
-    assert workshop.asked == asked
-    assert workshop.drawn == []
+    start = Start(tmp_path, validate_every=every, visualize_every=0)
+    assert start.run()["val"]["AP"] == APS[2]
+    assert start.evaluated == asked
+    assert start.drawn == []
 
 
 # The best ---------------------------------------------------------------------------------------
@@ -277,20 +294,33 @@ def test_the_last_epoch_is_always_evaluated(tmp_path, every, asked):
     "aps, best", [((0.2, 0.6, 0.4), 1), ((0.6, 0.6, 0.4), 0), ((0, 0.1, 0.3), 2)]
 )
 def test_the_best_is_the_best_by_ap_and_the_first_of_equals(tmp_path, aps, best):
-    workshop = Workshop(tmp_path, aps=aps)
+    start = Start(tmp_path, aps=aps)
     models = []
-    validate = workshop.validate
+    validate = start.validate
 
     def remember(network, name):
-        models.append({k: v.clone() for k, v in workshop.training.model.state_dict().items()})
+        models.append({k: v.clone() for k, v in start.state.model.state_dict().items()})
         return validate(network, name)
 
-    workshop.validate = remember
-    workshop.work()
-    assert workshop.best["figures"]["AP"] == aps[best]
-    assert same(workshop.best["model"], models[best])
+    start.validate = remember
+    start.run()
+    assert start.best["figures"]["AP"] == aps[best]
+    assert same(start.best["model"], models[best])
     assert not same(models[0], models[1])
-    assert workshop.last["progress"]["best"] == max(aps)
+    assert start.last["progress"]["best"] == max(aps)
+
+
+def test_the_best_is_by_the_primary_metric_whatever_its_name(tmp_path):
+    class Pck(Start):
+        primary = "PCK"
+
+        def validate(self, model, name):
+            return {"AP": 1 - super().validate(model, name)["AP"], "PCK": APS[self.evaluated[-1]]}
+
+    start = Pck(tmp_path)
+    start.run()
+    assert start.best["figures"] == {"AP": 0.4, "PCK": 0.6}
+    assert start.last["progress"]["best"] == 0.6
 
 
 # Interruptions ----------------------------------------------------------------------------------
@@ -312,17 +342,17 @@ ELSEWHERE = [
 def test_interrupted_anywhere_and_continued_it_is_as_if_nothing_had_been(
     tmp_path, whole, kind, number, blow
 ):
-    interrupted = Workshop(tmp_path, Strike(kind, number, blow))
+    interrupted = Start(tmp_path, Strike(kind, number, blow))
     with pytest.raises(KeyboardInterrupt):
-        interrupted.work()
-    folder = interrupted.training.run.folder
+        interrupted.run()
+    folder = interrupted.state.run_dir.folder
     assert "stopped" in (folder / "log.txt").read_text()
-    continued = Workshop(tmp_path)
-    assert continued.training.run.continued
-    assert continued.training.run.folder == folder
+    continued = Start(tmp_path)
+    assert continued.state.run_dir.resumed
+    assert continued.state.run_dir.folder == folder
     if kind == "step":
-        assert continued.training.progress.step == number  # the step was finished, and no more
-    continued.work()
+        assert continued.state.progress.step == number  # the step was finished, and no more
+    continued.run()
     assert same(continued.last, whole.last)
     assert same(continued.best, whole.best)
     assert losses(continued) == losses(whole)
@@ -331,9 +361,9 @@ def test_interrupted_anywhere_and_continued_it_is_as_if_nothing_had_been(
 def test_interrupted_many_times(tmp_path, whole):
     for _ in range(EPOCHS * STEPS):
         with pytest.raises(KeyboardInterrupt):
-            Workshop(tmp_path, Strike("step", 1, press_ctrl_c)).work()
-    final = Workshop(tmp_path)
-    final.work()
+            Start(tmp_path, Strike("step", 1, press_ctrl_c)).run()
+    final = Start(tmp_path)
+    final.run()
     assert same(final.last, whole.last)
     assert len(list(tmp_path.iterdir())) == 1
 
@@ -349,15 +379,15 @@ def test_interrupted_while_saving(tmp_path, whole, monkeypatch, number):
             raise KeyboardInterrupt
         save(state, file)
 
-    workshop = Workshop(tmp_path)
+    start = Start(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", interrupted_save)
         with pytest.raises(KeyboardInterrupt):
-            workshop.work()
-    Workshop(tmp_path).work()
-    assert same(workshop.last, whole.last)
-    assert workshop.training.run.best.is_file()
-    assert same(workshop.best, whole.best)
+            start.run()
+    Start(tmp_path).run()
+    assert same(start.last, whole.last)
+    assert start.state.run_dir.best.is_file()
+    assert same(start.best, whole.best)
 
 
 def test_killed_without_warning_it_goes_on_from_the_last_epoch(tmp_path, whole, monkeypatch):
@@ -367,13 +397,13 @@ def test_killed_without_warning_it_goes_on_from_the_last_epoch(tmp_path, whole, 
     def kill():
         raise Killed
 
-    workshop = Workshop(tmp_path, Strike("step", 5, kill))
+    start = Start(tmp_path, Strike("step", 5, kill))
     with monkeypatch.context() as dead, pytest.raises(Killed):
-        dead.setattr("hrpose.engine.train._rescue", lambda *_: None)
-        workshop.work()
-    continued = Workshop(tmp_path)
-    assert continued.training.progress.step == STEPS
-    continued.work()
+        dead.setattr(Trainer, "_save_interrupted", lambda self: None)
+        start.run()
+    continued = Start(tmp_path)
+    assert continued.state.progress.step == STEPS
+    continued.run()
     assert same(continued.last, whole.last)
     assert same(continued.best, whole.best)
 
@@ -405,108 +435,110 @@ def indices_of(step):
     return [index for _, index in list(batches)[(step - 1) % STEPS]]
 
 
-def test_a_loss_that_is_no_number_costs_its_step_and_names_its_image(tmp_path):
+def test_a_non_finite_loss_skips_its_step_and_names_its_image(tmp_path):
     """Weights, statistics and Adam's memory are as if the fifth step had not been."""
-    workshop = Workshop(tmp_path, loss=nan_in(5), pictures_every=0, keep=9)
-    workshop.work()
+    start = Start(tmp_path, loss=nan_in(5), visualize_every=0, keep_checkpoints=9)
+    start.run()
     before, after = (
-        load_checkpoint(workshop.training.run.checkpoints / f"last_{step:09d}.pth")
-        for step in (3, 9)
+        load_checkpoint(start.state.run_dir.checkpoints / f"last_{step:09d}.pth") for step in (3, 9)
     )
     assert all_finite(after)
     assert after["optimizer"]["state"][0]["step"] == 8
     name = f"{indices_of(5)[1]}.jpg"
-    log = (workshop.training.run.folder / "log.txt").read_text()
+    log = (start.state.run_dir.folder / "log.txt").read_text()
     assert "1 steps up to step 6 were skipped, 1 in this epoch" in log
     assert f"Images: {name}\n" in log
     assert before["progress"]["lost"] == after["progress"]["lost"] == 0  # counted by the epoch
 
 
 def test_a_skipped_step_leaves_everything_bit_for_bit(tmp_path):
-    workshop = Workshop(tmp_path, loss=nan_in(2), save_steps=1, print_every=100, keep=9)
-    workshop.work()
+    start = Start(tmp_path, loss=nan_in(2), save_steps=1, log_every=100, keep_checkpoints=9)
+    start.run()
     first, second = (
-        load_checkpoint(workshop.training.run.checkpoints / f"last_{step:09d}.pth")
-        for step in (1, 2)
+        load_checkpoint(start.state.run_dir.checkpoints / f"last_{step:09d}.pth") for step in (1, 2)
     )
     assert same(first["model"], second["model"])
     states = [state["optimizer"]["state"] for state in (first, second)]
     assert same(*states)
 
 
-def test_what_is_no_number_does_not_enter_the_journal_means(tmp_path):
-    workshop = Workshop(tmp_path, loss=nan_in(2), print_every=2, pictures_every=0)
-    workshop.work()
-    line = workshop.lines[0]
+def test_non_finite_losses_do_not_enter_the_logged_means(tmp_path):
+    start = Start(tmp_path, loss=nan_in(2), log_every=2, visualize_every=0)
+    start.run()
+    line = start.lines[0]
     assert line["step"] == 2
     assert math.isfinite(line["loss"]) and math.isfinite(line["near"])
 
 
-@pytest.mark.parametrize("print_every", [1, 2, 100])
-def test_too_many_losses_that_are_no_number_end_the_run(tmp_path, print_every):
-    workshop = Workshop(
-        tmp_path, loss=nan_in(*range(5, 99)), print_every=print_every, pictures_every=0, most_lost=1
+@pytest.mark.parametrize("log_every", [1, 2, 100])
+def test_too_many_non_finite_losses_end_the_run(tmp_path, log_every):
+    start = Start(
+        tmp_path,
+        loss=nan_in(*range(5, 99)),
+        log_every=log_every,
+        visualize_every=0,
+        max_nonfinite_steps=1,
     )
     with pytest.raises(FloatingPointError, match=r"step [56].*TRAIN\.MAX_LOST_STEPS.*TRAIN\.LR"):
-        workshop.work()
-    assert workshop.last["progress"]["step"] in (5, 6)
-    assert all_finite(workshop.last)
+        start.run()
+    assert start.last["progress"]["step"] in (5, 6)
+    assert all_finite(start.last)
 
 
-def test_lost_steps_and_their_images_survive_an_interruption(tmp_path):
-    """The fifth step is skipped, nobody has looked yet, and Ctrl-C comes in the same step."""
+def test_skipped_steps_and_their_images_survive_an_interruption(tmp_path):
+    """The fifth step is skipped and not logged yet, and Ctrl-C comes in the same step."""
     strike = Strike("step", 5, press_ctrl_c)
-    workshop = Workshop(tmp_path, strike, nan_in(5), print_every=100, pictures_every=0)
+    start = Start(tmp_path, strike, nan_in(5), log_every=100, visualize_every=0)
     with pytest.raises(KeyboardInterrupt):
-        workshop.work()
-    continued = Workshop(tmp_path, print_every=100, pictures_every=0)
-    continued.work()
-    log = (workshop.training.run.folder / "log.txt").read_text()
+        start.run()
+    continued = Start(tmp_path, log_every=100, visualize_every=0)
+    continued.run()
+    log = (start.state.run_dir.folder / "log.txt").read_text()
     assert "1 steps up to step 6 were skipped, 1 in this epoch" in log
     assert f"Images: {indices_of(5)[1]}.jpg" in log
 
 
-def test_a_network_past_saving_is_not_saved(tmp_path):
-    workshop = Workshop(tmp_path, Strike("step", 5, lambda: spoil(workshop)), pictures_every=0)
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    start = Start(tmp_path, Strike("step", 5, lambda: spoil(start)), visualize_every=0)
     with pytest.raises(FloatingPointError, match="not finite"):
-        workshop.work()
-    assert workshop.last["progress"]["step"] == STEPS
-    assert all_finite(workshop.last)
+        start.run()
+    assert start.last["progress"]["step"] == STEPS
+    assert all_finite(start.last)
 
 
-def spoil(workshop):
+def spoil(start):
     with torch.no_grad():
-        next(workshop.training.model.parameters()).fill_(math.nan)
+        next(start.state.model.parameters()).fill_(math.nan)
 
 
 def test_a_full_disk_stops_the_run_and_leaves_what_was_there(tmp_path, monkeypatch, capsys):
     def full(path, write):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    workshop = Workshop(tmp_path, Strike("step", 5, lambda: fill()), save_steps=1, pictures_every=0)
+    start = Start(tmp_path, Strike("step", 5, lambda: fill()), save_steps=1, visualize_every=0)
 
     def fill():
         monkeypatch.setattr("hrpose.engine.checkpoint.write_whole", full)
 
     with pytest.raises(OSError, match=r"No space left.*make room"):
-        workshop.work()
+        start.run()
     assert "are as before" in capsys.readouterr().out
     monkeypatch.undo()
-    assert workshop.last["progress"]["step"] == 4
-    Workshop(tmp_path, save_steps=1, pictures_every=0).work()
-    assert workshop.last["progress"]["step"] == EPOCHS * STEPS
+    assert start.last["progress"]["step"] == 4
+    Start(tmp_path, save_steps=1, visualize_every=0).run()
+    assert start.last["progress"]["step"] == EPOCHS * STEPS
 
 
 def test_an_error_is_not_swallowed_and_costs_no_step(tmp_path, whole):
     def fail():
         raise RuntimeError("out of memory")
 
-    workshop = Workshop(tmp_path, Strike("step", 5, fail))
+    start = Start(tmp_path, Strike("step", 5, fail))
     with pytest.raises(RuntimeError, match="out of memory"):
-        workshop.work()
-    assert workshop.last["progress"]["step"] == 4
-    continued = Workshop(tmp_path)
-    continued.work()
+        start.run()
+    assert start.last["progress"]["step"] == 4
+    continued = Start(tmp_path)
+    continued.run()
     assert same(continued.last, whole.last)  # running statistics of the broken step included
 
 
@@ -526,5 +558,5 @@ def test_evaluate_hands_every_pose_to_the_evaluator():
 
     evaluator = Evaluator()
     images = [(7, "an image"), (9, "another")]
-    assert evaluate(one_by_one(str.upper), images, evaluator) == {"AP": 2}
+    assert evaluate(predict_sequentially(str.upper), images, evaluator) == {"AP": 2}
     assert evaluator.added == [(7, "AN IMAGE"), (9, "ANOTHER")]

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from hrpose.engine.runs import is_unfinished, open_run
+from hrpose.engine.run_dir import is_unfinished, open_run_dir
 
 CONFIG = "TRAIN:\n  LR: 0.001\n"
 
@@ -18,7 +18,7 @@ def start(tmp_path):
     """Start a run, bring it as far as asked, and let go of it."""
 
     def make(config=CONFIG, saved=True, finished=False, held=False):
-        run = open_run(tmp_path, config, "never")
+        run = open_run_dir(tmp_path, config, "never")
         if saved:
             run.last.parent.mkdir()
             run.last.write_bytes(b"")
@@ -38,8 +38,8 @@ def start(tmp_path):
 
 
 def test_a_new_run_has_its_folder_and_config(tmp_path):
-    run = open_run(tmp_path / "a" / "b", CONFIG, "auto")
-    assert not run.continued
+    run = open_run_dir(tmp_path / "a" / "b", CONFIG, "auto")
+    assert not run.resumed
     assert run.folder.parent == tmp_path / "a" / "b"
     assert (run.folder / "config.yaml").read_text() == CONFIG
     assert run.last.parent == run.best.parent == run.folder / "checkpoints"
@@ -47,7 +47,7 @@ def test_a_new_run_has_its_folder_and_config(tmp_path):
 
 
 def test_runs_of_the_same_second_have_folders_of_their_own(tmp_path):
-    runs = [open_run(tmp_path, CONFIG, "never") for _ in range(4)]
+    runs = [open_run_dir(tmp_path, CONFIG, "never") for _ in range(4)]
     assert len({run.folder for run in runs}) == 4
 
 
@@ -57,8 +57,8 @@ def test_auto_continues_the_newest_that_is_unfinished(start, tmp_path):
     start(finished=True)
     start(saved=False)
     start(config="TRAIN:\n  LR: 0.002\n")
-    run = open_run(tmp_path, CONFIG, "auto")
-    assert run.continued
+    run = open_run_dir(tmp_path, CONFIG, "auto")
+    assert run.resumed
     assert run.folder == newer.folder
 
 
@@ -67,16 +67,16 @@ def test_auto_continues_the_newest_that_is_unfinished(start, tmp_path):
 )
 def test_auto_starts_anew_where_nothing_can_be_continued(start, tmp_path, state):
     other = start(**state)
-    run = open_run(tmp_path, CONFIG, "auto")
-    assert not run.continued
+    run = open_run_dir(tmp_path, CONFIG, "auto")
+    assert not run.resumed
     assert run.folder != other.folder
     assert other.lock.closed != state.get("held", False)
 
 
 def test_never_starts_anew(start, tmp_path):
     other = start()
-    run = open_run(tmp_path, CONFIG, "never")
-    assert not run.continued
+    run = open_run_dir(tmp_path, CONFIG, "never")
+    assert not run.resumed
     assert run.folder != other.folder
 
 
@@ -87,8 +87,8 @@ def test_a_run_without_record_of_its_end_is_unfinished(start):
 def test_a_named_folder_is_continued_finished_or_not(start, tmp_path):
     for finished in (False, True):
         folder = start(finished=finished).folder
-        run = open_run(tmp_path, CONFIG, str(folder))
-        assert run.continued
+        run = open_run_dir(tmp_path, CONFIG, str(folder))
+        assert run.resumed
         assert run.folder == folder
         run.lock.close()
 
@@ -97,39 +97,39 @@ def test_a_named_folder_is_continued_finished_or_not(start, tmp_path):
 def test_configs_are_compared_by_value_not_by_how_they_are_written(start, tmp_path, same):
     """YAML writes values that two options share in another way than equal ones."""
     run = start(CONFIG)
-    assert open_run(tmp_path, same, "auto").folder == run.folder
+    assert open_run_dir(tmp_path, same, "auto").folder == run.folder
 
 
 @pytest.mark.parametrize("damaged", ["", "TRAIN: [", "half a wo"])
 def test_a_run_whose_config_is_damaged_is_left_alone(start, tmp_path, damaged):
     run = start(CONFIG)
     (run.folder / "config.yaml").write_text(damaged)
-    assert open_run(tmp_path, CONFIG, "auto").folder != run.folder
+    assert open_run_dir(tmp_path, CONFIG, "auto").folder != run.folder
 
 
 def test_a_named_folder_that_does_not_fit_is_refused(start, tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        open_run(tmp_path, CONFIG, str(tmp_path / "nowhere"))
+        open_run_dir(tmp_path, CONFIG, str(tmp_path / "nowhere"))
     with pytest.raises(FileNotFoundError, match=r"last\.pth"):
-        open_run(tmp_path, CONFIG, str(start(saved=False).folder))
+        open_run_dir(tmp_path, CONFIG, str(start(saved=False).folder))
     with pytest.raises(ValueError, match="another config"):
-        open_run(tmp_path, CONFIG, str(start(config="X: 1\n").folder))
+        open_run_dir(tmp_path, CONFIG, str(start(config="X: 1\n").folder))
     with pytest.raises(ValueError, match="another process"):
         held = start(held=True)
-        open_run(tmp_path, CONFIG, str(held.folder))
+        open_run_dir(tmp_path, CONFIG, str(held.folder))
 
 
 def test_a_continued_run_is_held(start, tmp_path):
     start()
-    first = open_run(tmp_path, CONFIG, "auto")
-    second = open_run(tmp_path, CONFIG, "auto")
-    assert first.continued
-    assert not second.continued
+    first = open_run_dir(tmp_path, CONFIG, "auto")
+    second = open_run_dir(tmp_path, CONFIG, "auto")
+    assert first.resumed
+    assert not second.resumed
     assert second.folder != first.folder
 
 
 def _hold(folder, config, ready):
-    run = open_run(folder, config, "auto")
+    run = open_run_dir(folder, config, "auto")
     ready.put(str(run.folder))
     time.sleep(60)
 
@@ -142,18 +142,18 @@ def test_a_killed_process_lets_go(start, tmp_path):
     holder.start()
     try:
         assert ready.get() == str(wanted)
-        assert not open_run(tmp_path, CONFIG, "auto").continued
+        assert not open_run_dir(tmp_path, CONFIG, "auto").resumed
     finally:
         os.kill(holder.pid, signal.SIGKILL)
         holder.join()
-    run = open_run(tmp_path, CONFIG, "auto")
-    assert run.continued
+    run = open_run_dir(tmp_path, CONFIG, "auto")
+    assert run.resumed
     assert run.folder == wanted
 
 
 def test_who_asks_in_vain_leaves_the_holders_mark(start, tmp_path):
     held = start(held=True)
     before = (held.folder / ".lock").read_text()
-    open_run(tmp_path, CONFIG, "auto")
+    open_run_dir(tmp_path, CONFIG, "auto")
     assert before == str(os.getpid())
     assert (held.folder / ".lock").read_text() == before

@@ -1,0 +1,1 @@
+"""Builders: where names in a config become objects."""

@@ -1,0 +1,128 @@
+"""What the options of TRAIN build, from the batches to the configuration of the loop."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from yacs.config import CfgNode
+
+from hrpose.build import AUGMENTATIONS, build_loss, pick
+from hrpose.builders.devices import PRECISIONS
+from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
+from hrpose.data.samples import BottomUpDataset
+from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
+from hrpose.engine.optim import (
+    OPTIMIZERS,
+    SCHEDULES,
+    Schedule,
+    parameter_groups,
+    scale_learning_rate,
+)
+from hrpose.engine.trainer import (
+    OptimizerStep,
+    PrecisionConfig,
+    StepConfig,
+    TrainConfig,
+    TrainStep,
+)
+from hrpose.models.blocks import enable_activation_checkpointing
+from hrpose.ops.normalize import normalize
+from hrpose.splits import read_split
+
+
+def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> TrainingLoader:
+    """This process's share of augmented batches; images with a crowd annotation count too."""
+    split = read_split(config, config.DATASET.TRAIN)
+    annotated = [record for record in split.records if record.annotated]
+    steps = [
+        pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config)
+        for name in config.DATASET.AUGMENTATIONS
+    ]
+    dataset = BottomUpDataset(annotated, split.images, steps, config.TRAIN.SEED)
+    if config.TRAIN.BATCH % dist.world_size:
+        raise ValueError(
+            f"TRAIN.BATCH {config.TRAIN.BATCH} cannot be shared equally by {dist.world_size} "
+            "processes; use a multiple"
+        )
+    train = config.TRAIN
+    batches = ResumableBatchSampler(
+        len(dataset), train.BATCH, train.SEED, dist.rank, dist.world_size
+    )
+    return TrainingLoader(dataset, batches, config.WORKERS)
+
+
+def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
+    """Preprocessing, the model and its losses; activation checkpointing is set in the model."""
+    options = config.TRAIN
+    if options.RECOMPUTE:
+        enable_activation_checkpointing(model)
+    memory_format = torch.channels_last if options.CHANNELS_LAST else torch.contiguous_format
+    precision = PrecisionConfig(PRECISIONS[options.PRECISION], memory_format, options.COMPILE)
+    return TrainStep(normalize, model, build_loss(config), precision)
+
+
+def build_optimizer_step(
+    config: CfgNode,
+    model: nn.Module,
+    batch: int,
+    devices: list[torch.device],
+    dist: DistInfo = SINGLE_PROCESS,
+) -> OptimizerStep:
+    """Steps of `batch` images over all processes. The model must be on the first device."""
+    options = config.TRAIN
+    if options.COMPILE and len(devices) > 1:
+        raise ValueError(
+            "TRAIN.COMPILE compiles for one GPU: start one process for each with torchrun, or "
+            "leave it out"
+        )
+    at_once = options.IMAGES_PER_DEVICE * len(devices)
+    accumulation = math.ceil(batch / dist.world_size / at_once) if at_once else 1
+    step_config = StepConfig(batch, accumulation, options.CLIP_NORM, options.SEED, options.EMA)
+    train_step, optimizer = build_train_step(config, model), build_optimizer(config, model)
+    return OptimizerStep(train_step, optimizer, step_config, dist, devices)
+
+
+def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
+    options = config.TRAIN
+    make = pick(OPTIMIZERS, options.OPTIMIZER, "TRAIN.OPTIMIZER")
+    groups = parameter_groups(model, options.WEIGHT_DECAY)
+    return make(groups, lr=options.LR, momentum=options.MOMENTUM)
+
+
+def build_schedule(config: CfgNode) -> Schedule:
+    options = config.TRAIN
+    return partial(
+        pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE"),
+        milestones=options.MILESTONES,
+        drop=options.DROP,
+        warmup=options.WARMUP,
+        epochs=options.EPOCHS,
+        first_cycle=options.FIRST_CYCLE,
+        cycle_growth=options.CYCLE_GROWTH,
+    )
+
+
+def build_train_config(config: CfgNode, batch: int) -> TrainConfig:
+    """The loop's configuration for steps of `batch` images, which the learning rate follows."""
+    options = config.TRAIN
+    return TrainConfig(
+        epochs=options.EPOCHS,
+        lr=scale_learning_rate(options.LR, batch, options.BASE_BATCH, options.LR_SCALING),
+        schedule=build_schedule(config),
+        log_every=config.PRINT_FREQ,
+        validate_every=options.VALIDATE_EVERY,
+        visualize_every=options.PICTURES_EVERY,
+        save_minutes=options.SAVE_MINUTES,
+        save_steps=options.SAVE_STEPS,
+        keep_checkpoints=options.KEEP_CHECKPOINTS,
+        max_nonfinite_steps=options.MAX_LOST_STEPS,
+    )
+
+
+def uses_sync_bn(config: CfgNode, devices: list[torch.device], dist: DistInfo) -> bool:
+    """Whether TRAIN.SYNC_BN takes effect: only with one process for each GPU."""
+    return config.TRAIN.SYNC_BN and dist.world_size > 1 and devices[0].type == "cuda"

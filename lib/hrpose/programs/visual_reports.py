@@ -1,0 +1,126 @@
+"""Images that programs write for inspection: training samples, targets, and predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+from torch import Tensor
+from torch.utils.data import Sampler
+from yacs.config import CfgNode
+
+from hrpose.build import build_targets, output_strides
+from hrpose.builders.training import build_training_loader
+from hrpose.data.samples import BottomUpDataset, read_sample
+from hrpose.losses.combine import Targets, make_targets
+from hrpose.ops.image import write
+from hrpose.skeletons import Skeleton
+from hrpose.splits import Split, build_skeleton
+from hrpose.structures import Poses, ScaleOutput
+from hrpose.visualize import (
+    draw_heatmaps,
+    draw_mask,
+    draw_poses,
+    draw_tags,
+    side_by_side,
+    titled,
+)
+
+IMAGES = 8
+"""How many images or samples are drawn."""
+
+
+def save_predictions(
+    config: CfgNode,
+    predict: Callable[[tuple[np.ndarray, np.ndarray]], Poses],
+    split: Split,
+    folder: Path,
+) -> None:
+    """Draw ground truth and predictions side by side, on the first images with people.
+
+    predict: (image, its annotated joints) -> poses
+    """
+    skeleton = build_skeleton(config)
+    for record in islice((each for each in split.records if len(each.joints)), IMAGES):
+        image = read_sample(record, split.images).image
+        truth = titled(draw_poses(image, record.joints, skeleton), "truth")
+        poses = predict((image, record.joints))
+        drawn = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
+        write(
+            folder / f"prediction_{record.image_id}.jpg",
+            side_by_side([truth, titled(drawn, "prediction")]),
+        )
+
+
+def draw_confident(
+    image: np.ndarray, poses: Poses, skeleton: Skeleton, threshold: float
+) -> np.ndarray:
+    """The image with the people, and of these the joints, whose score is above the threshold."""
+    people = poses.joints[poses.scores > threshold]
+    return draw_poses(image, people, skeleton, threshold)
+
+
+def draw_training_batch(
+    config: CfgNode, batch: Mapping[str, Tensor], outputs: Sequence[ScaleOutput]
+) -> np.ndarray:
+    """A row for each sample: itself; target and prediction at every resolution; tags.
+
+    batch: as data/loaders.py makes it   outputs: the network's, coarse to fine
+    """
+    skeleton, targets = build_skeleton(config), make_batch_targets(config, batch)
+    tiles: list[np.ndarray] = []
+    for i in range(len(batch["image"])):
+        image = _image(batch, i)
+        tiles.append(_draw_sample(batch, i, skeleton))
+        for output, target in zip(outputs, targets):
+            predicted = draw_heatmaps(image, _numpy(output.heatmaps[i]))
+            tiles.append(_draw_target(image, target, i, output.stride))
+            tiles.append(titled(predicted, f"prediction 1/{output.stride}"))
+        tags, heatmaps = outputs[0].tags, _numpy(targets[0].heatmaps[i])
+        assert tags is not None, "tags are predicted at the coarsest resolution"
+        tiles.append(titled(draw_tags(image, heatmaps, _numpy(tags[i])), "tags"))
+    return side_by_side(tiles, columns=len(tiles) // len(batch["image"]))
+
+
+def save_samples(config: CfgNode, folder: Path) -> None:
+    """Draw the first samples of the first epoch: as annotated, as augmented, and their targets."""
+    loader, skeleton = build_training_loader(config), build_skeleton(config)
+    dataset, sampler = cast(BottomUpDataset, loader.dataset), cast(Sampler, loader.batch_sampler)
+    keys = next(iter(sampler))[:IMAGES]
+    batch = loader.collate_fn([dataset[key] for key in keys])
+    targets = make_batch_targets(config, batch)
+    for i, (_, index) in enumerate(keys):
+        sample = read_sample(dataset.records[index], dataset.images)
+        annotated = draw_poses(draw_mask(sample.image, sample.mask), sample.joints, skeleton)
+        views = [titled(annotated, f"image {sample.image_id}; dark: no heatmap loss")]
+        views.append(_draw_sample(batch, i, skeleton))
+        for target, stride in zip(targets, output_strides(config)):
+            views.append(_draw_target(_image(batch, i), target, i, stride))
+        write(folder / f"sample_{i}.jpg", side_by_side(views))
+
+
+def make_batch_targets(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Targets]:
+    """The targets of a batch at every resolution, coarse to fine, as the loss draws them."""
+    return make_targets(batch, output_strides(config), build_targets(config))
+
+
+def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:
+    """Sample i with its people, darkened where heatmaps are not supervised."""
+    masked = draw_mask(_image(batch, i), batch["mask"][i].cpu().numpy())
+    title = "augmented" + ", mirrored" * bool(batch["mirrored"][i])
+    return titled(draw_poses(masked, _numpy(batch["joints"][i]), skeleton), title)
+
+
+def _draw_target(image: np.ndarray, target: Targets, i: int, stride: int) -> np.ndarray:
+    return titled(draw_heatmaps(image, _numpy(target.heatmaps[i])), f"target 1/{stride}")
+
+
+def _image(batch: Mapping[str, Tensor], i: int) -> np.ndarray:
+    return np.ascontiguousarray(batch["image"][i].permute(1, 2, 0).cpu().numpy())
+
+
+def _numpy(values: Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
