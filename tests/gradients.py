@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import replicate
 
-from hrpose.build import build_loss, build_model
+from hrpose.builders.bottomup import build_loss, build_model
 from hrpose.builders.training import build_optimizer, build_training_loader
 from hrpose.config import load_config
 from hrpose.engine.distributed import DistInfo, distributed_context

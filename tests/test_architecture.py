@@ -24,7 +24,13 @@ WORDS = [
     "ops.oks",
 ]
 PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
-ASSEMBLY = ["config", "splits", "build_devices", "build", "build_training"]
+ASSEMBLY = [
+    "config",
+    "builders.devices",
+    "builders.datasets",
+    "builders.bottomup",
+    "builders.training",
+]
 TORCHLESS = [
     "skeletons",
     "structures",

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from hrpose.build import build_evaluator
+from hrpose.builders.bottomup import build_evaluator
+from hrpose.builders.datasets import read_split
 from hrpose.config import load_config
 from hrpose.data.convert import merge_annotations, with_decoded_sizes
 from hrpose.data.statistics import ImageInfo
 from hrpose.programs.check_data import main
-from hrpose.splits import read_split
 from test_validate import clean_set, write_images
 
 ROOT = Path(__file__).parents[1]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrpose.build import build_predict_fn, build_predictor, output_strides
+from hrpose.builders.bottomup import build_predict_fn, build_predictor, output_strides
 from hrpose.config import load_config
 from hrpose.ops.coordinates import resize_transform
 from hrpose.skeletons import COCO

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrpose.build import (
+from hrpose.builders.bottomup import (
     build_inference_model,
     build_model,
     build_predictor,

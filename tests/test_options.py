@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hrpose.build import build_loss, build_model
+from hrpose.builders.bottomup import build_loss, build_model
 from hrpose.builders.training import build_optimizer, build_schedule
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, read_entries
@@ -18,14 +18,13 @@ SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MOD
 
 
 def readers() -> str:
-    assembly = (ROOT / "lib/hrpose").glob("build*.py")
+    assembly = (ROOT / "lib/hrpose/builders").glob("*.py")
     builders = (ROOT / "lib/hrpose/builders").glob("*.py")
     presets = ROOT / "lib/hrpose/config/loading.py"  # they stand before everything else
     files = [
         *assembly,
         *builders,
         presets,
-        ROOT / "lib/hrpose/splits.py",
         *(ROOT / "lib/hrpose/programs").glob("*.py"),
     ]
     return "\n".join(path.read_text() for path in files)

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, start, tool
-from hrpose.build import load_predictor
+from hrpose.builders.bottomup import load_predictor
 from hrpose.config import load_config
 from hrpose.engine.trainer import OptimizerStep
 from hrpose.ops.image import read_photo

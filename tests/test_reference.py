@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from commands import QUICKSTART, SMALL
-from hrpose.build import build_loss, build_model, build_predictor, build_targets, output_strides
+from hrpose.builders.bottomup import (
+    build_loss,
+    build_model,
+    build_predictor,
+    build_targets,
+    output_strides,
+)
 from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
 from hrpose.losses.combine import make_targets
@@ -124,13 +130,13 @@ def test_two_steps_are_the_same(config_of):
     config, cpu = config_of(), torch.device("cpu")
     loaders = crowded(config)
     torch.manual_seed(config.TRAIN.SEED)
-    descent = build_optimizer_step(
+    optimizer_step = build_optimizer_step(
         config, build_model(config), loaders[0].batch_sampler.batch, [cpu]
     )
-    descent.step.train()
+    optimizer_step.train_step.train()
     slow = ReferenceStep(config, cpu)
     for batch, other in zip(*loaders):
-        ours, _ = descent.take(batch, rate=config.TRAIN.LR, number=0)
+        ours, _ = optimizer_step.step(batch, lr=config.TRAIN.LR, number=0)
         torch.testing.assert_close(ours["loss"], slow(other)["loss"], rtol=1e-3, atol=1e-6)
 
 

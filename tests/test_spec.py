@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hrpose.build import build_spec
+from hrpose.builders.bottomup import build_spec
 from hrpose.config import load_config
 from hrpose.inference.spec import PUBLISHED, InferenceSpec, from_json
 from hrpose.ops.coordinates import COORDINATES, resize_transform

@@ -101,6 +101,7 @@ def test_what_was_saved_comes_back(tmp_path):
     torch.save({"model": theirs.state_dict(), "convention": "official"}, tmp_path / "last.pth")
     report = load_weights(ours, tmp_path / "last.pth")
     assert report.missing == report.leftovers == ()
+    assert report.kind == "hrpose"
     assert differing(ours.state_dict(), theirs.state_dict()) == []
 
 

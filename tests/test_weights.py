@@ -76,6 +76,7 @@ def test_published_files_fill_every_tensor_and_translate_back(name):
     report = load_weights(model, source)
     assert report.missing == report.mismatched == report.unexpected == ()
     assert all(key.startswith("conv_scale_layers.") for key in report.leftovers)
+    assert report.kind == (PUBLISHED[name][0] if num_deconvs else "hrnet")
     back = {key: list(tensor.shape) for key, tensor in to_published(model.state_dict()).items()}
     assert back == {
         k: shape for k, shape in shapes.items() if not k.startswith("conv_scale_layers")
@@ -163,6 +164,7 @@ def test_an_imagenet_backbone_fills_the_backbone_only_and_only_if_that_is_meant(
     )
     report = load_weights(ours, source, BEYOND_BACKBONE)
     assert sorted(report.leftovers) == sorted(extra)
+    assert report.kind == "imagenet"
     assert all(name.startswith(("heads.", "deconvs.")) for name in report.missing)
     assert_same(ours.backbone.state_dict(), theirs.backbone.state_dict())
     assert_same(ours.heads.state_dict(), own_head)
@@ -288,7 +290,7 @@ def test_a_list_of_tensors_is_refused(tmp_path):
 def test_the_report_is_short_and_says_what_was_left():
     report = load_weights(small(), imagenet(small(seed=1))[0], BEYOND_BACKBONE)
     text = str(report)
-    assert text.startswith(f"{len(report.loaded)} tensors loaded")
+    assert text.startswith(f"{len(report.loaded)} tensors loaded (imagenet)\n")
     assert "not in the source: heads.0.weight" in text and "known leftovers" in text
     assert len(text) < 1000
 

@@ -12,12 +12,12 @@ import torch
 from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
-from hrpose.build import build_targets, output_strides
+from hrpose.builders.bottomup import build_targets, output_strides
+from hrpose.builders.datasets import build_skeleton
 from hrpose.data.augment import CropConfig, random_crop
 from hrpose.data.loaders import ResumableBatchSampler
 from hrpose.data.samples import loss_mask
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
-from hrpose.splits import build_skeleton
 from reference.targets import draw_gaussians, flat_cells
 
 

@@ -10,7 +10,8 @@ from torch import nn
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from hrpose.build import AUGMENTATIONS, build_loss, pick
+from hrpose.builders.bottomup import AUGMENTATIONS, build_loss, pick
+from hrpose.builders.datasets import read_split
 from hrpose.builders.devices import PRECISIONS
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.data.samples import BottomUpDataset
@@ -31,7 +32,6 @@ from hrpose.engine.trainer import (
 )
 from hrpose.models.blocks import enable_activation_checkpointing
 from hrpose.ops.normalize import normalize
-from hrpose.splits import read_split
 
 
 def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> TrainingLoader:

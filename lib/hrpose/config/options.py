@@ -1,6 +1,6 @@
 """Every option: its key, default, meaning, and the check that its values must pass.
 
-A new option is a line here and a reader in build*.py or programs/; nothing else knows of options.
+A new option is a line here and a reader in builders/ or programs/; nothing else knows of options.
 """
 
 from __future__ import annotations

@@ -63,13 +63,13 @@ class LoadReport(NamedTuple):
 
     loaded: tuple[str, ...]
     missing: tuple[str, ...]  # not in the source; the model keeps its values
-    mismatched: tuple[ShapeMismatch, ...]  # of another shape; the model keeps its values
-    leftovers: tuple[str, ...]  # in the source, known and not needed
     unexpected: tuple[str, ...]  # in the source, unknown; empty after successful loading
-    kind: str = "hrpose"  # naming scheme of the source: hrpose or published
+    leftovers: tuple[str, ...]  # in the source, known and not needed
+    kind: str  # of the source: hrpose, swahr, higher_hrnet, hrnet or imagenet
+    mismatched: tuple[ShapeMismatch, ...]  # of another shape; the model keeps its values
 
     def __str__(self) -> str:
-        return "\n".join([f"{len(self.loaded)} tensors loaded", *self.remarks()])
+        return "\n".join([f"{len(self.loaded)} tensors loaded ({self.kind})", *self.remarks()])
 
     def remarks(self) -> list[str]:
         """A line for each group of tensors that were not loaded."""
@@ -119,12 +119,12 @@ def load_contents(
     """`load_weights` from contents already read; errors name their `origin`."""
     _refuse_other_convention(model, contents, origin)
     _refuse_other_joints(model, contents, origin, allow_missing)
-    tensors = _by_our_names(_tensors_in(contents, origin), origin)
+    source = _tensors_in(contents, origin)
+    tensors = _by_our_names(source, origin)
     state = model.state_dict()
     places = {bare_name(name): name for name in state}  # our name -> the model's, with prefixes
     own = {name: state[place] for name, place in places.items()}
-    published = any(map(is_published, _tensors_in(contents, origin)))
-    report = _compare(own, tensors)._replace(kind="published" if published else "hrpose")
+    report = _compare(own, tensors, _kind_of(source))
     _refuse_mismatch(report, allow_missing, origin)
     fitting = {
         place: tensors[name]
@@ -189,20 +189,40 @@ def _by_our_names(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]
     return renamed
 
 
-def _compare(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> LoadReport:
+def _kind_of(names: Iterable[str]) -> str:
+    """The network of a source, by its names: the authors give files of different ones one name."""
+    bare = [bare_name(name) for name in names]
+    if not any(map(is_published, bare)):
+        return "hrpose"
+    for beginning, kind in _PUBLISHED_KINDS.items():
+        if any(name.startswith(beginning) for name in bare):
+            return kind
+    return "imagenet"
+
+
+_PUBLISHED_KINDS = {
+    "conv_scale_layers.": "swahr",
+    "deconv_layers.": "higher_hrnet",
+    "final_layers.": "hrnet",  # bottom-up, without deconvolutions
+}
+"""Beginning of a published name -> the network that has it; the first that occurs applies."""
+
+
+def _compare(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], kind: str) -> LoadReport:
     wanted = [name for name in own if not name.endswith(_UNUSED)]
     foreign = [name for name in tensors if name not in own and not name.endswith(_UNUSED)]
     foreign = [published_name(name) for name in foreign]
     return LoadReport(
         loaded=tuple(name for name in wanted if _fits(own[name], tensors.get(name))),
         missing=tuple(name for name in wanted if name not in tensors),
+        unexpected=tuple(name for name in foreign if not _matches(name, KNOWN_LEFTOVERS)),
+        leftovers=tuple(name for name in foreign if _matches(name, KNOWN_LEFTOVERS)),
+        kind=kind,
         mismatched=tuple(
             ShapeMismatch(name, tuple(tensors[name].shape), tuple(own[name].shape))
             for name in wanted
             if name in tensors and not _fits(own[name], tensors[name])
         ),
-        leftovers=tuple(name for name in foreign if _matches(name, KNOWN_LEFTOVERS)),
-        unexpected=tuple(name for name in foreign if not _matches(name, KNOWN_LEFTOVERS)),
     )
 
 

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from hrpose.config import load_config
+from hrpose.engine.run_dir import acquire_lock
 from hrpose.ops.files import refuse_unwritable, write_whole
 from hrpose.programs.ablation_plan import (
     REPOSITORY,
@@ -53,8 +54,8 @@ ROW_ERRORS = (RowError, OSError, ValueError, LookupError)
 
 def check_files(experiments: Sequence[Experiment], output: Path) -> None:
     """OSError, with the cure: inputs that are missing, or outputs that cannot be written."""
+    from hrpose.builders.datasets import annotation_path, expected_tree, image_path
     from hrpose.data.coco import ImageFiles
-    from hrpose.splits import annotation_path, expected_tree, image_path
 
     refuse_unwritable(output / "rows" / "row.json")
     for e in experiments:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from yacs.config import CfgNode
 
-from hrpose.build import (
+from hrpose.builders.bottomup import (
     build_evaluator,
     build_inference_model,
     build_model,
@@ -23,6 +23,7 @@ from hrpose.build import (
     build_predictor,
     load_model,
 )
+from hrpose.builders.datasets import Split, first, read_split
 from hrpose.config import load_config
 from hrpose.data.samples import ImageDataset
 from hrpose.inference import decode as decoding
@@ -36,7 +37,6 @@ from hrpose.programs import timing
 from hrpose.programs.exporting.graphs import NetworkGraph, example
 from hrpose.programs.timing import CONFIGURED, REFERENCE, Report, Row
 from hrpose.skeletons import COCO
-from hrpose.splits import Split, first, read_split
 from hrpose.structures import Poses
 
 STAGES = [

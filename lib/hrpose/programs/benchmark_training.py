@@ -15,7 +15,7 @@ from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from hrpose.build import build_model
+from hrpose.builders.bottomup import build_model
 from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
 from hrpose.engine.trainer import Batch

@@ -12,6 +12,13 @@ import numpy as np
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from hrpose.builders.datasets import (
+    annotation_path,
+    build_schema,
+    build_skeleton,
+    image_path,
+    open_split,
+)
 from hrpose.data.coco import ImageFiles, load_annotations, person_category, select_images
 from hrpose.data.convert import (
     CROWDPOSE_IMAGES,
@@ -24,7 +31,6 @@ from hrpose.data.validate import ERROR, NOTE, Finding, compare_splits, finding, 
 from hrpose.ops.files import write_json
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.visual_reports import save_samples
-from hrpose.splits import annotation_path, build_schema, build_skeleton, image_path, open_split
 
 IMAGES_PER_PROCESS = 500
 """With fewer, a process takes longer to start than to read them."""

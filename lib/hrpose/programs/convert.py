@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 import hrpose
-from hrpose.build import build_model
+from hrpose.builders.bottomup import build_model
+from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config, parse_config
 from hrpose.models.weight_io import check_target, read_weights, write_weights
 from hrpose.models.weights import (
@@ -32,7 +33,6 @@ from hrpose.models.weights import (
 from hrpose.programs.command import command
 from hrpose.programs.train import checkpoint_metadata, config_yaml
 from hrpose.skeletons import COCO, CROWDPOSE
-from hrpose.splits import build_skeleton
 
 Tensors = Mapping[str, Tensor]
 

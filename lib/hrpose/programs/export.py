@@ -12,7 +12,8 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose import __version__
-from hrpose.build import build_predictor, load_model, output_strides
+from hrpose.builders.bottomup import build_predictor, load_model, output_strides
+from hrpose.builders.datasets import Split, first, read_split
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
 from hrpose.inference.spec import GRAPHS, ExportedModel
@@ -29,7 +30,6 @@ from hrpose.programs.exporting.verify import (
     evaluate_predictor,
     table,
 )
-from hrpose.splits import Split, first, read_split
 
 CALIBRATION = 64
 """Images of DATASET.TRAIN that --int8 calibrates on by default."""

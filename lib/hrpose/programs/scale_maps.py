@@ -22,7 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import load_model, output_strides
+from hrpose.builders.bottomup import load_model, output_strides
+from hrpose.builders.datasets import Split, build_skeleton, read_split
 from hrpose.builders.devices import build_devices
 from hrpose.data.coco import Record, image_annotations, person_category
 from hrpose.engine.run_dir import create_run_folder
@@ -35,7 +36,6 @@ from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import make_batch_targets
-from hrpose.splits import Split, build_skeleton, read_split
 from hrpose.visualize import (
     Panel,
     colour_bar,

@@ -14,7 +14,8 @@ import numpy as np
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.build import build_pipeline_config, load_predictor, load_predictors
+from hrpose.builders.bottomup import build_pipeline_config, load_predictor, load_predictors
+from hrpose.builders.datasets import build_skeleton
 from hrpose.data.coco import load_image_list
 from hrpose.inference.pipeline import stream
 from hrpose.ops.files import DiskFullError
@@ -22,7 +23,6 @@ from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, encode, read_phot
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.output_folder import OutputFolder
 from hrpose.programs.visual_reports import draw_confident
-from hrpose.splits import build_skeleton
 from hrpose.structures import PERSON, to_results
 
 RESULTS = "keypoints.json"

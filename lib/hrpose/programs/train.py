@@ -16,7 +16,8 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from hrpose.build import build_evaluator, build_model, build_predictor, load_pretrained
+from hrpose.builders.bottomup import build_evaluator, build_model, build_predictor, load_pretrained
+from hrpose.builders.datasets import build_skeleton, read_split
 from hrpose.builders.devices import build_devices
 from hrpose.builders.training import (
     build_optimizer_step,
@@ -39,7 +40,6 @@ from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
 from hrpose.programs.visual_reports import draw_training_batch
-from hrpose.splits import build_skeleton, read_split
 
 RUNTIME_OPTIONS = (
     "OUTPUT_DIR",

@@ -8,7 +8,13 @@ from pathlib import Path
 
 from yacs.config import CfgNode
 
-from hrpose.build import build_evaluator, build_pipeline_config, build_predict_fn, load_predictors
+from hrpose.builders.bottomup import (
+    build_evaluator,
+    build_pipeline_config,
+    build_predict_fn,
+    load_predictors,
+)
+from hrpose.builders.datasets import Split, annotation_path, read_split
 from hrpose.builders.devices import build_devices
 from hrpose.data.coco import load_annotations, load_results
 from hrpose.data.samples import AnnotatedImageDataset, ImageDataset
@@ -22,7 +28,6 @@ from hrpose.ops.files import write_json, write_whole
 from hrpose.programs.command import command, config_parser, parsed_config
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import save_predictions
-from hrpose.splits import Split, annotation_path, read_split
 
 
 @command

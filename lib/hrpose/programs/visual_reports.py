@@ -12,13 +12,13 @@ from torch import Tensor
 from torch.utils.data import Sampler
 from yacs.config import CfgNode
 
-from hrpose.build import build_targets, output_strides
+from hrpose.builders.bottomup import build_targets, output_strides
+from hrpose.builders.datasets import Split, build_skeleton
 from hrpose.builders.training import build_training_loader
 from hrpose.data.samples import BottomUpDataset, read_sample
 from hrpose.losses.combine import Targets, make_targets
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
-from hrpose.splits import Split, build_skeleton
 from hrpose.structures import Poses, ScaleOutput
 from hrpose.visualize import (
     draw_heatmaps,

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.build import build_evaluator
+from hrpose.builders.bottomup import build_evaluator
+from hrpose.builders.datasets import Split
 from hrpose.data.samples import ImageDataset
 from hrpose.engine.evaluate import evaluate, predict_sequentially
 from hrpose.inference.onnx_predictor import Network
 from hrpose.programs.exporting.graphs import PeaksGraph, example
-from hrpose.splits import Split
 from hrpose.structures import Poses
 
 Predict = Callable[[np.ndarray], Poses]

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
+from hrpose.builders.datasets import build_skeleton, check_annotations
 from hrpose.builders.devices import PRECISIONS, SINGLE_PROCESS, build_devices
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
@@ -49,7 +50,6 @@ from hrpose.models.weights import LoadReport, load_weights
 from hrpose.ops.coordinates import coordinates
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
 from hrpose.ops.targets import TARGET_GENERATORS
-from hrpose.splits import build_skeleton, check_annotations
 from hrpose.structures import Poses
 
 
