@@ -7,7 +7,7 @@ from unittest.mock import MagicMock, call
 
 import pytest
 
-from hrpose.engine.logger import WRITERS, Logger, NullLogger
+from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
 
 CONFIG = "NAME: w32\nTRAIN:\n  LR: 0.001\n  MILESTONES:\n  - 200.0\n"
 
@@ -116,7 +116,7 @@ def warnings():
 
 @pytest.fixture
 def make(tmp_path, warnings):
-    return lambda: WRITERS["wandb"](tmp_path, "w32", CONFIG, warnings.append)
+    return lambda: LOG_WRITERS["wandb"](tmp_path, "w32", CONFIG, warnings.append)
 
 
 def test_wandb_gets_metrics_with_their_step(wandb, make, warnings):

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from json import dumps
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import yaml
@@ -25,8 +25,6 @@ from tqdm import tqdm
 
 from hrpose.engine.distributed import DistInfo
 from hrpose.ops.files import naming_full_disk, write_whole
-
-T = TypeVar("T")
 
 WANDB_TIMEOUT = 60
 """Seconds that Weights & Biases may take to start, and to finish."""
@@ -75,7 +73,7 @@ class MetricLogger:
         """Measure speed from now on, as after an evaluation."""
         self.images, self.waiting, self.started = 0, 0.0, time.perf_counter()
 
-    def timed_next(self, batches: Iterator[T]) -> T:
+    def timed_next(self, batches: Iterator[Any]) -> Any:
         """The next batch; the time until it arrives counts as waiting for data."""
         started = time.perf_counter()
         batch = next(batches)
@@ -299,7 +297,7 @@ class WandbWriter:
                     run.finish()
 
 
-WRITERS: dict[str, Callable[[Path, str, str, Callable[[str], None]], LogWriter]] = {
+LOG_WRITERS: dict[str, Callable[[Path, str, str, Callable[[str], None]], LogWriter]] = {
     "wandb": WandbWriter
 }
 """name -> (run folder, name of the experiment, config as YAML, warn) -> LogWriter"""

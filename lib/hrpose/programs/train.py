@@ -27,7 +27,7 @@ from hrpose.builders.training import (
 )
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
-from hrpose.engine.logger import WRITERS, Logger, NullLogger
+from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
 from hrpose.engine.run_dir import RunDir, check_same_config, open_run_dir
 from hrpose.engine.state import Metrics, TrainState, log_position
 from hrpose.engine.trainer import Batch, Callbacks, TrainConfig, Trainer
@@ -142,7 +142,7 @@ def build_train_state(
     if dist.is_main:
         logger = Logger(run_dir.folder, log_position(checkpoint))
         for name in config.TRACKERS:
-            make_writer = WRITERS[name]
+            make_writer = LOG_WRITERS[name]
             text = config_yaml(config)
             logger.writers.append(make_writer(run_dir.folder, config.NAME, text, logger.info))
     state = TrainState(optimizer_step, loader, logger, run_dir, checkpoint_metadata(config))
