@@ -1,4 +1,4 @@
-"""What the values of options must be, each said in words that an error can quote."""
+"""Checks of option values, each with a description for error messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 Check = Callable[[Any], str | None]
-"""value -> what it must be, or None if it is."""
+"""value -> what it must be, or None if it is valid"""
 
 
 def rule(holds: Callable[[Any], bool], wanted: str) -> Check:

@@ -13,19 +13,21 @@ import yaml
 from yacs.config import CfgNode
 
 from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
+from hrpose.config.renamed import RENAMED, current
 
 BY_KEY = {option.key: option for option in OPTIONS}
 
-FAST: dict[str, Any] = {"TEST.PROJECT2IMAGE": False, "TEST.SOLVER": "scipy"}
-PRESETS = {"published": {key: BY_KEY[key].default for key in FAST}, "fast": FAST}
-"""What TEST.PRESET says in the place of others."""
+FAST: dict[str, Any] = {"TEST.PROJECT2IMAGE": False, "TEST.MATCHER": "scipy"}
+PUBLISHED: dict[str, Any] = {"TEST.PROJECT2IMAGE": True, "TEST.MATCHER": "munkres"}
+PRESETS = {"none": {}, "published": PUBLISHED, "fast": FAST}
+"""TEST.PRESET -> the options it sets."""
 
 MOST_VALUES = 10_000
-"""Of one YAML file, aliases followed; hrpose has about a hundred options."""
+"""Bound on the values of one YAML file, aliases expanded; hrpose has about a hundred options."""
 
 
 class Entry(NamedTuple):
-    """A value somebody wrote, and where."""
+    """A value of an option, and where it was written."""
 
     key: str
     value: Any
@@ -36,35 +38,46 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     """Read a YAML file over the defaults, then `overrides` over both.
 
     overrides: ["TRAIN.LR", "1e-3", ...]
-    Returns a frozen yacs node. ValueError: unknown key, wrong type or value, with the place and
-    the cure. FileNotFoundError: no such file, or its BASE.
+    Returns a frozen yacs node.
+    Errors: ValueError for an unknown key, a wrong type or value; FileNotFoundError for the file or
+    its BASE
     """
     path = Path(path)
     return _config_of(read_entries(path), overrides, _experiment(path))
 
 
 def parse_config(text: str, origin: str, overrides: Sequence[str] = ()) -> CfgNode:
-    """The same from text that checkpoints and releases keep; errors say that it is of `origin`."""
+    """The same from the config stored in a checkpoint or release; errors name its `origin`."""
+    return _config_of(stored_entries(text, origin), overrides, "")
+
+
+def stored_entries(text: str, origin: str) -> list[Entry]:
+    """The options of a stored config under today's names (config/renamed.py)."""
     place = Path(f"{origin}, its config")
-    return _config_of(list(_flatten(_parse(text, place), place, {})), overrides, "")
+    entries = []
+    for entry in _flatten(_parse(text, place), place, {}):
+        known = current(entry.key, entry.value)
+        if known:
+            entries.append(Entry(*known, entry.where))
+    return entries
 
 
 def _config_of(written: Sequence[Entry], overrides: Sequence[str], name: str) -> CfgNode:
-    """`written` over the defaults, `overrides` over both; `name` where nobody gave one.
+    """`written` over the defaults, `overrides` over both; `name` where NAME is empty.
 
-    A preset goes over what was said before its file, and under what else that file says.
+    A preset overrides files read before its own, and yields to other options of the same file.
     """
     values = defaults()
     for _, entries in groupby([*written, *_override_entries(overrides)], _source):
-        said = {entry.key: _checked(entry) for entry in entries}
-        values |= PRESETS.get(said.get("TEST.PRESET", ""), {}) | said
+        given = {entry.key: _checked(entry) for entry in entries}
+        values |= PRESETS[given.get("TEST.PRESET", "none")] | given
     values["NAME"] = values["NAME"] or name
     _check_together(values)
     return _as_node(values)
 
 
 def _source(entry: Entry) -> str:
-    """The file or command line that an entry is of."""
+    """The file of an entry, or "command line"."""
     return entry.where.rsplit(":", 1)[0]
 
 
@@ -74,7 +87,7 @@ def defaults() -> dict[str, Any]:
 
 
 def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
-    """Everything a YAML file and the files of its BASE say, in order of precedence."""
+    """All entries of a YAML file and of the files in its BASE, in order of precedence."""
     path = path.resolve()
     if path in below:
         raise ValueError(f"BASE goes round in a circle: {' -> '.join(map(str, (*below, path)))}")
@@ -103,14 +116,14 @@ def _parse(text: str, path: Path) -> yaml.Node | None:
 
 
 def _refuse_endless(root: yaml.Node | None, path: Path) -> None:
-    """A few lines of aliases to aliases would stand for billions of values."""
+    """Bound the size: a few lines of nested aliases can expand to billions of values."""
     waiting, count = [root], 0
     while waiting:
         count += 1
         if count > MOST_VALUES:
             raise ValueError(
-                f"{path}: its aliases (*name) stand for more than {MOST_VALUES} values; write out "
-                "what is meant"
+                f"{path}: its aliases (*name) expand to more than {MOST_VALUES} values; write the "
+                "values out"
             )
         node = waiting.pop()
         if isinstance(node, yaml.MappingNode):
@@ -122,7 +135,7 @@ def _refuse_endless(root: yaml.Node | None, path: Path) -> None:
 def _flatten(
     node: yaml.Node | None, path: Path, seen: dict[str, str], prefix: str = ""
 ) -> Iterator[Entry]:
-    """A YAML tree as entries `A.B.C`. A key that stands twice, in whatever form, is an error."""
+    """A YAML tree as entries `A.B.C`; a key that occurs twice, in any form, is an error."""
     if node is None:
         return
     if not isinstance(node, yaml.MappingNode):
@@ -130,7 +143,7 @@ def _flatten(
     for key_node, value_node in node.value:
         key, where = f"{prefix}{key_node.value}", _place(key_node, path)
         if key in seen:
-            raise ValueError(f"{where}: {key} stands twice; it is also at {seen[key]}")
+            raise ValueError(f"{where}: {key} occurs twice; the first is at {seen[key]}")
         seen[key] = where
         if isinstance(value_node, yaml.MappingNode):
             yield from _flatten(value_node, path, seen, f"{key}.")
@@ -163,7 +176,7 @@ def _override_entries(overrides: Sequence[str]) -> list[Entry]:
 
 
 def _override_value(key: str, text: str) -> Any:
-    """As YAML would read it; for an option that is text, as it stands."""
+    """The value as YAML reads it; for text options, the text as it is."""
     if key in BY_KEY and isinstance(BY_KEY[key].default, str):
         return text
     try:
@@ -173,7 +186,9 @@ def _override_value(key: str, text: str) -> Any:
 
 
 def _checked(entry: Entry) -> Any:
-    """The value as its option wants it."""
+    """The value in the type of its option. Errors: ValueError with the place and what is valid"""
+    if entry.key in RENAMED:
+        raise ValueError(f"{entry.where}: {entry.key} is called {RENAMED[entry.key]} now")
     if entry.key not in BY_KEY:
         near = difflib.get_close_matches(entry.key, BY_KEY, 3, 0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see config/options.py"
@@ -226,7 +241,7 @@ def _kind(like: Any) -> str:
 
 
 def _check_together(values: dict[str, Any]) -> None:
-    """What no single option can know."""
+    """Rules on several options together."""
     _check_scale_set(values["TEST.SCALE_FACTOR"])
     _check_resolutions(values)
     _check_scale_losses(values)
@@ -254,12 +269,12 @@ def _check_resolutions(values: dict[str, Any]) -> None:
     if len(set(chosen)) < len(chosen) or not set(chosen) <= set(strides):
         raise ValueError(
             f"TEST.AGGREGATE is {list(chosen)}; MODEL.NUM_DECONVS {deconvs} gives outputs of "
-            f"stride {', '.join(map(str, strides))}, each of which may stand once"
+            f"stride {', '.join(map(str, strides))}; list each at most once"
         )
 
 
 def strides_of(deconvs: int) -> list[int]:
-    """Network pixels per cell of the outputs that so many deconvolutions make."""
+    """Network pixels per cell of each output, coarse to fine."""
     return [4 >> i for i in range(deconvs + 1)]
 
 
@@ -272,7 +287,9 @@ def _check_scale_losses(values: dict[str, Any]) -> None:
     if values["LOSS.SAHR"] and values["MODEL.NAME"] != "swahr":
         raise ValueError("LOSS.SAHR needs a network that predicts scales; use MODEL.NAME swahr")
     if values["LOSS.SAHR"] and values["LOSS.SHR"]:
-        raise ValueError("LOSS.SAHR and LOSS.SHR both say how wide Gaussians are; use one of them")
+        raise ValueError(
+            "LOSS.SAHR and LOSS.SHR both set the width of the Gaussians; use one of them"
+        )
 
 
 def _experiment(path: Path) -> str:
