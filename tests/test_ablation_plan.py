@@ -110,7 +110,7 @@ def test_all_published_tables_make_one_plan_named_by_their_place(ablate):
         (["a.yaml"], ["TRAIN.SEED", "1,2"], "--seeds"),
         (["a.yaml"], ["TRAIN.RESUME", "never"], "TRAIN.RESUME"),
         (["a.yaml"], ["TEST.MODEL_FILE", "x.pth"], "tools/valid.py"),
-        (["a.yaml"], ["LOSS.GAMMA", "1", "LOSS.GAMMA", "2"], "LOSS.GAMMA stands twice"),
+        (["a.yaml"], ["LOSS.GAMMA", "1", "LOSS.GAMMA", "2"], "LOSS.GAMMA occurs twice"),
         (["wrong.yaml"], [], "wrong.yaml:1"),
         (["a.yaml"], ["--seeds", "0,x"], "--seeds 0,x"),
         (["a.yaml"], ["--seeds", "1.5"], "--seeds 1.5"),
@@ -163,9 +163,9 @@ def test_points_of_a_grid_have_no_published_figure(ablate):
 
 NEUTRAL = {
     "NAME": "another", "WORKERS": "7", "PRINT_FREQ": "3", "TRAIN.VALIDATE_EVERY": "1",
-    "TRAIN.PICTURES_EVERY": "0", "TEST.BATCH": "1", "TRAIN.RECOMPUTE": "true",
+    "TRAIN.VISUALIZE_EVERY": "0", "TEST.BATCH": "1", "TRAIN.ACTIVATION_CHECKPOINTING": "true",
     "TRAIN.SAVE_MINUTES": "1", "TRAIN.SAVE_STEPS": "7", "TRAIN.KEEP_CHECKPOINTS": "5",
-    "TRAIN.MAX_LOST_STEPS": "0", "TRACKERS": "[wandb]",
+    "TRAIN.MAX_NONFINITE_STEPS": "0", "LOGGERS": "[wandb]",
 }  # fmt: skip
 GIVEN_OTHERWISE = ["OUTPUT_DIR", "DEVICE", "TRAIN.RESUME", "TEST.MODEL_FILE"]
 REGISTERED = {

@@ -102,8 +102,8 @@ def test_an_exact_mask_shows_the_middles_of_its_cells(stride):
     start = replace(sample(), mask=np.ones(SIZE[::-1], bool))
     start.mask[:, :100] = False
     for border, first in ((64, 64 // stride), (64 - stride / 2, 64 // stride - 1)):
-        by = similarity((100 - border + 64, 120), (128, 128), 1, convention="exact")
-        moved = move(start, by, (128, 128), stride, "exact")
+        by = similarity((100 - border + 64, 120), (128, 128), 1, convention="unbiased")
+        moved = move(start, by, (128, 128), stride, "unbiased")
         assert moved.mask.shape == (128 // stride,) * 2
         assert moved.mask[64 // stride].argmax() == first
 

@@ -102,7 +102,7 @@ def test_train(measure, workers):
 
 
 def test_train_alone_and_in_several_passes(measure):
-    asked = ["--steps", "1", "--repeats", "1", "TRAIN.IMAGES_PER_DEVICE", "2"]
+    asked = ["--steps", "1", "--repeats", "1", "TRAIN.MICRO_BATCH", "2"]
     [row] = measure("train", *asked).tables["A step"]
     assert row[""] == "as configured" and "speed-up" not in row
 

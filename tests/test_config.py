@@ -4,9 +4,11 @@ import math
 
 import pytest
 
-from hrpose.config import load_config
+from commands import ROOT
+from hrpose.config import load_config, parse_config
 from hrpose.config.loading import BY_KEY, PRESETS, defaults
 from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
+from hrpose.config.renamed import REMOVED, RENAMED
 from hrpose.ops.coordinates import resize_transform
 
 
@@ -81,15 +83,15 @@ BAD = {
     "WORKERS": "-1", "PRINT_FREQ": "0", "DEVICE": "gpu", "OUTPUT_DIR": "''",
     "DATASET.FORMAT": "voc", "DATASET.INPUT_SIZE": "500", "DATASET.FLIP": "1.1",
     "DATASET.MAX_ROTATION": "-1", "DATASET.MIN_SCALE": "0", "DATASET.AUGMENTATIONS": "[]",
-    "DATASET.MAX_NUM_PEOPLE": "0", "DATASET.SKELETON": "dog", "DATASET.IGNORE": "all",
-    "DATASET.SIGMAS": "[0.1, 0]", "MODEL.WIDTH": "0", "MODEL.MODULES": "[1, 4]",
-    "MODEL.NUM_DECONVS": "3", "MODEL.CONVENTION": "exakt", "LOSS.AE_TYPE": "linear",
+    "DATASET.MAX_NUM_PEOPLE": "0", "DATASET.SKELETON": "dog", "DATASET.IGNORE_REGIONS": "all",
+    "DATASET.OKS_SIGMAS": "[0.1, 0]", "MODEL.WIDTH": "0", "MODEL.MODULES": "[1, 4]",
+    "MODEL.NUM_DECONVS": "3", "MODEL.COORDINATES": "exakt", "LOSS.AE_TYPE": "linear",
     "LOSS.SIGMA": "0", "LOSS.PULL": "-1", "LOSS.TERMS": "[]", "TRAIN.BATCH": "0", "TRAIN.LR": "0",
-    "TRAIN.LR_SCALING": "sqrt", "TRAIN.EPOCHS": "0", "TRAIN.DROP": "2", "TRAIN.SEED": "-1",
-    "TEST.INPUT_SIZE": "-32", "TEST.NMS_KERNEL": "4", "TEST.SOLVER": "greedy",
+    "TRAIN.LR_SCALING": "sqrt", "TRAIN.EPOCHS": "0", "TRAIN.LR_FACTOR": "2", "TRAIN.SEED": "-1",
+    "TEST.INPUT_SIZE": "-32", "TEST.NMS_KERNEL": "4", "TEST.MATCHER": "greedy",
     "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.TAG_THRESHOLD": "0", "TEST.CROWD_BOUNDS": "[0.8, 0.2]",
     "MODEL.DILATIONS": "[1, 0]", "LOSS.HEATMAP": "[1, -1]", "LOSS.LAMBDA": "-0.1",
-    "LOSS.GAMMA": "0", "LOSS.SHR": "-256", "TEST.AGGREGATE": "[4, 0]", "TEST.HEATMAPS": "drawn",
+    "LOSS.GAMMA": "0", "LOSS.SHR": "-256", "TEST.AGGREGATE": "[4, 0]", "TEST.GT_HEATMAPS": "drawn",
 }  # fmt: skip
 
 
@@ -119,13 +121,13 @@ def test_an_unknown_key_is_named_with_its_place_and_the_nearest(refused):
 
 def test_a_key_that_stands_twice_is_an_error(refused):
     said = refused("TRAIN:\n  LR: 1\n  EPOCHS: 2\n  LR: 2\n")
-    assert "x.yaml:4: TRAIN.LR stands twice" in said
+    assert "x.yaml:4: TRAIN.LR occurs twice" in said
     assert "x.yaml:2" in said
-    assert "x.yaml:3: TRAIN stands twice" in refused("TRAIN:\n  LR: 1\nTRAIN:\n  EPOCHS: 2\n")
+    assert "x.yaml:3: TRAIN occurs twice" in refused("TRAIN:\n  LR: 1\nTRAIN:\n  EPOCHS: 2\n")
 
 
 def test_a_key_that_stands_twice_in_two_spellings_is_an_error(refused):
-    assert "TRAIN.LR stands twice" in refused("TRAIN.LR: 1\nTRAIN:\n  LR: 2\n")
+    assert "TRAIN.LR occurs twice" in refused("TRAIN.LR: 1\nTRAIN:\n  LR: 2\n")
 
 
 @pytest.mark.parametrize("text", ["TRAIN: [", "a\n", "- TRAIN", "TRAIN:\n\tLR: 1"])
@@ -148,8 +150,8 @@ def test_yaml_is_data_and_never_runs(tag, refused):
     [
         (["TRAIN.LR"], "TRAIN.LR"),
         (["TRAIN.LR", "1", "WORKERS"], "WORKERS"),
-        (["TEST.MODEL_FILE", "TEST.SOLVER", "scipy"], "TEST.MODEL_FILE"),  # $FILE was empty
-        (["SEED", "1", "TEST.MODEL_FILE", "TEST.SOLVER", "scipy"], "TEST.MODEL_FILE"),
+        (["TEST.MODEL_FILE", "TEST.MATCHER", "scipy"], "TEST.MODEL_FILE"),  # $FILE was empty
+        (["SEED", "1", "TEST.MODEL_FILE", "TEST.MATCHER", "scipy"], "TEST.MODEL_FILE"),
     ],
 )
 def test_overrides_come_in_pairs(overrides, lone, refused):
@@ -171,11 +173,11 @@ def test_numbers_however_they_are_written(text, write):
 
 
 def test_whole_numbers_where_fractions_may_be_and_the_other_way(write):
-    config = load_config(write("TRAIN: {LR: 1, EPOCHS: 3.0, MILESTONES: [1, 2e0]}"))
+    config = load_config(write("TRAIN: {LR: 1, EPOCHS: 3.0, LR_STEP: [1, 2e0]}"))
     assert (config.TRAIN.LR, config.TRAIN.EPOCHS) == (1.0, 3)
     assert type(config.TRAIN.LR) is float
     assert type(config.TRAIN.EPOCHS) is int
-    assert config.TRAIN.MILESTONES == (1.0, 2.0)
+    assert config.TRAIN.LR_STEP == (1.0, 2.0)
 
 
 def test_a_whole_number_stays_exact(write):
@@ -342,30 +344,30 @@ def test_published_defaults(write):
     assert (config.DATASET.MAX_ROTATION, config.DATASET.FLIP) == (30, 0.5)
     assert (config.LOSS.PULL, config.LOSS.PUSH, config.LOSS.SIGMA) == (1e-3, 1e-3, (2,))
     assert (config.TRAIN.LR, config.TRAIN.BASE_BATCH, config.TRAIN.WEIGHT_DECAY) == (1e-3, 48, 0)
-    assert (config.TRAIN.MILESTONES, config.TRAIN.EPOCHS) == ((200, 260), 300)
-    assert math.isclose(config.TRAIN.DROP, 0.1)
+    assert (config.TRAIN.LR_STEP, config.TRAIN.EPOCHS) == ((200, 260), 300)
+    assert math.isclose(config.TRAIN.LR_FACTOR, 0.1)
     assert (config.TEST.NMS_KERNEL, config.TEST.DETECTION_THRESHOLD) == (5, 0.1)
     assert config.DATASET.MAX_NUM_PEOPLE == 30
 
 
 def test_a_preset_gives_way_to_what_else_is_said_with_it(write):
-    path = write("TEST:\n  SOLVER: munkres\n  PRESET: fast\n")
-    assert (load_config(path).TEST.PROJECT2IMAGE, load_config(path).TEST.SOLVER) == (
+    path = write("TEST:\n  MATCHER: munkres\n  PRESET: fast\n")
+    assert (load_config(path).TEST.PROJECT2IMAGE, load_config(path).TEST.MATCHER) == (
         False,
         "munkres",
     )
     both = ["TEST.PRESET", "fast", "TEST.PROJECT2IMAGE", "true"]
     assert load_config(path, both).TEST.PROJECT2IMAGE
-    assert load_config(path, both).TEST.SOLVER == "scipy"
+    assert load_config(path, both).TEST.MATCHER == "scipy"
     assert load_config(path, ["TEST.PRESET", "published"]).TEST.PROJECT2IMAGE
 
 
 def test_a_preset_goes_over_a_base_and_a_frozen_config(write):
-    write("TEST:\n  SOLVER: munkres\n", "base.yaml")
-    assert load_config(write("BASE: base.yaml\nTEST:\n  PRESET: fast\n")).TEST.SOLVER == "scipy"
-    frozen = write(load_config(write("TEST:\n  SOLVER: munkres\n")).dump(), "frozen.yaml")
+    write("TEST:\n  MATCHER: munkres\n", "base.yaml")
+    assert load_config(write("BASE: base.yaml\nTEST:\n  PRESET: fast\n")).TEST.MATCHER == "scipy"
+    frozen = write(load_config(write("TEST:\n  MATCHER: munkres\n")).dump(), "frozen.yaml")
     fast = load_config(frozen, ["TEST.PRESET", "fast"]).TEST
-    assert (fast.PROJECT2IMAGE, fast.SOLVER) == (False, "scipy")
+    assert (fast.PROJECT2IMAGE, fast.MATCHER) == (False, "scipy")
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -373,7 +375,43 @@ def test_a_preset_says_what_is_allowed(preset):
     assert BY_KEY["TEST.PRESET"].check(preset) is None
     for key, value in PRESETS[preset].items():
         assert BY_KEY[key].check(value) is None
-        assert (value == BY_KEY[key].default) == (preset == "published")
+
+
+def test_configs_that_claim_published_numbers_decode_as_published():
+    for name in ("w32_512", "w48_640", "w48_640_swahr", "crowdpose/w48_640_swahr"):
+        test = load_config(ROOT / "configs" / f"{name}.yaml").TEST
+        assert (test.PROJECT2IMAGE, test.MATCHER, test.MATCHING_COST) == (
+            True,
+            "munkres",
+            "rounded",
+        )
+    assert load_config(ROOT / "configs" / "quickstart.yaml").TEST.MATCHER == "scipy"
+
+
+OLD = {
+    "MODEL.CONVENTION": ("exact", "MODEL.COORDINATES", "unbiased"),
+    "TEST.HEATMAPS": ("annotated", "TEST.GT_HEATMAPS", True),
+    "TRAIN.MILESTONES": ([1.0, 2.0], "TRAIN.LR_STEP", (1.0, 2.0)),
+    "TEST.SOLVER": ("munkres", "TEST.MATCHER", "munkres"),
+    "DATASET.IGNORE": ("box", "DATASET.IGNORE_REGIONS", "box"),
+}
+
+
+@pytest.mark.parametrize("key", OLD)
+def test_a_stored_config_of_older_names_is_read_and_a_written_one_refused(key, write, refused):
+    value, now, expected = OLD[key]
+    text = f"{key}: {value}\nTEST.SCORE: all\nTEST.PRESET: published\n"
+    config = parse_config(text, "best.pth")
+    group, name = now.split(".")
+    assert config[group][name] == expected
+    assert f"{key} is called {now} now" in refused(f"{key}: {value}")
+
+
+def test_every_renamed_option_is_one_of_today_and_none_of_then():
+    assert set(RENAMED.values()) <= set(BY_KEY)
+    assert not (set(RENAMED) | set(REMOVED)) & set(BY_KEY)
+    with pytest.raises(ValueError, match=r"best\.pth|TEST\.SCORE was 'found'"):
+        parse_config("TEST.SCORE: found\n", "best.pth")
 
 
 def test_a_few_lines_that_stand_for_billions_of_values_are_refused(tmp_path):

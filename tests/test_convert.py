@@ -129,7 +129,7 @@ def test_published_weights_come_back_as_they_were_in_every_bit(name, capsys):
         )
         torch.save(state, source)
         said = convert(capsys, source, release, *cfg)
-        assert f"({given['params']})" in said and "official, as for all published files" in said
+        assert f"({given['params']})" in said and "published, as for all published files" in said
         assert f"assumed: {'CrowdPose' if 'crowdpose' in name else 'COCO'}\n" in said
         convert(capsys, release, back, "--keys", "published")
         returned = torch.load(back, weights_only=True)
@@ -198,7 +198,7 @@ def test_a_run_needs_no_config_and_keeps_what_it_says(suffix, names, tmp_path, c
     if bare:
         assert_same(contents, to_published(state))
     else:
-        assert contents["convention"] == "official"
+        assert contents["convention"] == "published"
         assert list(contents["skeleton"]["joints"]) == list(build_skeleton(config).joints)
         assert options(contents["config"]) == options(config_yaml(config))
         assert set(contents["model"]) == set(state if names == "hrpose" else to_published(state))
@@ -305,18 +305,18 @@ def test_other_joints_are_refused_with_the_cure(tmp_path, capsys):
 
 
 def test_published_weights_have_the_published_coordinates(tmp_path, capsys):
-    exact = ["--cfg", W32, *TINY, "MODEL.CONVENTION", "exact"]
+    exact = ["--cfg", W32, *TINY, "MODEL.COORDINATES", "unbiased"]
     _, model = tiny()
     torch.save(to_published(model.state_dict()), tmp_path / "published.pth")
     said = refused(capsys, tmp_path / "published.pth", tmp_path / "b.safetensors", *exact)
-    assert "published weights were trained with official coordinates" in said
+    assert "published weights were trained with published coordinates" in said
     torch.save(model.state_dict(), tmp_path / "ours.pth")  # which do not say: the config does
     said = convert(capsys, tmp_path / "ours.pth", tmp_path / "b.safetensors", *exact)
-    assert "assumed: exact, from the config" in said
+    assert "assumed: unbiased, from the config" in said
     said = refused(
-        capsys, tmp_path / "b.safetensors", tmp_path / "c.pth", "MODEL.CONVENTION", "official"
+        capsys, tmp_path / "b.safetensors", tmp_path / "c.pth", "MODEL.COORDINATES", "published"
     )
-    assert "set MODEL.CONVENTION exact" in said
+    assert "set MODEL.COORDINATES unbiased" in said
 
 
 def test_another_network_is_refused_with_the_report(tmp_path, capsys):

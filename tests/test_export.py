@@ -258,7 +258,7 @@ def test_a_photo_that_is_none_is_named(shipped, tmp_path, capsys):
         (["--output", "model.onnx", "--format", "torch"], r"writes \*.pt2"),
         (["--output", "model.pt2", "--format", "torch", "--int8"], "--format onnx"),
         (["--output", "a.onnx", "--decode", "peaks", "TEST.SCALE_FACTOR", "[1,2]"], "one scale"),
-        (["--output", "a.onnx", "TEST.HEATMAPS", "annotated"], "annotations"),
+        (["--output", "a.onnx", "TEST.GT_HEATMAPS", "true"], "annotations"),
         (["--output", "a.onnx", "--int8", "--calibrate", "0"], "above 0"),
         (["--output", "a.onnx", "--calibrate", "8"], "--int8"),
         (["--output", "a.onnx", "--data", "-1"], "below"),

@@ -85,12 +85,14 @@ def run_folder_of(output):
 
 
 def test_losses_that_are_no_number_are_named_and_in_the_end_stop_the_run(scenes, tmp_path):
-    more = ["TRAIN.LR", "1e30", "TRAIN.MAX_LOST_STEPS", "1"]
+    more = ["TRAIN.LR", "1e30", "TRAIN.MAX_NONFINITE_STEPS", "1"]
     said = tool("train", *arguments(scenes, tmp_path, *more), status=2)
     assert "1 steps up to step 2 were skipped, 1 in this epoch" in said
     assert "Images: " in said and ".jpg" in said
     assert "error: 1 steps up to step 3 were skipped, 2 in this epoch" in said
-    assert "More than TRAIN.MAX_LOST_STEPS 1, or than half of the epoch; lower TRAIN.LR" in said
+    assert (
+        "More than TRAIN.MAX_NONFINITE_STEPS 1, or than half of the epoch; lower TRAIN.LR" in said
+    )
 
 
 def test_an_unreadable_image_in_a_worker_is_named(scenes, tmp_path):

@@ -1,4 +1,4 @@
-"""TEST.HEATMAPS annotated: true heatmaps, the network's tags; TEST.AGGREGATE of a config."""
+"""TEST.GT_HEATMAPS true: true heatmaps, the network's tags; TEST.AGGREGATE of a config."""
 
 from pathlib import Path
 
@@ -94,7 +94,7 @@ def in_order(poses, joints):
     return poses.joints[nearest]
 
 
-TRUE = ("TEST.HEATMAPS", "annotated", "TEST.REFINE", "false")
+TRUE = ("TEST.GT_HEATMAPS", "true", "TEST.REFINE", "false")
 
 
 @pytest.mark.parametrize("size", [(300, 200), (180, 333)], ids=str)

@@ -9,7 +9,7 @@ import pytest
 
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
 
-CONFIG = "NAME: w32\nTRAIN:\n  LR: 0.001\n  MILESTONES:\n  - 200.0\n"
+CONFIG = "NAME: w32\nTRAIN:\n  LR: 0.001\n  LR_STEP:\n  - 200.0\n"
 
 
 def lines(folder):
@@ -135,7 +135,7 @@ def test_wandb_gets_metrics_with_their_step(wandb, make, warnings):
 def test_wandb_gets_the_config(wandb, make, tmp_path):
     make()
     given = wandb.init.call_args.kwargs
-    assert given["config"] == {"NAME": "w32", "TRAIN": {"LR": 0.001, "MILESTONES": [200.0]}}
+    assert given["config"] == {"NAME": "w32", "TRAIN": {"LR": 0.001, "LR_STEP": [200.0]}}
     assert (given["group"], given["dir"]) == ("w32", str(tmp_path))
 
 

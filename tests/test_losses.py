@@ -114,7 +114,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
     loss, _, watch = make_terms()
     for output in outputs:
         side = SIDE // output.stride
-        joints = coordinates("official").to_heatmap_coords(
+        joints = coordinates("published").to_heatmap_coords(
             batch["joints"], output.stride, batch["mirrored"]
         )
         mask = batch["mask"].clone()
@@ -124,7 +124,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
         wanted = looped_mse(output.heatmaps, drawn, mask)
         assert torch.allclose(loss[f"heatmap/{output.stride}"], wanted, atol=1e-6)
     cells = joint_cells(
-        coordinates("official").to_heatmap_coords(batch["joints"], 4, batch["mirrored"]), (16, 16)
+        coordinates("published").to_heatmap_coords(batch["joints"], 4, batch["mirrored"]), (16, 16)
     )
     tags = outputs[0].tags.flatten(1)
     pull, push = tag_loss(tags, cells)

@@ -119,10 +119,10 @@ SPECS = [
     spec_of(views=FLIPPED, stride=2),
     spec_of(views=FLIPPED, aggregate=(2,)),
     spec_of(aggregate=(4,), stride=2),
-    spec_of(views=FLIPPED, convention="exact"),
+    spec_of(views=FLIPPED, convention="unbiased"),
     spec_of(views=FLIPPED, scales=(0.5,)),
     spec_of(views=FLIPPED, scales=(0.5, 1.0, 2.0)),
-    spec_of(scales=(2.0, 1.0, 0.5), stride=2, convention="exact"),
+    spec_of(scales=(2.0, 1.0, 0.5), stride=2, convention="unbiased"),
 ]
 
 
@@ -168,13 +168,13 @@ def test_the_decoder_config_travels_with_the_model(graph, changed):
 
 @pytest.mark.parametrize("graph", ["network", "peaks"])
 @pytest.mark.parametrize("views", [("identity",), FLIPPED])
-@pytest.mark.parametrize("convention", ["official", "exact"])
+@pytest.mark.parametrize("convention", ["published", "unbiased"])
 def test_the_published_config_finds_two_people_where_they_are(graph, views, convention):
     truth = np.array([[[40, 60], [60, 100], [30, 150]], [[200, 80], [230, 60], [220, 160]]])
     away = np.hypot(*(np.mgrid[:200, :280][:, None, None] - truth.T[::-1, ..., None, None]))
     image = (250 * np.exp(-(away.min(1) ** 2) / 50)).astype(np.uint8).transpose(1, 2, 0)
     decoder = (
-        DecoderConfig(subpixel="dark", unique_peaks=True) if convention == "exact" else PUBLISHED
+        DecoderConfig(subpixel="dark", unique_peaks=True) if convention == "unbiased" else PUBLISHED
     )
     spec = spec_of(DOTS, decoder, views=views, convention=convention)
     predictor, exported = pair(spec, graph, Dots())
@@ -323,7 +323,7 @@ def test_metadata_of_format_1_is_read():
         oks_nms=0.9,
     )
     spec = InferenceSpec(
-        DOTS, 384, (1.0,), FLIPPED, 2, (2,), "exact", (0.5,) * 3, (0.2,) * 3, decoder
+        DOTS, 384, (1.0,), FLIPPED, 2, (2,), "unbiased", (0.5,) * 3, (0.2,) * 3, decoder
     )
     assert from_json(of_format_1()) == ExportedModel(spec, "peaks", (4, 2), "cd", "0.1.0")
     assert from_json(of_format_1(adjust=False)).spec.decoder.subpixel == "none"

@@ -56,7 +56,7 @@ def images(height=64, width=96, count=1):
 def as_options(precision="fp32", channels_last=False, folded=False, compiled=False):
     return [
         *("TEST.PRECISION", precision, "TEST.CHANNELS_LAST", str(channels_last)),
-        *("TEST.FOLD_NORMS", str(folded), "TEST.COMPILE", str(compiled)),
+        *("TEST.FUSE_BN", str(folded), "TEST.COMPILE", str(compiled)),
     ]
 
 

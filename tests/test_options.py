@@ -39,7 +39,7 @@ def test_every_option_has_a_meaning_and_a_reader(option):
     short = re.findall(rf"(\w+) = config\.{group}\b", text) if groups else []
     names = [
         rf"config\.{option.key}",
-        rf"said.get..{option.key}",
+        rf"given.get..{option.key}",
         *(rf"{name}\.{last}" for name in short),
     ]
     assert option.meaning.endswith(".")

@@ -183,7 +183,7 @@ def test_other_joints_train_and_start_from_coco_weights(trained, tmp_path):
     run = [*SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path / "out"]
     tuned = [
         "MODEL.PRETRAINED", folder / "checkpoints" / "best.pth",
-        "MODEL.MAY_MISS", "['heads.*','deconvs.*.up.0.weight']",
+        "MODEL.ALLOW_MISSING", "['heads.*','deconvs.*.up.0.weight']",
     ]  # fmt: skip
     tool("train", "--cfg", config, *run, "MODEL.PRETRAINED", "")
     assert "heads" in tool("train", "--cfg", config, *run, *tuned)
@@ -307,7 +307,7 @@ def test_two_processes_train_in_one_folder_and_are_stopped_at_the_same_step(trai
 @pytest.mark.parametrize(
     "more",
     [
-        "TRAIN.RECOMPUTE true TRAIN.CHANNELS_LAST false",
+        "TRAIN.ACTIVATION_CHECKPOINTING true TRAIN.CHANNELS_LAST false",
         "TRAIN.PRECISION fp16 TRAIN.OPTIMIZER adamw",
         pytest.param("TRAIN.COMPILE true MODEL.MODULES [1,1,1]", marks=pytest.mark.long),
     ],

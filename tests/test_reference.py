@@ -174,7 +174,11 @@ def test_the_same_maps_and_people(config_of, record_difference):
         ("data", ["LOSS.SHR", "256"], "LOSS.SHR 0"),
         ("data", ["DATASET.AUGMENTATIONS", "['flip']"], "affine"),
         ("predictor", ["TEST.SCALE_FACTOR", "[0.5,1]"], "TEST.SCALE_FACTOR"),
-        ("predictor", ["TEST.SCALE_FACTOR", "[1]", "TEST.COST", "clipped"], "as published"),
+        (
+            "predictor",
+            ["TEST.SCALE_FACTOR", "[1]", "TEST.MATCHING_COST", "clipped"],
+            "as published",
+        ),
     ],
 )
 def test_what_the_reference_does_not_implement_is_refused(config_of, build, more, cure):

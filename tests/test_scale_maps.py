@@ -326,11 +326,11 @@ def test_the_second_picture_shows_a_joint_only_where_it_is_drawn(tmp_path, measu
 
     def drawn(stride, k, row, column):
         joints = torch.tensor([[[60.0, 30, 2]], [[100.0, 40, 2]]])[None]
-        cells = coordinates("official").to_heatmap_coords(
+        cells = coordinates("published").to_heatmap_coords(
             joints, stride, torch.zeros(1, dtype=torch.bool)
         )
         sigma = config.LOSS.SIGMA[-1]
-        heat = TARGET_GENERATORS["official"].heatmaps(cells, tuple(row.shape[1:]), sigma)[
+        heat = TARGET_GENERATORS["published"].heatmaps(cells, tuple(row.shape[1:]), sigma)[
             0
         ]  # (1, h, w)
         return torch.where((heat > 0) & (k == 3), 0.4, -0.4)

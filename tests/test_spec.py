@@ -29,19 +29,19 @@ def test_the_published_config_is_the_published_decoder():
 
 @pytest.mark.parametrize(
     ("convention", "adjust", "subpixel"),
-    [("official", "true", "quarter"), ("exact", "true", "dark"), ("exact", "false", "none")],
+    [("published", "true", "quarter"), ("unbiased", "true", "dark"), ("unbiased", "false", "none")],
 )
 def test_the_convention_decides_offsets_and_duplicates(convention, adjust, subpixel):
-    decoder = spec_of("MODEL.CONVENTION", convention, "TEST.ADJUST", adjust).decoder
+    decoder = spec_of("MODEL.COORDINATES", convention, "TEST.ADJUST", adjust).decoder
     assert decoder.subpixel == subpixel
-    assert decoder.unique_peaks == (convention == "exact")
+    assert decoder.unique_peaks == (convention == "unbiased")
 
 
 def test_every_option_of_the_decoder_is_read():
     decoder = spec_of(
         *("TEST.DETECTION_THRESHOLD", "0.2", "TEST.TAG_THRESHOLD", "0.5", "TEST.NMS_KERNEL", "7"),
-        *("DATASET.MAX_NUM_PEOPLE", "9", "TEST.REFINE", "false", "TEST.SOLVER", "scipy"),
-        *("TEST.COST", "clipped", "TEST.MIN_SCORE", "0.1", "TEST.SUPPRESS", "0.8"),
+        *("DATASET.MAX_NUM_PEOPLE", "9", "TEST.REFINE", "false", "TEST.MATCHER", "scipy"),
+        *("TEST.MATCHING_COST", "clipped", "TEST.MIN_SCORE", "0.1", "TEST.OKS_NMS", "0.8"),
     ).decoder
     assert decoder == (0.2, 0.5, 9, 7, "quarter", False, False, "scipy", "clipped", 0.1, 0.8)
 

@@ -98,7 +98,7 @@ def test_published_names_and_back_lose_nothing(prefix, num_deconvs):
 
 def test_what_was_saved_comes_back(tmp_path):
     theirs, ours = swahr(1), swahr(2)
-    torch.save({"model": theirs.state_dict(), "convention": "official"}, tmp_path / "last.pth")
+    torch.save({"model": theirs.state_dict(), "convention": "published"}, tmp_path / "last.pth")
     report = load_weights(ours, tmp_path / "last.pth")
     assert report.missing == report.leftovers == ()
     assert report.kind == "hrpose"

@@ -19,7 +19,7 @@ from hrpose.models.weights import load_weights
 
 FACTS = {
     "skeleton": {"joints": ["nose", "left_eye", "right_eye"], "sigmas": [0.1, 0.2, 0.3]},
-    "convention": "official",
+    "convention": "published",
     "config": "MODEL:\n  WIDTH: 8\n",
     "hrpose": "0.1.0",
 }
@@ -194,7 +194,7 @@ def test_joints_that_cannot_be_understood_are_not_passed_by(text, tmp_path):
     assert "`skeleton` in its metadata" in refused(path)
 
 
-def network(joints, convention="official"):
+def network(joints, convention="published"):
     backbone = HRNet(8, modules=(1, 1, 1), blocks=1, stem=8, bottlenecks=1)
     model = HigherHRNet(backbone, len(joints), 1, (1,))
     model.joint_names, model.convention = joints, convention
@@ -208,8 +208,8 @@ def test_a_release_is_for_its_own_joints_and_coordinates(suffix, tmp_path):
     write_weights(path, theirs.state_dict(), FACTS)
     with pytest.raises(ValueError, match="set DATASET.SKELETON"):
         load_weights(network([*joints[:2], "mouth"]), path)
-    with pytest.raises(ValueError, match="set MODEL.CONVENTION official"):
-        load_weights(network(joints, "exact"), path)
+    with pytest.raises(ValueError, match="set MODEL.COORDINATES published"):
+        load_weights(network(joints, "unbiased"), path)
     ours = network(joints)
     load_weights(ours, path)
     assert torch.equal(ours.heads[0].weight, theirs.heads[0].weight)

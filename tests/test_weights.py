@@ -131,7 +131,7 @@ def test_files_give_what_was_saved(tmp_path, suffix):
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
         torch.save(
-            {"model": theirs.state_dict(), "convention": "official", "joints": ["nose"]}, path
+            {"model": theirs.state_dict(), "convention": "published", "joints": ["nose"]}, path
         )
     else:
         save_file(theirs.state_dict(), path)
@@ -233,10 +233,10 @@ def test_a_lone_pattern_is_not_taken_letter_by_letter():
 
 def test_weights_of_the_other_convention_are_refused():
     model = small()
-    model.convention = "exact"
+    model.convention = "unbiased"
     state = small(seed=1).state_dict()
-    assert_refused(model, {"model": state, "convention": "official"}, "CONVENTION official")
-    load_weights(model, {"model": state, "convention": "exact"})
+    assert_refused(model, {"model": state, "convention": "published"}, "COORDINATES published")
+    load_weights(model, {"model": state, "convention": "unbiased"})
     load_weights(model, state)
 
 
@@ -299,8 +299,8 @@ def test_published_weights_fit_no_exact_model():
     """Such files say nothing of coordinates; a backbone has none, whatever it learnt."""
     model = HigherHRNet(HRNet(8, (1, 1, 1), 1, 8, 1), 17)
     published = to_published(model.state_dict())
-    model.convention = "exact"
-    with pytest.raises(ValueError, match="MODEL.CONVENTION official"):
+    model.convention = "unbiased"
+    with pytest.raises(ValueError, match="MODEL.COORDINATES published"):
         load_weights(model, published)
     backbone = {
         name: each for name, each in published.items() if not re.match("final|deconv", name)

@@ -37,8 +37,8 @@ def data_config(config):
     data, targets, strides = config.DATASET, build_targets(config), output_strides(config)
     if list(data.AUGMENTATIONS) != ["affine", "flip"]:
         raise ValueError("the reference has DATASET.AUGMENTATIONS ['affine','flip'] only")
-    if targets.convention != "official":
-        raise ValueError("the reference draws published targets; set MODEL.CONVENTION official")
+    if targets.convention != "published":
+        raise ValueError("the reference draws published targets; set MODEL.COORDINATES published")
     if targets.unit_width:
         raise ValueError("the reference draws equal Gaussians; set LOSS.SHR 0")
     sigmas = list(config.LOSS.SIGMA)

@@ -136,7 +136,7 @@ def _crop(config: CfgNode) -> CropConfig:
         data.MAX_SCALE,
         data.MAX_TRANSLATE,
         output_strides(config)[-1],
-        config.MODEL.CONVENTION,
+        config.MODEL.COORDINATES,
     )
 
 
@@ -160,7 +160,7 @@ def build_loss(config: CfgNode) -> Callable:
 def build_targets(config: CfgNode) -> TargetConfig:
     people = config.DATASET.MAX_NUM_PEOPLE
     return TargetConfig(
-        config.LOSS.SIGMA, people, config.MODEL.CONVENTION, unit_width=config.LOSS.SHR
+        config.LOSS.SIGMA, people, config.MODEL.COORDINATES, unit_width=config.LOSS.SHR
     )
 
 
@@ -170,7 +170,7 @@ def build_targets(config: CfgNode) -> TargetConfig:
 def build_model(config: CfgNode) -> nn.Module:
     """The network with its initial weights; `load_pretrained` and `load_weights` bring better."""
     network = pick(MODELS, config.MODEL.NAME, "MODEL.NAME")(config)
-    network.convention = config.MODEL.CONVENTION
+    network.convention = config.MODEL.COORDINATES
     network.joint_names = build_skeleton(config).joints
     return network
 
@@ -184,7 +184,7 @@ def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
     if not config.MODEL.PRETRAINED:
         return None
     try:
-        return load_weights(model, Path(config.MODEL.PRETRAINED), config.MODEL.MAY_MISS)
+        return load_weights(model, Path(config.MODEL.PRETRAINED), config.MODEL.ALLOW_MISSING)
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"MODEL.PRETRAINED: {error}. The README says where ImageNet weights are; "
@@ -202,7 +202,7 @@ def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
 
 def build_spec(config: CfgNode) -> InferenceSpec:
     """Preprocessing, views, aggregation and decoding, as TEST specifies."""
-    test, convention = config.TEST, coordinates(config.MODEL.CONVENTION)
+    test, convention = config.TEST, coordinates(config.MODEL.COORDINATES)
     decoder = DecoderConfig(
         detection_threshold=test.DETECTION_THRESHOLD,
         tag_threshold=test.TAG_THRESHOLD,
@@ -211,10 +211,10 @@ def build_spec(config: CfgNode) -> InferenceSpec:
         subpixel=convention.subpixel if test.ADJUST else "none",
         unique_peaks=convention.duplicate_peaks,
         refine=test.REFINE,
-        matcher=test.SOLVER,
-        matching_cost=test.COST,
+        matcher=test.MATCHER,
+        matching_cost=test.MATCHING_COST,
         min_score=test.MIN_SCORE,
-        oks_nms=test.SUPPRESS,
+        oks_nms=test.OKS_NMS,
     )
     return InferenceSpec(
         skeleton=build_skeleton(config),
@@ -223,7 +223,7 @@ def build_spec(config: CfgNode) -> InferenceSpec:
         views=("identity", "flip") if test.FLIP_TEST else ("identity",),
         stride=1 if test.PROJECT2IMAGE else output_strides(config)[-1],
         aggregate=tuple(test.AGGREGATE),
-        convention=config.MODEL.CONVENTION,
+        convention=config.MODEL.COORDINATES,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         decoder=decoder,
@@ -233,8 +233,8 @@ def build_spec(config: CfgNode) -> InferenceSpec:
 def build_predict_fn(
     config: CfgNode, predictor: BottomUpPredictor
 ) -> Callable[[tuple[np.ndarray, np.ndarray]], Poses]:
-    """(image, its annotated joints) -> poses; only TEST.HEATMAPS annotated uses the joints."""
-    if config.TEST.HEATMAPS == "predicted":
+    """(image, its annotated joints) -> poses; only TEST.GT_HEATMAPS true uses the joints."""
+    if not config.TEST.GT_HEATMAPS:
         return lambda annotated: predictor(annotated[0])
     # As wide as those of the finest output, but drawn at the decoded size: an enlarged peak would
     # have four highest cells, and each would start a person.
@@ -243,9 +243,9 @@ def build_predict_fn(
 
     def draw(joints: Tensor, size: tuple[int, int]) -> Tensor:
         flipped = torch.zeros(1, dtype=torch.bool, device=joints.device)
-        convention = coordinates(config.MODEL.CONVENTION)
+        convention = coordinates(config.MODEL.COORDINATES)
         cells = convention.to_heatmap_coords(joints, stride, flipped)
-        return TARGET_GENERATORS[config.MODEL.CONVENTION].heatmaps(cells, size, sigma)
+        return TARGET_GENERATORS[config.MODEL.COORDINATES].heatmaps(cells, size, sigma)
 
     return partial(predict_with_gt_heatmaps, predictor, draw)
 
@@ -263,9 +263,7 @@ def build_inference_model(config: CfgNode, model: nn.Module) -> nn.Module:
     """A copy of a network that computes as TEST specifies, on the same device."""
     test = config.TEST
     precision = PRECISIONS[test.PRECISION]
-    return prepare_for_inference(
-        model, test.FOLD_NORMS, test.CHANNELS_LAST, precision, test.COMPILE
-    )
+    return prepare_for_inference(model, test.FUSE_BN, test.CHANNELS_LAST, precision, test.COMPILE)
 
 
 def load_predictor(config: CfgNode, world: DistInfo = SINGLE_PROCESS) -> BottomUpPredictor:

@@ -36,7 +36,7 @@ def build_skeleton(config: CfgNode) -> Skeleton:
     path = annotation_path(config, data.TRAIN)
     if not path.is_file() and config.TEST.MODEL_FILE:
         return _skeleton_of_weights(Path(config.TEST.MODEL_FILE))
-    return _skeleton_of_file(path, data.CATEGORY, data.SIGMAS, data.GROUPING_ORDER)
+    return _skeleton_of_file(path, data.CATEGORY, data.OKS_SIGMAS, data.GROUPING_ORDER)
 
 
 @lru_cache(maxsize=4)
@@ -79,7 +79,7 @@ def read_split(config: CfgNode, split: str) -> Split:
     check_annotations(config, select_images(truth, data.IMAGE_IDS), split, TRAINING)
     category = person_category(truth, data.CATEGORY)["id"]
     joints = len(build_skeleton(config).joints)
-    records = image_annotations(truth, joints, category, data.IGNORE, data.IMAGE_IDS)
+    records = image_annotations(truth, joints, category, data.IGNORE_REGIONS, data.IMAGE_IDS)
     if not any(len(record.joints) for record in records):
         chosen = " of DATASET.IMAGE_IDS" * bool(data.IMAGE_IDS)
         raise ValueError(
@@ -102,7 +102,7 @@ def build_schema(config: CfgNode, truth: dict[str, Any], joints: tuple[str, ...]
         person_category(truth, data.CATEGORY),
         data.MAX_NUM_PEOPLE,
         "bbox" if data.FORMAT == "crowdpose" else "area",
-        data.IGNORE,
+        data.IGNORE_REGIONS,
         data.IMAGE_IDS,
     )
 

@@ -58,7 +58,7 @@ def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> T
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
     """Preprocessing, the model and its losses; activation checkpointing is set in the model."""
     options = config.TRAIN
-    if options.RECOMPUTE:
+    if options.ACTIVATION_CHECKPOINTING:
         enable_activation_checkpointing(model)
     memory_format = torch.channels_last if options.CHANNELS_LAST else torch.contiguous_format
     precision = PrecisionConfig(PRECISIONS[options.PRECISION], memory_format, options.COMPILE)
@@ -79,7 +79,7 @@ def build_optimizer_step(
             "TRAIN.COMPILE compiles for one GPU: start one process for each with torchrun, or "
             "leave it out"
         )
-    at_once = options.IMAGES_PER_DEVICE * len(devices)
+    at_once = options.MICRO_BATCH * len(devices)
     accumulation = math.ceil(batch / dist.world_size / at_once) if at_once else 1
     step_config = StepConfig(batch, accumulation, options.CLIP_NORM, options.SEED, options.EMA)
     train_step, optimizer = build_train_step(config, model), build_optimizer(config, model)
@@ -97,12 +97,12 @@ def build_schedule(config: CfgNode) -> Schedule:
     options = config.TRAIN
     return partial(
         pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE"),
-        milestones=options.MILESTONES,
-        drop=options.DROP,
+        milestones=options.LR_STEP,
+        drop=options.LR_FACTOR,
         warmup=options.WARMUP,
         epochs=options.EPOCHS,
-        first_cycle=options.FIRST_CYCLE,
-        cycle_growth=options.CYCLE_GROWTH,
+        first_cycle=options.T_0,
+        cycle_growth=options.T_MULT,
     )
 
 
@@ -115,11 +115,11 @@ def build_train_config(config: CfgNode, batch: int) -> TrainConfig:
         schedule=build_schedule(config),
         log_every=config.PRINT_FREQ,
         validate_every=options.VALIDATE_EVERY,
-        visualize_every=options.PICTURES_EVERY,
+        visualize_every=options.VISUALIZE_EVERY,
         save_minutes=options.SAVE_MINUTES,
         save_steps=options.SAVE_STEPS,
         keep_checkpoints=options.KEEP_CHECKPOINTS,
-        max_nonfinite_steps=options.MAX_LOST_STEPS,
+        max_nonfinite_steps=options.MAX_NONFINITE_STEPS,
     )
 
 

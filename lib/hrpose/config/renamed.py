@@ -30,7 +30,7 @@ RENAMED = {
 }
 """Option names of checkpoints and run folders up to 0.1 -> today's names."""
 
-RENAMED_VALUES = {
+RENAMED_VALUES: dict[str, dict[str, Any]] = {
     "MODEL.COORDINATES": {"official": "published", "exact": "unbiased"},
     "TEST.GT_HEATMAPS": {"predicted": False, "annotated": True},
 }
@@ -43,8 +43,11 @@ REMOVED = {"TEST.SCORE": "all"}
 def current(key: str, value: Any) -> tuple[str, Any] | None:
     """An option of a stored config under its name and value of today; None if it is gone.
 
+    A preset is stored beside the values that it set, which count.
     Errors: ValueError where it is gone and had an effect
     """
+    if key == "TEST.PRESET":
+        return None
     if key in REMOVED:
         if value != REMOVED[key]:
             raise ValueError(

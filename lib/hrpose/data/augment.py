@@ -27,7 +27,7 @@ class CropConfig(NamedTuple):
     max_scale: float = 1.5
     max_translate: float = 40.0  # in 200ths of the crop's side, either way
     stride: int = 1  # network pixels per cell of the mask: the finest output's
-    convention: str = "official"
+    convention: str = "published"
 
 
 def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Generator) -> Affine:
@@ -48,7 +48,7 @@ def move(
     by: Affine,
     size: tuple[int, int],
     stride: int = 1,
-    convention: str = "official",
+    convention: str = "published",
 ) -> Sample:
     """Transform image, joints, mask and box widths. Pixels from outside the image are masked.
 

@@ -134,12 +134,12 @@ def lacks(field: str) -> Callable[[Mapping[str, Any]], bool]:
 
 
 def ignored_by(option: str) -> Mask:
-    """Crowds and unlabelled people, where DATASET.IGNORE has this value."""
+    """Crowds and unlabelled people, where DATASET.IGNORE_REGIONS has this value."""
     return lambda view: view.is_ignored & (view.schema.ignore == option)
 
 
 def is_masked(view: DatasetView) -> np.ndarray:
-    """Crowds and unlabelled people, unless DATASET.IGNORE is none."""
+    """Crowds and unlabelled people, unless DATASET.IGNORE_REGIONS is none."""
     return view.is_ignored & (view.schema.ignore != "none")
 
 

@@ -260,7 +260,7 @@ def _box_outline(person: Mapping[str, Any]) -> list[Any]:
 
 
 IGNORE_REGIONS = {"segmentation": _outline, "box": _box_outline, "none": lambda person: []}
-"""DATASET.IGNORE -> regions of an annotation that are excluded from the heatmap loss."""
+"""DATASET.IGNORE_REGIONS -> regions of an annotation that are excluded from the heatmap loss."""
 
 MAX_COORDINATE = 1e5
 """Pixels; the polygon code of pycocotools allocates memory in proportion to coordinates."""

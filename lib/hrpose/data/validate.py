@@ -174,7 +174,7 @@ RULES = (
          f"{AREA_CURE}; at 0 every OKS is 0", (EVALUATION,)),
     Rule("keypoints-absent", NOTE, "annotations without keypoints",
          people_where(lacks("keypoints")),
-         f"{KEEP}: they are unlabelled people, masked according to DATASET.IGNORE"),
+         f"{KEEP}: they are unlabelled people, masked according to DATASET.IGNORE_REGIONS"),
     Rule("iscrowd-absent", NOTE, "annotations without iscrowd", people_where(lacks("iscrowd")),
          f"{KEEP}: 0 is assumed"),
     Rule("num-keypoints-absent", NOTE, "annotations without num_keypoints",
@@ -193,7 +193,7 @@ RULES = (
          f"{KEEP}: their box is excluded from the heatmap loss instead"),
     Rule("ignored-as-background", NOTE, "crowds and unlabelled people trained as background",
          people_in(ignored_by("none")),
-         "as published for CrowdPose; DATASET.IGNORE box excludes them from the heatmap loss"),
+         "as published for CrowdPose; DATASET.IGNORE_REGIONS box excludes them from the loss"),
     Rule("outline-invalid", ERROR, "invalid outlines", people_where(has_bad_outline, BY_OUTLINE),
          "polygons are lists of 3 or more finite points [x, y, x, y, ...]; run lengths have counts "
          "and size"),

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -22,6 +22,9 @@ try:
     import fcntl
 except ImportError:  # Windows has no such locks; there, do not start two runs of one config at once
     fcntl = None  # type: ignore[assignment]
+
+
+Rename = Callable[[str, Any], tuple[str, Any] | None]
 
 
 class RunDir(NamedTuple):
@@ -53,18 +56,21 @@ class RunDir(NamedTuple):
         return self.checkpoints / "best.pth"
 
 
-def open_run_dir(experiment: Path, config: str, resume: str) -> RunDir:
+def open_run_dir(
+    experiment: Path, config: str, resume: str, rename: Rename = lambda key, value: (key, value)
+) -> RunDir:
     """The newest unfinished run of the same config that is not locked, or else a new one.
 
     experiment: folder of all its runs   config: YAML, without options that may differ
     resume: auto, never, or a run folder, which must have the same config
+    rename: an option of an older run's config -> its name and value of today; None: gone
     """
     if resume not in ("auto", "never"):
-        return _resume_named(Path(resume), config)
+        return _resume_named(Path(resume), config, rename)
     if resume == "auto":
         # Newest by name, which is the time: copying a file into an old run must not make it new.
         for path in sorted(experiment.glob("*/config.yaml"), reverse=True):
-            if is_unfinished(path.parent) and not _differences(path.read_text(), config):
+            if is_unfinished(path.parent) and not _differences(path.read_text(), config, rename):
                 lock = acquire_lock(path.parent)
                 if lock:
                     return _resume(path.parent, lock)
@@ -83,13 +89,14 @@ def is_unfinished(folder: Path) -> bool:
     return bool(list_checkpoints(folder / "checkpoints", "last")) and not finished
 
 
-def _resume_named(folder: Path, config: str) -> RunDir:
+def _resume_named(folder: Path, config: str, rename: Rename) -> RunDir:
     if not list_checkpoints(folder / "checkpoints", "last"):
         raise FileNotFoundError(
             f"TRAIN.RESUME: no checkpoints/last.pth in {folder}; give auto, never, or a run folder "
             "such as output/w32_512/20260131-120000"
         )
-    check_same_config(_read_if_present(folder / "config.yaml"), config, f"TRAIN.RESUME: {folder}")
+    theirs = _read_if_present(folder / "config.yaml")
+    check_same_config(theirs, config, f"TRAIN.RESUME: {folder}", rename)
     lock = acquire_lock(folder)
     if not lock:
         raise ValueError(f"TRAIN.RESUME: another process is working in {folder}")
@@ -103,9 +110,9 @@ def _resume(folder: Path, lock: IO[str]) -> RunDir:
     return RunDir(folder, True, lock)
 
 
-def check_same_config(theirs: str, config: str, where: str) -> None:
+def check_same_config(theirs: str, config: str, where: str, rename: Rename) -> None:
     """ValueError, with the differences, if a run or a checkpoint has another config."""
-    differences = _differences(theirs, config)
+    differences = _differences(theirs, config, rename)
     if differences:
         raise ValueError(
             f"{where} was run with another config; use that one, or TRAIN.RESUME never to start "
@@ -113,14 +120,14 @@ def check_same_config(theirs: str, config: str, where: str) -> None:
         )
 
 
-def _differences(theirs: str, config: str) -> list[str]:
+def _differences(theirs: str, config: str, rename: Rename) -> list[str]:
     """The options whose values differ between two configs, whatever YAML's notation."""
-    old, new = _options(theirs), _options(config)
+    old, new = _options(theirs, rename), _options(config, rename)
     differing = [key for key in sorted(old | new) if old.get(key, ...) != new.get(key, ...)]
     return [f"{key} {old.get(key)} -> {new.get(key)}" for key in differing]
 
 
-def _options(config: str) -> dict[str, Any]:
+def _options(config: str, rename: Rename) -> dict[str, Any]:
     """A.B.C -> value; empty for text that is no config, as of a damaged file."""
     try:
         tree = yaml.safe_load(config)
@@ -134,7 +141,8 @@ def _options(config: str) -> dict[str, Any]:
             options |= flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
         return options
 
-    return flatten(tree, "") if isinstance(tree, Mapping) else {}
+    pairs = flatten(tree, "").items() if isinstance(tree, Mapping) else ()
+    return dict(pair for pair in (rename(key, value) for key, value in pairs) if pair)
 
 
 def create_run_folder(experiment: Path) -> Path:

@@ -354,8 +354,8 @@ class Trainer:
         half = progress.batch == total and 2 * progress.skipped > total
         if progress.skipped > limit or half:
             raise FloatingPointError(
-                f"{message}. More than TRAIN.MAX_LOST_STEPS {limit}, or than half of the epoch; "
-                "lower TRAIN.LR, or check the data with tools/inspect.py"
+                f"{message}. More than TRAIN.MAX_NONFINITE_STEPS {limit}, or than half of the "
+                "epoch; lower TRAIN.LR, or check the data with tools/check_data.py"
             )
         self.state.logger.info(message)
 

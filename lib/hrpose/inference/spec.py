@@ -55,7 +55,7 @@ class InferenceSpec(NamedTuple):
     views: tuple[str, ...] = ("identity",)  # names of tta.VIEWS
     stride: int = 1  # network pixels per cell of the maps that are decoded; published: 1
     aggregate: tuple[int, ...] = ()  # strides of the outputs whose heatmaps are averaged; (): all
-    convention: str = "official"  # of coordinates: a name of ops.coordinates.COORDINATES
+    convention: str = "published"  # of coordinates: a name of ops.coordinates.COORDINATES
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the normalization, in units of 255
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     decoder: DecoderConfig = PUBLISHED

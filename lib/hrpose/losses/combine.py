@@ -23,7 +23,7 @@ class TargetConfig(NamedTuple):
 
     sigma: PerResolution = 2.0  # cells
     max_people: int = 30  # people in the tag loss; heatmaps are drawn for all
-    convention: str = "official"  # coordinate convention: see ops/coordinates.py
+    convention: str = "published"  # coordinate convention: see ops/coordinates.py
     unit_width: float = 0.0  # SHR: box width in network pixels at which sigma applies; 0: no SHR
 
 

@@ -40,8 +40,11 @@ BEYOND_BACKBONE = ("heads.*", "deconvs.*", "scale_branches.*")
 SCALE_BRANCHES = ("scale_branches.*",)
 """Our names that a HigherHRNet lacks; `allow_missing` to start SWAHR from its weights."""
 
-PUBLISHED_CONVENTION = "official"
+PUBLISHED_CONVENTION = "published"
 """Coordinate convention of all published files, which do not state it."""
+
+STORED_CONVENTIONS = {"official": "published", "exact": "unbiased"}
+"""Names of conventions in our older files -> today's."""
 
 _CONTAINERS = ("model", "state_dict", "best_state_dict")
 _UNUSED = ".num_batches_tracked"  # BatchNorm's momentum is constant
@@ -258,11 +261,12 @@ def _refuse_other_convention(model: nn.Module, contents: Mapping[str, Any], orig
     """Our checkpoints store their convention, published files have a known one, backbones none."""
     info = inspect_weights(contents, origin)
     known = PUBLISHED_CONVENTION if info.published and info.joints else None
-    theirs, ours = contents.get("convention", known), getattr(model, "convention", None)
+    stored = contents.get("convention", known)
+    theirs, ours = STORED_CONVENTIONS.get(stored, stored), getattr(model, "convention", None)
     if theirs and ours and theirs != ours:
         raise ValueError(
             f"{origin} were trained with {theirs} coordinates, this model uses {ours} ones; "
-            f"set MODEL.CONVENTION {theirs}"
+            f"set MODEL.COORDINATES {theirs}"
         )
 
 

@@ -4,7 +4,7 @@ Each convention is one dataclass in `COORDINATES`; no other code branches on its
 joint's x, y and an image's column, row are moved by the same matrix, and a horizontal flip sends x
 to size - 1 - x in every frame.
 
-`official` is the convention that the published weights were trained with. It is not symmetric:
+`published` is the convention that the published weights were trained with. It is not symmetric:
 
 * Coordinates are scaled as they stand, without half pixels: in an image of twice the size the
   joint at (8.7, 4) is at (17.4, 8).
@@ -16,7 +16,7 @@ to size - 1 - x in every frame.
   int(127 - 2.175) = 124. Flipped pixels alone do not determine the cell, hence `mirrored` in every
   batch, and `to_heatmap_coords` as the only way to cells.
 
-`exact` carries pixel centres through every transform and truncates nothing:
+`unbiased` carries pixel centres through every transform and truncates nothing:
 
 * x is the centre of pixel x, which extends from x - 0.5 to x + 0.5. Frames are scaled from their
   edge: add 0.5, transform, subtract 0.5. In an image of twice the size pixel 0 is the pixels 0
@@ -118,8 +118,8 @@ class UnbiasedCoordinates:
 
 Coordinates = PublishedCoordinates | UnbiasedCoordinates
 COORDINATES: dict[str, Coordinates] = {
-    "official": PublishedCoordinates(),
-    "exact": UnbiasedCoordinates(),
+    "published": PublishedCoordinates(),
+    "unbiased": UnbiasedCoordinates(),
 }
 
 
@@ -156,10 +156,10 @@ class Affine(NamedTuple):
         offset = coordinates(convention).pixel_offset
         return Affine((self.matrix + [0, 0, offset]) / stride)
 
-    def to_stride(self, stride: int, convention: str = "official") -> Affine:
+    def to_stride(self, stride: int, convention: str = "published") -> Affine:
         """From a transform to network pixels: on to cells as images and masks count them.
 
-        Cell i is read at pixel `stride` * i (official), or at the middle of its pixels (exact).
+        Cell i is read at pixel `stride` * i (published), or at the middle of its pixels (unbiased).
         """
         offset = coordinates(convention).pixel_offset
         return Affine(self.to_cell_frame(stride, convention).matrix - [0, 0, offset])
@@ -178,7 +178,7 @@ def similarity(
     size: tuple[int, int],
     scale: float,
     degrees: float = 0.0,
-    convention: str = "official",
+    convention: str = "published",
 ) -> Affine:
     """Scale, rotate about `centre`, and move it to the middle of a frame of `size` (w, h).
 
@@ -214,7 +214,7 @@ def resize_transform(
     input_size: int,
     scale: float = 1.0,
     smallest: float = 1.0,
-    convention: str = "official",
+    convention: str = "published",
 ) -> tuple[tuple[int, int], Affine]:
     """The size of an image in the network, and the transform from image to network pixels.
 

@@ -84,8 +84,8 @@ class TargetGenerator(NamedTuple):
 
 
 TARGET_GENERATORS = {
-    "official": TargetGenerator(draw_heatmaps, joint_cells),
-    "exact": TargetGenerator(draw_unbiased_heatmaps, unbiased_joint_cells),
+    "published": TargetGenerator(draw_heatmaps, joint_cells),
+    "unbiased": TargetGenerator(draw_unbiased_heatmaps, unbiased_joint_cells),
 }
 
 

@@ -27,8 +27,8 @@ ROW_PRESETS = ("full", "bench")
 BENCH = REPOSITORY / "configs" / "bench.yaml"
 
 RESULT_NEUTRAL = (
-    *(key for key in RUNTIME_OPTIONS if key != "TRAIN.IMAGES_PER_DEVICE"),
-    *("NAME", "TRAIN.RESUME", "TRAIN.VALIDATE_EVERY", "TRAIN.PICTURES_EVERY", "TEST.MODEL_FILE"),
+    *(key for key in RUNTIME_OPTIONS if key != "TRAIN.MICRO_BATCH"),
+    *("NAME", "TRAIN.RESUME", "TRAIN.VALIDATE_EVERY", "TRAIN.VISUALIZE_EVERY", "TEST.MODEL_FILE"),
 )
 """Options that say where, how fast and how closely watched a row runs, but not its result."""
 
@@ -37,8 +37,8 @@ _PATHS = ("DATASET.ROOT", "MODEL.PRETRAINED")
 _BENCH_DATA = (
     *("DATASET.ROOT", "DATASET.FORMAT", "DATASET.TRAIN", "DATASET.VAL", "DATASET.ANNOTATIONS"),
     *("DATASET.IMAGES", "DATASET.CATEGORY", "DATASET.IMAGE_IDS", "DATASET.SKELETON"),
-    *("DATASET.SIGMAS", "DATASET.GROUPING_ORDER", "DATASET.IGNORE"),
-    *("MODEL.PRETRAINED", "MODEL.MAY_MISS"),  # ImageNet weights do not fit half the width
+    *("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER", "DATASET.IGNORE_REGIONS"),
+    *("MODEL.PRETRAINED", "MODEL.ALLOW_MISSING"),  # ImageNet weights do not fit half the width
 )
 """Options that are bench.yaml's even where it leaves them at their defaults: one data set replaces
 another as a whole."""
@@ -167,7 +167,7 @@ def expand_grid(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
         if key in refused:
             raise ValueError(f"{key}: {refused[key]}")
         if key in axes:
-            raise ValueError(f"{key} stands twice; several values are a grid: {key} 1,0.1")
+            raise ValueError(f"{key} occurs twice; several values are a grid: {key} 1,0.1")
         axes[key] = split_values(text)
     points = [dict(zip(axes, point)) for point in itertools.product(*axes.values())]
     return [

@@ -91,7 +91,7 @@ EAGER = "fp32"
 WAYS = {
     name: (
         *("TEST.PRECISION", name[:4], "TEST.CHANNELS_LAST", str("channels last" in name)),
-        *("TEST.FOLD_NORMS", str("fused" in name), "TEST.COMPILE", str("compiled" in name)),
+        *("TEST.FUSE_BN", str("fused" in name), "TEST.COMPILE", str("compiled" in name)),
     )
     for name in (
         EAGER,

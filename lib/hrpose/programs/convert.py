@@ -164,13 +164,13 @@ def _assumed_joints(source: Source, config: CfgNode) -> str:
 
 
 def _assumed_convention(source: Source, config: CfgNode) -> str:
-    convention = config.MODEL.CONVENTION
+    convention = config.MODEL.COORDINATES
     if not source.info.published:
         return f"assumed: {convention}, from the config"
     if convention != PUBLISHED_CONVENTION:
         raise ValueError(
             f"{source.path} has published keys, and published weights were trained with "
-            f"{PUBLISHED_CONVENTION} coordinates; MODEL.CONVENTION is {convention}: leave it out"
+            f"{PUBLISHED_CONVENTION} coordinates; MODEL.COORDINATES is {convention}: leave it out"
         )
     return f"assumed: {PUBLISHED_CONVENTION}, as for all published files"
 

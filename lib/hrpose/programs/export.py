@@ -111,8 +111,8 @@ def _check_options(known: argparse.Namespace, config: CfgNode) -> None:
             f"a graph with peaks has one scale, TEST.SCALE_FACTOR is "
             f"{list(config.TEST.SCALE_FACTOR)}; add TEST.SCALE_FACTOR [1], or use --decode network"
         )
-    if config.TEST.HEATMAPS != "predicted":
-        raise ValueError("TEST.HEATMAPS annotated needs annotations, which no photo has")
+    if config.TEST.GT_HEATMAPS:
+        raise ValueError("TEST.GT_HEATMAPS needs annotations, which no photo has")
     wanted = [known.output, *([int8_path(known.output)] if known.int8 else [])]
     existing = [path for path in wanted if path.exists()]
     if existing and not known.force:

@@ -108,7 +108,7 @@ def build_predict_scales(config: CfgNode) -> Predict:
     def predict(image: np.ndarray) -> tuple[list[Tensor], Affine]:
         image_size = (image.shape[1], image.shape[0])
         size, to_network = resize_transform(
-            image_size, input_size, convention=config.MODEL.CONVENTION
+            image_size, input_size, convention=config.MODEL.COORDINATES
         )
         pixels = torch.from_numpy(to_network.image(image, size)).permute(2, 0, 1)[None]
         outputs = model.with_scales(normalize(pixels.to(device)))
@@ -133,7 +133,7 @@ def read_people(config: CfgNode) -> Split:
 
 def measure_people(config: CfgNode, predict: Predict, split: Split) -> PersonScales:
     """1 / s at the labelled joints of every person with a joint within the maps."""
-    strides, convention = output_strides(config), config.MODEL.CONVENTION
+    strides, convention = output_strides(config), config.MODEL.COORDINATES
     rows: list[tuple[int, float, list[np.ndarray]]] = []
     for record in tqdm(split.records, "scale maps", unit="image", disable=None):
         alphas, to_network = predict(split.images.read(record.file_name))

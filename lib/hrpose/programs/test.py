@@ -62,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "folder --input, as stored, and write the submission file; nothing is drawn",
     )
     known, config = parsed_config(parser, arguments)
-    if config.TEST.HEATMAPS != "predicted":
-        raise ValueError("TEST.HEATMAPS annotated needs annotations; use tools/valid.py")
+    if config.TEST.GT_HEATMAPS:
+        raise ValueError("TEST.GT_HEATMAPS needs annotations; use tools/valid.py")
     if known.image_info:
         tasks = listed(known.image_info, Path(known.input))
         submit(config, tasks, known.output, known.image_info.stem.removeprefix("image_info_"))

@@ -25,6 +25,7 @@ from hrpose.builders.training import (
     build_training_loader,
     uses_sync_bn,
 )
+from hrpose.config.renamed import current
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
@@ -46,14 +47,15 @@ RUNTIME_OPTIONS = (
     "DEVICE",
     "WORKERS",
     "PRINT_FREQ",
-    "TRACKERS",
+    "LOGGERS",
     "TEST.BATCH",
-    "TRAIN.IMAGES_PER_DEVICE",
-    "TRAIN.RECOMPUTE",
+    "TEST.PRESET",
+    "TRAIN.MICRO_BATCH",
+    "TRAIN.ACTIVATION_CHECKPOINTING",
     "TRAIN.SAVE_MINUTES",
     "TRAIN.SAVE_STEPS",
     "TRAIN.KEEP_CHECKPOINTS",
-    "TRAIN.MAX_LOST_STEPS",
+    "TRAIN.MAX_NONFINITE_STEPS",
 )
 """Options that may differ between two starts of one run, as TRAIN.RESUME may."""
 
@@ -95,7 +97,7 @@ def _open_run_dir(config: CfgNode, dist: DistInfo) -> RunDir:
     if not dist.is_main:
         return RunDir(*dist.broadcast(None), lock=None)  # type: ignore[misc]
     experiment = Path(config.OUTPUT_DIR) / config.NAME
-    run_dir = open_run_dir(experiment, config_yaml(config), config.TRAIN.RESUME)
+    run_dir = open_run_dir(experiment, config_yaml(config), config.TRAIN.RESUME, current_option)
     dist.broadcast((run_dir.folder, run_dir.resumed))
     return run_dir
 
@@ -115,8 +117,16 @@ def checkpoint_metadata(config: CfgNode) -> dict[str, Any]:
     return {
         "config": config_yaml(config),
         "skeleton": asdict(build_skeleton(config)),
-        "convention": config.MODEL.CONVENTION,
+        "convention": config.MODEL.COORDINATES,
     }
+
+
+def current_option(key: str, value: Any) -> tuple[str, Any] | None:
+    """An option of a stored config under today's name; one that is gone but had an effect stays."""
+    try:
+        return current(key, value)
+    except ValueError:
+        return key, value
 
 
 # Building ------------------------------------------------------------------------------------
@@ -141,7 +151,7 @@ def build_train_state(
     logger: Logger | NullLogger = NullLogger()
     if dist.is_main:
         logger = Logger(run_dir.folder, log_position(checkpoint))
-        for name in config.TRACKERS:
+        for name in config.LOGGERS:
             make_writer = LOG_WRITERS[name]
             text = config_yaml(config)
             logger.writers.append(make_writer(run_dir.folder, config.NAME, text, logger.info))
@@ -164,7 +174,8 @@ def _load_checkpoint(
         dist.broadcast(path)
     else:
         checkpoint = load_checkpoint(dist.broadcast(run_dir.last))  # the main process's choice
-    check_same_config(checkpoint["config"], config_yaml(config), f"{run_dir.last}")
+    theirs = checkpoint["config"]
+    check_same_config(theirs, config_yaml(config), f"{run_dir.last}", current_option)
     return checkpoint
 
 

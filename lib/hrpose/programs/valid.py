@@ -80,7 +80,7 @@ def score(
 ) -> dict[str, float]:
     """Predict on a split, all processes together; the leader leaves what it found in `folder`."""
     evaluator, find = build_evaluator(config, split.truth), build_predict_fn(config, predictors[0])
-    if config.TEST.HEATMAPS == "annotated":
+    if config.TEST.GT_HEATMAPS:
         marked = AnnotatedImageDataset(split.records, split.images)
         figures = evaluate(predict_sequentially(find), marked, evaluator, world)
     else:
