@@ -277,7 +277,7 @@ def samples(kinds: int, side: int, rng: np.random.Generator) -> list[Sample]:
             joints=rng.uniform(2, 62, (3, kinds, 3)).astype(np.float32),
             mask=np.ones((side, side), bool),
             image_id=i,
-            mirrored=bool(i),
+            flipped=bool(i),
             widths=np.full(3, 40, np.float32),
         )
         for i in range(2)

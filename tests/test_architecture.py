@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lib" / "hrpose"
 WORDS = [
     "skeletons",
     "structures",
-    "ops.files",
+    "ops.atomic_io",
     "ops.processes",
     "ops.coordinates",
     "ops.subpixel",

@@ -49,7 +49,7 @@ def test_a_lit_pixel_and_its_joint_move_together(seed, chance, convention, recor
     )
     moved = random_flip(moved, rng, chance, FLIP)
     assert moved.image.shape == (256, 256, 3)
-    assert moved.mirrored == bool(chance)
+    assert moved.flipped == bool(chance)
     compared = 0
     for k in range(3):
         x, y = moved.joints[0, FLIP[k] if chance else k, :2]
@@ -73,7 +73,7 @@ def test_everything_goes_through_one_map():
     assert np.array_equal(moved.mask, by.image(whole * start.mask, (128, 128)) > 127)
     assert moved.mask.dtype == bool
     assert moved.image_id == 3
-    assert not moved.mirrored
+    assert not moved.flipped
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
@@ -161,7 +161,7 @@ def test_a_mirror():
     np.testing.assert_allclose(
         turned.joints[0, 1], [299 - start.joints[0, 2, 0], *start.joints[0, 2, 1:]]
     )
-    assert turned.mirrored
+    assert turned.flipped
     assert np.array_equal(turned.widths, [20, 80])
 
 
@@ -169,7 +169,7 @@ def test_two_mirrors_change_nothing():
     start = sample()
     whole = replace(start, joints=np.trunc(start.joints))
     back = flip(flip(whole, FLIP), FLIP)
-    for name in ("image", "mask", "joints", "widths", "mirrored"):
+    for name in ("image", "mask", "joints", "widths", "flipped"):
         assert np.array_equal(getattr(back, name), getattr(whole, name))
 
 
@@ -209,7 +209,7 @@ def test_a_crop_without_randomness_is_the_middle():
 def test_a_mirror_comes_by_its_chance():
     start = sample()
     turned = [
-        random_flip(start, np.random.default_rng(seed), 0.3, FLIP).mirrored for seed in range(1000)
+        random_flip(start, np.random.default_rng(seed), 0.3, FLIP).flipped for seed in range(1000)
     ]
     assert np.mean(turned) == pytest.approx(0.3, abs=0.05)
     assert random_flip(start, np.random.default_rng(0), 0.0, FLIP) is start

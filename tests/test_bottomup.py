@@ -11,7 +11,7 @@ from hrpose.inference.decode import decode, find_candidates
 from hrpose.inference.spec import PUBLISHED, DecoderConfig, InferenceSpec
 from hrpose.ops.targets import draw_heatmaps
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 
 # Encode -> decode -------------------------------------------------------------------------------
 
@@ -186,7 +186,7 @@ class Glass(nn.Module):
         coarse = F.avg_pool2d(fine, 2)
         tags = torch.zeros_like(coarse)
         tags[..., tags.shape[-1] // 2 :] = 6
-        return [ScaleOutput(coarse, tags, None, 4), ScaleOutput(fine, None, None, 2)]
+        return [HeadOutput(coarse, tags, None, 4), HeadOutput(fine, None, None, 2)]
 
 
 def picture(width, height, dot):

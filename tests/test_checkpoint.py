@@ -19,7 +19,7 @@ from hrpose.engine.checkpoint import (
     load_latest,
     save_checkpoint,
 )
-from hrpose.ops.files import write_json, write_whole
+from hrpose.ops.atomic_io import atomic_write, write_json
 
 STATE = {
     "model": {"weight": torch.arange(6.0).reshape(2, 3)},
@@ -138,9 +138,9 @@ def test_saving_the_same_step_anew_never_leaves_another_s_checksum(tmp_path, mon
         def killed(path, write, act=act, acts=acts):
             if next(acts) == act:
                 raise KeyboardInterrupt
-            write_whole(path, write)
+            atomic_write(path, write)
 
-        monkeypatch.setattr("hrpose.engine.checkpoint.write_whole", killed)
+        monkeypatch.setattr("hrpose.engine.checkpoint.atomic_write", killed)
         with contextlib.suppress(KeyboardInterrupt):
             save_checkpoint(tmp_path, "last", 7, {"x": act + 2}, keep=2)
         assert load_latest(tmp_path, "last", pytest.fail)[1]["x"] in (1, act + 1, act + 2)
@@ -178,7 +178,7 @@ def test_a_failure_in_the_middle_leaves_the_old_file(tmp_path, error):
         raise error
 
     with pytest.raises(error):
-        write_whole(path, fail)
+        atomic_write(path, fail)
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["x"]
 
@@ -188,7 +188,7 @@ def test_the_old_file_stands_until_the_new_one_is_whole_and_on_the_disk(tmp_path
     path.write_bytes(b"old")
     synced = []
     monkeypatch.setattr(os, "fsync", lambda number: synced.append(path.read_bytes()))
-    write_whole(path, lambda file: file.write(b"new"))
+    atomic_write(path, lambda file: file.write(b"new"))
     assert synced == [b"old", b"new"]  # first what the file holds, then that it has its name
     assert path.read_bytes() == b"new"
 

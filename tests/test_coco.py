@@ -10,8 +10,8 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from hrpose.data.coco import (
+    ImageAnnotation,
     ImageFiles,
-    Record,
     image_annotations,
     is_ignored,
     load_annotations,
@@ -343,7 +343,7 @@ def test_a_sample_is_the_image_with_its_marks(tmp_path):
     assert sample.joints.shape == (1, 2, 3)
     assert sample.widths.tolist() == [30]
     assert np.array_equal(sample.mask, ~SQUARE)
-    assert (sample.image_id, sample.mirrored) == (7, False)
+    assert (sample.image_id, sample.flipped) == (7, False)
     nobody = read_sample(only(crowd), ImageFiles(tmp_path))
     assert nobody.widths.shape == (0,)
 
@@ -360,7 +360,7 @@ def test_a_sample_is_the_image_with_its_marks(tmp_path):
 )
 def test_a_polygon_that_is_none_is_named_with_its_image(polygon):
     joints, boxes = np.zeros((0, 3, 3), np.float32), np.zeros((0, 4), np.float32)
-    record = Record(7, "seven.jpg", joints, boxes, ([polygon],))
+    record = ImageAnnotation(7, "seven.jpg", joints, boxes, ([polygon],))
     with pytest.raises(ValueError, match=r"seven\.jpg.*polygon"):
         loss_mask(record, (10, 10), "seven.jpg")
 

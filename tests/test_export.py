@@ -20,7 +20,7 @@ from hrpose.config import load_config
 from hrpose.inference import onnx_predictor
 from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import from_json
-from hrpose.ops.image import read_photo
+from hrpose.ops.image import read_image
 from hrpose.ops.normalize import normalize
 from hrpose.programs import export
 from hrpose.programs.exporting import formats, int8, verify
@@ -49,7 +49,7 @@ def trained(scenes, tmp_path_factory):
     options = [*TINY, "DATASET.ROOT", str(scenes)]
     torch.manual_seed(0)
     network = build_model(load_config(QUICKSTART, options)).eval()
-    image = torch.from_numpy(read_photo(photos(scenes)[0])).permute(2, 0, 1)[None]
+    image = torch.from_numpy(read_image(photos(scenes)[0])).permute(2, 0, 1)[None]
     weights = tmp_path_factory.mktemp("weights") / "tiny.pth"
     torch.save(lively(network, image[..., :192, :192]).state_dict(), weights)
     return [*options, "TEST.MODEL_FILE", str(weights)]
@@ -97,7 +97,7 @@ def test_the_file_finds_the_predictors_people(shipped, trained, scenes):
         load_predictor(load_config(QUICKSTART, trained)),
     )
     for path in photos(scenes):
-        image = read_photo(path)
+        image = read_image(path)
         ours, theirs = exported(image), predictor(image)
         assert ours.joints.shape == theirs.joints.shape
         assert len(ours.joints) > 1
@@ -118,7 +118,7 @@ def test_people_in_photos_are_the_same_to_a_hundredth_of_a_pixel(
     )
     people, others = 0, 0
     for path in sorted(REAL.iterdir())[:20]:
-        image = read_photo(path)
+        image = read_image(path)
         ours, theirs = exported(image).joints, predictor(image).joints
         assert ours.shape == theirs.shape, path.name
         away = abs(ours[:, None] - theirs).max((2, 3))  # (N, N)
@@ -209,7 +209,7 @@ def test_without_torch_the_command_finds_the_same(shipped, trained, scenes, tmp_
     predictor = load_predictor(load_config(QUICKSTART, trained))
     for path in images:
         mine = [pose for pose in found if pose["file_name"] == str(path)]
-        poses = predictor(read_photo(path))
+        poses = predictor(read_image(path))
         np.testing.assert_allclose(
             [pose["keypoints"] for pose in mine], poses.joints.reshape(len(mine), -1), atol=1e-2
         )
@@ -317,7 +317,7 @@ def test_a_graph_with_peaks_is_verified_and_finds_the_same(trained, scenes, tmp_
     exported = formats.FORMATS[kind].load(path)
     predictor = load_predictor(load_config(QUICKSTART, trained))
     for photo in photos(scenes):
-        image = read_photo(photo)
+        image = read_image(photo)
         ours, theirs = exported(image), predictor(image)
         assert ours.joints.shape == theirs.joints.shape
         assert abs(ours.joints - theirs.joints).max() < 1e-2
@@ -372,9 +372,9 @@ def test_results_before_an_interruption_are_kept(shipped, scenes, tmp_path, monk
     def interrupted(path):
         if path == paths[1]:
             raise KeyboardInterrupt
-        return read_photo(path)
+        return read_image(path)
 
-    monkeypatch.setattr(onnx_predictor, "read_photo", interrupted)
+    monkeypatch.setattr(onnx_predictor, "read_image", interrupted)
     output = tmp_path / "poses.json"
     with pytest.raises(SystemExit) as stop:
         onnx_predictor.main([*map(str, (shipped[0], *paths)), "--output", str(output)])

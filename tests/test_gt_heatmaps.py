@@ -11,7 +11,7 @@ from hrpose.builders.bottomup import build_predict_fn, build_predictor, output_s
 from hrpose.config import load_config
 from hrpose.ops.coordinates import resize_transform
 from hrpose.skeletons import COCO
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 
 PLAIN = Path(__file__).parents[1] / "configs" / "w32_512.yaml"
 INPUT = 128
@@ -58,8 +58,8 @@ class Grouper(nn.Module):
         first, *others = heatmaps
         fine = zip(others, self.strides[1:])
         return [
-            ScaleOutput(first, tags, None, 4),
-            *(ScaleOutput(maps, None, None, stride) for maps, stride in fine),
+            HeadOutput(first, tags, None, 4),
+            *(HeadOutput(maps, None, None, stride) for maps, stride in fine),
         ]
 
     def owners(self, height, width):
@@ -175,9 +175,9 @@ class Levels(nn.Module):
         maps = [torch.full((1, 17, height // s, width // s), float(s)) for s in (4, 2, 1)]
         tags = torch.full_like(maps[0], 7)
         return [
-            ScaleOutput(maps[0], tags, None, 4),
-            ScaleOutput(maps[1], None, None, 2),
-            ScaleOutput(maps[2], None, None, 1),
+            HeadOutput(maps[0], tags, None, 4),
+            HeadOutput(maps[1], None, None, 2),
+            HeadOutput(maps[2], None, None, 1),
         ]
 
 

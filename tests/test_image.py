@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.ops.image import decode_annotated, read_photo, write
+from hrpose.ops.image import decode_image, read_image, write
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 RED_CMYK_JPEG = base64.b64decode(  # 8 x 8, cyan 0, magenta 255, yellow 255, black 0
@@ -52,7 +52,7 @@ def turned_jpeg(image, orientation):
 def test_colours_are_red_green_blue():
     stored = np.zeros((4, 5, 3), np.uint8)
     stored[:] = RED[::-1]  # OpenCV's files are blue, green, red
-    image = decode_annotated(encoded(stored), "x")
+    image = decode_image(encoded(stored), "x")
     assert image.shape == (4, 5, 3)
     assert image.dtype == np.uint8
     assert (image == RED).all()
@@ -60,13 +60,13 @@ def test_colours_are_red_green_blue():
 
 def test_grey_becomes_three_equal_channels(rng):
     grey = rng.integers(0, 256, (6, 7), np.uint8)
-    image = decode_annotated(encoded(grey), "x")
+    image = decode_image(encoded(grey), "x")
     assert np.array_equal(image, np.repeat(grey[..., None], 3, -1))
 
 
 def test_sixteen_bits_become_eight(rng):
     deep = rng.integers(0, 65536, (6, 7, 3), np.uint16)
-    image = decode_annotated(encoded(deep), "x")
+    image = decode_image(encoded(deep), "x")
     assert image.dtype == np.uint8
     assert abs(image[..., ::-1].astype(int) - deep / 257).max() <= 1
 
@@ -74,17 +74,17 @@ def test_sixteen_bits_become_eight(rng):
 def test_palettes_become_colours(rng):
     colours = np.array([[200, 30, 40], [1, 2, 3], [90, 180, 255]])
     indices = rng.integers(0, 3, (5, 9))
-    assert np.array_equal(decode_annotated(palette_png(indices, colours), "x"), colours[indices])
+    assert np.array_equal(decode_image(palette_png(indices, colours), "x"), colours[indices])
 
 
 def test_transparency_is_dropped(rng):
     stored = rng.integers(0, 256, (5, 6, 4), np.uint8)
-    image = decode_annotated(encoded(stored), "x")
+    image = decode_image(encoded(stored), "x")
     assert np.array_equal(image, stored[..., 2::-1])
 
 
 def test_cmyk_becomes_colour():
-    image = decode_annotated(RED_CMYK_JPEG, "x").astype(int)
+    image = decode_image(RED_CMYK_JPEG, "x").astype(int)
     assert image.shape == (8, 8, 3)
     assert abs(image - [255, 0, 0]).max() < 12
 
@@ -95,7 +95,7 @@ def test_photos_are_turned_and_annotated_images_are_not(tmp_path):
     stored[:, :8] = 255  # white on the left becomes white on top
     data = turned_jpeg(stored, 6)
     (tmp_path / "photo.jpg").write_bytes(data)
-    seen, raw = read_photo(tmp_path / "photo.jpg"), decode_annotated(data, "x")
+    seen, raw = read_image(tmp_path / "photo.jpg"), decode_image(data, "x")
     assert raw.shape == (8, 16, 3)
     assert raw[:, :7].min() > 240 > 15 > raw[:, 9:].max()
     assert seen.shape == (16, 8, 3)
@@ -109,20 +109,20 @@ def test_a_broken_file_is_named(rng, tmp_path, suffix, share):
     path = tmp_path / f"broken{suffix}"
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(ValueError, match=f"broken{suffix} .*not a readable image"):
-        read_photo(path)
+        read_image(path)
     with pytest.raises(ValueError, match="folder/7.jpg"):
-        decode_annotated(path.read_bytes(), "folder/7.jpg")
+        decode_image(path.read_bytes(), "folder/7.jpg")
 
 
 def test_text_is_no_image():
     with pytest.raises(ValueError, match="notes.txt"):
-        decode_annotated(b"not an image at all", "notes.txt")
+        decode_image(b"not an image at all", "notes.txt")
 
 
 def test_written_is_read(rng, tmp_path):
     image = rng.integers(0, 256, (5, 6, 3), np.uint8)
     write(tmp_path / "new folder" / "x.png", image)
-    assert np.array_equal(read_photo(tmp_path / "new folder" / "x.png"), image)
+    assert np.array_equal(read_image(tmp_path / "new folder" / "x.png"), image)
 
 
 def test_a_step_sends_no_constants_to_the_device(monkeypatch):

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from hrpose.data.augment import CropConfig, random_affine, random_flip
-from hrpose.data.coco import ImageFiles, Record
+from hrpose.data.coco import ImageAnnotation, ImageFiles
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader, collate
 from hrpose.data.samples import BottomUpDataset, read_sample
 from hrpose.structures import Sample
@@ -30,7 +30,7 @@ def dataset(tmp_path):
         joints = rng.uniform(0, 40, (i % 4, 3, 3)).astype(np.float32)
         joints[..., 2] = 2
         boxes = rng.uniform(5, 30, (i % 4, 4)).astype(np.float32)
-        marked.append(Record(i, f"{i}.png", joints, boxes))
+        marked.append(ImageAnnotation(i, f"{i}.png", joints, boxes))
     steps = [
         partial(random_affine, crop=CropConfig(SIDE, stride=2)),
         partial(random_flip, probability=0.5, flip_order=[0, 2, 1]),
@@ -247,7 +247,7 @@ def test_a_batch_holds_what_its_samples_hold():
         "joints": torch.float32,
         "widths": torch.float32,
         "mask": torch.uint8,
-        "mirrored": torch.bool,
+        "flipped": torch.bool,
         "index": torch.int64,
     }
     assert batch["image"].shape == (3, 3, 8, 8)
@@ -256,7 +256,7 @@ def test_a_batch_holds_what_its_samples_hold():
     assert batch["joints"][:, :, 0, 0].tolist() == [[3, 3], [0, 0], [2, 0]]
     assert batch["joints"][..., 2].gt(0).any(-1).sum(-1).tolist() == [2, 0, 1]
     assert batch["widths"].tolist() == [[5, 5], [0, 0], [5, 0]]
-    assert batch["mirrored"].tolist() == [False, True, True]
+    assert batch["flipped"].tolist() == [False, True, True]
     assert batch["index"].tolist() == [5, 3, 8]
     for i, (_, sample) in enumerate(samples):
         assert np.array_equal(batch["image"][i].permute(1, 2, 0), sample.image)
@@ -271,6 +271,6 @@ def test_a_batch_without_people():
 
 def test_samples_of_a_data_set_can_be_a_batch(dataset):
     batch = collate([dataset[0, i] for i in range(11)])
-    assert batch["mirrored"].any()
+    assert batch["flipped"].any()
     assert batch["image"].shape == (11, 3, SIDE, SIDE)
     assert batch["mask"].shape == (11, SIDE // 2, SIDE // 2)

@@ -19,7 +19,7 @@ from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.swahr import adaptive_weight
 from hrpose.ops.coordinates import coordinates
 from hrpose.ops.targets import draw_heatmaps, joint_cells
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 from reference.losses import looped_mse
 
 
@@ -77,14 +77,14 @@ def make_batch(people=4):
     joints = random(2, people, KINDS, 3, seed=3, dtype=torch.float32) * SIDE
     joints[..., 2] = (joints[..., 2] > SIDE / 4).float()
     mask = (random(2, SIDE // 2, SIDE // 2, seed=4) > 0.3).to(torch.uint8)
-    return {"joints": joints, "mask": mask, "mirrored": torch.tensor([False, True])}
+    return {"joints": joints, "mask": mask, "flipped": torch.tensor([False, True])}
 
 
 def make_outputs():
     coarse, fine = (random(2, 2 * KINDS, SIDE // s, SIDE // s, seed=s).float() for s in (4, 2))
     return [
-        ScaleOutput(coarse[:, :KINDS], coarse[:, KINDS:], None, 4),
-        ScaleOutput(fine[:, :KINDS], None, None, 2),
+        HeadOutput(coarse[:, :KINDS], coarse[:, KINDS:], None, 4),
+        HeadOutput(fine[:, :KINDS], None, None, 2),
     ]
 
 
@@ -115,7 +115,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
     for output in outputs:
         side = SIDE // output.stride
         joints = coordinates("published").to_heatmap_coords(
-            batch["joints"], output.stride, batch["mirrored"]
+            batch["joints"], output.stride, batch["flipped"]
         )
         mask = batch["mask"].clone()
         if output.stride == 4:
@@ -124,7 +124,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
         wanted = looped_mse(output.heatmaps, drawn, mask)
         assert torch.allclose(loss[f"heatmap/{output.stride}"], wanted, atol=1e-6)
     cells = joint_cells(
-        coordinates("published").to_heatmap_coords(batch["joints"], 4, batch["mirrored"]), (16, 16)
+        coordinates("published").to_heatmap_coords(batch["joints"], 4, batch["flipped"]), (16, 16)
     )
     tags = outputs[0].tags.flatten(1)
     pull, push = tag_loss(tags, cells)
@@ -135,7 +135,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
 
 
 def test_sigma_reaches_the_targets():
-    wide, narrow = (make_terms(targets=TargetConfig(sigma)).loss for sigma in (4.0, 2.0))
+    wide, narrow = (make_terms(targets=TargetConfig(sigma)).losses for sigma in (4.0, 2.0))
     assert not torch.equal(wide["heatmap/2"], narrow["heatmap/2"])
     assert torch.equal(wide["pull/4"], narrow["pull/4"])
 
@@ -161,7 +161,7 @@ def test_the_threshold_of_grouping_says_who_is_close():
     everybody, nobody = (
         multi_resolution_loss(
             make_outputs(), make_batch(), [heatmap_term], {"heatmap": 1.0}, USUAL, threshold
-        ).watch["tag_conflicts/4"]
+        ).metrics["tag_conflicts/4"]
         for threshold in (2.0, 0.0)
     )
     assert everybody.tolist() == [1, 1]
@@ -169,7 +169,9 @@ def test_the_threshold_of_grouping_says_who_is_close():
 
 
 def test_the_kind_of_push_is_chosen_by_the_term():
-    exp, hinge = (make_terms(terms=[partial(tag_term, kind=kind)]).loss for kind in ("exp", "max"))
+    exp, hinge = (
+        make_terms(terms=[partial(tag_term, kind=kind)]).losses for kind in ("exp", "max")
+    )
     assert torch.equal(exp["pull/4"], hinge["pull/4"])
     assert not torch.equal(exp["push/4"], hinge["push/4"])
     assert set(exp) == {"pull/4", "push/4"}
@@ -180,7 +182,7 @@ def test_nothing_is_read_back_from_the_device():
     batch = {name: value.to("meta") for name, value in make_batch().items()}
     batch["widths"] = torch.empty(2, 4, device="meta")
     outputs = [
-        ScaleOutput(*(part if part is None else part.to("meta") for part in output[:2]),
+        HeadOutput(*(part if part is None else part.to("meta") for part in output[:2]),
                     scales=output.heatmaps.to("meta"), stride=output.stride)
         for output in make_outputs()
     ]  # fmt: skip

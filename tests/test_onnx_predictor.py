@@ -22,7 +22,7 @@ from hrpose.ops import peaks as torch_maps
 from hrpose.ops.normalize import normalize
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.skeletons import COCO, Skeleton
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 
 DOTS = Skeleton(("nose", "neck", "belt"), (0.05,) * 3, ("nose", "neck", "belt"))
 
@@ -44,8 +44,8 @@ class Blobs(nn.Module):
         said = F.conv2d(coarse, self.filters, padding=2)
         heat = F.conv2d(fine, self.filters[: self.kinds], padding=2)
         return [
-            ScaleOutput(0.4 + said[:, : self.kinds] / 8, 200 * said[:, self.kinds :], None, 4),
-            ScaleOutput(0.4 + heat / 8, None, None, 2),
+            HeadOutput(0.4 + said[:, : self.kinds] / 8, 200 * said[:, self.kinds :], None, 4),
+            HeadOutput(0.4 + heat / 8, None, None, 2),
         ]
 
 
@@ -63,8 +63,8 @@ class Dots(nn.Module):
         tags = torch.zeros_like(fine[..., ::2, ::2])
         tags[..., tags.shape[-1] // 2 :] = 6
         return [
-            ScaleOutput(F.avg_pool2d(fine, 2), tags, None, 4),
-            ScaleOutput(fine, None, None, 2),
+            HeadOutput(F.avg_pool2d(fine, 2), tags, None, 4),
+            HeadOutput(fine, None, None, 2),
         ]
 
 

@@ -18,7 +18,7 @@ from hrpose.engine.ema import EMA, BufferSnapshot
 from hrpose.engine.logger import MetricLogger
 from hrpose.engine.optim import OPTIMIZERS, parameter_groups
 from hrpose.engine.trainer import OptimizerStep, PrecisionConfig, StepConfig, TrainStep
-from hrpose.structures import Terms
+from hrpose.structures import LossOutput
 
 HERE = Path(__file__).parent
 
@@ -105,7 +105,7 @@ def make_stepper(config, kind="adam", precision=torch.float32, spoil=None):
 
     def loss(outputs, batch):
         near = (outputs.float() ** 2).flatten(1).mean(1)
-        return Terms({"near": near * batch["spoil"]}, {"near": 1.0}, {})
+        return LossOutput({"near": near * batch["spoil"]}, {"near": 1.0}, {})
 
     step = TrainStep(lambda images: images, model, loss, PrecisionConfig(precision)).train()
     optimizer = OPTIMIZERS[kind](parameter_groups(model, 0.0), lr=0.1, momentum=0.9)

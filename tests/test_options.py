@@ -59,10 +59,10 @@ def test_every_yaml_builds_and_takes_a_step(path):
         "joints": joints,
         "widths": 16 + 400 * torch.rand(2, 3),
         "mask": torch.ones(2, finest, finest, dtype=torch.uint8),
-        "mirrored": torch.tensor([False, True]),
+        "flipped": torch.tensor([False, True]),
     }
     terms = loss(outputs, batch)
-    total = sum(terms.weights[name] * value.mean() for name, value in terms.loss.items())
+    total = sum(terms.weights[name] * value.mean() for name, value in terms.losses.items())
     total.backward()
     build_optimizer(config, model).step()
     assert all(torch.isfinite(p).all() for p in model.parameters())

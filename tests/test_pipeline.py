@@ -15,7 +15,7 @@ from hrpose.inference.decode import find_candidates
 from hrpose.inference.pipeline import PipelineConfig, stream
 from hrpose.inference.spec import DecoderConfig, InferenceSpec
 from hrpose.skeletons import Skeleton
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 
 NAMES = ("nose", "left_ear", "right_ear")
 DOTS = Skeleton(NAMES, (0.05,) * 3, NAMES)
@@ -34,7 +34,7 @@ class Colours(nn.Module):
         self.asked.append(tuple(images.shape))
         fine = F.avg_pool2d(images, 2) * self.weight
         coarse = F.avg_pool2d(fine, 2)
-        return [ScaleOutput(coarse, 6 * coarse.flip(1), None, 4), ScaleOutput(fine, None, None, 2)]
+        return [HeadOutput(coarse, 6 * coarse.flip(1), None, 4), HeadOutput(fine, None, None, 2)]
 
 
 class OnTheDevice(BottomUpPredictor):

@@ -16,7 +16,7 @@ from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, start, tool
 from hrpose.builders.bottomup import load_predictor
 from hrpose.config import load_config
 from hrpose.engine.trainer import OptimizerStep
-from hrpose.ops.image import read_photo
+from hrpose.ops.image import read_image
 from hrpose.programs import train
 
 pytestmark = pytest.mark.slow
@@ -169,7 +169,7 @@ def test_three_lines_of_python_find_poses(trained, scenes):
     folder, options = trained
     weights = ["TEST.MODEL_FILE", str(folder / "checkpoints" / "best.pth")]
     predictor = load_predictor(load_config(QUICKSTART, [*options, *weights]))
-    poses = predictor(read_photo(next((scenes / "images" / "val2017").iterdir())))
+    poses = predictor(read_image(next((scenes / "images" / "val2017").iterdir())))
     assert poses.joints.shape[1:] == (17, 3) and len(poses.joints) == len(poses.scores) <= 30
     assert np.all(np.diff(poses.scores) <= 0)
 

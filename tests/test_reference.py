@@ -16,7 +16,7 @@ from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
 from hrpose.losses.combine import make_targets
 from hrpose.ops.normalize import normalize
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 from reference.data import reference_loader
 from reference.predictor import ReferencePredictor
 from reference.scenes import Crowd, crowd_maps, noise_maps
@@ -60,7 +60,7 @@ def pairs(config):
 
 def test_the_scenes_show_what_is_to_be_compared(config_of):
     ours = [batch for batch, _ in pairs(config_of())]
-    flipped = torch.cat([batch["mirrored"] for batch in ours])
+    flipped = torch.cat([batch["flipped"] for batch in ours])
     counts = torch.cat([(batch["joints"][..., 2] > 0).any(-1).sum(-1) for batch in ours])
     assert flipped.any() and not flipped.all()
     assert set(PEOPLE) == set(counts.tolist())
@@ -97,10 +97,10 @@ def test_losses_and_their_gradients_are_the_same(config_of, more, record_differe
     for batch, slow in pairs(config):
         outputs = random_outputs(batch, output_strides(config))
         terms = fast(outputs, batch)
-        total = sum(terms.weights[name] * value for name, value in terms.loss.items())
+        total = sum(terms.weights[name] * value for name, value in terms.losses.items())
         losses = loops(outputs, slow)
-        assert set(losses) == {"loss", *terms.loss}
-        for name, value in {"loss": total, **terms.loss}.items():
+        assert set(losses) == {"loss", *terms.losses}
+        for name, value in {"loss": total, **terms.losses}.items():
             torch.testing.assert_close(losses[name], value, rtol=1e-6, atol=1e-6)
         leaves = [leaf for output in outputs for leaf in output[:3] if leaf is not None]
         ours, theirs = (
@@ -121,7 +121,7 @@ def random_outputs(batch, strides):
         heatmaps, tags, scales = (
             torch.randn(shape, generator=generator).requires_grad_() for _ in range(3)
         )
-        outputs.append(ScaleOutput(heatmaps, None if i else tags, scales, stride))
+        outputs.append(HeadOutput(heatmaps, None if i else tags, scales, stride))
     return outputs
 
 

@@ -14,12 +14,12 @@ from hrpose.builders.bottomup import build_model
 from hrpose.config import load_config
 from hrpose.models.swahr import SWAHR
 from hrpose.ops.coordinates import coordinates, resize_transform
-from hrpose.ops.image import read_photo
+from hrpose.ops.image import read_image
 from hrpose.ops.normalize import normalize
 from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.programs.scale_maps import main
 from hrpose.skeletons import COCO
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 from hrpose.visualize import Panel, colour_bar, draw_notes, draw_values, scatter
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
@@ -72,7 +72,7 @@ def maps_of(alpha, size):
             indexing="ij",
         )
         maps = alpha(stride, *grid)[None]
-        made.append(ScaleOutput(torch.zeros_like(maps), scales=maps, stride=stride))
+        made.append(HeadOutput(torch.zeros_like(maps), scales=maps, stride=stride))
     return made
 
 
@@ -226,7 +226,7 @@ def test_people_are_measured_through_the_transform_of_their_image(scenes, measur
     truth, expected = truth_of(scenes), []
     for i, image in enumerate(truth["images"]):
         size, to_network = resize_transform((image["width"], image["height"]), 128)
-        pixels = read_photo(scenes / "images" / "val2017" / image["file_name"])
+        pixels = read_image(scenes / "images" / "val2017" / image["file_name"])
         pixels = torch.from_numpy(to_network.image(pixels, size)).permute(2, 0, 1)[None]
         assert torch.equal(seen[i], normalize(pixels))
         for person in truth["annotations"]:
@@ -267,7 +267,7 @@ def test_a_split_with_only_crowds_is_refused(scenes, measured, tmp_path, capsys)
 
 def tile_of(path, row, column, size):
     """A picture (H, W, 3) of a sheet, without its title."""
-    sheet = read_photo(path).astype(int)
+    sheet = read_image(path).astype(int)
     width, height = size
     top, left = row * (height + 22 + 4) + 22, column * (width + 4)
     return sheet[top : top + height, left : left + width]
@@ -311,7 +311,7 @@ def test_a_sheet_shows_every_output_twice_in_common_colours(scenes, measured, tm
             (image["width"], image["height"]),
         )
         rows, columns = size[1] + 22 + 4, size[0] + 4  # a title, and white between tiles
-        assert read_photo(path).shape == (2 * rows + 22 + 42, 3 * columns, 3)
+        assert read_image(path).shape == (2 * rows + 22 + 42, 3 * columns, 3)
         for column in (1, 2):  # 1 / s rises from top to bottom, from blue to red
             tile = tile_of(path, 0, column, size)
             top, bottom = (tile[y - 20 : y + 20] for y in (size[1] // 4, size[1] * 6 // 7))
@@ -406,7 +406,7 @@ def test_the_command_leaves_figures_people_and_pictures(scenes, weights, tmp_pat
     lines = (tmp_path / "scales.csv").read_text().splitlines()
     assert len(lines) == 1 + row["people"]
     assert len(list(tmp_path.glob("scales_*.jpg"))) == 2
-    assert read_photo(tmp_path / "scatter.png").ndim == 3
+    assert read_image(tmp_path / "scatter.png").ndim == 3
     assert (tmp_path / "config.yaml").is_file()
 
 

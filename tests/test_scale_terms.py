@@ -16,7 +16,7 @@ from hrpose.losses.combine import (
     multi_resolution_loss,
     sahr_term,
 )
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 from reference.losses import adaptive_losses
 from reference.targets import draw_gaussians, published_cell
 
@@ -39,7 +39,7 @@ def make_batch(people=3):
         "joints": joints,
         "widths": uniform(2, people, seed=1, low=20, high=400),
         "mask": (uniform(2, SIDE // 2, SIDE // 2, seed=2) > 0.3).to(torch.uint8),
-        "mirrored": torch.tensor([False, True]),
+        "flipped": torch.tensor([False, True]),
     }
 
 
@@ -54,14 +54,14 @@ def make_outputs():
         for side in sides
     ]
     (coarse, tags, wide), (fine, _, narrow) = said
-    return [ScaleOutput(coarse, tags, wide, 4), ScaleOutput(fine, None, narrow, 2)]
+    return [HeadOutput(coarse, tags, wide, 4), HeadOutput(fine, None, narrow, 2)]
 
 
 def plain_truth(batch, stride, sigma=2.0, scales=None):
     """Drawn heatmaps (B, K, H, W) and mask (B, H, W) at a resolution."""
     side, cells = SIDE // stride, batch["joints"].numpy().copy()
     for b in range(len(cells)):
-        turned = bool(batch["mirrored"][b])
+        turned = bool(batch["flipped"][b])
         for joint in cells[b].reshape(-1, 3):
             x = SIDE - 1 - float(joint[0]) if turned else float(joint[0])  # of the image unturned
             joint[0] = published_cell(x, SIDE, stride, turned)
@@ -70,7 +70,7 @@ def plain_truth(batch, stride, sigma=2.0, scales=None):
     mask = torch.stack(
         [
             part[::step, step - 1 if turned else 0 :: step]
-            for part, turned in zip(batch["mask"], batch["mirrored"])
+            for part, turned in zip(batch["mask"], batch["flipped"])
         ]
     )
     return draw_gaussians(cells, (side, side), sigma, scales), mask
@@ -86,17 +86,17 @@ def test_terms_oracle(sahr, wahr, record_difference):
     terms = build("LOSS.SAHR", sahr, "LOSS.WAHR", wahr, "LOSS.GAMMA", "0.1")(outputs, batch)
     wanted = {f"{name}/{stride}" for name in ("heatmap", "scale") for stride in STRIDES}
     wanted = {name for name in wanted if sahr == "true" or not name.startswith("scale")}
-    assert set(terms.loss) == wanted | {"pull/4", "push/4"}
+    assert set(terms.losses) == wanted | {"pull/4", "push/4"}
     for output in outputs:
         drawn, mask = plain_truth(batch, output.stride)
         alpha = output.scales.detach() * (sahr == "true")
         gamma = 0.1 if wahr == "true" else None
         plain = adaptive_losses(output.heatmaps.detach(), drawn, alpha, mask, gamma)
-        heatmap = terms.loss[f"heatmap/{output.stride}"]
+        heatmap = terms.losses[f"heatmap/{output.stride}"]
         ours = [heatmap, *torch.autograd.grad(heatmap.sum(), output.heatmaps, retain_graph=True)]
         theirs = [plain.heatmap, plain.heatmap_by_predicted]
         if sahr == "true":
-            scale = terms.loss[f"scale/{output.stride}"]
+            scale = terms.losses[f"scale/{output.stride}"]
             by_alpha = torch.autograd.grad(heatmap.sum() + 3 * scale.sum(), output.scales)
             ours += [scale, *by_alpha]
             theirs += [plain.scale, plain.heatmap_by_alpha + 3 * plain.scale_by_alpha]
@@ -111,7 +111,7 @@ def test_a_constant_weight_for_the_gradient_alone():
     slopes = []
     for detached in ("false", "true"):
         terms = build("LOSS.WAHR", "true", "LOSS.DETACH_WEIGHT", detached)(outputs, batch)
-        loss = terms.loss["heatmap/2"]
+        loss = terms.losses["heatmap/2"]
         slopes.append((loss, *torch.autograd.grad(loss.sum(), outputs[1].heatmaps)))
     assert torch.equal(slopes[0][0], slopes[1][0])
     drawn, mask = (torch.as_tensor(part) for part in plain_truth(batch, 2))
@@ -136,9 +136,9 @@ def test_an_endless_lambda_is_no_sahr(wahr):
     without = build("LOSS.SAHR", "false", "LOSS.WAHR", wahr)(outputs, batch)
     adaptive = build("LOSS.SAHR", "true", "LOSS.WAHR", wahr)(outputs, batch)
     assert endless.weights == without.weights
-    assert endless.loss.keys() == without.loss.keys()
-    assert all(torch.equal(endless.loss[name], without.loss[name]) for name in without.loss)
-    assert not torch.equal(adaptive.loss["heatmap/2"], without.loss["heatmap/2"])
+    assert endless.losses.keys() == without.losses.keys()
+    assert all(torch.equal(endless.losses[name], without.losses[name]) for name in without.losses)
+    assert not torch.equal(adaptive.losses["heatmap/2"], without.losses["heatmap/2"])
 
 
 def settled(factor):
@@ -154,7 +154,7 @@ def settled(factor):
         terms = loss([coarse._replace(heatmaps=predicted, scales=alpha)], batch)
         descent.zero_grad()
         sum(
-            terms.weights[name] * terms.loss[name].sum() for name in ("heatmap/4", "scale/4")
+            terms.weights[name] * terms.losses[name].sum() for name in ("heatmap/4", "scale/4")
         ).backward()
         descent.step()
     return alpha.detach(), torch.from_numpy(plain_truth(batch, 4)[0]).float(), predicted
@@ -186,7 +186,7 @@ def test_scales_that_are_not_said_are_asked_for():
 
 def heatmap_losses(targets, batch):
     terms = multi_resolution_loss(make_outputs(), batch, [heatmap_term], {"heatmap": 1.0}, targets)
-    return {name: value.detach().numpy() for name, value in terms.loss.items()}
+    return {name: value.detach().numpy() for name, value in terms.losses.items()}
 
 
 @pytest.mark.parametrize("sigma", [(2.0,), 2.0, (2.0, 3.0), (1.0, 2.5)])
@@ -211,7 +211,7 @@ def test_shr_of_a_config_reaches_the_loss():
     for output, sigma in zip(outputs, (2.0, 3.0)):
         drawn, mask = plain_truth(batch, output.stride, sigma, (batch["widths"] / 256).numpy())
         plain = adaptive_losses(output.heatmaps.detach(), drawn, np.zeros(drawn.shape), mask, None)
-        ours = terms.loss[f"heatmap/{output.stride}"].detach().numpy()
+        ours = terms.losses[f"heatmap/{output.stride}"].detach().numpy()
         np.testing.assert_allclose(ours, plain.heatmap, rtol=1e-5)
 
 

@@ -152,7 +152,7 @@ def make_batch(count=3, finest=2):
         "joints": joints,
         "widths": 100 * torch.rand(count, 4, generator=dice),
         "mask": mask.to(torch.uint8),
-        "mirrored": torch.arange(count) % 2 == 0,
+        "flipped": torch.arange(count) % 2 == 0,
     }
 
 

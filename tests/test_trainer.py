@@ -28,7 +28,7 @@ from hrpose.engine.trainer import (
     Trainer,
     TrainStep,
 )
-from hrpose.structures import Terms
+from hrpose.structures import LossOutput
 
 IMAGES, BATCH, EPOCHS = 14, 4, 3
 STEPS = IMAGES // BATCH  # of an epoch; two images are left out
@@ -95,7 +95,9 @@ class Toy(nn.Module):
 def toy_loss(outputs, batch):
     away = (outputs - batch["image"].mean(1, keepdim=True)[..., 1:-1, 1:-1]) ** 2
     terms = {"near": away.flatten(1).mean(1), "far": outputs.flatten(1).abs().mean(1)}
-    return Terms(terms, {"near": 1.0, "far": 0.25}, {"size": outputs.detach().flatten(1).sum(1)})
+    return LossOutput(
+        terms, {"near": 1.0, "far": 0.25}, {"size": outputs.detach().flatten(1).sum(1)}
+    )
 
 
 CPU = [torch.device("cpu")]
@@ -259,7 +261,7 @@ def test_a_run_equals_the_same_steps_by_hand(whole):
         batches.enter(epoch)
         for i, keys in enumerate(batches):
             batch = collate([dataset[key] for key in keys])
-            terms = toy_loss(model(batch["image"] * 2), batch).loss
+            terms = toy_loss(model(batch["image"] * 2), batch).losses
             optimizer.param_groups[0]["lr"] = 0.01 if epoch + i / STEPS < 1.5 else 0.005
             optimizer.zero_grad()
             (terms["near"] + 0.25 * terms["far"]).mean().backward()
@@ -419,7 +421,7 @@ def nan_in(*steps):
         terms = toy_loss(outputs, batch)
         factor = torch.ones(BATCH)
         factor[1] = math.nan if next(times) in steps else 1.0
-        return terms._replace(loss={**terms.loss, "near": factor * terms.loss["near"]})
+        return terms._replace(losses={**terms.losses, "near": factor * terms.losses["near"]})
 
     return loss
 
@@ -520,7 +522,7 @@ def test_a_full_disk_stops_the_run_and_leaves_what_was_there(tmp_path, monkeypat
     start = Start(tmp_path, Strike("step", 5, lambda: fill()), save_steps=1, visualize_every=0)
 
     def fill():
-        monkeypatch.setattr("hrpose.engine.checkpoint.write_whole", full)
+        monkeypatch.setattr("hrpose.engine.checkpoint.atomic_write", full)
 
     with pytest.raises(OSError, match=r"No space left.*make room"):
         start.run()

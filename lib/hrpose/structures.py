@@ -27,13 +27,13 @@ class Sample:
     """bool, True where heatmaps are supervised: (H, W), and once the image is cropped to the
     network's size (H / s, W / s), s the stride of its finest output."""
     image_id: int
-    mirrored: bool = False
+    flipped: bool = False
     widths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
     """(N,): width of each person's box, in pixels of `image`; empty where it is not known."""
 
 
-class ScaleOutput(NamedTuple):
-    """What a network says at one resolution. What it does not predict there is None."""
+class HeadOutput(NamedTuple):
+    """Predictions at one resolution; None for what this head does not predict."""
 
     heatmaps: Tensor  # (B, K, H, W)
     tags: Tensor | None = None  # (B, K, H, W)
@@ -41,12 +41,12 @@ class ScaleOutput(NamedTuple):
     stride: int = 4  # network pixels per cell
 
 
-class Terms(NamedTuple):
-    """A loss taken apart, image by image."""
+class LossOutput(NamedTuple):
+    """Named loss terms of every image, their weights in the total, and metrics."""
 
-    loss: dict[str, Tensor]  # name -> (B,), unweighted
-    weights: dict[str, float]  # name -> its factor in the sum that is descended
-    watch: dict[str, Tensor]  # name -> (B,), only looked at
+    losses: dict[str, Tensor]  # name -> (B,), unweighted
+    weights: dict[str, float]  # name -> weight in the total
+    metrics: dict[str, Tensor]  # name -> (B,), without a gradient
 
 
 class TopCells(NamedTuple):

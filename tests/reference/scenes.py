@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from hrpose.inference.tta import IDENTITY, run_views
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 from reference.targets import draw_gaussians
 
 TAG_GAP = 1.5
@@ -32,7 +32,7 @@ def crowd_maps(crowd, size, rng, cells):
     joints = _joints(crowd, size, rng)
     coarse, fine = (_heatmaps(joints, size, stride, crowd.noise, rng) for stride in (4, 2))
     predicted = iter(
-        [ScaleOutput(coarse, tags[None], None, 4), ScaleOutput(fine, None, None, 2)]
+        [HeadOutput(coarse, tags[None], None, 4), HeadOutput(fine, None, None, 2)]
         for tags in _tags(joints, size, crowd, rng)
     )
     maps = run_views(

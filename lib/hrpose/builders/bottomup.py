@@ -146,7 +146,7 @@ def output_strides(config: CfgNode) -> list[int]:
 
 
 def build_loss(config: CfgNode) -> Callable:
-    """(outputs, batch) -> Terms"""
+    """(outputs, batch) -> LossOutput"""
     chosen = [pick(LOSSES, name, "LOSS.TERMS")(config) for name in config.LOSS.TERMS]
     return partial(
         multi_resolution_loss,

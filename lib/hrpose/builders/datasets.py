@@ -10,8 +10,8 @@ from yacs.config import CfgNode
 
 from hrpose.data.coco import (
     LAYOUTS,
+    ImageAnnotation,
     ImageFiles,
-    Record,
     image_annotations,
     load_annotations,
     person_category,
@@ -68,7 +68,7 @@ class Split(NamedTuple):
     """One split of a data set, read."""
 
     truth: dict[str, Any]
-    records: list[Record]
+    records: list[ImageAnnotation]
     images: ImageFiles
 
 

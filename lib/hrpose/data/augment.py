@@ -72,14 +72,14 @@ def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
         image=mirror_image(sample.image),
         mask=mirror_image(sample.mask),
         joints=mirror_joints(sample.joints, sample.image.shape[1], list(flip_order)),
-        mirrored=not sample.mirrored,
+        flipped=not sample.flipped,
     )
 
 
 def random_affine(sample: Sample, rng: np.random.Generator, crop: CropConfig) -> Sample:
     """Random crop, rotation and scale; before any flip, which each output frame does for itself."""
     height, width = sample.image.shape[:2]
-    if sample.mirrored or sample.mask.shape != (height, width):
+    if sample.flipped or sample.mask.shape != (height, width):
         raise ValueError(
             "a sample is cropped once, and then mirrored; put affine first in DATASET.AUGMENTATIONS"
         )

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hrpose.ops.files import read_json
-from hrpose.ops.image import decode_annotated
+from hrpose.ops.atomic_io import read_json
+from hrpose.ops.image import decode_image
 
 
 class Layout(NamedTuple):
@@ -35,7 +35,7 @@ LAYOUTS = {
 }
 
 
-class Record(NamedTuple):
+class ImageAnnotation(NamedTuple):
     """The annotations of one image, in pixels of the image as stored."""
 
     image_id: int
@@ -71,7 +71,7 @@ class ImageFiles:
 
     def read(self, file_name: str) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB, as stored."""
-        return decode_annotated(self.bytes(file_name), self.name(file_name))
+        return decode_image(self.bytes(file_name), self.name(file_name))
 
     def bytes(self, file_name: str) -> bytes:
         """The encoded file. Errors: FileNotFoundError with its path."""
@@ -199,7 +199,7 @@ def image_annotations(
     category_id: int,
     ignore: str = "segmentation",
     image_ids: Sequence[int] = (),
-) -> list[Record]:
+) -> list[ImageAnnotation]:
     """The annotations of every image of a file, or only of those in `image_ids` that it lists.
 
     joints: K of each annotation   ignore: a key of IGNORE_REGIONS
@@ -213,7 +213,9 @@ def image_annotations(
     return [_record(images[i], by_image[i], joints, IGNORE_REGIONS[ignore]) for i in ids]
 
 
-def _record(image: Mapping[str, Any], people: list[dict], joints: int, regions: Any) -> Record:
+def _record(
+    image: Mapping[str, Any], people: list[dict], joints: int, regions: Any
+) -> ImageAnnotation:
     # An annotation without keypoints is a person without a labelled joint.
     keypoints = [person.get("keypoints") or [0] * (3 * joints) for person in people]
     every = np.array(keypoints, np.float32).reshape(len(people), joints, 3)  # (P, K, 3)
@@ -223,7 +225,7 @@ def _record(image: Mapping[str, Any], people: list[dict], joints: int, regions: 
         for person, own, has_label in zip(people, every, labelled)
         if has_label
     ]
-    return Record(
+    return ImageAnnotation(
         image_id=image["id"],
         file_name=image["file_name"],
         joints=every[labelled],

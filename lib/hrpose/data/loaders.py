@@ -104,7 +104,7 @@ def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
 
     image (B, 3, S, S) uint8 in channels-last memory format; joints (B, N, K, 3) float32 in network
     pixels, N the largest number of people, padded with 0; widths (B, N) float32;
-    mask (B, S / s, S / s) uint8; mirrored (B,) bool; index (B,) int64.
+    mask (B, S / s, S / s) uint8; flipped (B,) bool; index (B,) int64.
     """
     parts = [sample for _, sample in samples]
     return {
@@ -112,7 +112,7 @@ def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
         "joints": _padded([sample.joints for sample in parts]),
         "widths": _padded([sample.widths for sample in parts]),
         "mask": torch.from_numpy(np.stack([s.mask for s in parts]).view(np.uint8)),
-        "mirrored": torch.tensor([sample.mirrored for sample in parts]),
+        "flipped": torch.tensor([sample.flipped for sample in parts]),
         "index": torch.tensor([index for index, _ in samples]),
     }
 

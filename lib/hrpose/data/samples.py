@@ -11,7 +11,7 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
 from hrpose.data.augment import Augment
-from hrpose.data.coco import ImageFiles, Record, is_drawable
+from hrpose.data.coco import ImageAnnotation, ImageFiles, is_drawable
 from hrpose.structures import Sample
 
 
@@ -24,7 +24,7 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
 
     def __init__(
         self,
-        records: Sequence[Record],
+        records: Sequence[ImageAnnotation],
         images: ImageFiles,
         augmentations: Sequence[Augment],
         seed: int,
@@ -63,7 +63,7 @@ def _ignore_index(index: int) -> None:
     """A module-level function, so that a data set can be pickled for its workers."""
 
 
-def read_sample(record: Record, images: ImageFiles) -> Sample:
+def read_sample(record: ImageAnnotation, images: ImageFiles) -> Sample:
     """An image with its annotations, before augmentation."""
     image = images.read(record.file_name)
     return Sample(
@@ -75,7 +75,7 @@ def read_sample(record: Record, images: ImageFiles) -> Sample:
     )
 
 
-def loss_mask(record: Record, size: tuple[int, int], name: str) -> np.ndarray:
+def loss_mask(record: ImageAnnotation, size: tuple[int, int], name: str) -> np.ndarray:
     """(H, W) bool: True where the heatmap loss applies, False within the ignore regions.
 
     size: (H, W) of the decoded image; annotated sizes may be swapped, as in copies of CrowdPose
@@ -110,7 +110,7 @@ def _run_lengths(region: Any, size: tuple[int, int], name: str) -> list[Any]:
 class ImageDataset:
     """(image id, image) of every record, read when indexed."""
 
-    def __init__(self, records: Sequence[Record], images: ImageFiles):
+    def __init__(self, records: Sequence[ImageAnnotation], images: ImageFiles):
         self.records = records
         self.images = images
 

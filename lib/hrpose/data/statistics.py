@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 
 from hrpose.data.coco import MAX_INTEGER, ImageFiles, is_number
-from hrpose.ops.image import decode_annotated
+from hrpose.ops.image import decode_image
 
 PEOPLE_BINS = {"0": 0, "1": 1, "2": 2, "3-5": 3, "6-10": 6, "11-20": 11, "21-30": 21, "over 30": 31}
 """Bins of the histogram of people per image: name -> lower edge."""
@@ -53,7 +53,7 @@ def inspect_image(images: ImageFiles, file_name: str) -> ImageInfo:
         return ImageInfo(UNREADABLE)
     problem = TRUNCATED if _is_truncated(data) else ""
     try:
-        height, width = decode_annotated(data, file_name).shape[:2]
+        height, width = decode_image(data, file_name).shape[:2]
     except (ValueError, cv2.error):
         return ImageInfo(problem or UNREADABLE)
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()

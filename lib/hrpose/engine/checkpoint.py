@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hrpose.ops.files import DiskFullError, naming_full_disk, write_whole
+from hrpose.ops.atomic_io import DiskFullError, atomic_write, naming_full_disk
 
 
 class CorruptCheckpointError(ValueError):
@@ -36,8 +36,8 @@ def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], k
     try:
         with naming_full_disk(path):
             _checksum(path).unlink(missing_ok=True)  # must never be that of another file
-            write_whole(path, lambda file: file.write(buffer.getbuffer()))
-            write_whole(_checksum(path), lambda file: file.write(digest.encode()))
+            atomic_write(path, lambda file: file.write(buffer.getbuffer()))
+            atomic_write(_checksum(path), lambda file: file.write(digest.encode()))
             _hardlink(path, folder / f"{name}.pth")
     except DiskFullError as error:
         raise DiskFullError(f"{error}. The earlier checkpoints are unchanged") from error

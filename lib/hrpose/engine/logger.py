@@ -24,7 +24,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from hrpose.engine.distributed import DistInfo
-from hrpose.ops.files import naming_full_disk, write_whole
+from hrpose.ops.atomic_io import atomic_write, naming_full_disk
 
 WANDB_TIMEOUT = 60
 """Seconds that Weights & Biases may take to start, and to finish."""
@@ -272,7 +272,7 @@ class WandbWriter:
             dir=str(folder),
             config=yaml.safe_load(config),
         )
-        write_whole(run_id, lambda file: file.write(self.run.id.encode()))
+        atomic_write(run_id, lambda file: file.write(self.run.id.encode()))
 
     def write(self, values: Mapping[str, float], step: int) -> None:
         if self.run:

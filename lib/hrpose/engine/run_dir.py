@@ -16,7 +16,7 @@ from typing import IO, Any, NamedTuple
 import yaml
 
 from hrpose.engine.checkpoint import list_checkpoints
-from hrpose.ops.files import DiskFullError, naming_full_disk, write_whole
+from hrpose.ops.atomic_io import DiskFullError, atomic_write, naming_full_disk
 
 try:
     import fcntl
@@ -78,7 +78,7 @@ def open_run_dir(
     lock = acquire_lock(folder)
     if not lock:
         raise ValueError(f"another process took {folder}; start again")
-    write_whole(folder / "config.yaml", lambda file: file.write(config.encode()))
+    atomic_write(folder / "config.yaml", lambda file: file.write(config.encode()))
     return RunDir(folder, False, lock)
 
 

@@ -25,7 +25,7 @@ from hrpose.engine.logger import MetricSummary, StepStatus
 from hrpose.engine.optim import Schedule
 from hrpose.engine.signals import StopRequested
 from hrpose.engine.state import Metrics, TrainState
-from hrpose.structures import Terms
+from hrpose.structures import LossOutput
 
 Batch = dict[str, Tensor]
 
@@ -51,7 +51,7 @@ class TrainStep(nn.Module):
         self,
         preprocess: Callable[[Tensor], Tensor],
         model: nn.Module,
-        loss: Callable[[Any, Mapping[str, Tensor]], Terms],
+        loss: Callable[[Any, Mapping[str, Tensor]], LossOutput],
         precision: PrecisionConfig = PrecisionConfig(),  # noqa: B008  a tuple
     ):
         super().__init__()
@@ -69,8 +69,10 @@ class TrainStep(nn.Module):
         with record_function("loss"):
             terms = self.loss(outputs, batch)
         # Added one by one, so that a term of 0 leaves the sum as it is, bit for bit.
-        total = reduce(torch.add, [terms.weights[name] * terms.loss[name] for name in terms.loss])
-        return {"loss": total, **terms.loss, **terms.watch}
+        total = reduce(
+            torch.add, [terms.weights[name] * terms.losses[name] for name in terms.losses]
+        )
+        return {"loss": total, **terms.losses, **terms.metrics}
 
     def predict(self, images: Tensor) -> Any:
         """Raw images (B, 3, H, W) -> the model's outputs."""

@@ -26,8 +26,8 @@ from hrpose.inference.spec import (
     from_json,
     to_image_coords,
 )
-from hrpose.ops.files import refuse_unwritable, with_cure, write_json
-from hrpose.ops.image import read_photo, told
+from hrpose.ops.atomic_io import check_writable, with_cure, write_json
+from hrpose.ops.image import describe_error, read_image
 from hrpose.ops.subpixel import unpack_keypoints
 from hrpose.structures import PERSON, Candidates, Poses, to_results
 
@@ -197,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 )
             if known.output.exists() and not known.force:
                 raise FileExistsError(f"{known.output} exists; name another file, or add --force")
-            refuse_unwritable(known.output)
+            check_writable(known.output)
         _predict_files(OnnxPredictor.load(known.model), known.images, known.output)
         sys.stdout.flush()  # a full disk is an error here, not at the exit
     except (ValueError, OSError, FloatingPointError) as error:
@@ -213,11 +213,11 @@ def _predict_files(predictor: OnnxPredictor, paths: Sequence[Path], output: Path
     try:
         for number, path in enumerate(paths, 1):
             try:
-                poses = to_results(number, predictor(read_photo(path)), PERSON)
+                poses = to_results(number, predictor(read_image(path)), PERSON)
                 results += [{**pose, "file_name": str(path)} for pose in poses]
                 read += 1
             except (ValueError, OSError, MemoryError, cv2.error) as error:
-                broken.append(told(path, error))
+                broken.append(describe_error(path, error))
     finally:  # results before Ctrl-C are kept
         if output and read:
             write_json(output, results)

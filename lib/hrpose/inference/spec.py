@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from hrpose.ops.atomic_io import parse_json
 from hrpose.ops.coordinates import COORDINATES, Affine, check_image, resize_transform
-from hrpose.ops.files import parse_json
 from hrpose.skeletons import Skeleton, from_plain
 from hrpose.structures import Poses
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from hrpose.ops.peaks import resize
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 
 
 class View(NamedTuple):
@@ -44,7 +44,7 @@ VIEWS: dict[str, Callable[[Sequence[int]], View]] = {
 
 
 def run_views(
-    model: Callable[[Tensor], Sequence[ScaleOutput]],
+    model: Callable[[Tensor], Sequence[HeadOutput]],
     images: Tensor,
     views: Sequence[View],
     size: tuple[int, int],

@@ -12,7 +12,7 @@ from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.swahr import scale_regularisation, scaled_target, weighted_mse
 from hrpose.ops.coordinates import coordinates
 from hrpose.ops.targets import TARGET_GENERATORS
-from hrpose.structures import ScaleOutput, Terms
+from hrpose.structures import HeadOutput, LossOutput
 
 PerResolution = float | Sequence[float]
 """One value per resolution, coarse to fine, or one (bare, or in a list) for all."""
@@ -35,7 +35,7 @@ class Targets(NamedTuple):
     cells: Tensor  # (B, N, K) flat cells of at most `max_people` people, -1 where not labelled
 
 
-LossTerm = Callable[[ScaleOutput, Targets], dict[str, Tensor]]
+LossTerm = Callable[[HeadOutput, Targets], dict[str, Tensor]]
 Weights = Mapping[str, PerResolution]
 """loss name -> weight in the total"""
 Distance = Callable[[Tensor, Tensor, Targets], Tensor]
@@ -43,13 +43,13 @@ Distance = Callable[[Tensor, Tensor, Targets], Tensor]
 
 
 def multi_resolution_loss(
-    outputs: Sequence[ScaleOutput],
+    outputs: Sequence[HeadOutput],
     batch: Mapping[str, Tensor],
     terms: Sequence[LossTerm],
     weights: Weights,
     config: TargetConfig,
     tag_threshold: float = 1.0,
-) -> Terms:
+) -> LossOutput:
     """Losses of all terms at all resolutions, named `term/stride`, with their weights.
 
     outputs: coarse to fine   batch: see data/loaders.py
@@ -67,7 +67,7 @@ def multi_resolution_loss(
         if output.tags is not None:
             statistics = tag_statistics(output.tags.flatten(1), targets.cells, tag_threshold)
             metrics |= {f"{name}/{output.stride}": value for name, value in statistics.items()}
-    return Terms(losses, factors, metrics)
+    return LossOutput(losses, factors, metrics)
 
 
 def make_targets(
@@ -81,9 +81,9 @@ def make_targets(
     convention, generator = coordinates(config.convention), TARGET_GENERATORS[config.convention]
     for i, stride in enumerate(strides):
         factor = stride // strides[-1]
-        mask = convention.downsample_mask(batch["mask"], factor, batch["mirrored"])
+        mask = convention.downsample_mask(batch["mask"], factor, batch["flipped"])
         size = (mask.shape[-2], mask.shape[-1])
-        joints = convention.to_heatmap_coords(batch["joints"], stride, batch["mirrored"])
+        joints = convention.to_heatmap_coords(batch["joints"], stride, batch["flipped"])
         heatmaps = generator.heatmaps(joints, size, at_resolution(config.sigma, i), variances)
         cells = generator.cells(joints[:, : config.max_people], size)
         targets.append(Targets(heatmaps, mask, cells))
@@ -112,13 +112,13 @@ def wahr_mse(
 
 
 def heatmap_term(
-    output: ScaleOutput, targets: Targets, distance: Distance = mse
+    output: HeadOutput, targets: Targets, distance: Distance = mse
 ) -> dict[str, Tensor]:
     """Heatmap regression against the drawn targets."""
     return {"heatmap": distance(output.heatmaps, targets.heatmaps, targets)}
 
 
-def sahr_term(output: ScaleOutput, targets: Targets, distance: Distance = mse) -> dict[str, Tensor]:
+def sahr_term(output: HeadOutput, targets: Targets, distance: Distance = mse) -> dict[str, Tensor]:
     """SAHR: regression against targets of the predicted scales, which are regularised towards 1."""
     if output.scales is None:
         raise ValueError("SAHR needs a network that predicts scales, in training mode")
@@ -129,7 +129,7 @@ def sahr_term(output: ScaleOutput, targets: Targets, distance: Distance = mse) -
     }
 
 
-def tag_term(output: ScaleOutput, targets: Targets, kind: str = "exp") -> dict[str, Tensor]:
+def tag_term(output: HeadOutput, targets: Targets, kind: str = "exp") -> dict[str, Tensor]:
     """Associative embedding; empty at a resolution without tags."""
     if output.tags is None:
         return {}

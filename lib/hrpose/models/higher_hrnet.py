@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from hrpose.models.blocks import CheckpointedSequential, basic_block
 from hrpose.models.hrnet import HRNet
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 
 COARSEST = 4
 """Stride of the backbone's feature map, in image pixels per cell."""
@@ -46,7 +46,7 @@ def deconv(inputs: int, width: int, dilations: Sequence[int]) -> nn.Sequential:
 class HigherHRNet(nn.Module):
     """Normalised images to heatmaps and tags at stride 4, and heatmaps at each finer stride.
 
-    (B, 3, H, W), H and W multiples of 32 -> [ScaleOutput], coarse to fine
+    (B, 3, H, W), H and W multiples of 32 -> [HeadOutput], coarse to fine
 
     joints:      K, heatmaps at each resolution; as many tags, at the coarsest only
     num_deconvs: resolutions beyond the first; 0 is bottom-up HRNet
@@ -74,10 +74,10 @@ class HigherHRNet(nn.Module):
             for count in channels[:-1]
         )
 
-    def forward(self, images: Tensor) -> list[ScaleOutput]:
+    def forward(self, images: Tensor) -> list[HeadOutput]:
         return [output for _, output in self.levels(images)]
 
-    def levels(self, images: Tensor) -> list[tuple[Tensor, ScaleOutput]]:
+    def levels(self, images: Tensor) -> list[tuple[Tensor, HeadOutput]]:
         """Feature map (B, C, h, w) and prediction of every resolution, coarse to fine.
 
         Further heads (SWAHR's scale branches) read the same feature maps.
@@ -96,13 +96,13 @@ class HigherHRNet(nn.Module):
             levels.append((feature, self._predict(level, feature)))
         return levels
 
-    def _predict(self, level: int, feature: Tensor) -> ScaleOutput:
+    def _predict(self, level: int, feature: Tensor) -> HeadOutput:
         prediction = self.heads[level](feature)  # (B, 2K | K, h, w)
         heatmaps, tags = prediction[:, : self.joints], prediction[:, self.joints :]
         stride = COARSEST // 2**level
-        return ScaleOutput(heatmaps, tags if tags.shape[1] else None, stride=stride)
+        return HeadOutput(heatmaps, tags if tags.shape[1] else None, stride=stride)
 
-    def _deconv_input(self, feature: Tensor, output: ScaleOutput) -> Tensor:
+    def _deconv_input(self, feature: Tensor, output: HeadOutput) -> Tensor:
         """The feature and the prediction; the papers concatenate heatmaps, their code tags too."""
         if not self.cat_output:
             return feature

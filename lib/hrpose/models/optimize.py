@@ -1,6 +1,6 @@
 """Networks prepared for inference: BatchNorm fused, half precision, memory layout, compilation.
 
-Each step takes a network (normalized images (B, 3, H, W) -> [ScaleOutput]) and returns one with the
+Each step takes a network (normalized images (B, 3, H, W) -> [HeadOutput]) and returns one with the
 same outputs but for rounding.
 """
 
@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 
 COMPILE_OPTIONS = {
     # Weights become constants, which are laid out as the convolutions need them.
@@ -112,13 +112,13 @@ class HalfPrecision(nn.Module):
                 if own.is_floating_point():
                     own.data = own.data.to(precision)
 
-    def forward(self, images: Tensor) -> list[ScaleOutput]:
+    def forward(self, images: Tensor) -> list[HeadOutput]:
         return [_to_float32(output) for output in self.network(images.to(self.precision))]
 
 
-def _to_float32(output: ScaleOutput) -> ScaleOutput:
+def _to_float32(output: HeadOutput) -> HeadOutput:
     tags, scales = (part if part is None else part.float() for part in (output.tags, output.scales))
-    return ScaleOutput(output.heatmaps.float(), tags, scales, output.stride)
+    return HeadOutput(output.heatmaps.float(), tags, scales, output.stride)
 
 
 class Compiled(nn.Module):
@@ -132,7 +132,7 @@ class Compiled(nn.Module):
         self.network = network
         self.program = torch.compile(network.forward, options=dict(options))
 
-    def forward(self, images: Tensor) -> list[ScaleOutput]:
+    def forward(self, images: Tensor) -> list[HeadOutput]:
         if torch.compiler.is_compiling():  # an outer compilation or export takes the layers
             return self.network(images)
         from torch._dynamo import maybe_mark_dynamic  # slow to import

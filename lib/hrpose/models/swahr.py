@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from hrpose.models.blocks import INIT_STD
 from hrpose.models.higher_hrnet import HigherHRNet
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 
 
 class SWAHR(nn.Module):
     """A HigherHRNet with a scale branch beside the head of every resolution.
 
-    (B, 3, H, W) -> [ScaleOutput], coarse to fine, with `scales` only in training mode: neither the
+    (B, 3, H, W) -> [HeadOutput], coarse to fine, with `scales` only in training mode: neither the
     deconvolutions nor the decoder use them, so they cost nothing at test.
     """
 
@@ -31,10 +31,10 @@ class SWAHR(nn.Module):
     def joints(self) -> int:
         return self.network.joints
 
-    def forward(self, images: Tensor) -> list[ScaleOutput]:
+    def forward(self, images: Tensor) -> list[HeadOutput]:
         return self.with_scales(images) if self.training else self.network(images)
 
-    def with_scales(self, images: Tensor) -> list[ScaleOutput]:
+    def with_scales(self, images: Tensor) -> list[HeadOutput]:
         """The outputs with scale maps, in training and evaluation mode alike."""
         levels = zip(self.scale_branches, self.network.levels(images))
         return [output._replace(scales=branch(feature)) for branch, (feature, output) in levels]

@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrpose.ops.files import DiskFullError, parse_json, refuse_unwritable, write_whole
+from hrpose.ops.atomic_io import DiskFullError, atomic_write, check_writable, parse_json
 
 RELEASE = "1"
 """Version of the metadata above; another one is refused, not guessed at."""
@@ -163,7 +163,7 @@ def check_target(path: Path) -> None:
         raise ValueError(f"{path}: a file of weights ends in {' or '.join(WRITERS)}")
     if path.exists():
         raise FileExistsError(f"{path} exists, and is not overwritten; remove it, or name another")
-    refuse_unwritable(path)
+    check_writable(path)
     if path.suffix == ".safetensors":
         _safetensors(path)
 
@@ -172,7 +172,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata)
     """Write a file of weights, in the format of its suffix; returns its SHA-256."""
     content = WRITERS[path.suffix](tensors, metadata)
     try:
-        write_whole(path, lambda file: file.write(content))
+        atomic_write(path, lambda file: file.write(content))
     except DiskFullError:
         raise
     except OSError as error:

@@ -7,17 +7,17 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from hrpose.ops.files import write_whole
+from hrpose.ops.atomic_io import atomic_write
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-def decode_annotated(data: bytes, name: str) -> np.ndarray:
+def decode_image(data: bytes, name: str) -> np.ndarray:
     """The image (H, W, 3) uint8 RGB as stored: labels are in stored order, EXIF or not."""
     return _decode(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
-def read_photo(path: str | Path) -> np.ndarray:
+def read_image(path: str | Path) -> np.ndarray:
     """The image (H, W, 3) uint8 RGB as a person sees it: turned as its EXIF tag says."""
     path = Path(path)
     if not path.is_file():
@@ -38,7 +38,7 @@ def _decode(data: bytes, name: str, how: int) -> np.ndarray:
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def told(path: Path, error: BaseException) -> str:
+def describe_error(path: Path, error: BaseException) -> str:
     """What is wrong with a photo, its path included."""
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
@@ -52,4 +52,4 @@ def encode(image: np.ndarray, suffix: str) -> bytes:
 def write(path: Path, image: np.ndarray) -> None:
     """Write an image (H, W, 3) uint8 RGB; the suffix of `path` chooses the format."""
     content = encode(image, path.suffix)
-    write_whole(path, lambda file: file.write(content))
+    atomic_write(path, lambda file: file.write(content))

@@ -22,7 +22,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from hrpose.ops.files import write_json
+from hrpose.ops.atomic_io import write_json
 from hrpose.programs.ablation_plan import (
     RESULT_NEUTRAL,
     ROW_PRESETS,
@@ -35,7 +35,7 @@ from hrpose.programs.ablation_plan import (
 )
 from hrpose.programs.ablation_runs import RowError, check_files, run_all
 from hrpose.programs.ablation_tables import METRICS, markdown_table, write_tables
-from hrpose.programs.command import command
+from hrpose.programs.cli import command
 
 DESCRIPTION = """
 Train and evaluate every row of an ablation and make its tables. Started again, it continues;

@@ -21,7 +21,7 @@ import yaml
 
 from hrpose.config import load_config
 from hrpose.engine.run_dir import acquire_lock
-from hrpose.ops.files import refuse_unwritable, write_whole
+from hrpose.ops.atomic_io import atomic_write, check_writable
 from hrpose.programs.ablation_plan import (
     REPOSITORY,
     Experiment,
@@ -57,9 +57,9 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
     from hrpose.builders.datasets import annotation_path, expected_tree, image_path
     from hrpose.data.coco import ImageFiles
 
-    refuse_unwritable(output / "rows" / "row.json")
+    check_writable(output / "rows" / "row.json")
     for e in experiments:
-        refuse_unwritable(e.folder / "log.txt")
+        check_writable(e.folder / "log.txt")
         try:
             for split in dict.fromkeys((e.config.DATASET.TRAIN, e.config.DATASET.VAL)):
                 path = annotation_path(e.config, split)
@@ -200,7 +200,7 @@ def _write_config(path: Path, e: Experiment) -> None:
     elsewhere = (*RUNTIME_OPTIONS, "TRAIN.RESUME", "TEST.MODEL_FILE")
     options = {k: v for k, v in changed_options(e.config).items() if k not in elsewhere}
     text = yaml.safe_dump({**options, "NAME": f"ablations/{e.training_key}"})
-    write_whole(path, lambda file: file.write(text.encode()))
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def _runtime_overrides(e: Experiment, device: str) -> list[str]:

@@ -16,16 +16,16 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hrpose.ops.files import write_whole
+from hrpose.ops.atomic_io import atomic_write
 
 METRICS = ("AP", "AP50", "AP75", "AP-M", "AP-L")
 PUBLISHED_METRICS = tuple(f"published {name}" for name in METRICS)
 
-Record = dict[str, Any]
+ImageAnnotation = dict[str, Any]
 
 
 def write_tables(
-    records: Sequence[Record], folder: Path, title: str, command: str, notes: Sequence[str]
+    records: Sequence[ImageAnnotation], folder: Path, title: str, command: str, notes: Sequence[str]
 ) -> list[Path]:
     """Write the tables as `folder`/`title`.{md,csv,tex,png}; the files."""
     text = "".join(f"- {_markdown(note)}\n" for note in notes)
@@ -40,7 +40,7 @@ def write_tables(
     for suffix, content in contents.items():
         if content is not None:
             paths.append(folder / f"{title}.{suffix}")
-            write_whole(paths[-1], partial(_write, content))
+            atomic_write(paths[-1], partial(_write, content))
     return paths
 
 
@@ -48,15 +48,15 @@ def _write(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 
 
-def _by_row(records: Sequence[Record]) -> Iterator[tuple[str, list[Record]]]:
+def _by_row(records: Sequence[ImageAnnotation]) -> Iterator[tuple[str, list[ImageAnnotation]]]:
     return ((name, list(group)) for name, group in groupby(records, lambda r: r["row"]))
 
 
-def _values(records: Sequence[Record], metric: str) -> list[float]:
+def _values(records: Sequence[ImageAnnotation], metric: str) -> list[float]:
     return [record[metric] for record in records if record[metric] != ""]
 
 
-def _cells(records: Sequence[Record]) -> list[list[str]]:
+def _cells(records: Sequence[ImageAnnotation]) -> list[list[str]]:
     """A row of headings, then one row for each experiment: mean ± deviation over its seeds."""
     published = [name for name in PUBLISHED_METRICS if any(_values(records, name))]
     table = [["row", "params (M)", "GMAC", *METRICS, "seeds", *published]]
@@ -82,13 +82,13 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\|_*`<\[\]])", r"\\\1", text)
 
 
-def markdown_table(records: Sequence[Record]) -> str:
+def markdown_table(records: Sequence[ImageAnnotation]) -> str:
     heads, *rows = [[_markdown(cell) for cell in row] for row in _cells(records)]
     rule = ["---", *["---:"] * (len(heads) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [heads, rule, *rows])
 
 
-def _csv(records: Sequence[Record]) -> str:
+def _csv(records: Sequence[ImageAnnotation]) -> str:
     text = io.StringIO()
     heads = ["row", "seed", "state", "hash", "parameters", "gmacs", *METRICS, *PUBLISHED_METRICS]
     writer = csv.DictWriter(text, heads, lineterminator="\n")
@@ -112,7 +112,7 @@ def _latex_cell(text: str) -> str:
     return re.sub(r"^(\S+) ± (\S+)$", r"$\1 \\pm \2$", text).replace("–", "--")
 
 
-def _latex_table(records: Sequence[Record], comment: str) -> str:
+def _latex_table(records: Sequence[ImageAnnotation], comment: str) -> str:
     """A tabular; the document needs \\usepackage{booktabs}."""
     heads, *rows = [
         " & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in _cells(records)
@@ -122,7 +122,7 @@ def _latex_table(records: Sequence[Record], comment: str) -> str:
     return "\n".join([*begin, *rows, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _plot(records: Sequence[Record]) -> bytes | None:
+def _plot(records: Sequence[ImageAnnotation]) -> bytes | None:
     """A PNG of every row's AP: seeds, mean and deviation; beside them the published AP, if any.
 
     The panels have axes of their own, since a preset is another experiment. None: no matplotlib.

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hrpose.ops.files import refuse_unwritable
-from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.ops.atomic_io import check_writable
+from hrpose.programs.cli import command, config_parser, parsed_config
 
 
 def writable(text: str) -> Path:
     path = Path(text)
-    refuse_unwritable(path)
+    check_writable(path)
     return path
 
 

@@ -28,8 +28,8 @@ from hrpose.data.convert import (
 )
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_images
 from hrpose.data.validate import ERROR, NOTE, Finding, compare_splits, finding, validate
-from hrpose.ops.files import write_json
-from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.ops.atomic_io import write_json
+from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.visual_reports import save_samples
 
 IMAGES_PER_PROCESS = 500

@@ -30,7 +30,7 @@ from hrpose.models.weights import (
     load_contents,
     to_published,
 )
-from hrpose.programs.command import command
+from hrpose.programs.cli import command
 from hrpose.programs.train import checkpoint_metadata, config_yaml
 from hrpose.skeletons import COCO, CROWDPOSE
 

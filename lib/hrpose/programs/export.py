@@ -17,8 +17,8 @@ from hrpose.builders.datasets import Split, first, read_split
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
 from hrpose.inference.spec import GRAPHS, ExportedModel
-from hrpose.ops.files import refuse_unwritable
-from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.ops.atomic_io import check_writable
+from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, write_exported
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.programs.exporting.int8 import quantize
@@ -118,7 +118,7 @@ def _check_options(known: argparse.Namespace, config: CfgNode) -> None:
     if existing and not known.force:
         raise ValueError(f"{existing[0]} exists already; choose another --output, or --force")
     for path in wanted:
-        refuse_unwritable(path)
+        check_writable(path)
     if known.format == "onnx":
         require_extra()
 

@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from hrpose.ops.files import naming_full_disk, write_whole
+from hrpose.ops.atomic_io import atomic_write, naming_full_disk
 
 ACCOUNT = "written.jsonl"
 
@@ -77,7 +77,7 @@ class OutputFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.account.open("a") as account:
                 account.write(f"{line}\n")
-        write_whole(self.folder / name, lambda file: file.write(content))
+        atomic_write(self.folder / name, lambda file: file.write(content))
 
     def _is_foreign(self, name: str) -> bool:
         path = self.folder / name

@@ -25,15 +25,15 @@ from yacs.config import CfgNode
 from hrpose.builders.bottomup import load_model, output_strides
 from hrpose.builders.datasets import Split, build_skeleton, read_split
 from hrpose.builders.devices import build_devices
-from hrpose.data.coco import Record, image_annotations, person_category
+from hrpose.data.coco import ImageAnnotation, image_annotations, person_category
 from hrpose.engine.run_dir import create_run_folder
+from hrpose.ops.atomic_io import atomic_write, write_json
 from hrpose.ops.coordinates import Affine, coordinates, resize_transform
-from hrpose.ops.files import write_json, write_whole
 from hrpose.ops.image import write
 from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import resize
 from hrpose.ops.targets import TARGET_GENERATORS
-from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import make_batch_targets
 from hrpose.visualize import (
@@ -78,8 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     folder = known.output or create_run_folder(Path(config.OUTPUT_DIR) / config.NAME) / "scale_maps"
     facts = {**environment_info(build_devices(config)), "weights": config.TEST.MODEL_FILE}
     write_json(folder / "scales.json", {**facts, "figures": figures}, indent=1)
-    write_whole(folder / "scales.csv", lambda file: file.write(format_csv(people).encode()))
-    write_whole(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
+    atomic_write(folder / "scales.csv", lambda file: file.write(format_csv(people).encode()))
+    atomic_write(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
     # The colours span 96 % of all joints: means over people vary less than joints do.
     joints = np.concatenate([values.ravel() for values in people.joints.values()])
     low, high = np.nanquantile(joints, (0.02, 0.98)).tolist()
@@ -224,7 +224,7 @@ def format_csv(people: PersonScales) -> str:
 def draw_sheet(
     config: CfgNode,
     image: np.ndarray,
-    record: Record,
+    record: ImageAnnotation,
     prediction: tuple[list[Tensor], Affine],
     bounds: tuple[float, float],
 ) -> np.ndarray:
@@ -242,7 +242,7 @@ def draw_sheet(
         "mask": torch.ones(1, *alphas[-1].shape[-2:]),
         "joints": torch.from_numpy(to_network.joints(record.joints)).float()[None],
         "widths": torch.from_numpy(record.boxes[:, 2] * to_network.scale)[None],
-        "mirrored": torch.zeros(1, dtype=torch.bool),
+        "flipped": torch.zeros(1, dtype=torch.bool),
     }
     for alpha, stride, truth in zip(
         alphas, output_strides(config), make_batch_targets(config, batch)

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from hrpose.programs.command import command
+from hrpose.programs.cli import command
 from hrpose.skeletons import COCO
 from hrpose.synthetic.dataset import write_synthetic
 

@@ -18,9 +18,9 @@ from hrpose.builders.bottomup import build_pipeline_config, load_predictor, load
 from hrpose.builders.datasets import build_skeleton
 from hrpose.data.coco import load_image_list
 from hrpose.inference.pipeline import stream
-from hrpose.ops.files import DiskFullError
-from hrpose.ops.image import IMAGE_SUFFIXES, decode_annotated, encode, read_photo, told
-from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.ops.atomic_io import DiskFullError
+from hrpose.ops.image import IMAGE_SUFFIXES, decode_image, describe_error, encode, read_image
+from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.output_folder import OutputFolder
 from hrpose.programs.visual_reports import draw_confident
 from hrpose.structures import PERSON, to_results
@@ -47,7 +47,7 @@ class StoredImages:
 
     def __getitem__(self, i: int) -> tuple[int, np.ndarray]:
         path = self.tasks[i].path
-        return self.tasks[i].image_id, decode_annotated(path.read_bytes(), str(path))
+        return self.tasks[i].image_id, decode_image(path.read_bytes(), str(path))
 
 
 @command
@@ -120,14 +120,14 @@ def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
     try:
         for task in tqdm(tasks, unit="image", disable=None):
             try:
-                image = read_photo(task.path)
+                image = read_image(task.path)
                 poses = predictor(image)
                 picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
                 output.write(task.name, encode(picture, task.path.suffix))
             except DiskFullError:
                 raise
             except (ValueError, OSError, MemoryError, cv2.error) as error:
-                broken.append(told(task.path, error))
+                broken.append(describe_error(task.path, error))
                 continue
             named = to_results(task.image_id, poses, PERSON)
             results += [{**pose, "file_name": task.name} for pose in named]

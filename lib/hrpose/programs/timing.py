@@ -25,7 +25,7 @@ from torch.utils.benchmark import Timer
 
 from hrpose.builders.devices import PRECISIONS
 from hrpose.engine.logger import memory_in_use
-from hrpose.ops.files import write_json
+from hrpose.ops.atomic_io import write_json
 from hrpose.programs.environment import environment_info
 
 CONFIGURED, REFERENCE = "as configured", "reference"

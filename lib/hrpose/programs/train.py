@@ -35,9 +35,9 @@ from hrpose.engine.trainer import Batch, Callbacks, TrainConfig, Trainer
 from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
-from hrpose.ops.files import write_json
+from hrpose.ops.atomic_io import write_json
 from hrpose.ops.image import write
-from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
 from hrpose.programs.visual_reports import draw_training_batch

@@ -24,8 +24,8 @@ from hrpose.engine.run_dir import create_run_folder
 from hrpose.evaluation.coco import format_table
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.pipeline import stream
-from hrpose.ops.files import write_json, write_whole
-from hrpose.programs.command import command, config_parser, parsed_config
+from hrpose.ops.atomic_io import atomic_write, write_json
+from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import save_predictions
 
@@ -60,7 +60,7 @@ def _keep(config: CfgNode, folder: Path, figures: dict[str, float], world: DistI
     """Leave the figures with what they came of, and print them."""
     facts = {**environment_info(build_devices(config, world)), "weights": config.TEST.MODEL_FILE}
     write_json(folder / "run.json", {**facts, "figures": figures}, indent=1)
-    write_whole(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
+    atomic_write(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
     print(format_table(figures))
     print(f"written to {folder}")
 

@@ -19,7 +19,7 @@ from hrpose.data.samples import BottomUpDataset, read_sample
 from hrpose.losses.combine import Targets, make_targets
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
-from hrpose.structures import Poses, ScaleOutput
+from hrpose.structures import HeadOutput, Poses
 from hrpose.visualize import (
     draw_heatmaps,
     draw_mask,
@@ -64,7 +64,7 @@ def draw_confident(
 
 
 def draw_training_batch(
-    config: CfgNode, batch: Mapping[str, Tensor], outputs: Sequence[ScaleOutput]
+    config: CfgNode, batch: Mapping[str, Tensor], outputs: Sequence[HeadOutput]
 ) -> np.ndarray:
     """A row for each sample: itself; target and prediction at every resolution; tags.
 
@@ -110,7 +110,7 @@ def make_batch_targets(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Tar
 def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:
     """Sample i with its people, darkened where heatmaps are not supervised."""
     masked = draw_mask(_image(batch, i), batch["mask"][i].cpu().numpy())
-    title = "augmented" + ", mirrored" * bool(batch["mirrored"][i])
+    title = "augmented" + ", flipped" * bool(batch["flipped"][i])
     return titled(draw_poses(masked, _numpy(batch["joints"][i]), skeleton), title)
 
 

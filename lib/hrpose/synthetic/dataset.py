@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from hrpose.ops.files import naming_full_disk, write_json
+from hrpose.ops.atomic_io import naming_full_disk, write_json
 from hrpose.skeletons import COCO
 from hrpose.synthetic.drawing import IMAGE_SIZE
 from hrpose.synthetic.scenes import annotate_scene, compose_scene

@@ -19,7 +19,7 @@ from torch import nn
 
 from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import METADATA_KEY, ExportedModel, from_json, to_json
-from hrpose.ops.files import write_whole
+from hrpose.ops.atomic_io import atomic_write
 from hrpose.programs.exporting.graphs import example
 
 INPUT_NAME = "images"
@@ -130,7 +130,7 @@ FORMATS = {
 
 def write_exported(path: Path, format_: Format, graph: nn.Module, model: ExportedModel) -> None:
     content = format_.encode(graph, model)
-    write_whole(path, lambda file: file.write(content))
+    atomic_write(path, lambda file: file.write(content))
 
 
 def require_extra() -> None:

@@ -12,7 +12,7 @@ from hrpose.inference.tta import VIEWS, run_views
 from hrpose.models.swahr import SWAHR
 from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import find_peaks, gather_cells
-from hrpose.structures import ScaleOutput
+from hrpose.structures import HeadOutput
 
 GraphOutputs = dict[str, Tensor]
 
@@ -59,7 +59,7 @@ class PeaksGraph(nn.Module):
         cells = find_peaks(heatmaps, decoder.max_people, decoder.nms_kernel)
         return gather_cells(heatmaps, tags, cells)
 
-    def _run_batched(self, images: Tensor) -> Iterator[list[ScaleOutput]]:
+    def _run_batched(self, images: Tensor) -> Iterator[list[HeadOutput]]:
         """One pass over all views as one batch, so that the file holds the network once."""
         count = len(self.views)
         batch = torch.cat([view.apply(images) for view in self.views])  # (views * B, 3, H, W)
@@ -67,7 +67,7 @@ class PeaksGraph(nn.Module):
         return ([output[i] for output in outputs] for i in range(count))
 
 
-def _split_views(output: ScaleOutput, views: int) -> list[ScaleOutput]:
+def _split_views(output: HeadOutput, views: int) -> list[HeadOutput]:
     """The outputs of several views that were one batch."""
     heatmaps = output.heatmaps.unflatten(0, (views, -1))
     if output.tags is None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.ops.files import naming_full_disk, write_whole
+from hrpose.ops.atomic_io import atomic_write, naming_full_disk
 from hrpose.programs.exporting.formats import INPUT_NAME
 
 QUANTIZED = ("Conv", "ConvTranspose", "Add", "Relu", "Concat", "Resize", "MaxPool")
@@ -47,7 +47,7 @@ def quantize(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
         model = onnx.load(rounded)
     del model.metadata_props[:]
     model.metadata_props.extend(metadata)
-    write_whole(target, lambda file: file.write(model.SerializeToString()))
+    atomic_write(target, lambda file: file.write(model.SerializeToString()))
 
 
 def _reader(images: Iterable[np.ndarray]) -> Any:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from yacs.config import CfgNode
 
 from hrpose.config import load_config
-from hrpose.ops.files import with_cure
+from hrpose.ops.atomic_io import with_cure
 
 MISTAKES = (ValueError, FileNotFoundError, FloatingPointError, OSError)
 """Errors whose message says all that the user needs; others are ours and show where they arose."""

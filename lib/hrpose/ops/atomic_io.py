@@ -39,7 +39,7 @@ def with_cure(error: BaseException) -> str:
     )
 
 
-def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     """Have `write` fill a file beside `path`, bring it to the disk, then let it take its place.
 
     Errors: DiskFullError; any other OSError as it comes.
@@ -60,7 +60,7 @@ def write_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
             raise
 
 
-def refuse_unwritable(path: Path) -> None:
+def check_writable(path: Path) -> None:
     """Say before the work, where it can be known, what would be said after it."""
     folder = next(each for each in path.absolute().parents if each.exists())
     reasons = {
@@ -88,7 +88,7 @@ def _settle(folder: Path) -> None:
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:
     """Numbers as they are; NaN is refused, since COCO's own tools do not take it."""
     text = json.dumps(content, indent=indent, allow_nan=False)
-    write_whole(path, lambda file: file.write(text.encode()))
+    atomic_write(path, lambda file: file.write(text.encode()))
 
 
 def read_json(path: Path, kind: str) -> Any:

@@ -13,14 +13,14 @@ import pytest
 from commands import ROOT, small_disk
 from hrpose.engine.logger import Logger
 from hrpose.engine.run_dir import acquire_lock, create_run_folder
-from hrpose.ops.files import (
+from hrpose.ops.atomic_io import (
     DiskFullError,
+    atomic_write,
     naming_full_disk,
     parse_json,
     read_json,
     with_cure,
     write_json,
-    write_whole,
 )
 
 
@@ -54,7 +54,7 @@ def test_wherever_a_disk_is_full_the_old_file_stands_and_the_new_one_is_named(
         monkeypatch.setattr("pathlib.Path.replace", full)
     large = {"write": full, "flush": lambda file: (file.write(b"x"), full())}
     with pytest.raises(DiskFullError, match=r"x\.json cannot be written: No space left.*make room"):
-        write_whole(path, large.get(failing, lambda file: file.write(b"new")))
+        atomic_write(path, large.get(failing, lambda file: file.write(b"new")))
     assert json.loads(path.read_text()) == [1]
     assert [each.name for each in tmp_path.iterdir()] == ["x.json"]
 
@@ -99,7 +99,7 @@ def test_a_run_folder_for_which_there_is_no_room_is_named(tmp_path, monkeypatch)
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_behind_standard_output_is_a_message_and_a_status():
     program = (
-        "from hrpose.programs.command import command\n"
+        "from hrpose.programs.cli import command\n"
         "@command\ndef main(arguments=None):\n    print('figures')\nmain()"
     )
     with open("/dev/full", "w") as full:
