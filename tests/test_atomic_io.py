@@ -22,6 +22,7 @@ from hrpose.ops.atomic_io import (
     with_cure,
     write_json,
 )
+from hrpose.programs.cli import command
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -109,6 +110,21 @@ def test_a_full_disk_behind_standard_output_is_a_message_and_a_status():
     assert done.returncode == 2
     assert "No space left on device; make room" in done.stderr and "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_a_traceback_is_shown_on_request(capsys, monkeypatch):
+    @command
+    def main(arguments=None):
+        raise ValueError("wrong; use another")
+
+    with pytest.raises(SystemExit):
+        main([])
+    assert capsys.readouterr().err == "error: wrong; use another\n"
+    monkeypatch.setenv("HRPOSE_DEBUG", "1")
+    with pytest.raises(SystemExit):
+        main([])
+    shown = capsys.readouterr().err
+    assert "Traceback" in shown and shown.endswith("error: wrong; use another\n")
 
 
 def test_json_is_read_with_a_bom_and_without(tmp_path):

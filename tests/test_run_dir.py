@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from hrpose.config.renamed import current
 from hrpose.engine.run_dir import is_unfinished, open_run_dir
 
 CONFIG = "TRAIN:\n  LR: 0.001\n"
@@ -71,6 +72,15 @@ def test_auto_starts_anew_where_nothing_can_be_continued(start, tmp_path, state)
     assert not run.resumed
     assert run.folder != other.folder
     assert other.lock.closed != state.get("held", False)
+
+
+def test_a_run_with_the_option_names_of_older_versions_is_continued(start, tmp_path):
+    old = "MODEL:\n  CONVENTION: official\nTEST:\n  PRESET: published\n  SCORE: all\n"
+    run = start(config=old)
+    now = "MODEL:\n  COORDINATES: published\n"
+    assert not open_run_dir(tmp_path, "MODEL:\n  COORDINATES: unbiased\n", "auto", current).resumed
+    resumed = open_run_dir(tmp_path, now, "auto", current)
+    assert (resumed.resumed, resumed.folder) == (True, run.folder)
 
 
 def test_never_starts_anew(start, tmp_path):

@@ -307,3 +307,12 @@ def test_published_weights_fit_no_exact_model():
     }
     load_weights(model, backbone, BEYOND_BACKBONE)
     load_weights(model, model.state_dict())
+
+
+@pytest.mark.parametrize(("stored", "other"), [("official", "unbiased"), ("exact", "published")])
+def test_conventions_of_older_files_are_read_under_todays_names(stored, other):
+    model = small()
+    model.convention = {"official": "published", "exact": "unbiased"}[stored]
+    load_weights(model, {"model": model.state_dict(), "convention": stored})
+    model.convention = other
+    assert_refused(model, {"model": model.state_dict(), "convention": stored}, "MODEL.COORDINATES")

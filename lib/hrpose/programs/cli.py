@@ -1,9 +1,10 @@
-"""What all commands share: their arguments, and errors that a person can read."""
+"""The command line of all programs: config arguments, exit statuses, error messages."""
 
 from __future__ import annotations
 
 import argparse
 import functools
+import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -14,13 +15,16 @@ from hrpose.config import load_config
 from hrpose.ops.atomic_io import with_cure
 
 MISTAKES = (ValueError, FileNotFoundError, FloatingPointError, OSError)
-"""Errors whose message says all that the user needs; others are ours and show where they arose."""
+"""Errors of the user or the machine, whose message suffices; all others show a traceback."""
+
+DEBUG = "HRPOSE_DEBUG"
+"""Environment variable that, if set, adds the traceback to every error message."""
 
 INTERRUPTED = 130  # by Ctrl-C; by SIGTERM 143, by SIGUSR1 138
 
 
 def config_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with `--cfg FILE [KEY VALUE ...]`; add what the command has of its own."""
+    """A parser with `--cfg FILE [KEY VALUE ...]`, to which a program adds its own arguments."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--cfg", required=True, help="the experiment, e.g. configs/w32_512.yaml")
     parser.add_argument(
@@ -32,30 +36,26 @@ def config_parser(description: str) -> argparse.ArgumentParser:
 def parsed_config(
     parser: argparse.ArgumentParser, arguments: Sequence[str] | None
 ) -> tuple[argparse.Namespace, CfgNode]:
-    """The command's own arguments, and the config that `--cfg` and KEY VALUE make."""
+    """The parsed arguments, and the config of `--cfg` with the overrides."""
     known = parser.parse_intermixed_args(arguments)
     return known, load_config(known.cfg, known.overrides)
 
 
-def _origin(error: BaseException) -> str:
-    """Where an error arose, for those who want to know."""
-    last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__} in {last.filename}, line {last.lineno}"
-
-
 def command(main: Callable[..., None]) -> Callable[..., None]:
-    """Let a mistake end with its message and status 2, and a request to stop with 128 + signal."""
+    """Decorate a `main`: errors end with their message and status 2, signals with 128 + number."""
 
     @functools.wraps(main)
     def run(arguments: Sequence[str] | None = None) -> None:
         try:
             main(arguments)
-            sys.stdout.flush()  # what a full disk does not take is an error here, not at the exit
+            sys.stdout.flush()  # a full disk is an error here, not at the exit
         except MISTAKES as error:
-            print(f"error: {with_cure(error)}\n({_origin(error)})", file=sys.stderr)
+            if os.environ.get(DEBUG):
+                traceback.print_exc()
+            print(f"error: {with_cure(error)}", file=sys.stderr)
             sys.exit(2)
         except KeyboardInterrupt as stop:
-            if type(stop) is KeyboardInterrupt:  # others have said what they leave
+            if type(stop) is KeyboardInterrupt:  # others have reported what they left
                 print("interrupted", file=sys.stderr)
             sys.exit(getattr(stop, "status", INTERRUPTED))
 
