@@ -110,10 +110,10 @@ def _like(example: str, word: str) -> str:
     return word.capitalize() if example[0].isupper() else word
 
 
-def from_plain(said: Mapping[str, Any]) -> Skeleton:
+def from_plain(fields: Mapping[str, Any]) -> Skeleton:
     """The skeleton that was written as plain values, lists for tuples; the rest is not read."""
-    fields = Skeleton.__dataclass_fields__
-    return Skeleton(**{name: _tuples(value) for name, value in said.items() if name in fields})
+    known = Skeleton.__dataclass_fields__
+    return Skeleton(**{name: _tuples(value) for name, value in fields.items() if name in known})
 
 
 def _tuples(value: Any) -> Any:

@@ -179,7 +179,7 @@ def _glow(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 
 def _blend(image: np.ndarray, colours: np.ndarray, share: np.ndarray) -> np.ndarray:
-    """`colours` (h, w, 3) over the image, as much of them as `share` (h, w) says."""
+    """`colours` (h, w, 3) over the image, weighted by `share` (h, w)."""
     size = image.shape[1::-1]
     colours = cv2.resize(colours, size).astype(np.float32)
     share = cv2.resize(share.astype(np.float32), size)[..., None]

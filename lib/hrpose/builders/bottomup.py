@@ -178,7 +178,7 @@ def build_model(config: CfgNode) -> nn.Module:
 def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
     """MODEL.PRETRAINED into the model; None if the config wants to begin from nothing.
 
-    A missing file is an error: training that silently began from nothing would look like a bad
+    A missing file is an error: training silently from scratch would look like a bad
     method for weeks.
     """
     if not config.MODEL.PRETRAINED:
@@ -187,7 +187,7 @@ def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
         return load_weights(model, Path(config.MODEL.PRETRAINED), config.MODEL.ALLOW_MISSING)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"MODEL.PRETRAINED: {error}. The README says where ImageNet weights are; "
+            f"MODEL.PRETRAINED: {error}. The README names the source of ImageNet weights; "
             "MODEL.PRETRAINED '' trains from nothing"
         ) from None
 

@@ -1,4 +1,4 @@
-"""YAML -> a frozen config, or an error that says where the mistake is and what was meant."""
+"""YAML -> a frozen config, or an error with the place of the mistake and the nearest valid name."""
 
 from __future__ import annotations
 

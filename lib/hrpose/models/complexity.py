@@ -1,7 +1,7 @@
 """Parameters and multiply-adds of a network, in the units of the papers.
 
 The papers' "GFLOPs" are multiply-adds, counted in four ways: HigherHRNet-W32 at 512 x 512 has
-44.1, 44.6, 46.2 or 47.9 of them. OPERATION_UNITS tells which table uses which.
+44.1, 44.6, 46.2 or 47.9 of them. OPERATION_UNITS lists the tables of each.
 """
 
 from __future__ import annotations

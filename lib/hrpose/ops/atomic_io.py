@@ -1,4 +1,4 @@
-"""Files that are either the old one or the new one, never half of one."""
+"""Atomic writing, named full disks, and plain JSON."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def with_cure(error: BaseException) -> str:
 
 
 def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Have `write` fill a file beside `path`, bring it to the disk, then let it take its place.
+    """Write a temporary file beside `path`, sync it to the disk, and rename it to `path`.
 
     Errors: DiskFullError; any other OSError as it comes.
     """
-    # Beside a name of the greatest length there is no room for more letters.
+    # The name may have the greatest length already, so only its beginning is used.
     beside = path.with_name(f".{path.name[:40]}.{os.getpid()}")
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +61,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Say before the work, where it can be known, what would be said after it."""
+    """Raise now the OSError that writing to `path` would raise later, where it is known."""
     folder = next(each for each in path.absolute().parents if each.exists())
     reasons = {
         f"{path} is a folder": path.is_dir(),
@@ -76,7 +76,7 @@ def check_writable(path: Path) -> None:
 
 
 def _settle(folder: Path) -> None:
-    """Bring a renaming to the disk, where the system can."""
+    """Sync a renaming to the disk, on POSIX."""
     if os.name == "posix":
         handle = os.open(folder, os.O_RDONLY)
         try:

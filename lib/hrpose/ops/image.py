@@ -1,4 +1,4 @@
-"""Image files: read them right, whatever they are. Without torch."""
+"""Reading and writing image files, without torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def decode_image(data: bytes, name: str) -> np.ndarray:
 
 
 def read_image(path: str | Path) -> np.ndarray:
-    """The image (H, W, 3) uint8 RGB as a person sees it: turned as its EXIF tag says."""
+    """The image (H, W, 3) uint8 RGB rotated by its EXIF orientation."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}{': it is a folder' if path.is_dir() else ''}")
@@ -39,7 +39,7 @@ def _decode(data: bytes, name: str, how: int) -> np.ndarray:
 
 
 def describe_error(path: Path, error: BaseException) -> str:
-    """What is wrong with a photo, its path included."""
+    """The message of an error, with the path of the photo."""
     return str(error) if str(path) in str(error) else f"{path}: {error}"
 
 

@@ -1,4 +1,4 @@
-"""Find poses in images that nobody annotated: photos, or a benchmark's hidden test set."""
+"""Predict poses in images without annotations: photos, or a benchmark's hidden test set."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from hrpose.structures import PERSON, to_results
 RESULTS = "keypoints.json"
 
 
-class Task(NamedTuple):
-    """An image to look at."""
+class Photo(NamedTuple):
+    """An image to predict on."""
 
     image_id: int
     path: Path
@@ -37,17 +37,17 @@ class Task(NamedTuple):
 
 
 class StoredImages:
-    """(image id, image) of every task, as stored, read when asked for."""
+    """(image id, image) of every photo, as stored, read when asked for."""
 
-    def __init__(self, tasks: Sequence[Task]):
-        self.tasks = tasks
+    def __init__(self, photos: Sequence[Photo]):
+        self.photos = photos
 
     def __len__(self) -> int:
-        return len(self.tasks)
+        return len(self.photos)
 
     def __getitem__(self, i: int) -> tuple[int, np.ndarray]:
-        path = self.tasks[i].path
-        return self.tasks[i].image_id, decode_image(path.read_bytes(), str(path))
+        path = self.photos[i].path
+        return self.photos[i].image_id, decode_image(path.read_bytes(), str(path))
 
 
 @command
@@ -58,21 +58,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--image-info",
         type=Path,
-        help="a COCO image list, e.g. image_info_test-dev2017.json: look at its images in the "
+        help="a COCO image list, e.g. image_info_test-dev2017.json: predict on its images in the "
         "folder --input, as stored, and write the submission file; nothing is drawn",
     )
     known, config = parsed_config(parser, arguments)
     if config.TEST.GT_HEATMAPS:
         raise ValueError("TEST.GT_HEATMAPS needs annotations; use tools/valid.py")
     if known.image_info:
-        tasks = listed(known.image_info, Path(known.input))
-        submit(config, tasks, known.output, known.image_info.stem.removeprefix("image_info_"))
+        photos = listed_images(known.image_info, Path(known.input))
+        submit(config, photos, known.output, known.image_info.stem.removeprefix("image_info_"))
     else:
-        look(config, found(known.input), known.output)
+        predict_photos(config, find_photos(known.input), known.output)
 
 
-def found(pattern: str) -> list[Task]:
-    """The images that a path or pattern means, numbered from 1 in the order of their names.
+def find_photos(pattern: str) -> list[Photo]:
+    """The images of a path or pattern, numbered from 1 in the order of their names.
 
     A photo's name is its path below the folder, or below the pattern's part without wildcards.
     """
@@ -87,62 +87,64 @@ def found(pattern: str) -> list[Task]:
     if not images:
         raise FileNotFoundError(f"no image at {pattern} (known: {', '.join(IMAGE_SUFFIXES)})")
     names = [path.relative_to(base).as_posix() for path in images]
-    return [Task(i, path, name) for i, (path, name) in enumerate(zip(images, names), 1)]
+    return [Photo(i, path, name) for i, (path, name) in enumerate(zip(images, names), 1)]
 
 
-def listed(image_info: Path, folder: Path) -> list[Task]:
+def listed_images(image_info: Path, folder: Path) -> list[Photo]:
     """The images of a COCO list, all of which must be there."""
-    tasks = [
-        Task(entry["id"], folder / entry["file_name"], entry["file_name"])
+    photos = [
+        Photo(entry["id"], folder / entry["file_name"], entry["file_name"])
         for entry in load_image_list(image_info)
     ]
-    missing = [str(task.path) for task in tasks if not task.path.is_file()]
+    missing = [str(photo.path) for photo in photos if not photo.path.is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(tasks)} images are missing, e.g. {missing[0]}"
+            f"{len(missing)} of {len(photos)} images are missing, e.g. {missing[0]}"
         )
-    return tasks
+    return photos
 
 
-def look(config: CfgNode, tasks: Sequence[Task], folder: Path) -> None:
+def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> None:
     """Draw the poses of photos under the photos' names, and write them as COCO results.
 
     What an earlier run wrote into the folder goes; no other file in it is replaced. A photo that
     cannot be read, or whose picture cannot be written, is named at the end and costs no other.
     """
-    refuse_among_photos(tasks, folder)
+    refuse_among_photos(photos, folder)
     output = OutputFolder(folder)
-    output.refuse_foreign([RESULTS, *(task.name for task in tasks)])
+    output.refuse_foreign([RESULTS, *(photo.name for photo in photos)])
     predictor, skeleton = load_predictor(config), build_skeleton(config)
     output.clear()
     results: list[dict] = []
     broken: list[str] = []
     try:
-        for task in tqdm(tasks, unit="image", disable=None):
+        for photo in tqdm(photos, unit="image", disable=None):
             try:
-                image = read_image(task.path)
+                image = read_image(photo.path)
                 poses = predictor(image)
                 picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
-                output.write(task.name, encode(picture, task.path.suffix))
+                output.write(photo.name, encode(picture, photo.path.suffix))
             except DiskFullError:
                 raise
             except (ValueError, OSError, MemoryError, cv2.error) as error:
-                broken.append(describe_error(task.path, error))
+                broken.append(describe_error(photo.path, error))
                 continue
-            named = to_results(task.image_id, poses, PERSON)
-            results += [{**pose, "file_name": task.name} for pose in named]
+            named = to_results(photo.image_id, poses, PERSON)
+            results += [{**pose, "file_name": photo.name} for pose in named]
     finally:  # what was found before Ctrl-C is kept
         output.write(RESULTS, as_json(results))
-    print(f"{len(results)} people in {len(tasks) - len(broken)} images; written to {folder}")
+    print(f"{len(results)} people in {len(photos) - len(broken)} images; written to {folder}")
     if broken:
         raise ValueError(f"{len(broken)} images have no result:\n" + "\n".join(broken))
 
 
-def refuse_among_photos(tasks: Sequence[Task], folder: Path) -> None:
+def refuse_among_photos(photos: Sequence[Photo], folder: Path) -> None:
     """ValueError if the folder to write to is, or holds, that of the photos."""
     target = folder.resolve()
-    places = [task.path.parent.resolve() for task in tasks]
-    within = [task.path for task, place in zip(tasks, places) if target in (place, *place.parents)]
+    places = [photo.path.parent.resolve() for photo in photos]
+    within = [
+        photo.path for photo, place in zip(photos, places) if target in (place, *place.parents)
+    ]
     if within:
         raise ValueError(
             f"--output {folder} holds {len(within)} of the photos, e.g. {within[0]}; pictures "
@@ -155,7 +157,7 @@ def as_json(results: Sequence[dict]) -> bytes:
     return json.dumps(results, allow_nan=False).encode()
 
 
-def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> None:
+def submit(config: CfgNode, photos: Sequence[Photo], folder: Path, split: str) -> None:
     """Write the results file that COCO's evaluation server takes.
 
     An interrupted run leaves what it found beside it, as *_part.json, and an earlier file as it is.
@@ -165,14 +167,14 @@ def submit(config: CfgNode, tasks: Sequence[Task], folder: Path, split: str) -> 
     output = OutputFolder(folder)
     output.refuse_foreign([whole, part])
     predictors = load_predictors(config)
-    found = stream(predictors, StoredImages(tasks), build_pipeline_config(config, predictors))
+    found = stream(predictors, StoredImages(photos), build_pipeline_config(config, predictors))
     results: list[dict] = []
     try:
-        for image_id, poses in tqdm(found, total=len(tasks), unit="image", disable=None):
+        for image_id, poses in tqdm(found, total=len(photos), unit="image", disable=None):
             results += to_results(image_id, poses, PERSON)
     except BaseException:  # what was found before Ctrl-C, or a broken image, is kept
         output.write(part, as_json(results))
         raise
     output.write(whole, as_json(results))
     output.discard(part)
-    print(f"{len(results)} people in {len(tasks)} images; written to {folder / whole}")
+    print(f"{len(results)} people in {len(photos)} images; written to {folder / whole}")
