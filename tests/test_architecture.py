@@ -1,6 +1,7 @@
 """The layer rule: words know words above them, parts know words, assembly parts, programs all."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -112,3 +113,35 @@ def test_importing_the_package_does_no_work():
         [sys.executable, "-c", listed], check=True, capture_output=True, text=True
     )
     assert done.stdout.split() == ["False", "False"]
+
+
+PRIVATE_WORDS = {
+    *("look", "looks", "looked", "told", "tells", "said"),
+    *("says", "dice", "nobody", "whoever", "whom"),
+}
+
+
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_a_module_is_written_in_the_words_of_the_field(module):
+    words = re.findall(r"[A-Za-z]+", MODULES[module].read_text())
+    assert not PRIVATE_WORDS & set(words)
+
+
+def public_names(path: Path) -> set[str]:
+    """Functions, classes and constants that a module defines, but `main`."""
+    names = set()
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            names.add(node.name)
+        one = [getattr(node, "target", None)]  # of an annotated assignment
+        targets = node.targets if isinstance(node, ast.Assign) else one
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return {name for name in names if not name.startswith("_")} - {"main"}
+
+
+def test_a_public_name_belongs_to_one_module():
+    owners: dict[str, list[str]] = {}
+    for module, path in MODULES.items():
+        for name in public_names(path):
+            owners.setdefault(name, []).append(module)
+    assert {name: modules for name, modules in owners.items() if len(modules) > 1} == {}

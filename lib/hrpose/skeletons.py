@@ -98,7 +98,7 @@ def _twin(name: str, joints: Sequence[str]) -> str:
     twin = _SIDE.sub(lambda side: _like(side[0], _OTHER_SIDE[side[0].lower()]), name)
     if twin not in joints:
         raise ValueError(
-            f"joint {name!r} looks like one of a pair, but there is no {twin!r}; "
+            f"joint {name!r} is named as one of a pair, but there is no {twin!r}; "
             f"rename it, or add its twin. Joints: {', '.join(joints)}"
         )
     return twin

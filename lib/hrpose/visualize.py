@@ -59,7 +59,7 @@ def side_colour(skeleton: Skeleton, joint: int) -> tuple[int, int, int]:
     return {"left": LEFT, "right": RIGHT, "": MIDDLE}[side(skeleton.joints[joint])]
 
 
-def draw_heatmaps(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
+def overlay_heatmaps(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
     """The highest of all joints' heatmaps (K, h, w) over an image; 1 glows, 0 does not."""
     return _glow(image, heatmaps.max(0).clip(0, 1))
 

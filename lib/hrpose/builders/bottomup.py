@@ -178,7 +178,7 @@ def build_model(config: CfgNode) -> nn.Module:
 def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
     """MODEL.PRETRAINED into the model; None if the config wants to begin from nothing.
 
-    A missing file is an error: training silently from scratch would look like a bad
+    A missing file is an error: training silently from scratch would pass for a bad
     method for weeks.
     """
     if not config.MODEL.PRETRAINED:

@@ -17,9 +17,9 @@ from hrpose.config.renamed import RENAMED, current
 
 BY_KEY = {option.key: option for option in OPTIONS}
 
-FAST: dict[str, Any] = {"TEST.PROJECT2IMAGE": False, "TEST.MATCHER": "scipy"}
-PUBLISHED: dict[str, Any] = {"TEST.PROJECT2IMAGE": True, "TEST.MATCHER": "munkres"}
-PRESETS = {"none": {}, "published": PUBLISHED, "fast": FAST}
+FAST_PRESET: dict[str, Any] = {"TEST.PROJECT2IMAGE": False, "TEST.MATCHER": "scipy"}
+PUBLISHED_PRESET: dict[str, Any] = {"TEST.PROJECT2IMAGE": True, "TEST.MATCHER": "munkres"}
+PRESETS = {"none": {}, "published": PUBLISHED_PRESET, "fast": FAST_PRESET}
 """TEST.PRESET -> the options it sets."""
 
 MOST_VALUES = 10_000

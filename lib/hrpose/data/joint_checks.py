@@ -72,7 +72,7 @@ def far_from_box(view: DatasetView) -> np.ndarray:
 
 
 def has_fractions(view: DatasetView) -> np.ndarray:
-    """People of whom 2 or more joints are labelled, all between 0 and 1."""
+    """People with 2 or more labelled joints, all between 0 and 1."""
     at, labelled = view.joints[..., :2], view.joints[..., 2] > 0
     within = ((at >= 0) & (at <= 1)).all(-1)
     return (labelled.sum(1) >= 2) & (within | ~labelled).all(1) & (at > 0).any((1, 2))

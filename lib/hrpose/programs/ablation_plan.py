@@ -289,7 +289,9 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
         try:
             build_loss(config)
             build_schedule(config)
-            build_optimizer(config, torch.nn.Linear(1, 1))  # any network: its name is looked up
+            build_optimizer(
+                config, torch.nn.Linear(1, 1)
+            )  # any network: only the option's name is checked
             if network not in networks:
                 with torch.device("meta"):
                     model = build_model(config).eval()

@@ -80,7 +80,7 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
             )
 
 
-class Job(NamedTuple):
+class RowJob(NamedTuple):
     """What the processes of one training work with."""
 
     folder: Path
@@ -129,7 +129,7 @@ def _run_group(ablation: Ablation, group: list[Experiment], device: str, stop: E
         if not group:
             return
         ablation.report(f"{group[0].label}: begins on {device}, log: {folder / 'log.txt'}")
-        job = Job(folder, device, lock, stop)
+        job = RowJob(folder, device, lock, stop)
         try:
             run = _finished_run(folder) or _train(group[0], job)
             facts, tests = _facts(run), _tests_of(run)
@@ -173,7 +173,7 @@ def _finished_run(folder: Path) -> Path | None:
     return next((r for r in runs if _facts(r).get("finished") and _weights(r).is_file()), None)
 
 
-def _train(e: Experiment, job: Job) -> Path:
+def _train(e: Experiment, job: RowJob) -> Path:
     """Start or continue a training; its run folder."""
     path = job.folder / "training.yaml"
     if not path.is_file():  # TRAIN.RESUME auto finds an interrupted run by the config it began with
@@ -185,7 +185,7 @@ def _train(e: Experiment, job: Job) -> Path:
     return run
 
 
-def _evaluate(e: Experiment, run: Path, job: Job) -> dict[str, float]:
+def _evaluate(e: Experiment, run: Path, job: RowJob) -> dict[str, float]:
     """Figures of the run's last weights under the row's TEST options."""
     folder = job.folder / "evaluations" / e.key
     _write_config(folder / "row.yaml", e)
@@ -228,7 +228,7 @@ def _weights(run: Path) -> Path:
     return run / "checkpoints" / "last.pth"
 
 
-def _run_tool(tool: str, arguments: list[str], job: Job) -> None:
+def _run_tool(tool: str, arguments: list[str], job: RowJob) -> None:
     """Run tools/<tool>.py until it ends or is stopped. RowError: it failed."""
     if job.stop.is_set():
         raise CancelledError

@@ -21,11 +21,11 @@ from hrpose.ops.atomic_io import atomic_write
 METRICS = ("AP", "AP50", "AP75", "AP-M", "AP-L")
 PUBLISHED_METRICS = tuple(f"published {name}" for name in METRICS)
 
-ImageAnnotation = dict[str, Any]
+FinishedRow = dict[str, Any]
 
 
 def write_tables(
-    records: Sequence[ImageAnnotation], folder: Path, title: str, command: str, notes: Sequence[str]
+    records: Sequence[FinishedRow], folder: Path, title: str, command: str, notes: Sequence[str]
 ) -> list[Path]:
     """Write the tables as `folder`/`title`.{md,csv,tex,png}; the files."""
     text = "".join(f"- {_markdown(note)}\n" for note in notes)
@@ -48,15 +48,15 @@ def _write(content: bytes, file: BinaryIO) -> None:
     file.write(content)
 
 
-def _by_row(records: Sequence[ImageAnnotation]) -> Iterator[tuple[str, list[ImageAnnotation]]]:
+def _by_row(records: Sequence[FinishedRow]) -> Iterator[tuple[str, list[FinishedRow]]]:
     return ((name, list(group)) for name, group in groupby(records, lambda r: r["row"]))
 
 
-def _values(records: Sequence[ImageAnnotation], metric: str) -> list[float]:
+def _values(records: Sequence[FinishedRow], metric: str) -> list[float]:
     return [record[metric] for record in records if record[metric] != ""]
 
 
-def _cells(records: Sequence[ImageAnnotation]) -> list[list[str]]:
+def _cells(records: Sequence[FinishedRow]) -> list[list[str]]:
     """A row of headings, then one row for each experiment: mean ± deviation over its seeds."""
     published = [name for name in PUBLISHED_METRICS if any(_values(records, name))]
     table = [["row", "params (M)", "GMAC", *METRICS, "seeds", *published]]
@@ -82,13 +82,13 @@ def _markdown(text: str) -> str:
     return re.sub(r"([\\|_*`<\[\]])", r"\\\1", text)
 
 
-def markdown_table(records: Sequence[ImageAnnotation]) -> str:
+def markdown_table(records: Sequence[FinishedRow]) -> str:
     heads, *rows = [[_markdown(cell) for cell in row] for row in _cells(records)]
     rule = ["---", *["---:"] * (len(heads) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [heads, rule, *rows])
 
 
-def _csv(records: Sequence[ImageAnnotation]) -> str:
+def _csv(records: Sequence[FinishedRow]) -> str:
     text = io.StringIO()
     heads = ["row", "seed", "state", "hash", "parameters", "gmacs", *METRICS, *PUBLISHED_METRICS]
     writer = csv.DictWriter(text, heads, lineterminator="\n")
@@ -112,7 +112,7 @@ def _latex_cell(text: str) -> str:
     return re.sub(r"^(\S+) ± (\S+)$", r"$\1 \\pm \2$", text).replace("–", "--")
 
 
-def _latex_table(records: Sequence[ImageAnnotation], comment: str) -> str:
+def _latex_table(records: Sequence[FinishedRow], comment: str) -> str:
     """A tabular; the document needs \\usepackage{booktabs}."""
     heads, *rows = [
         " & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in _cells(records)
@@ -122,7 +122,7 @@ def _latex_table(records: Sequence[ImageAnnotation], comment: str) -> str:
     return "\n".join([*begin, *rows, r"\bottomrule", r"\end{tabular}", ""])
 
 
-def _plot(records: Sequence[ImageAnnotation]) -> bytes | None:
+def _plot(records: Sequence[FinishedRow]) -> bytes | None:
     """A PNG of every row's AP: seeds, mean and deviation; beside them the published AP, if any.
 
     The panels have axes of their own, since a preset is another experiment. None: no matplotlib.

@@ -34,7 +34,7 @@ def benchmark_data(options: Namespace, config: CfgNode, device: torch.device) ->
         calls[REFERENCE] = partial(make_batches, theirs.dataset, theirs.collate_fn, keys)
         labels.insert(-1, "draw heatmaps")
     with timing.one_thread():
-        rows = timing.compare(calls, options.repeats, count)
+        rows = timing.compare_calls(calls, options.repeats, count)
         parts = timing.phases(calls, labels, device, count)
     for row in rows:
         row["MB shipped"] = calls[row[""]]() / count / 1e6
@@ -94,5 +94,5 @@ def benchmark_tags(options: Namespace, config: None, device: torch.device) -> Re
         (pull + push).sum().backward()
 
     calls = {name: partial(call, loss) for name, loss in losses.items()}
-    rows = timing.compare(calls, options.repeats, images=dict.fromkeys(calls, options.images))
+    rows = timing.compare_calls(calls, options.repeats, images=dict.fromkeys(calls, options.images))
     return Report({"Tag loss, forward and backward": rows})

@@ -71,7 +71,7 @@ def benchmark_decode(options: Namespace, config: None, device: torch.device) -> 
             given = heatmaps, np.ascontiguousarray(tags), COCO, settings
             calls[REFERENCE] = partial(timing.load_reference("decoding").decode, *given)
             equal += _same(*(call() for call in calls.values()))
-        report.tables[name] = timing.compare(calls, options.repeats)
+        report.tables[name] = timing.compare_calls(calls, options.repeats)
         ours[name] = calls[CONFIGURED]
     with timing.replaced(STAGES):
         report.tables["Where the time goes"] = timing.phases(ours, DECODING, device)
@@ -104,14 +104,14 @@ WAYS = {
 
 Maps = dict[str, Tensor]
 """heatmaps_<stride> and tags_<stride>, each (B, K, h, w)"""
-Network = Callable[[Tensor], Maps]
+ForwardFn = Callable[[Tensor], Maps]
 """uint8 images (B, 3, H, W) -> maps"""
 
 
 def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device) -> Report:
     """A table for every size, in which all ways of computing take turns."""
     model = (load_model(config) if config.TEST.MODEL_FILE else random_network(config)).to(device)
-    networks, failed = dict[str, Network](), dict[str, str]()
+    networks, failed = dict[str, ForwardFn](), dict[str, str]()
     for name, way in WAYS.items():
         if name != EAGER and {*name.split(", ")} & {*options.skip}:
             continue
@@ -144,7 +144,7 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
 
 
 def _compare_networks(
-    networks: Mapping[str, Network], images: Tensor, repeats: int, failed: dict[str, str]
+    networks: Mapping[str, ForwardFn], images: Tensor, repeats: int, failed: dict[str, str]
 ) -> list[Row]:
     """A row for each network that works; `failed` gets the others."""
     maps, started = dict[str, Maps](), dict[str, float]()
@@ -159,7 +159,7 @@ def _compare_networks(
             continue
         started[name] = time.perf_counter() - begun
     calls = {name: partial(networks[name], images) for name in maps}
-    rows = timing.compare(calls, repeats, 1, dict.fromkeys(calls, len(images)), EAGER)
+    rows = timing.compare_calls(calls, repeats, 1, dict.fromkeys(calls, len(images)), EAGER)
     for row in rows:
         name = row[""]
         for kind in ("heatmaps", "tags"):
@@ -171,7 +171,7 @@ def _compare_networks(
     return rows
 
 
-def onnx_network(path: Path) -> Network:
+def onnx_network(path: Path) -> ForwardFn:
     """An ONNX file of one input, uint8 or normalised float32, in as many threads as torch has."""
     session = open_session(path, torch.get_num_threads(), ["CPUExecutionProvider"])
     (given,), names = session.get_inputs(), [output.name for output in session.get_outputs()]
@@ -244,7 +244,7 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
 
     calls = {name: partial(find_all, name) for name in alone}
     peaks = {name: timing.peak_memory(call, device) for name, call in calls.items()}
-    rows = timing.compare(calls, options.repeats, len(images))
+    rows = timing.compare_calls(calls, options.repeats, len(images))
     for row in rows:
         row |= _figures(config, split, found[row[""]])
         row["peak memory, GiB"] = peaks[row[""]]

@@ -123,7 +123,7 @@ def _measure(
     not counted, nor is the loss.
     """
     peaks = {side.name: side.peak(device) for side in sides}
-    rows = timing.compare(
+    rows = timing.compare_calls(
         {side.name: side for side in sides},
         repeats,
         steps,

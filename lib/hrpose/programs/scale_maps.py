@@ -54,7 +54,7 @@ CHANGED = 0.1
 """|alpha| above which the width of a joint's Gaussian has noticeably changed."""
 CHANGED_FRACTION = f"|alpha| > {CHANGED}"
 
-Predict = Callable[[np.ndarray], tuple[list[Tensor], Affine]]
+PredictScales = Callable[[np.ndarray], tuple[list[Tensor], Affine]]
 """image (H, W, 3) uint8 RGB -> alpha (K, h, w) of every output; transform to network pixels"""
 
 
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print(f"written to {folder}")
 
 
-def build_predict_scales(config: CfgNode) -> Predict:
+def build_predict_scales(config: CfgNode) -> PredictScales:
     """A forward pass at test scale 1 of the SWAHR of TEST.MODEL_FILE."""
     if config.MODEL.NAME != "swahr":
         raise ValueError(
@@ -131,7 +131,7 @@ def read_people(config: CfgNode) -> Split:
 # Measurement ----------------------------------------------------------------------------------
 
 
-def measure_people(config: CfgNode, predict: Predict, split: Split) -> PersonScales:
+def measure_people(config: CfgNode, predict: PredictScales, split: Split) -> PersonScales:
     """1 / s at the labelled joints of every person with a joint within the maps."""
     strides, convention = output_strides(config), config.MODEL.COORDINATES
     rows: list[tuple[int, float, list[np.ndarray]]] = []

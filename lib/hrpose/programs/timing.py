@@ -72,7 +72,7 @@ def seconds_of(call: Call) -> float:
     return timer.blocked_autorange().median
 
 
-def compare(
+def compare_calls(
     sides: Mapping[str, Any],
     repeats: int,
     count: int = 1,

@@ -62,7 +62,7 @@ RUNTIME_OPTIONS = (
 
 @command
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = config_parser("Train as a config says; started again, it continues.")
+    parser = config_parser("Train the network of a config; started again, it resumes.")
     _, config = parsed_config(parser, arguments)
     with distributed_context() as dist:
         _train(config, dist)

@@ -21,10 +21,10 @@ from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
 from hrpose.structures import HeadOutput, Poses
 from hrpose.visualize import (
-    draw_heatmaps,
     draw_mask,
     draw_poses,
     draw_tags,
+    overlay_heatmaps,
     side_by_side,
     titled,
 )
@@ -76,7 +76,7 @@ def draw_training_batch(
         image = _image(batch, i)
         tiles.append(_draw_sample(batch, i, skeleton))
         for output, target in zip(outputs, targets):
-            predicted = draw_heatmaps(image, _numpy(output.heatmaps[i]))
+            predicted = overlay_heatmaps(image, _numpy(output.heatmaps[i]))
             tiles.append(_draw_target(image, target, i, output.stride))
             tiles.append(titled(predicted, f"prediction 1/{output.stride}"))
         tags, heatmaps = outputs[0].tags, _numpy(targets[0].heatmaps[i])
@@ -115,7 +115,7 @@ def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.
 
 
 def _draw_target(image: np.ndarray, target: Targets, i: int, stride: int) -> np.ndarray:
-    return titled(draw_heatmaps(image, _numpy(target.heatmaps[i])), f"target 1/{stride}")
+    return titled(overlay_heatmaps(image, _numpy(target.heatmaps[i])), f"target 1/{stride}")
 
 
 def _image(batch: Mapping[str, Tensor], i: int) -> np.ndarray:

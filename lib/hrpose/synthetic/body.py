@@ -16,7 +16,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 Colour = tuple[int, int, int]
 """RGB, 0 to 255."""
 Disc = tuple[float, float, float]
@@ -150,12 +150,12 @@ class SyntheticPerson(NamedTuple):
         return max(float(point[1]) for point in self.points.values())
 
 
-def choice(options: Sequence[T], rng: np.random.Generator) -> T:
+def choice(options: Sequence[_T], rng: np.random.Generator) -> _T:
     """One of `options`, uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
-def weighted_choice(options: Sequence[T], weights: Sequence[int], rng: np.random.Generator) -> T:
+def weighted_choice(options: Sequence[_T], weights: Sequence[int], rng: np.random.Generator) -> _T:
     """One of `options` with probability proportional to its weight."""
     threshold = rng.integers(sum(weights))
     return options[int(np.searchsorted(np.cumsum(weights), threshold, side="right"))]

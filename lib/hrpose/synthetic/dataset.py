@@ -27,7 +27,7 @@ from hrpose.synthetic.scenes import annotate_scene, compose_scene
 EDITION = 1
 """Raised whenever the scenes change, so that folders written before are written anew."""
 
-DESCRIPTION = "hrpose synthetic people"
+SET_DESCRIPTION = "hrpose synthetic people"
 """`info.description` of our annotation files."""
 
 MARKER = ".synthetic"
@@ -53,7 +53,7 @@ def write_synthetic(
     Errors: FileExistsError where the files of this split are not ours; OSError
     joints: which of COCO's are annotated   processes: how many draw in parallel; None: one per core
     """
-    info = {"description": DESCRIPTION, "edition": EDITION,
+    info = {"description": SET_DESCRIPTION, "edition": EDITION,
             "split": split, "count": count, "seed": seed, "joints": list(joints)}  # fmt: skip
     path = Path(root) / "annotations" / f"person_keypoints_{split}.json"
     folder = Path(root) / "images" / split
@@ -74,7 +74,7 @@ def write_synthetic(
 def _refuse_foreign(path: Path, folder: Path) -> None:
     """`--output data/coco` must not replace COCO's own files."""
     info = _read_info(path)
-    ours = isinstance(info, dict) and info.get("description") == DESCRIPTION
+    ours = isinstance(info, dict) and info.get("description") == SET_DESCRIPTION
     drawn = ours or (folder / MARKER).exists()
     images = folder.is_dir() and any(folder.iterdir())
     foreign = path if path.exists() and not ours else folder if images and not drawn else None
