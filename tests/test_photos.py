@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from commands import QUICKSTART, ROOT, small_disk
+from hrpose.programs.output_folder import OutputFolder
 from hrpose.programs.test import main
 from hrpose.structures import Poses
 
@@ -194,3 +195,45 @@ def test_cases_of_real_users(predict, tmp_path, case):
     assert contents(photos) == before
     assert predict(photos, tmp_path / "found")[0] == 0
     assert set(results(tmp_path / "found")) == set(before)
+
+
+@pytest.mark.parametrize("pattern", ["photos/*/../../*.jpg", "photos/*/../*.jpg"])
+def test_a_pattern_that_leads_out_of_its_folder_is_refused(predict, tmp_path, monkeypatch, pattern):
+    photo(tmp_path / "x.jpg"), photo(tmp_path / "photos" / "x.jpg")
+    (tmp_path / "photos" / "a").mkdir()
+    before = contents(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    status, printed = predict(pattern, "found")
+    assert status == 2 and "without .." in printed
+    assert contents(tmp_path) == before
+
+
+def test_an_account_of_the_users_is_refused(predict, tmp_path):
+    photo(tmp_path / "photos" / "a.jpg")
+    theirs = tmp_path / "found" / "written.jsonl"
+    theirs.parent.mkdir()
+    theirs.write_text("mine")
+    status, printed = predict(tmp_path / "photos", tmp_path / "found")
+    assert status == 2 and f"{theirs} is there already" in printed
+    assert contents(tmp_path / "found") == {"written.jsonl": b"mine"}
+
+
+def test_a_folder_named_as_the_results_is_refused(predict, tmp_path):
+    photo(tmp_path / "photos" / "keypoints.json" / "a.jpg")
+    status, printed = predict(tmp_path / "photos" / "*" / "*.jpg", tmp_path / "found")
+    assert status == 2 and "rename it" in printed
+
+
+def test_a_file_whose_replacement_was_cut_off_is_still_ours(tmp_path, monkeypatch):
+    output = OutputFolder(tmp_path)
+    output.write("r.json", b"one")
+    monkeypatch.setattr("hrpose.programs.output_folder.atomic_write", lambda *given: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        output.write("r.json", b"two")
+    monkeypatch.undo()
+    with (tmp_path / "written.jsonl").open("a") as account:
+        account.write('\n{"path": "r.js')  # a line that was cut, too
+    output = OutputFolder(tmp_path)
+    output.write("r.json", b"three")
+    assert (tmp_path / "r.json").read_bytes() == b"three"
+    OutputFolder(tmp_path).refuse_foreign(["r.json"])

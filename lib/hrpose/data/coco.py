@@ -50,6 +50,10 @@ _ARCHIVE = re.compile(r"(.*?\.zip(?=@|$)|.*)(?:(?<=\.zip)@(.*))?", re.IGNORECASE
 """A path and, after an archive, the folder within it; a folder's own name may contain an @."""
 
 
+LARGEST_FILE = 1 << 29
+"""Bytes of an image file in an archive, unpacked."""
+
+
 class ImageFiles:
     """Image files in a folder, in a zip archive (`x.zip`), or in a folder within one (`x.zip@y`).
 
@@ -78,7 +82,14 @@ class ImageFiles:
         if not self.zipped:
             return (self.path / file_name).read_bytes()
         try:
-            return _archive(self.path, os.getpid()).read(self.inner + file_name)
+            archive = _archive(self.path, os.getpid())
+            entry = archive.getinfo(self.inner + file_name)
+            if entry.file_size > LARGEST_FILE:
+                raise ValueError(
+                    f"{self.name(file_name)} has {entry.file_size} bytes unpacked; an image has at "
+                    f"most {LARGEST_FILE}"
+                )
+            return archive.read(entry)
         except KeyError:
             raise FileNotFoundError(f"no such file: {self.name(file_name)}") from None
 

@@ -23,24 +23,31 @@ class OutputFolder:
     def __init__(self, folder: Path):
         self.folder = folder
         self.account = folder / ACCOUNT
-        self.digests: dict[str, str] = {}  # path below the folder, with / -> SHA-256
-        if self.account.is_file():
-            for line in self.account.read_bytes().splitlines():
-                self._recall(line)
+        self.digests: dict[str, set[str]] = {}  # path below the folder, with / -> its SHA-256s
+        self.account_is_foreign = os.path.lexists(self.account)
+        if self.account.is_file() and not self.account.is_symlink():
+            lines = self.account.read_bytes().splitlines()
+            known = [self._recall(line) for line in lines]
+            self.account_is_foreign = bool(lines) and not known[0]
 
-    def _recall(self, line: bytes) -> None:
-        """Add a line of the account; one that was cut short or leads out of the folder is not."""
+    def _recall(self, line: bytes) -> bool:
+        """Add a line of the account and return whether it is one; it may be cut short.
+
+        A path that leads out of the folder is not added.
+        """
         try:
             entry = json.loads(line)
             name, digest = PurePosixPath(entry["path"]), str(entry["sha256"])
         except (ValueError, TypeError, KeyError, RecursionError):
-            return
+            return False
         if not name.is_absolute() and ".." not in name.parts:
-            self.digests[name.as_posix()] = digest
+            self.digests.setdefault(name.as_posix(), set()).add(digest)
+        return True
 
     def refuse_foreign(self, names: Iterable[str]) -> None:
         """FileExistsError if any of these is there and was not written by this class."""
         foreign = [name for name in names if self._is_foreign(name)]
+        foreign += [ACCOUNT] * self.account_is_foreign
         if foreign:
             more = f", and {len(foreign) - 1} more" * (len(foreign) > 1)
             raise FileExistsError(
@@ -71,18 +78,21 @@ class OutputFolder:
         Errors: FileExistsError for a file of the user's; OSError where it cannot be written
         """
         self.refuse_foreign([name])
-        self.digests[name] = hashlib.sha256(content).hexdigest()
-        line = json.dumps({"path": name, "sha256": self.digests[name]})
+        digest = hashlib.sha256(content).hexdigest()
+        self.digests.setdefault(name, set()).add(digest)
+        line = json.dumps({"path": name, "sha256": digest})
         with naming_full_disk(self.account):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.account.open("a") as account:
-                account.write(f"{line}\n")
+                account.write(f"\n{line}" if account.tell() else line)  # a cut line ends here
         atomic_write(self.folder / name, lambda file: file.write(content))
 
     def _is_foreign(self, name: str) -> bool:
+        if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():
+            raise ValueError(f"{name} leads out of {self.folder}; name photos without .. in them")
         path = self.folder / name
         if not os.path.lexists(path):
             return False
         if path.is_symlink() or not path.is_file() or name not in self.digests:
             return True
-        return hashlib.sha256(path.read_bytes()).hexdigest() != self.digests[name]
+        return hashlib.sha256(path.read_bytes()).hexdigest() not in self.digests[name]

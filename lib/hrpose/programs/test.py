@@ -21,7 +21,7 @@ from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import IMAGE_SUFFIXES, decode_image, describe_error, encode, read_image
 from hrpose.programs.cli import command, config_parser, parsed_config
-from hrpose.programs.output_folder import OutputFolder
+from hrpose.programs.output_folder import ACCOUNT, OutputFolder
 from hrpose.programs.visual_reports import draw_confident
 from hrpose.structures import PERSON, to_results
 
@@ -92,9 +92,12 @@ def find_photos(pattern: str) -> list[Photo]:
 
 def listed_images(image_info: Path, folder: Path) -> list[Photo]:
     """The images of a COCO list, all of which must be there."""
+    entries = load_image_list(image_info)
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict) or not {"id", "file_name"} <= set(entry):
+            raise ValueError(f"{image_info}: image {number} has no id or no file_name")
     photos = [
-        Photo(entry["id"], folder / entry["file_name"], entry["file_name"])
-        for entry in load_image_list(image_info)
+        Photo(entry["id"], folder / entry["file_name"], entry["file_name"]) for entry in entries
     ]
     missing = [str(photo.path) for photo in photos if not photo.path.is_file()]
     if missing:
@@ -112,6 +115,11 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
     """
     refuse_among_photos(photos, folder)
     output = OutputFolder(folder)
+    reserved = {RESULTS, ACCOUNT} & {photo.name.split("/")[0] for photo in photos}
+    if reserved:
+        raise ValueError(
+            f"a folder of photos is named {reserved.pop()}, as a file of ours; rename it"
+        )
     output.refuse_foreign([RESULTS, *(photo.name for photo in photos)])
     predictor, skeleton = load_predictor(config), build_skeleton(config)
     output.clear()

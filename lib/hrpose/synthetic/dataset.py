@@ -6,7 +6,6 @@ order of their work.
 
 from __future__ import annotations
 
-import json
 import os
 import zlib
 from collections.abc import Iterator, Sequence
@@ -19,7 +18,7 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from hrpose.ops.atomic_io import naming_full_disk, write_json
+from hrpose.ops.atomic_io import naming_full_disk, parse_json, write_json
 from hrpose.skeletons import COCO
 from hrpose.synthetic.drawing import IMAGE_SIZE
 from hrpose.synthetic.scenes import annotate_scene, compose_scene
@@ -92,7 +91,7 @@ def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
 def _read_info(path: Path) -> dict[str, Any] | None:
     """The `info` of a complete annotation file; None where there is no such file."""
     try:
-        return json.loads(path.read_text())["info"]
+        return parse_json(path.read_bytes())["info"]
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -121,7 +120,11 @@ def _write_image(folder: Path, seed: int, joints: Sequence[str], index: int) -> 
     bgr = cv2.cvtColor(scene.canvas.image, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
     with naming_full_disk(path):
-        path.write_bytes(encoded.tobytes())
+        try:
+            path.write_bytes(encoded.tobytes())
+        except OSError:
+            path.unlink(missing_ok=True)  # never half a file
+            raise
     return path.name, annotate_scene(scene, joints)
 
 
