@@ -8,7 +8,7 @@ import tracemalloc
 
 import pytest
 
-from hrpose.data.coco import load_results
+from hrpose.data.coco import ImageFiles, load_results
 
 
 def results_file(folder, content):
@@ -92,3 +92,8 @@ def test_a_small_file_takes_little_memory(tmp_path):
         load_results(path)
     assert tracemalloc.get_traced_memory()[1] < 10 * path.stat().st_size
     tracemalloc.stop()
+
+
+def test_a_device_is_no_image(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no such file: /dev/zero"):
+        ImageFiles(tmp_path).bytes("/dev/zero")

@@ -80,7 +80,10 @@ class ImageFiles:
     def bytes(self, file_name: str) -> bytes:
         """The encoded file. Errors: FileNotFoundError with its path."""
         if not self.zipped:
-            return (self.path / file_name).read_bytes()
+            path = self.path / file_name
+            if not path.is_file():  # a device would be read without end
+                raise FileNotFoundError(f"no such file: {path}")
+            return path.read_bytes()
         try:
             archive = _archive(self.path, os.getpid())
             entry = archive.getinfo(self.inner + file_name)
