@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from commands import QUICKSTART, ROOT, SMALL
-from hrpose.builders.bottomup import build_model
+from hrpose.builders.common import build_model
 from hrpose.config import load_config
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.programs.benchmark import main

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from hrpose.builders.bottomup import build_evaluator
-from hrpose.builders.datasets import read_split
+from hrpose.builders.datasets import build_evaluator, read_split
 from hrpose.config import load_config
 from hrpose.data.convert import merge_annotations, with_decoded_sizes
 from hrpose.data.statistics import ImageInfo

@@ -10,7 +10,7 @@ import torch
 import yaml
 
 from commands import QUICKSTART, ROOT, SMALL, tool
-from hrpose.builders.bottomup import build_model
+from hrpose.builders.common import build_model
 from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config, parse_config
 from hrpose.models.weight_io import read_weights

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.builders.bottomup import AUGMENTATIONS, build_model, build_targets
+from hrpose.builders.bottomup import AUGMENTATIONS, build_targets
+from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer, build_train_step
 from hrpose.config import load_config
 from hrpose.data.augment import CropConfig, flip, random_affine

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, start, tool
 from hrpose.builders.bottomup import load_predictor
 from hrpose.config import load_config
-from hrpose.engine.trainer import OptimizerStep
+from hrpose.engine.step import OptimizerStep
 from hrpose.ops.image import read_image
 from hrpose.programs import train
 

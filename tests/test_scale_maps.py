@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.builders.bottomup import build_model
+from hrpose.builders.common import build_model
 from hrpose.config import load_config
 from hrpose.models.swahr import SWAHR
 from hrpose.ops.coordinates import coordinates, resize_transform

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 import hrpose
-from hrpose.builders.bottomup import build_model
+from hrpose.builders.common import build_model
 from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config, parse_config
 from hrpose.models.weight_io import check_target, read_weights, write_weights

@@ -12,7 +12,8 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose import __version__
-from hrpose.builders.bottomup import build_predictor, load_model, output_strides
+from hrpose.builders.bottomup import build_predictor, output_strides
+from hrpose.builders.common import load_model
 from hrpose.builders.datasets import Split, first, read_split
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes

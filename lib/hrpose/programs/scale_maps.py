@@ -22,7 +22,8 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import load_model, output_strides
+from hrpose.builders.bottomup import output_strides
+from hrpose.builders.common import load_model
 from hrpose.builders.datasets import Split, build_skeleton, read_split
 from hrpose.builders.devices import build_devices
 from hrpose.data.coco import ImageAnnotation, image_annotations, person_category
