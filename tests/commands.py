@@ -44,10 +44,10 @@ def read_until(process, text):
     return said
 
 
-def tool(name, *arguments, status=0, launch=()):
+def tool(name, *arguments, status=0, launch=(), minutes=5):
     """Run a command from the repository to its end; what it printed."""
     process = start(name, *arguments, launch=launch)
-    said, _ = process.communicate(timeout=300)
+    said, _ = process.communicate(timeout=60 * minutes)
     assert process.returncode == status, said
     assert launch or "Traceback" not in said, said
     return said
