@@ -98,6 +98,7 @@ def test_asked_to_stop_it_keeps_a_checkpoint_and_the_same_command_continues(
 ):
     _, options = trained
     longer = [*options, "TRAIN.EPOCHS", "20", "OUTPUT_DIR", str(tmp_path)]
+    longer += ["TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
     process = start("train", "--cfg", QUICKSTART, *longer)
     said = read_until(process, "epoch 1/20")
     os.kill(process.pid, number)
