@@ -41,8 +41,8 @@ def draw_heatmaps(
     # Pasted on a canvas that has room for patches at the border.
     before, after = (radius + each for each in margin)
     height, width = (before + side + after for side in size)
-    rows, columns = row[..., None] + reach + before, column[..., None] + reach + before
-    places = rows[..., :, None] * width + columns[..., None, :]
+    centre = (row + before) * width + column + before
+    places = centre[..., None, None] + (reach[:, None] * width + reach)  # (B, N, K, P, P)
     images, _, kinds = column.shape
     canvas = torch.zeros(images, kinds, height * width, device=joints.device)
     index, source = (each.transpose(1, 2).flatten(2) for each in (places, values.float()))
