@@ -9,6 +9,7 @@ import torch
 
 from hrpose.ops.coordinates import (
     BOTTOM_UP,
+    CONVENTIONS,
     HIGHERHRNET,
     UNBIASED,
     Affine,
@@ -80,7 +81,7 @@ def blob(size, centre):
     return (255 * np.exp(-squared / 18)).astype(np.float32)
 
 
-@pytest.mark.parametrize("convention", BOTTOM_UP.values(), ids=BOTTOM_UP)
+@pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS)
 def test_a_spot_and_its_joint_move_together(rng, convention, record_difference):
     seen = 0
     for _ in range(60):
