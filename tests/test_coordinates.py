@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from hrpose.ops.coordinates import (
-    COORDINATES,
+    BOTTOM_UP,
+    CONVENTIONS,
+    HIGHERHRNET,
+    UNBIASED,
     Affine,
     check_image,
-    coordinates,
     mirror_image,
     mirror_joints,
     resize_transform,
@@ -79,7 +81,7 @@ def blob(size, centre):
     return (255 * np.exp(-squared / 18)).astype(np.float32)
 
 
-@pytest.mark.parametrize("convention", COORDINATES)
+@pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS)
 def test_a_spot_and_its_joint_move_together(rng, convention, record_difference):
     seen = 0
     for _ in range(60):
@@ -95,7 +97,7 @@ def test_a_spot_and_its_joint_move_together(rng, convention, record_difference):
         columns, rows = np.arange(220), np.arange(180)
         centroid = np.array([(moved.sum(0) @ columns), (moved.sum(1) @ rows)]) / moved.sum()
         away = abs(centroid - goal).max()
-        record_difference(f"affine, {convention}: spot against its joint (px)", away)
+        record_difference(f"affine, {type(convention).__name__}: spot against its joint (px)", away)
         assert away < 0.02
     assert seen > 15
 
@@ -170,12 +172,12 @@ def test_the_whole_image_is_seen(rng):
         assert (corners[1] <= np.array(size) + there.scale + 1e-6).all()
 
 
-# The official convention ------------------------------------------------------------------------
+# higherhrnet ------------------------------------------------------------------------
 
 
 def test_worked_example_of_a_mirrored_cell():
     joints = torch.tensor([[[[8.7, 0, 1]]], [[[511 - 8.7, 0, 1]]]])
-    cells = coordinates("published").to_heatmap_coords(joints, 4, torch.tensor([False, True]))
+    cells = HIGHERHRNET.to_heatmap_coords(joints, 4, torch.tensor([False, True]))
     assert cells[:, 0, 0, 0].tolist() == [2, 124]
 
 
@@ -185,14 +187,10 @@ def test_cells_oracle_each_frame_mirrored_for_itself(stride, record_difference):
     places = torch.arange(-2 * stride * 8, (side + 8) * 8) / 8  # eighths: exact in float32
     y = places.flip(0)
     joints = torch.stack([places, y, torch.ones_like(places)], -1)[None, :, None]
-    plain = coordinates("published").to_heatmap_coords(joints, stride, torch.tensor([False]))[
-        0, :, 0
-    ]
+    plain = HIGHERHRNET.to_heatmap_coords(joints, stride, torch.tensor([False]))[0, :, 0]
     mirrored = joints.clone()
     mirrored[..., 0] = side - 1 - mirrored[..., 0]
-    turned = coordinates("published").to_heatmap_coords(mirrored, stride, torch.tensor([True]))[
-        0, :, 0
-    ]
+    turned = HIGHERHRNET.to_heatmap_coords(mirrored, stride, torch.tensor([True]))[0, :, 0]
     wanted = [
         [published_cell(x, side, stride, mirror) for x in places.tolist()]
         for mirror in (False, True)
@@ -206,23 +204,9 @@ def test_cells_oracle_each_frame_mirrored_for_itself(stride, record_difference):
 def test_cells_keep_flags_and_their_argument():
     joints = torch.tensor([[[[9.0, 5.0, 2.0], [-1.0, -3.9, 0.0]]]])
     before = joints.clone()
-    cells = coordinates("published").to_heatmap_coords(joints, 4, torch.tensor([False]))
+    cells = HIGHERHRNET.to_heatmap_coords(joints, 4, torch.tensor([False]))
     assert cells.tolist() == [[[[2, 1, 2], [0, 0, 0]]]]
     assert torch.equal(joints, before)
-
-
-def test_a_convention_that_is_not_is_refused():
-    still, there = torch.tensor([False]), similarity((5, 5), (9, 9), 1)
-    for ask in (
-        lambda: coordinates("exakt").to_heatmap_coords(torch.zeros(1, 1, 1, 3), 4, still),
-        lambda: coordinates("exakt").downsample_mask(torch.ones(1, 4, 4), 2, still),
-        lambda: similarity((5, 5), (9, 9), 1, 0, "exakt"),
-        lambda: resize_transform((50, 50), 64, convention="exakt"),
-        lambda: there.to_stride(4, "exakt"),
-        lambda: there.to_cell_frame(4, "exakt"),
-    ):
-        with pytest.raises(ValueError, match="'exakt'; choose from published, unbiased"):
-            ask()
 
 
 def test_two_mirrors_change_nothing(rng):
@@ -276,9 +260,9 @@ def test_coarse_masks_oracle_warped_at_their_own_size(rng, mirrored, record_diff
         if mirrored:
             fine, coarse = mirror_image(fine), mirror_image(coarse)
         ours, other = (
-            coordinates("published")
-            .downsample_mask(torch.from_numpy(fine)[None], 2, torch.tensor([turned]))[0]
-            .numpy()
+            HIGHERHRNET.downsample_mask(torch.from_numpy(fine)[None], 2, torch.tensor([turned]))[
+                0
+            ].numpy()
             for turned in (mirrored, not mirrored)
         )
         assert 0.2 < ours.mean() < 0.9
@@ -299,14 +283,12 @@ def test_a_mirror_image_is_a_copy_that_runs_forwards(rng, kind, shape):
 
 def test_masks_of_a_batch_are_read_each_in_its_own_way():
     mask = torch.arange(32).reshape(1, 4, 8).repeat(2, 1, 1)
-    read = coordinates("published").downsample_mask(mask, 2, torch.tensor([False, True]))
+    read = HIGHERHRNET.downsample_mask(mask, 2, torch.tensor([False, True]))
     assert read.tolist() == [[[0, 2, 4, 6], [16, 18, 20, 22]], [[1, 3, 5, 7], [17, 19, 21, 23]]]
-    assert torch.equal(
-        coordinates("published").downsample_mask(mask, 1, torch.tensor([False, True])), mask
-    )
+    assert torch.equal(HIGHERHRNET.downsample_mask(mask, 1, torch.tensor([False, True])), mask)
 
 
-# The exact convention ---------------------------------------------------------------------------
+# unbiased ---------------------------------------------------------------------------
 
 
 def still(*flags):
@@ -314,12 +296,12 @@ def still(*flags):
 
 
 def test_worked_examples_of_the_exact_convention():
-    twice = similarity((8, 8), (32, 32), 2, convention="unbiased")
+    twice = similarity((8, 8), (32, 32), 2, convention=UNBIASED)
     np.testing.assert_allclose(twice.points([[0, 0], [8.7, 4]]), [[0.5, 0.5], [17.9, 8.5]])
     joints = torch.tensor([[[[8.7, 9.5, 1]]], [[[511 - 8.7, 9.5, 1]]]], dtype=torch.float64)
-    cells = coordinates("unbiased").to_heatmap_coords(joints, 4, still(False, True))
+    cells = UNBIASED.to_heatmap_coords(joints, 4, still(False, True))
     np.testing.assert_allclose(cells[:, 0, 0], [[1.8, 2, 1], [127 - 1.8, 2, 1]])
-    found = twice.to_cell_frame(4, "unbiased").inverse().points(np.array([2.3, 2.5]))
+    found = twice.to_cell_frame(4, UNBIASED).inverse().points(np.array([2.3, 2.5]))
     np.testing.assert_allclose(twice.points(found), [8.7, 9.5])
 
 
@@ -330,19 +312,19 @@ def test_exact_cells_oracle(stride):
         pixels = range(cell * stride, (cell + 1) * stride)
         middle = sum(pixels) / stride
         joints = torch.tensor([[[[middle, middle + stride / 4, 2]]]])
-        cells = coordinates("unbiased").to_heatmap_coords(joints, stride, still())
+        cells = UNBIASED.to_heatmap_coords(joints, stride, still())
         assert cells.tolist() == [[[[cell, cell + 0.25, 2]]]]
 
 
 def test_twice_as_large_is_what_bilinear_resizing_gives(rng):
     image = rng.integers(0, 255, (20, 30)).astype(np.uint8)
-    twice = similarity((15, 10), (60, 40), 2, convention="unbiased").image(image, (60, 40))
+    twice = similarity((15, 10), (60, 40), 2, convention=UNBIASED).image(image, (60, 40))
     wanted = cv2.resize(image, (60, 40), interpolation=cv2.INTER_LINEAR)
     inner = slice(1, -1)  # outside of the image is 0 for the one, the nearest pixel for the other
     assert abs(twice[inner, inner].astype(int) - wanted[inner, inner]).max() <= 1
 
 
-@pytest.mark.parametrize("convention", COORDINATES)
+@pytest.mark.parametrize("convention", BOTTOM_UP.values(), ids=BOTTOM_UP)
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_decoders_count_from_the_edge(rng, convention, stride):
     """Half a cell further than targets do, but for the truncation of official ones; and back."""
@@ -350,12 +332,12 @@ def test_decoders_count_from_the_edge(rng, convention, stride):
         to_network, _, _ = random_map(rng)
         joints = np.concatenate([rng.uniform(0, 300, (9, 2)), np.ones((9, 1))], 1)
         there = to_network.joints(joints)
-        cells = coordinates(convention).to_heatmap_coords(
+        cells = convention.to_heatmap_coords(
             torch.from_numpy(there)[None, :, None], stride, still()
         )
         decoded = to_network.to_cell_frame(stride, convention)
         found = decoded.points(joints[:, :2])
-        if convention == "unbiased":
+        if convention is UNBIASED:
             np.testing.assert_allclose(found, cells[0, :, 0, :2] + 0.5, atol=1e-9)
         else:
             assert np.array_equal(np.trunc(found), cells[0, :, 0, :2])
@@ -370,12 +352,12 @@ def test_an_exact_fit_of_a_mirror_image_is_a_mirrored_fit(rng, image_size, scale
     """Of the official one that is true with a pixel's difference, which odd widths show."""
     joints = np.concatenate([rng.uniform(0, 200, (2, 17, 2)), np.ones((2, 17, 1))], -1)
     for scale in scales:
-        size, there = resize_transform(image_size, 256, scale, min(scales), "unbiased")
+        size, there = resize_transform(image_size, 256, scale, min(scales), UNBIASED)
         assert size == resize_transform(image_size, 256, scale, min(scales))[0]
         turned = there.joints(mirror_joints(joints, image_size[0], COCO.flip_order))
         wanted = mirror_joints(there.joints(joints), size[0], COCO.flip_order)
         np.testing.assert_allclose(turned, wanted, atol=1e-9)
-        first = resize_transform(image_size, 256, min(scales), min(scales), "unbiased")[1]
+        first = resize_transform(image_size, 256, min(scales), min(scales), UNBIASED)[1]
         ratio = scale / min(scales)
         same = (first.points(joints[..., :2]) + 0.5) * ratio - 0.5
         np.testing.assert_allclose(there.points(joints[..., :2]), same, atol=1e-9)
@@ -383,7 +365,7 @@ def test_an_exact_fit_of_a_mirror_image_is_a_mirrored_fit(rng, image_size, scale
 
 @pytest.mark.parametrize("image_size", SIZES)
 def test_an_exact_fit_shows_the_image_in_the_middle(image_size):
-    size, there = resize_transform(image_size, 256, convention="unbiased")
+    size, there = resize_transform(image_size, 256, convention=UNBIASED)
     edges = there.points(np.array([[-0.5, -0.5], np.array(image_size) - 0.5]))
     margins = edges[0] + 0.5, np.array(size) - 0.5 - edges[1]
     np.testing.assert_allclose(*margins, atol=1e-9)
@@ -393,12 +375,10 @@ def test_an_exact_fit_shows_the_image_in_the_middle(image_size):
 @pytest.mark.parametrize("stride", [2, 4])
 def test_a_coarser_frame_shows_a_spot_at_its_exact_cell(rng, stride, record_difference):
     for _ in range(20):
-        crop = similarity(
-            (150, 150), (256, 256), rng.uniform(2, 3), rng.uniform(-30, 30), "unbiased"
-        )
+        crop = similarity((150, 150), (256, 256), rng.uniform(2, 3), rng.uniform(-30, 30), UNBIASED)
         place = rng.uniform(140, 160, 2)
         side = 256 // stride
-        seen = crop.to_stride(stride, "unbiased").image(blob((300, 300), place), (side, side))
+        seen = crop.to_stride(stride, UNBIASED).image(blob((300, 300), place), (side, side))
         cells = np.arange(side)
         spot = np.array([seen.sum(0) @ cells, seen.sum(1) @ cells]) / seen.sum()
         away = abs(spot - ((crop.points(place) + 0.5) / stride - 0.5)).max()
@@ -411,17 +391,13 @@ def test_an_exact_coarse_mask_is_the_finer_one_warped(rng, fine, record_differen
     """Bit for bit, a half included; and nearly what the image's own mask shows when warped."""
     for _ in range(8):
         zoom, degrees = rng.uniform(0.6, 1.4), rng.uniform(-30, 30)
-        crop = similarity((160, 160), (256, 256), zoom, degrees, "unbiased")
+        crop = similarity((160, 160), (256, 256), zoom, degrees, UNBIASED)
         finer, coarse = (
-            crop.to_stride(stride, "unbiased").image(scribble(), (256 // stride,) * 2) > 127
+            crop.to_stride(stride, UNBIASED).image(scribble(), (256 // stride,) * 2) > 127
             for stride in (fine, 2 * fine)
         )
-        ours = (
-            coordinates("unbiased")
-            .downsample_mask(torch.from_numpy(finer)[None], 2, still())[0]
-            .numpy()
-        )
-        halved = Affine(np.eye(2, 3)).to_stride(2, "unbiased")
+        ours = UNBIASED.downsample_mask(torch.from_numpy(finer)[None], 2, still())[0].numpy()
+        halved = Affine(np.eye(2, 3)).to_stride(2, UNBIASED)
         warped = halved.image(finer.view(np.uint8) * 255, (128 // fine,) * 2) > 127
         assert np.array_equal(ours, warped)
         wrong = (ours != coarse).mean()
@@ -433,16 +409,12 @@ def test_an_exact_coarse_mask_is_the_finer_one_warped(rng, fine, record_differen
 def test_half_of_the_finer_cells_are_enough():
     rows = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0]]
     mask = torch.tensor([rows], dtype=torch.uint8)
-    assert coordinates("unbiased").downsample_mask(mask, 2, still()).tolist() == [
-        [[1, 0, 0], [1, 1, 0]]
-    ]
-    assert torch.equal(coordinates("unbiased").downsample_mask(mask, 1, still()), mask)
+    assert UNBIASED.downsample_mask(mask, 2, still()).tolist() == [[[1, 0, 0], [1, 1, 0]]]
+    assert torch.equal(UNBIASED.downsample_mask(mask, 1, still()), mask)
     four = torch.tensor([[1, 1, 0, 0] * 4] * 4, dtype=torch.bool).view(1, 4, 16)
-    assert coordinates("unbiased").downsample_mask(four, 4, still()).tolist() == [[[True] * 4]]
+    assert UNBIASED.downsample_mask(four, 4, still()).tolist() == [[[True] * 4]]
     four[0, 0, 0] = False
-    assert coordinates("unbiased").downsample_mask(four, 4, still()).tolist() == [
-        [[False, True, True, True]]
-    ]
+    assert UNBIASED.downsample_mask(four, 4, still()).tolist() == [[[False, True, True, True]]]
 
 
 # What can be looked at --------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.ops.coordinates import coordinates, mirror_joints
+from hrpose.ops.coordinates import HIGHERHRNET, mirror_joints
 from hrpose.ops.targets import draw_heatmaps, joint_cells
 from hrpose.skeletons import COCO
 from reference.targets import draw_gaussians, flat_cells, published_cell
@@ -78,9 +78,7 @@ def test_target_oracle_of_mirrored_samples(rng, stride, record_difference):
     joints = rng.integers(0, side * 8, (1, 6, 17, 3)).astype(np.float32) / 8
     joints[..., 2] = 1
     turned = mirror_joints(joints[0], side, COCO.flip_order)[None].astype(np.float32)
-    cells = coordinates("published").to_heatmap_coords(
-        torch.from_numpy(turned), stride, torch.tensor([True])
-    )
+    cells = HIGHERHRNET.to_heatmap_coords(torch.from_numpy(turned), stride, torch.tensor([True]))
     ours = draw_heatmaps(cells, (side // stride, side // stride), 2.0)
 
     plain_joints = joints[:, :, COCO.flip_order].copy()

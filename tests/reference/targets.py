@@ -54,3 +54,48 @@ def published_cell(x, side, stride, flipped):
     """The cell of unflipped network pixel x: each output's frame is flipped by itself."""
     cell = x / stride
     return int(side / stride - 1 - cell) if flipped else int(cell)
+
+
+def hrnet_cell(x, stride):
+    """The cell of a network pixel in top-down HRNet; int() truncates towards 0."""
+    return int(x / stride + 0.5)
+
+
+def draw_hrnet(joints, size, stride, sigma):
+    """Heatmaps (B, K, H, W) and weights (B, N, K) of joints (B, N, K, 3) in network pixels.
+
+    Every patch of +-3 sigma that reaches into the map is drawn; one that ends a cell before it has
+    weight 1 too.
+    """
+    height, width = size
+    radius = int(3 * sigma)
+    maps, weights = np.zeros((len(joints), joints.shape[2], *size)), np.zeros(joints.shape[:3])
+    for b, n, k in np.ndindex(joints.shape[:3]):
+        x, y, flag = (float(number) for number in joints[b, n, k])
+        if not flag > 0 or not math.isfinite(x) or not math.isfinite(y):
+            continue
+        column, row = hrnet_cell(x, stride), hrnet_cell(y, stride)
+        if column - radius >= width or row - radius >= height:
+            continue
+        if column + radius + 1 < 0 or row + radius + 1 < 0:
+            continue
+        weights[b, n, k] = 1
+        for i in range(max(0, row - radius), min(height, row + radius + 1)):
+            for j in range(max(0, column - radius), min(width, column + radius + 1)):
+                value = math.exp(-((j - column) ** 2 + (i - row) ** 2) / (2 * sigma**2))
+                maps[b, k, i, j] = max(maps[b, k, i, j], value)
+    return maps, weights
+
+
+def decode_hrnet(heatmap, stride):
+    """x, y in network pixels and the value of the highest cell of one heatmap (H, W)."""
+    height, width = heatmap.shape
+    row, column = divmod(int(heatmap.argmax()), width)
+    value = heatmap[row, column]
+    if value <= 0:
+        return 0, 0, 0
+    x, y = float(column), float(row)
+    if 1 < column < width - 1 and 1 < row < height - 1:
+        x += 0.25 * np.sign(heatmap[row, column + 1] - heatmap[row, column - 1])
+        y += 0.25 * np.sign(heatmap[row + 1, column] - heatmap[row - 1, column])
+    return x * stride, y * stride, value

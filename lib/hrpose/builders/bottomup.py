@@ -11,7 +11,7 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from yacs.config import CfgNode
 
 from hrpose.builders.common import (
@@ -23,6 +23,7 @@ from hrpose.builders.common import (
 )
 from hrpose.builders.datasets import Split, build_skeleton
 from hrpose.builders.devices import build_devices
+from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
 from hrpose.data.samples import BottomUpDataset
@@ -42,10 +43,14 @@ from hrpose.losses.combine import (
     wahr_mse,
 )
 from hrpose.losses.swahr import adaptive_weight, constant_weight
-from hrpose.ops.coordinates import coordinates
+from hrpose.ops.coordinates import BOTTOM_UP, Convention
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
-from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.structures import Poses
+
+
+def build_convention(config: CfgNode) -> Convention:
+    """The coordinate convention of a bottom-up network."""
+    return BOTTOM_UP[config.MODEL.COORDINATES]
 
 
 def output_strides(config: CfgNode) -> list[int]:
@@ -65,7 +70,7 @@ def _random_affine(config: CfgNode) -> Augment:
         data.MAX_SCALE,
         data.MAX_TRANSLATE,
         output_strides(config)[-1],
-        config.MODEL.COORDINATES,
+        build_convention(config),
     )
     return partial(random_affine, crop=crop)
 
@@ -129,7 +134,7 @@ def build_loss(config: CfgNode) -> Callable:
 
 def build_targets(config: CfgNode) -> TargetConfig:
     loss, people = config.LOSS, config.DATASET.MAX_NUM_PEOPLE
-    return TargetConfig(loss.SIGMA, people, config.MODEL.COORDINATES, unit_width=loss.SHR)
+    return TargetConfig(loss.SIGMA, people, build_convention(config), unit_width=loss.SHR)
 
 
 # Prediction ----------------------------------------------------------------------------------
@@ -137,14 +142,14 @@ def build_targets(config: CfgNode) -> TargetConfig:
 
 def build_spec(config: CfgNode) -> InferenceSpec:
     """Preprocessing, views, aggregation and decoding, as TEST specifies."""
-    test, convention = config.TEST, coordinates(config.MODEL.COORDINATES)
+    test, convention = config.TEST, build_convention(config)
     shared = (
         *("DETECTION_THRESHOLD", "TAG_THRESHOLD", "NMS_KERNEL", "REFINE", "MATCHER"),
         *("MATCHING_COST", "MIN_SCORE", "OKS_NMS"),
     )
     decoder = DecoderConfig(
         max_people=config.DATASET.MAX_NUM_PEOPLE,
-        subpixel=convention.subpixel if test.ADJUST else "none",
+        subpixel=convention.subpixel_rule(test.SUBPIXEL),
         unique_peaks=convention.duplicate_peaks,
         **keywords(test, *shared),
     )
@@ -202,11 +207,5 @@ def build_predict_fn(
     # have four highest cells, and each would start a person.
     stride = predictor.spec.stride
     sigma = config.LOSS.SIGMA[-1] * output_strides(config)[-1] / stride
-    convention = coordinates(config.MODEL.COORDINATES)
-
-    def draw(joints: Tensor, size: tuple[int, int]) -> Tensor:
-        flipped = torch.zeros(1, dtype=torch.bool, device=joints.device)
-        cells = convention.to_heatmap_coords(joints, stride, flipped)
-        return TARGET_GENERATORS[config.MODEL.COORDINATES].heatmaps(cells, size, sigma)
-
-    return partial(predict_with_gt_heatmaps, predictor, draw)
+    codec = HeatmapCodec(sigma, build_convention(config))
+    return partial(predict_with_gt_heatmaps, predictor, partial(codec.encode, stride=stride))

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -18,15 +19,9 @@ from hrpose.data.loaders import collate
 from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.losses.combine import TargetConfig, make_targets
 from hrpose.models.weights import load_weights
-from hrpose.ops.coordinates import COORDINATES, coordinates, mirror_joints, resize_transform
+from hrpose.ops.coordinates import BOTTOM_UP, HIGHERHRNET, UNBIASED, mirror_joints, resize_transform
 from hrpose.ops.peaks import resize
-from hrpose.ops.targets import (
-    TARGET_GENERATORS,
-    draw_heatmaps,
-    draw_unbiased_heatmaps,
-    joint_cells,
-    unbiased_joint_cells,
-)
+from hrpose.ops.targets import draw_heatmaps, joint_cells
 from hrpose.skeletons import COCO
 from hrpose.structures import Poses, Sample
 from test_options import CONFIGS, ROOT, SMALL
@@ -34,6 +29,8 @@ from test_options import CONFIGS, ROOT, SMALL
 SIZE = (24, 32)
 EXACT = ("MODEL.COORDINATES", "unbiased")
 PLAIN = torch.tensor([False])
+draw_unbiased_heatmaps = partial(draw_heatmaps, convention=UNBIASED)
+unbiased_joint_cells = partial(joint_cells, convention=UNBIASED)
 
 
 def one(x, y, flag=2.0):
@@ -124,7 +121,7 @@ def test_cells_oracle(rng, people):
 @pytest.mark.parametrize("kind", [np.uint8, bool])
 def test_mask_oracle(rng, step, kind):
     mask = (rng.random((3, 16, 24)) < 0.5).astype(kind)
-    ours = coordinates("unbiased").downsample_mask(
+    ours = UNBIASED.downsample_mask(
         torch.from_numpy(mask), step, torch.tensor([False, True, False])
     )
     assert ours.dtype == torch.from_numpy(mask).dtype
@@ -134,19 +131,13 @@ def test_mask_oracle(rng, step, kind):
 # Drawing ----------------------------------------------------------------------------------------
 
 
-def test_every_convention_has_its_drawing():
-    assert tuple(TARGET_GENERATORS) == tuple(COORDINATES)
-    assert TARGET_GENERATORS["published"] == (draw_heatmaps, joint_cells)
-
-
 def test_a_whole_cell_is_drawn_as_the_official_one(rng):
     joints = torch.from_numpy(np.trunc(crowd(rng)))
     joints[..., :2] = joints[..., :2].clamp(min=0)  # to the left of 0 official cuts towards 0
-    exact, official = (TARGET_GENERATORS[name] for name in ("unbiased", "published"))
     torch.testing.assert_close(
-        exact.heatmaps(joints, SIZE, 2.0), official.heatmaps(joints, SIZE, 2.0)
+        draw_unbiased_heatmaps(joints, SIZE, 2.0), draw_heatmaps(joints, SIZE, 2.0)
     )
-    assert torch.equal(exact.cells(joints, SIZE), official.cells(joints, SIZE))
+    assert torch.equal(unbiased_joint_cells(joints, SIZE), joint_cells(joints, SIZE))
 
 
 @pytest.mark.parametrize(
@@ -188,7 +179,7 @@ def test_joints_are_not_changed(rng):
     before = joints.clone()
     draw_unbiased_heatmaps(joints, SIZE, 2.0)
     unbiased_joint_cells(joints, SIZE)
-    coordinates("unbiased").to_heatmap_coords(joints, 4, torch.tensor([False, True]))
+    UNBIASED.to_heatmap_coords(joints, 4, torch.tensor([False, True]))
     assert torch.equal(joints.nan_to_num(7), before.nan_to_num(7))
 
 
@@ -227,12 +218,12 @@ def test_an_enlarged_map_shows_the_joint_where_it_is(rng, record_difference):
     """From 1/4 to 1/2, as heatmaps are averaged: cell c of the one is 2 c + 0.5 of the other."""
     for x, y in rng.uniform(50, 76, (50, 2)):
         drawn = draw_unbiased_heatmaps(
-            coordinates("unbiased").to_heatmap_coords(one(x, y), 4, PLAIN), (32, 32), 2.0
+            UNBIASED.to_heatmap_coords(one(x, y), 4, PLAIN), (32, 32), 2.0
         )
         larger = resize(drawn, (64, 64))[0, 0].double().numpy()
         there = 2 * centroid(drawn[0, 0].double().numpy()) + 0.5
         np.testing.assert_allclose(centroid(larger), there, atol=1e-5)
-        wanted = coordinates("unbiased").to_heatmap_coords(one(x, y), 2, PLAIN)[0, 0, 0, :2].numpy()
+        wanted = UNBIASED.to_heatmap_coords(one(x, y), 2, PLAIN)[0, 0, 0, :2].numpy()
         away = abs(summit(larger) - wanted).max()
         record_difference("exact: located at 1/2 in a map drawn at 1/4 (cells)", away)
         assert away < 0.05
@@ -256,11 +247,9 @@ def turned_pixels(joints, side):
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_mirrored_pixels_are_mirrored_cells(rng, stride, record_difference):
     side, joints = 96, scattered(rng, 96)
-    plain = coordinates("unbiased").to_heatmap_coords(torch.from_numpy(joints), stride, PLAIN)
+    plain = UNBIASED.to_heatmap_coords(torch.from_numpy(joints), stride, PLAIN)
     for flag in (torch.tensor([True]), PLAIN):  # of no account
-        turned = coordinates("unbiased").to_heatmap_coords(
-            turned_pixels(joints, side), stride, flag
-        )
+        turned = UNBIASED.to_heatmap_coords(turned_pixels(joints, side), stride, flag)
         wanted = mirror_joints(plain[0].numpy(), side // stride, COCO.flip_order)
         record_difference("exact: mirrored cells (cells)", abs(turned[0].numpy() - wanted).max())
         np.testing.assert_allclose(turned[0], wanted, atol=1e-6)
@@ -271,9 +260,7 @@ def test_mirrored_pixels_are_mirrored_targets(rng, stride, record_difference):
     side, joints = 96, scattered(rng, 96)
     size = (side // stride,) * 2
     plain, turned = (
-        draw_unbiased_heatmaps(
-            coordinates("unbiased").to_heatmap_coords(each, stride, PLAIN), size, 2.0
-        )
+        draw_unbiased_heatmaps(UNBIASED.to_heatmap_coords(each, stride, PLAIN), size, 2.0)
         for each in (torch.from_numpy(joints), turned_pixels(joints, side))
     )
     apart = (turned - plain.flip(-1)[:, COCO.flip_order]).abs().max()
@@ -284,25 +271,23 @@ def test_mirrored_pixels_are_mirrored_targets(rng, stride, record_difference):
 @pytest.mark.parametrize("step", [2, 4])
 def test_a_mirrored_mask_is_a_mirrored_coarse_mask(rng, step):
     mask = torch.from_numpy((rng.random((2, 16, 24)) < 0.5).astype(np.uint8))
-    plain, turned = (
-        coordinates("unbiased").downsample_mask(each, step, PLAIN) for each in (mask, mask.flip(-1))
-    )
+    plain, turned = (UNBIASED.downsample_mask(each, step, PLAIN) for each in (mask, mask.flip(-1)))
     assert torch.equal(turned, plain.flip(-1))
 
 
 @pytest.mark.parametrize(("stride", "bias", "share"), [(4, 0.75, 0.75), (2, 0.5, 0.5)])
-@pytest.mark.parametrize("convention", COORDINATES)
+@pytest.mark.parametrize("convention", BOTTOM_UP.values(), ids=BOTTOM_UP)
 def test_what_a_mirror_costs(rng, stride, bias, share, convention):
     """Official: mirrored targets stand .75 cells left of what the mirrored image shows, or .5."""
     joints = torch.from_numpy(rng.uniform(20, 490, (1, 500, 17, 3)))
     turned = joints.clone()
     turned[..., 0] = 511 - turned[..., 0]
     ours, plain = (
-        coordinates(convention).to_heatmap_coords(turned, stride, torch.tensor([flag]))[..., 0]
+        convention.to_heatmap_coords(turned, stride, torch.tensor([flag]))[..., 0]
         for flag in (True, False)
     )
     left = plain - ours  # of where an unmirrored joint of this pixel is drawn
-    if convention == "unbiased":
+    if convention is UNBIASED:
         assert not left.any()
     else:
         assert left.mean().item() == pytest.approx(bias, abs=0.02)
@@ -331,12 +316,12 @@ def batch_of(*samples):
 
 @pytest.mark.parametrize("seed", range(5))
 def test_a_mirrored_sample_has_mirrored_truths(rng, seed):
-    crop = CropConfig(128, stride=2, convention="unbiased")
+    crop = CropConfig(128, stride=2, convention=UNBIASED)
     plain = random_affine(spotted(rng), np.random.default_rng(seed), crop)
     sixteenths = np.round(plain.joints * 8) / 8 + np.float32([1 / 16, 1 / 16, 0])  # no rounding
     plain = replace(plain, joints=sixteenths)
     batch = batch_of(plain, flip(plain, COCO.flip_order))
-    for truth in make_targets(batch, [4, 2], TargetConfig(convention="unbiased")):
+    for truth in make_targets(batch, [4, 2], TargetConfig(convention=UNBIASED)):
         here, there = truth.heatmaps
         assert here.any()
         assert torch.equal(there, here.flip(-1)[COCO.flip_order])
@@ -345,9 +330,9 @@ def test_a_mirrored_sample_has_mirrored_truths(rng, seed):
 
 
 def test_truths_are_the_parts_put_together_by_hand(rng):
-    crop = CropConfig(64, stride=2, convention="unbiased")
+    crop = CropConfig(64, stride=2, convention=UNBIASED)
     batch = batch_of(*(random_affine(spotted(rng), rng, crop) for _ in range(2)))
-    coarse, fine = make_targets(batch, [4, 2], TargetConfig(max_people=1, convention="unbiased"))
+    coarse, fine = make_targets(batch, [4, 2], TargetConfig(max_people=1, convention=UNBIASED))
     for stride, truth in ((4, coarse), (2, fine)):
         cells = ((batch["joints"] + 0.5) / stride - 0.5).numpy()
         cells[..., 2] = batch["joints"][..., 2]
@@ -359,14 +344,6 @@ def test_truths_are_the_parts_put_together_by_hand(rng):
     assert np.array_equal(coarse.mask, looped_mask(batch["mask"].numpy(), 2))
 
 
-def test_a_convention_that_is_not_is_refused(rng):
-    batch = batch_of(random_affine(spotted(rng), rng, CropConfig(64, stride=2)))
-    with pytest.raises(ValueError, match="'exakt'; choose from published, unbiased"):
-        make_targets(batch, [4, 2], TargetConfig(convention="exakt"))
-    with pytest.raises(ValueError, match="'exakt'; choose from published, unbiased"):
-        random_affine(spotted(rng), rng, CropConfig(64, convention="exakt"))
-
-
 def crop_of(config):
     return AUGMENTATIONS["affine"](config).keywords["crop"]
 
@@ -375,11 +352,11 @@ def crop_of(config):
 def test_every_yaml_may_choose_it(path, tmp_path):
     """And says so in the frozen config of a run, which is read again."""
     config = load_config(path, EXACT)
-    assert crop_of(config).convention == build_targets(config).convention == "unbiased"
+    assert crop_of(config).convention is build_targets(config).convention is UNBIASED
     (tmp_path / "config.yaml").write_text(config.dump())
     assert load_config(tmp_path / "config.yaml") == config
     official = load_config(path)
-    assert crop_of(official).convention == build_targets(official).convention == "published"
+    assert crop_of(official).convention is build_targets(official).convention is HIGHERHRNET
     assert official.MODEL.COORDINATES == "published"
 
 
@@ -390,7 +367,7 @@ SWAHR = ("MODEL.NAME", "swahr", "LOSS.SAHR", "true", "LOSS.WAHR", "true")
 def test_a_step_of_training_is_finite(rng, more):
     config = load_config(ROOT / "configs" / "w32_512.yaml", [*SMALL, *EXACT, *more])
     stride = 4 // 2**config.MODEL.NUM_DECONVS
-    crop = CropConfig(64, stride=stride, convention="unbiased")
+    crop = CropConfig(64, stride=stride, convention=UNBIASED)
     samples = [random_affine(spotted(rng), rng, crop) for _ in range(2)]
     batch = batch_of(samples[0], flip(samples[1], COCO.flip_order))
     model = build_model(config)
@@ -423,10 +400,10 @@ def test_weights_of_the_other_convention_are_refused():
 
 def read_back(joints, image_size, input_size, stride):
     """Joints (N, K, 3) of an image, drawn in its cells, located there and brought back."""
-    size, to_network = resize_transform(image_size, input_size, convention="unbiased")
+    size, to_network = resize_transform(image_size, input_size, convention=UNBIASED)
     there = torch.from_numpy(to_network.joints(joints))[None].float()
     cells, shape = (
-        coordinates("unbiased").to_heatmap_coords(there, stride, PLAIN),
+        UNBIASED.to_heatmap_coords(there, stride, PLAIN),
         (size[1] // stride, size[0] // stride),
     )
     heatmaps = draw_unbiased_heatmaps(cells, shape, 2.0)[0].numpy()
@@ -437,7 +414,7 @@ def read_back(joints, image_size, input_size, stride):
         inner = 0 < row < shape[0] - 1 and 0 < column < shape[1] - 1
         place = located(heatmaps[k], row, column) if inner else (column, row)
         found[n, k] = place[0] + 0.5, place[1] + 0.5, 1
-    back = to_network.to_cell_frame(stride, "unbiased").inverse().joints(found)
+    back = to_network.to_cell_frame(stride, UNBIASED).inverse().joints(found)
     return back * (places >= 0)[..., None]
 
 
