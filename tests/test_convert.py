@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,10 @@ from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config, parse_config
 from hrpose.models.weight_io import read_weights
 from hrpose.models.weights import load_weights, to_published
-from hrpose.programs.convert import main
+from hrpose.programs import cli
 from hrpose.programs.train import checkpoint_metadata, config_yaml
+
+main = partial(cli.main, "convert")
 
 LISTS = ROOT.parent / "shared" / "data" / "published_keys"
 PUBLISHED = {

@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -17,10 +18,12 @@ from hrpose.models.swahr import SWAHR
 from hrpose.ops.coordinates import resize_transform
 from hrpose.ops.image import read_image
 from hrpose.ops.normalize import normalize
-from hrpose.programs.scale_maps import main
+from hrpose.programs import cli
 from hrpose.skeletons import COCO
 from hrpose.structures import HeadOutput
 from hrpose.visualize import Panel, colour_bar, draw_notes, draw_values, scatter
+
+main = partial(cli.main, "scale_maps")
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 BRIEFLY = (
