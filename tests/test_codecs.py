@@ -52,9 +52,10 @@ def test_encode_oracle(rng, name, stride):
     assert (weights >= drawn.float()).all()
     tag_cells = TagCodec(convention).encode(pixels, size, stride, flipped)
     for b, n, k in (tag_cells >= 0).nonzero().tolist():
-        assert ours[b].flatten()[tag_cells[b, n, k]] == ours[b, k].flatten()[
-            tag_cells[b, n, k] % (size[0] * size[1])
-        ]
+        assert (
+            ours[b].flatten()[tag_cells[b, n, k]]
+            == ours[b, k].flatten()[tag_cells[b, n, k] % (size[0] * size[1])]
+        )
     assert 0 < (tag_cells >= 0).float().mean() < drawn.float().mean() + 1e-6
 
 
