@@ -357,9 +357,7 @@ def test_what_a_flip_costs_the_published_conventions(stride, share):
     ours, other = flipped_cells(HRNET, 512, stride, True)
     assert (other - ours).mean().item() == pytest.approx(-share, abs=0.02)
     assert (other - ours).unique().tolist() == [-1, 0]
-    (_, own), (_, pixels) = (
-        flipped_cells(HIGHERHRNET, 512, stride, flag) for flag in (True, False)
-    )
+    own, pixels = (flipped_cells(HIGHERHRNET, 512, stride, flag)[1] for flag in (True, False))
     assert (own - pixels).mean().item() == pytest.approx(share, abs=0.02)
     assert (own - pixels).unique().tolist() == [0, 1]
 
