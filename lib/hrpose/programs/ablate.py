@@ -34,7 +34,7 @@ from hrpose.programs.ablation_plan import (
     without_defaults,
 )
 from hrpose.programs.ablation_runs import RowError, check_files, run_all
-from hrpose.programs.ablation_tables import METRICS, markdown_table, write_tables
+from hrpose.programs.ablation_tables import METRICS, frame_of, markdown_table, write_tables
 from hrpose.programs.cli import command
 
 DESCRIPTION = """
@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(ablation.listing())
         return
     _refuse_other_table(known.output / f"{ablation.title}.md", ablation.command)
+    frame_of([])  # an error before any training, if pandas is missing
     groups = ablation.groups()
     check_files([experiment for group in groups for experiment in group], known.output)
     ablation.report_finished()
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with Signals().installed():
             run_all(ablation, groups)
     paths = ablation.write_tables()
-    table = markdown_table(ablation.records())
+    table = markdown_table(frame_of(ablation.records()))
     print(f"\n{table}\nwritten: {', '.join(map(str, paths))}")
     if ablation.failures:
         print(ablation.failure_summary(), file=sys.stderr)
@@ -201,13 +202,15 @@ class Ablation:
             record: dict[str, Any] = {"row": e.name, "seed": e.seed, "state": state}
             record |= {"hash": row["hash"], "parameters": parameters, "gmacs": round(gmacs, 4)}
             for name, value in figures.items():  # COCO's -1: no ground truth
-                record[name] = "" if value == -1 else round(100 * value, 6)
-            record |= {f"published {name}": e.published.get(name, "") for name in METRICS}
+                record[name] = None if value == -1 else round(100 * value, 6)
+            record |= {f"published {name}": e.published.get(name) for name in METRICS}
             records.append(record)
         return records
 
     def write_tables(self) -> list[Path]:
-        return write_tables(self.records(), self.folder, self.title, self.command, self.notes)
+        return write_tables(
+            frame_of(self.records()), self.folder, self.title, self.command, self.notes
+        )
 
     def listing(self) -> str:
         """The plan, a line for every name and seed."""
