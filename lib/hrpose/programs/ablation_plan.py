@@ -23,7 +23,6 @@ from hrpose.programs.ablation_tables import METRICS
 from hrpose.programs.train import RUNTIME_OPTIONS
 
 REPOSITORY = Path(__file__).parents[3]
-ROW_PRESETS = ("full", "bench")
 BENCH = REPOSITORY / "configs" / "bench.yaml"
 
 RESULT_NEUTRAL = (
