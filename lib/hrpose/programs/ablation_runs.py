@@ -94,7 +94,7 @@ def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
         device = devices.get()
         try:
             with _locked(group[0].folder, stop) as lock:
-                _run_group(ablation, group, Job(group[0].folder, device, lock, stop))
+                _run_group(ablation, group, RowProcesses(group[0].folder, device, lock, stop))
         except CancelledError:
             pass
         finally:
@@ -131,7 +131,7 @@ def _locked(folder: Path, stop: Event) -> Iterator[IO[str]]:
         yield lock
 
 
-def _run_group(ablation: Ablation, group: list[Experiment], job: Job) -> None:
+def _run_group(ablation: Ablation, group: list[Experiment], job: RowProcesses) -> None:
     """Train the network that the experiments share, unless that is done, and evaluate each."""
     finished = ablation.finished()  # perhaps by the process that had the lock before
     group = [e for e in group if e.key not in finished]
@@ -156,7 +156,7 @@ def _run_group(ablation: Ablation, group: list[Experiment], job: Job) -> None:
         start = time.monotonic()
 
 
-class Job:
+class RowProcesses:
     """The subprocesses of one training and its evaluations, on one device."""
 
     def __init__(self, folder: Path, device: str, lock: IO[str], stop: Event):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Sequence
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,7 +48,7 @@ def write_tables(
     picture = _plot(frame)
     contents |= {"png": picture} if picture else {}
     for suffix, content in contents.items():
-        atomic_write(folder / f"{title}.{suffix}", lambda file, data=content: file.write(data))
+        atomic_write(folder / f"{title}.{suffix}", methodcaller("write", content))
     return [folder / f"{title}.{suffix}" for suffix in contents]
 
 
