@@ -220,7 +220,7 @@ def test_infer(measure, monkeypatch):
     monkeypatch.setattr(HigherHRNet, "forward", lambda *x: time.sleep(0.2) or forward(*x))
     asked = ["--images", "2", "--repeats", "1", "--against", "reference", *ONE_SCALE]
     written = measure("infer", *asked, "WORKERS", "2")
-    ours, slow = written.tables["Finding people"]
+    ours, slow = written.tables["Inference"]
     assert ours["people"] == slow["people"] and ours["AP"] == slow["AP"]
     for side in ("as configured", "reference"):
         spent = phases_of(written.tables["Where the time of an image goes"], side)

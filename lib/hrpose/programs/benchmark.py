@@ -74,8 +74,8 @@ INFER: Options = {
 }
 BENCHMARKS: dict[str, tuple[str, Options, str]] = {
     "train": ("training", {**AGAINST, **TRAIN}, "images/s of a config's training, and its phases."),
-    "data": ("data", {**AGAINST, **DATA}, "samples/s of one worker, and where its time goes."),
-    "tags": ("data", {**AGAINST, **TAGS}, "The tag loss, forward and backward, on the CPU."),
+    "data": ("training", {**AGAINST, **DATA}, "samples/s of one worker, and where its time goes."),
+    "tags": ("training", {**AGAINST, **TAGS}, "The tag loss, forward and backward, on the CPU."),
     "decode": ("inference", {**AGAINST, **DECODE}, "Heatmaps and tags to people, on the CPU."),
     "forward": ("inference", FORWARD, "The network at test, in one way after the other."),
     "infer": ("inference", {**AGAINST, **INFER}, "images/s of finding people, and the stages."),
@@ -107,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from hrpose.programs.timing import environment_of, publish
 
     benchmarks = importlib.import_module(f"hrpose.programs.benchmark_{module}")
-    device = torch.device("cpu") if module == "data" or not config else build_devices(config)[0]
+    device = torch.device("cpu") if name == "data" or not config else build_devices(config)[0]
     environment = environment_of(device, vars(known))  # before: the load is that of others
     report = getattr(benchmarks, f"benchmark_{name}")(known, config, device)
     publish(report, environment, known.json)
