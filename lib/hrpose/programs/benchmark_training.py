@@ -28,7 +28,7 @@ from hrpose.programs import timing
 from hrpose.programs.timing import CONFIGURED, REFERENCE, Call, Report, Row
 
 PHASES = ("wait for data", "to_device", "forward", "loss", "backward", "optimizer")
-LARGEST = 1024
+LARGEST_BATCH = 1024
 """The largest batch that --sweep tries."""
 SWEEP = (
     *(REFERENCE, "fp32", "fp32, channels last"),
@@ -199,7 +199,7 @@ def largest_that_fits(sized: Callable[[int], Side], size: int, device: torch.dev
         size //= 2
     if not size:
         raise RuntimeError("not one image fits")
-    while size < LARGEST and sized(2 * size).fits(device):
+    while size < LARGEST_BATCH and sized(2 * size).fits(device):
         size *= 2
     return size
 
