@@ -25,7 +25,7 @@ def positive(text: str) -> int:
 
 
 def network_sizes(text: str) -> list[int]:
-    """512,704"""
+    """Parse e.g. 512,704."""
     chosen = [positive(part) for part in text.split(",")]
     if any(size % 32 for size in chosen):
         raise argparse.ArgumentTypeError(f"{text}: HRNet takes multiples of 32 only")
@@ -34,21 +34,21 @@ def network_sizes(text: str) -> list[int]:
 
 Options = dict[str, dict[str, Any]]
 COMMON: Options = {
-    "--repeats": {"type": positive, "default": 4, "help": "turns that each side takes"},
-    "--json": {"type": writable, "metavar": "FILE", "help": "write the same numbers there"},
+    "--repeats": {"type": positive, "default": 4, "help": "interleaved runs of each side"},
+    "--json": {"type": writable, "metavar": "FILE", "help": "write the same numbers to it"},
 }
 AGAINST: Options = {
     "--against": {
         "choices": ["reference"],
-        "help": "take turns with the slow implementation in tests/reference of a checkout",
+        "help": "compare with the slow implementation in tests/reference of a checkout",
     }
 }
 TRAIN: Options = {
-    "--steps": {"type": positive, "default": 10, "help": "in one go, between two waits"},
-    "--sweep": {"action": "store_true", "help": "one means of speed after the other"},
-    "--batch": {"type": positive, "help": "of --sweep; without it the largest that fits"},
+    "--steps": {"type": positive, "default": 10, "help": "per run, without synchronizing"},
+    "--sweep": {"action": "store_true", "help": "compare the training options for speed"},
+    "--batch": {"type": positive, "help": "of --sweep; default: the largest that fits"},
 }
-DATA: Options = {"--samples": {"type": positive, "default": 48, "help": "in one go"}}
+DATA: Options = {"--samples": {"type": positive, "default": 48, "help": "per run"}}
 TAGS: Options = {
     f"--{name}": {"type": positive, "default": default}
     for name, default in (("images", 12), ("people", 30), ("joints", 17), ("size", 128))
@@ -60,11 +60,11 @@ DECODE: Options = {
 }
 FORWARD: Options = {
     "--size": {"type": network_sizes, "help": "sides of images, e.g. 512,704"},
-    "--batch": {"type": positive, "default": 1, "help": "images at once"},
+    "--batch": {"type": positive, "default": 1, "help": "images per batch"},
     "--skip": {
         "default": [],
         "action": "append",
-        "help": "leave out the ways that have it",
+        "help": "leave out variants with this option",
         "choices": ["bf16", "channels last", "fused", "compiled"],
     },
     "--onnx": {"default": [], "action": "append", "type": Path, "help": "time this file too"},
@@ -74,13 +74,13 @@ INFER: Options = {
 }
 BENCHMARKS: dict[str, tuple[str, Options, str]] = {
     "train": ("training", {**AGAINST, **TRAIN}, "images/s of a config's training, and its phases."),
-    "data": ("training", {**AGAINST, **DATA}, "samples/s of one worker, and where its time goes."),
+    "data": ("training", {**AGAINST, **DATA}, "samples/s of one worker, and its phases."),
     "tags": ("training", {**AGAINST, **TAGS}, "The tag loss, forward and backward, on the CPU."),
     "decode": ("inference", {**AGAINST, **DECODE}, "Heatmaps and tags to people, on the CPU."),
-    "forward": ("inference", FORWARD, "The network at test, in one way after the other."),
-    "infer": ("inference", {**AGAINST, **INFER}, "images/s of finding people, and the stages."),
+    "forward": ("inference", FORWARD, "The network at test time, in all variants."),
+    "infer": ("inference", {**AGAINST, **INFER}, "images/s of inference, and its stages."),
 }
-"""module, options, description"""
+"""Subcommand -> module, options, description."""
 
 
 @command

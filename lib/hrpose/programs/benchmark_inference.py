@@ -1,4 +1,4 @@
-"""How fast people are found: decoding, the network computed in several ways, whole data sets."""
+"""Speed of inference: decoding, the network in several variants, and the whole pipeline."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from hrpose.structures import Poses
 DECODING = {
     "candidates": "find_candidates", "fill": "fill_missing", "score": "score_and_filter"
 }  # fmt: skip
-"""Label of each stage of decoding that is timed -> its function, whose module imports no torch."""
+"""Label of each timed stage of decoding -> its function."""
 STAGES = [(decoding, function, label) for label, function in DECODING.items()]
 
 
@@ -44,7 +44,7 @@ STAGES = [(decoding, function, label) for label, function in DECODING.items()]
 
 
 def benchmark_decode(options: Namespace, config: None, device: torch.device) -> Report:
-    """Milliseconds for crowds on maps of a size (H, W), and for noise."""
+    """Milliseconds to decode synthetic crowds, and noise, on maps of --size (H, W)."""
     size, rng = tuple(options.size), np.random.default_rng(0)
     if min(size) < 32:
         raise ValueError(f"--size {size[0]} {size[1]}: give 32 pixels or more")
@@ -89,7 +89,7 @@ ForwardFn = Callable[[Tensor], Maps]
 
 
 def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device) -> Report:
-    """A table per size, in which all variants of the network take turns."""
+    """A table per size that compares all variants of the network in interleaved runs."""
     model = (load_model(config) if config.TEST.MODEL_FILE else random_network(config)).to(device)
     networks, failed = dict[str, ForwardFn](), dict[str, str]()
     for name in VARIANTS:
@@ -152,7 +152,7 @@ def _compare_networks(
 
 
 def onnx_network(path: Path) -> ForwardFn:
-    """An ONNX file of one input, uint8 or normalised float32, in as many threads as torch has."""
+    """An ONNX file with one input, uint8 or normalized float32, run in as many threads as torch."""
     session = open_session(path, torch.get_num_threads(), ["CPUExecutionProvider"])
     (given,), names = session.get_inputs(), [output.name for output in session.get_outputs()]
 
@@ -165,7 +165,7 @@ def onnx_network(path: Path) -> ForwardFn:
 
 
 def largest_difference(kind: str, maps: Maps, wanted: Maps) -> float | None:
-    """Of maps of a kind, in the range of the wanted ones; None where a file has other maps."""
+    """Between maps of a kind, relative to the range of `wanted`; None if names or shapes differ."""
     names = [name for name in wanted if name.startswith(kind)]
     if any(name not in maps or maps[name].shape != wanted[name].shape for name in names):
         return None
@@ -174,13 +174,13 @@ def largest_difference(kind: str, maps: Maps, wanted: Maps) -> float | None:
 
 
 def random_network(config: CfgNode) -> nn.Module:
-    """The config's network with weights whose signals neither grow nor vanish, nor overflow."""
+    """The config's network, initialized and with BatchNorm statistics so that nothing overflows."""
     torch.manual_seed(0)
     network = build_model(config)
     kaiming_init(network)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = None  # the plain mean of the one batch that follows
+            layer.momentum = None  # statistics of the next batch alone
     with torch.no_grad():
         network.train()(normalize(example(2, (128, 128))))
     return network.eval()

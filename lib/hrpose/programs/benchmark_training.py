@@ -48,7 +48,7 @@ class Side(NamedTuple):
     size: int  # images per batch
 
     def build(self, device: torch.device, steps: int) -> Call:
-        """A new network, and a call that trains it for so many steps without synchronizing."""
+        """Build a new network; returns a call that trains it for `steps`, without synchronizing."""
         gc.collect()
         torch.compiler.reset()
         if torch.cuda.is_available():
@@ -212,7 +212,7 @@ Keys = list[list[tuple[int, int]]]
 
 def benchmark_data(options: Namespace, config: CfgNode, device: torch.device) -> Report:
     """samples/s, phases and bytes of one worker with one thread, files being cached."""
-    device, loader = torch.device("cpu"), build_training_loader(config)
+    loader = build_training_loader(config)
     keys = sample_keys(loader, options.samples)
     count, labels = sum(map(len, keys)), ["read", *config.DATASET.AUGMENTATIONS, "collate"]
     calls = {CONFIGURED: configured_samples(config, loader, keys)}
@@ -255,7 +255,7 @@ def configured_samples(config: CfgNode, loader: DataLoader, keys: Keys) -> Calla
 
 
 def _make_batches(dataset: Any, collate: Callable, keys: Keys) -> int:
-    """Make all batches; the bytes of their tensors."""
+    """Make all batches; returns the bytes of their tensors."""
     shipped = 0
     for batch in keys:
         samples = [dataset[key] for key in batch]
