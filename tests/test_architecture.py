@@ -23,6 +23,8 @@ WORDS = [
     "ops.targets",
     "ops.peaks",
     "ops.oks",
+    "codecs.heatmap",
+    "codecs.tags",
 ]
 PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
 ASSEMBLY = [
@@ -39,6 +41,7 @@ TORCHLESS = [
     "ops.subpixel",
     "ops.image",
     "ops.oks",
+    "codecs.heatmap",
     "inference.spec",
     "inference.munkres",
     "inference.matching",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from hrpose.data.augment import CropConfig, flip, move, random_affine, random_crop, random_flip
-from hrpose.ops.coordinates import COORDINATES, similarity
+from hrpose.ops.coordinates import BOTTOM_UP, UNBIASED, similarity
 from hrpose.structures import Sample
 
 FLIP = [0, 2, 1]
@@ -40,12 +40,12 @@ def centroid(channel):
 
 @pytest.mark.parametrize("seed", range(20))
 @pytest.mark.parametrize("chance", [0.0, 1.0])
-@pytest.mark.parametrize("convention", COORDINATES)
+@pytest.mark.parametrize("convention", BOTTOM_UP)
 def test_a_lit_pixel_and_its_joint_move_together(seed, chance, convention, record_difference):
     """Through the random crop and the mirror; in a mirror a left spot is a right joint."""
     rng = np.random.default_rng(seed)
     moved = random_affine(
-        sample(seed), rng, CropConfig(256, max_translate=20, convention=convention)
+        sample(seed), rng, CropConfig(256, max_translate=20, convention=BOTTOM_UP[convention])
     )
     moved = random_flip(moved, rng, chance, FLIP)
     assert moved.image.shape == (256, 256, 3)
@@ -102,13 +102,13 @@ def test_an_exact_mask_shows_the_middles_of_its_cells(stride):
     start = replace(sample(), mask=np.ones(SIZE[::-1], bool))
     start.mask[:, :100] = False
     for border, first in ((64, 64 // stride), (64 - stride / 2, 64 // stride - 1)):
-        by = similarity((100 - border + 64, 120), (128, 128), 1, convention="unbiased")
-        moved = move(start, by, (128, 128), stride, "unbiased")
+        by = similarity((100 - border + 64, 120), (128, 128), 1, convention=UNBIASED)
+        moved = move(start, by, (128, 128), stride, UNBIASED)
         assert moved.mask.shape == (128 // stride,) * 2
         assert moved.mask[64 // stride].argmax() == first
 
 
-@pytest.mark.parametrize("convention", COORDINATES)
+@pytest.mark.parametrize("convention", BOTTOM_UP.values(), ids=BOTTOM_UP)
 def test_image_joints_and_mask_of_a_crop_follow_one_convention(convention):
     """The mask is the one of the crop's own map, read in the cells of that convention."""
     for seed in range(5):
@@ -116,8 +116,8 @@ def test_image_joints_and_mask_of_a_crop_follow_one_convention(convention):
         done = random_affine(start, np.random.default_rng(seed), crop)
         by = random_crop(SIZE, crop, np.random.default_rng(seed))
         masks = {
-            name: by.to_stride(4, name).image(start.mask.view(np.uint8) * 255, (16, 16)) > 127
-            for name in COORDINATES
+            each: by.to_stride(4, each).image(start.mask.view(np.uint8) * 255, (16, 16)) > 127
+            for each in BOTTOM_UP.values()
         }
         assert np.array_equal(done.mask, masks.pop(convention))
         assert not np.array_equal(done.mask, *masks.values())
@@ -129,8 +129,8 @@ def test_a_crop_that_is_exact_is_another_crop_of_the_same_random_numbers():
     """Between the centres of pixels: half a pixel is added, mapped, and taken off again."""
     for seed in range(20):
         maps = [
-            random_crop((300, 240), CropConfig(256, convention=name), np.random.default_rng(seed))
-            for name in COORDINATES
+            random_crop((300, 240), CropConfig(256, convention=each), np.random.default_rng(seed))
+            for each in BOTTOM_UP.values()
         ]
         points = np.array([[0.0, 0.0], [99.5, 30.25]])
         np.testing.assert_allclose(maps[1].points(points), maps[0].points(points + 0.5) - 0.5)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.coco import image_annotations
 from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.inference.decode import decode
 from hrpose.inference.spec import PUBLISHED, to_image_coords
-from hrpose.ops.coordinates import coordinates, resize_transform
+from hrpose.ops.coordinates import BOTTOM_UP, resize_transform
 from hrpose.ops.peaks import resize
-from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.skeletons import COCO
 
 TRUTH = Path(__file__).parents[1].parent / "shared" / "data" / "coco_subset" / "annotations"
@@ -55,12 +55,11 @@ def drawn(joints, size, resolution, convention):
 def averaged(joints, size, strides, shape, convention):
     """The drawn heatmaps of several strides, brought together as those of a network are."""
     finest = (size[1] // strides[-1], size[0] // strides[-1])
-    maps = []
+    maps, there = [], torch.as_tensor(joints)[None].float()
     for stride in strides:
-        there = torch.as_tensor(joints)[None].float()
-        cells = coordinates(convention).to_heatmap_coords(there, stride, torch.tensor([False]))
         own = (size[1] // stride, size[0] // stride)
-        maps.append(resize(TARGET_GENERATORS[convention].heatmaps(cells, own, 2.0), finest))
+        drawn = HeatmapCodec(2.0, convention).encode(there, own, stride)
+        maps.append(resize(drawn, finest))
     return resize(torch.stack(maps).mean(0), shape)[0]
 
 
@@ -68,7 +67,7 @@ def ceiling(input_size, resolution, way):
     """AP of the decoded truth."""
     truth = json.loads(TRUTH.read_text())
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
-    convention = "unbiased" if way == "unbiased" else "published"
+    convention = BOTTOM_UP["unbiased" if way == "unbiased" else "published"]
     evaluator = KeypointEvaluator(truth, COCO)
     for record in image_annotations(truth, 17, 1):
         size, to_network = resize_transform(

@@ -393,6 +393,7 @@ OLD = {
     "TEST.HEATMAPS": ("annotated", "TEST.GT_HEATMAPS", True),
     "TRAIN.MILESTONES": ([1.0, 2.0], "TRAIN.LR_STEP", (1.0, 2.0)),
     "TEST.SOLVER": ("munkres", "TEST.MATCHER", "munkres"),
+    "TEST.ADJUST": ("false", "TEST.SUBPIXEL", "none"),
     "DATASET.IGNORE": ("box", "DATASET.IGNORE_REGIONS", "box"),
 }
 
@@ -408,6 +409,7 @@ def test_a_stored_config_of_older_names_is_read_and_a_written_one_refused(key, w
 
 
 def test_every_renamed_option_is_one_of_today_and_none_of_then():
+    assert parse_config("TEST.ADJUST: true", "best.pth").TEST.SUBPIXEL == "convention"
     assert set(RENAMED.values()) <= set(BY_KEY)
     assert not (set(RENAMED) | set(REMOVED)) & set(BY_KEY)
     with pytest.raises(ValueError, match=r"best\.pth|TEST\.SCORE was 'found'"):

@@ -1,4 +1,4 @@
-"""Laws of the maps between image, network and heatmap, and of the two conventions."""
+"""Laws of the transforms between image, network and heatmap, and of the three conventions."""
 
 import math
 
@@ -8,10 +8,14 @@ import pytest
 import torch
 
 from hrpose.ops.coordinates import (
-    COORDINATES,
+    BOTTOM_UP,
+    CONVENTIONS,
+    HIGHERHRNET,
+    HRNET,
+    TOP_DOWN,
+    UNBIASED,
     Affine,
     check_image,
-    coordinates,
     mirror_image,
     mirror_joints,
     resize_transform,
@@ -79,9 +83,9 @@ def blob(size, centre):
     return (255 * np.exp(-squared / 18)).astype(np.float32)
 
 
-@pytest.mark.parametrize("convention", COORDINATES)
-def test_a_spot_and_its_joint_move_together(rng, convention, record_difference):
-    seen = 0
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_a_spot_and_its_joint_move_together(rng, name, record_difference):
+    convention, seen = CONVENTIONS[name], 0
     for _ in range(60):
         zoom, degrees = rng.uniform(0.6, 2), rng.uniform(-180, 180)
         there = similarity((100, 80), (220, 180), zoom, degrees, convention)
@@ -95,7 +99,7 @@ def test_a_spot_and_its_joint_move_together(rng, convention, record_difference):
         columns, rows = np.arange(220), np.arange(180)
         centroid = np.array([(moved.sum(0) @ columns), (moved.sum(1) @ rows)]) / moved.sum()
         away = abs(centroid - goal).max()
-        record_difference(f"affine, {convention}: spot against its joint (px)", away)
+        record_difference(f"affine, {name}: spot against its joint (px)", away)
         assert away < 0.02
     assert seen > 15
 
@@ -170,12 +174,12 @@ def test_the_whole_image_is_seen(rng):
         assert (corners[1] <= np.array(size) + there.scale + 1e-6).all()
 
 
-# The official convention ------------------------------------------------------------------------
+# higherhrnet ------------------------------------------------------------------------------------
 
 
 def test_worked_example_of_a_mirrored_cell():
     joints = torch.tensor([[[[8.7, 0, 1]]], [[[511 - 8.7, 0, 1]]]])
-    cells = coordinates("published").to_heatmap_coords(joints, 4, torch.tensor([False, True]))
+    cells = HIGHERHRNET.to_heatmap_coords(joints, 4, torch.tensor([False, True]))
     assert cells[:, 0, 0, 0].tolist() == [2, 124]
 
 
@@ -185,14 +189,10 @@ def test_cells_oracle_each_frame_mirrored_for_itself(stride, record_difference):
     places = torch.arange(-2 * stride * 8, (side + 8) * 8) / 8  # eighths: exact in float32
     y = places.flip(0)
     joints = torch.stack([places, y, torch.ones_like(places)], -1)[None, :, None]
-    plain = coordinates("published").to_heatmap_coords(joints, stride, torch.tensor([False]))[
-        0, :, 0
-    ]
+    plain = HIGHERHRNET.to_heatmap_coords(joints, stride, torch.tensor([False]))[0, :, 0]
     mirrored = joints.clone()
     mirrored[..., 0] = side - 1 - mirrored[..., 0]
-    turned = coordinates("published").to_heatmap_coords(mirrored, stride, torch.tensor([True]))[
-        0, :, 0
-    ]
+    turned = HIGHERHRNET.to_heatmap_coords(mirrored, stride, torch.tensor([True]))[0, :, 0]
     wanted = [
         [published_cell(x, side, stride, mirror) for x in places.tolist()]
         for mirror in (False, True)
@@ -206,23 +206,9 @@ def test_cells_oracle_each_frame_mirrored_for_itself(stride, record_difference):
 def test_cells_keep_flags_and_their_argument():
     joints = torch.tensor([[[[9.0, 5.0, 2.0], [-1.0, -3.9, 0.0]]]])
     before = joints.clone()
-    cells = coordinates("published").to_heatmap_coords(joints, 4, torch.tensor([False]))
+    cells = HIGHERHRNET.to_heatmap_coords(joints, 4, torch.tensor([False]))
     assert cells.tolist() == [[[[2, 1, 2], [0, 0, 0]]]]
     assert torch.equal(joints, before)
-
-
-def test_a_convention_that_is_not_is_refused():
-    still, there = torch.tensor([False]), similarity((5, 5), (9, 9), 1)
-    for ask in (
-        lambda: coordinates("exakt").to_heatmap_coords(torch.zeros(1, 1, 1, 3), 4, still),
-        lambda: coordinates("exakt").downsample_mask(torch.ones(1, 4, 4), 2, still),
-        lambda: similarity((5, 5), (9, 9), 1, 0, "exakt"),
-        lambda: resize_transform((50, 50), 64, convention="exakt"),
-        lambda: there.to_stride(4, "exakt"),
-        lambda: there.to_cell_frame(4, "exakt"),
-    ):
-        with pytest.raises(ValueError, match="'exakt'; choose from published, unbiased"):
-            ask()
 
 
 def test_two_mirrors_change_nothing(rng):
@@ -275,10 +261,9 @@ def test_coarse_masks_oracle_warped_at_their_own_size(rng, mirrored, record_diff
         )
         if mirrored:
             fine, coarse = mirror_image(fine), mirror_image(coarse)
+        fine = torch.from_numpy(fine)[None]
         ours, other = (
-            coordinates("published")
-            .downsample_mask(torch.from_numpy(fine)[None], 2, torch.tensor([turned]))[0]
-            .numpy()
+            HIGHERHRNET.downsample_mask(fine, 2, torch.tensor([turned]))[0].numpy()
             for turned in (mirrored, not mirrored)
         )
         assert 0.2 < ours.mean() < 0.9
@@ -299,63 +284,134 @@ def test_a_mirror_image_is_a_copy_that_runs_forwards(rng, kind, shape):
 
 def test_masks_of_a_batch_are_read_each_in_its_own_way():
     mask = torch.arange(32).reshape(1, 4, 8).repeat(2, 1, 1)
-    read = coordinates("published").downsample_mask(mask, 2, torch.tensor([False, True]))
+    read = HIGHERHRNET.downsample_mask(mask, 2, torch.tensor([False, True]))
     assert read.tolist() == [[[0, 2, 4, 6], [16, 18, 20, 22]], [[1, 3, 5, 7], [17, 19, 21, 23]]]
-    assert torch.equal(
-        coordinates("published").downsample_mask(mask, 1, torch.tensor([False, True])), mask
+    assert torch.equal(HIGHERHRNET.downsample_mask(mask, 1, torch.tensor([False, True])), mask)
+
+
+# hrnet ------------------------------------------------------------------------------------------
+
+
+def test_worked_examples_of_hrnet():
+    pixels = torch.tensor([8.7, -15, -5.9, -6, 8, 183, 2])
+    joints = torch.stack([pixels, pixels, pixels], -1)[None, :, None]
+    cells = HRNET.to_heatmap_coords(joints, 4, torch.tensor([True]))[0, :, 0]
+    assert cells[:, 0].tolist() == cells[:, 1].tolist() == [2, -3, 0, -1, 2, 46, 1]
+    assert torch.equal(cells[:, 2], pixels)
+    crop = similarity((20, 30), (192, 256), 0.8, 10, HRNET)
+    for transform in (crop.to_cell_frame(4, HRNET), crop.to_stride(4, HRNET)):
+        assert np.array_equal(transform.matrix, crop.matrix / 4)
+    np.testing.assert_allclose(crop.points([20, 30]), [96, 128])
+
+
+def test_the_table_of_conventions():
+    """The rules that TEST.SUBPIXEL means, duplicate peaks, and the middle of an image."""
+    rules = {
+        name: [each.subpixel_rule(option) for option in ("convention", "none", "quarter", "dark")]
+        for name, each in CONVENTIONS.items()
+    }
+    assert rules == {
+        "higherhrnet": ["quarter", "none", "quarter", "dark"],
+        "hrnet": ["signed_quarter", "none", "signed_quarter", "dark"],
+        "unbiased": ["dark", "none", "signed_quarter", "dark"],
+    }
+    assert {name for name, each in CONVENTIONS.items() if each.duplicate_peaks} == {"unbiased"}
+    assert [each.image_centre((301, 200)) for each in CONVENTIONS.values()] == [
+        (151, 100),
+        (150.5, 100),
+        (150.5, 100),
+    ]
+    assert TOP_DOWN == {"published": HRNET, "unbiased": UNBIASED}
+    assert BOTTOM_UP == {"published": HIGHERHRNET, "unbiased": UNBIASED}
+
+
+def flipped_cells(convention, side, stride, flag):
+    """Columns of random joints' cells, and of their flips, flipped back."""
+    rng = np.random.default_rng(0)
+    joints = torch.from_numpy(rng.uniform(20, side - 20, (1, 500, 17, 3)))
+    turned = joints.clone()
+    turned[..., 0] = side - 1 - turned[..., 0]
+    cells, other = (
+        convention.to_heatmap_coords(each, stride, torch.tensor([flipped]))[..., 0]
+        for each, flipped in ((joints, False), (turned, flag))
     )
+    return cells, side // stride - 1 - other
 
 
-# The exact convention ---------------------------------------------------------------------------
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_flipped_pixels_are_flipped_cells(stride, record_difference):
+    """In unbiased coordinates, whatever `flipped` is, and in published ones as each frame flips."""
+    for flag in (True, False):
+        cells, other = flipped_cells(UNBIASED, 96, stride, flag)
+        record_difference("unbiased: flipped cells (cells)", (cells - other).abs().max())
+        torch.testing.assert_close(cells, other)
+
+
+@pytest.mark.parametrize(("stride", "share"), [(4, 0.75), (2, 0.5)])
+def test_what_a_flip_costs_the_published_conventions(stride, share):
+    """Shares of positions whose cells are one off between an image and its flip.
+
+    higherhrnet: targets of a flipped image, against those of the same pixels in an unflipped one.
+    hrnet: heatmaps flipped back, before they are moved by a cell.
+    """
+    ours, other = flipped_cells(HRNET, 512, stride, True)
+    assert (other - ours).mean().item() == pytest.approx(-share, abs=0.02)
+    assert (other - ours).unique().tolist() == [-1, 0]
+    own, pixels = (flipped_cells(HIGHERHRNET, 512, stride, flag)[1] for flag in (True, False))
+    assert (own - pixels).mean().item() == pytest.approx(share, abs=0.02)
+    assert (own - pixels).unique().tolist() == [0, 1]
+
+
+# unbiased ---------------------------------------------------------------------------------------
 
 
 def still(*flags):
     return torch.tensor(flags or [False])
 
 
-def test_worked_examples_of_the_exact_convention():
-    twice = similarity((8, 8), (32, 32), 2, convention="unbiased")
+def test_worked_examples_of_the_unbiased_convention():
+    twice = similarity((8, 8), (32, 32), 2, convention=UNBIASED)
     np.testing.assert_allclose(twice.points([[0, 0], [8.7, 4]]), [[0.5, 0.5], [17.9, 8.5]])
     joints = torch.tensor([[[[8.7, 9.5, 1]]], [[[511 - 8.7, 9.5, 1]]]], dtype=torch.float64)
-    cells = coordinates("unbiased").to_heatmap_coords(joints, 4, still(False, True))
+    cells = UNBIASED.to_heatmap_coords(joints, 4, still(False, True))
     np.testing.assert_allclose(cells[:, 0, 0], [[1.8, 2, 1], [127 - 1.8, 2, 1]])
-    found = twice.to_cell_frame(4, "unbiased").inverse().points(np.array([2.3, 2.5]))
+    found = twice.to_cell_frame(4, UNBIASED).inverse().points(np.array([2.3, 2.5]))
     np.testing.assert_allclose(twice.points(found), [8.7, 9.5])
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_exact_cells_oracle(stride):
+def test_unbiased_cells_oracle(stride):
     """The middle of cell i is that of the pixels it stands for; between them it goes evenly."""
     for cell in range(-2, 9):
         pixels = range(cell * stride, (cell + 1) * stride)
         middle = sum(pixels) / stride
         joints = torch.tensor([[[[middle, middle + stride / 4, 2]]]])
-        cells = coordinates("unbiased").to_heatmap_coords(joints, stride, still())
+        cells = UNBIASED.to_heatmap_coords(joints, stride, still())
         assert cells.tolist() == [[[[cell, cell + 0.25, 2]]]]
 
 
 def test_twice_as_large_is_what_bilinear_resizing_gives(rng):
     image = rng.integers(0, 255, (20, 30)).astype(np.uint8)
-    twice = similarity((15, 10), (60, 40), 2, convention="unbiased").image(image, (60, 40))
+    twice = similarity((15, 10), (60, 40), 2, convention=UNBIASED).image(image, (60, 40))
     wanted = cv2.resize(image, (60, 40), interpolation=cv2.INTER_LINEAR)
     inner = slice(1, -1)  # outside of the image is 0 for the one, the nearest pixel for the other
     assert abs(twice[inner, inner].astype(int) - wanted[inner, inner]).max() <= 1
 
 
-@pytest.mark.parametrize("convention", COORDINATES)
+@pytest.mark.parametrize("convention", BOTTOM_UP.values(), ids=BOTTOM_UP)
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_decoders_count_from_the_edge(rng, convention, stride):
-    """Half a cell further than targets do, but for the truncation of official ones; and back."""
+    """Half a cell further than targets do, but for the truncation of published ones; and back."""
     for _ in range(10):
         to_network, _, _ = random_map(rng)
         joints = np.concatenate([rng.uniform(0, 300, (9, 2)), np.ones((9, 1))], 1)
         there = to_network.joints(joints)
-        cells = coordinates(convention).to_heatmap_coords(
+        cells = convention.to_heatmap_coords(
             torch.from_numpy(there)[None, :, None], stride, still()
         )
         decoded = to_network.to_cell_frame(stride, convention)
         found = decoded.points(joints[:, :2])
-        if convention == "unbiased":
+        if convention is UNBIASED:
             np.testing.assert_allclose(found, cells[0, :, 0, :2] + 0.5, atol=1e-9)
         else:
             assert np.array_equal(np.trunc(found), cells[0, :, 0, :2])
@@ -366,24 +422,24 @@ SIZES = [(301, 200), (200, 301), (640, 480), (33, 33)]
 
 @pytest.mark.parametrize("image_size", SIZES)
 @pytest.mark.parametrize("scales", [(1,), (0.5, 1, 2)])
-def test_an_exact_fit_of_a_mirror_image_is_a_mirrored_fit(rng, image_size, scales):
-    """Of the official one that is true with a pixel's difference, which odd widths show."""
+def test_an_unbiased_resize_of_a_mirror_image_is_a_mirrored_fit(rng, image_size, scales):
+    """Of the published one that is true with a pixel's difference, which odd widths show."""
     joints = np.concatenate([rng.uniform(0, 200, (2, 17, 2)), np.ones((2, 17, 1))], -1)
     for scale in scales:
-        size, there = resize_transform(image_size, 256, scale, min(scales), "unbiased")
+        size, there = resize_transform(image_size, 256, scale, min(scales), UNBIASED)
         assert size == resize_transform(image_size, 256, scale, min(scales))[0]
         turned = there.joints(mirror_joints(joints, image_size[0], COCO.flip_order))
         wanted = mirror_joints(there.joints(joints), size[0], COCO.flip_order)
         np.testing.assert_allclose(turned, wanted, atol=1e-9)
-        first = resize_transform(image_size, 256, min(scales), min(scales), "unbiased")[1]
+        first = resize_transform(image_size, 256, min(scales), min(scales), UNBIASED)[1]
         ratio = scale / min(scales)
         same = (first.points(joints[..., :2]) + 0.5) * ratio - 0.5
         np.testing.assert_allclose(there.points(joints[..., :2]), same, atol=1e-9)
 
 
 @pytest.mark.parametrize("image_size", SIZES)
-def test_an_exact_fit_shows_the_image_in_the_middle(image_size):
-    size, there = resize_transform(image_size, 256, convention="unbiased")
+def test_an_unbiased_resize_shows_the_image_in_the_middle(image_size):
+    size, there = resize_transform(image_size, 256, convention=UNBIASED)
     edges = there.points(np.array([[-0.5, -0.5], np.array(image_size) - 0.5]))
     margins = edges[0] + 0.5, np.array(size) - 0.5 - edges[1]
     np.testing.assert_allclose(*margins, atol=1e-9)
@@ -391,41 +447,35 @@ def test_an_exact_fit_shows_the_image_in_the_middle(image_size):
 
 
 @pytest.mark.parametrize("stride", [2, 4])
-def test_a_coarser_frame_shows_a_spot_at_its_exact_cell(rng, stride, record_difference):
+def test_a_coarser_frame_shows_a_spot_at_its_unbiased_cell(rng, stride, record_difference):
     for _ in range(20):
-        crop = similarity(
-            (150, 150), (256, 256), rng.uniform(2, 3), rng.uniform(-30, 30), "unbiased"
-        )
+        crop = similarity((150, 150), (256, 256), rng.uniform(2, 3), rng.uniform(-30, 30), UNBIASED)
         place = rng.uniform(140, 160, 2)
         side = 256 // stride
-        seen = crop.to_stride(stride, "unbiased").image(blob((300, 300), place), (side, side))
+        seen = crop.to_stride(stride, UNBIASED).image(blob((300, 300), place), (side, side))
         cells = np.arange(side)
         spot = np.array([seen.sum(0) @ cells, seen.sum(1) @ cells]) / seen.sum()
         away = abs(spot - ((crop.points(place) + 0.5) / stride - 0.5)).max()
-        record_difference(f"affine, exact: spot at 1/{stride} (cells)", away)
+        record_difference(f"affine, unbiased: spot at 1/{stride} (cells)", away)
         assert away < 0.02
 
 
 @pytest.mark.parametrize("fine", [1, 2])
-def test_an_exact_coarse_mask_is_the_finer_one_warped(rng, fine, record_difference):
+def test_an_unbiased_coarse_mask_is_the_finer_one_warped(rng, fine, record_difference):
     """Bit for bit, a half included; and nearly what the image's own mask shows when warped."""
     for _ in range(8):
         zoom, degrees = rng.uniform(0.6, 1.4), rng.uniform(-30, 30)
-        crop = similarity((160, 160), (256, 256), zoom, degrees, "unbiased")
+        crop = similarity((160, 160), (256, 256), zoom, degrees, UNBIASED)
         finer, coarse = (
-            crop.to_stride(stride, "unbiased").image(scribble(), (256 // stride,) * 2) > 127
+            crop.to_stride(stride, UNBIASED).image(scribble(), (256 // stride,) * 2) > 127
             for stride in (fine, 2 * fine)
         )
-        ours = (
-            coordinates("unbiased")
-            .downsample_mask(torch.from_numpy(finer)[None], 2, still())[0]
-            .numpy()
-        )
-        halved = Affine(np.eye(2, 3)).to_stride(2, "unbiased")
+        ours = UNBIASED.downsample_mask(torch.from_numpy(finer)[None], 2, still())[0].numpy()
+        halved = Affine(np.eye(2, 3)).to_stride(2, UNBIASED)
         warped = halved.image(finer.view(np.uint8) * 255, (128 // fine,) * 2) > 127
         assert np.array_equal(ours, warped)
         wrong = (ours != coarse).mean()
-        record_difference(f"exact mask at 1/{2 * fine}, warped anew (share of cells)", wrong)
+        record_difference(f"unbiased mask at 1/{2 * fine}, warped anew (share of cells)", wrong)
         assert wrong < 0.015
         assert 0.2 < ours.mean() < 0.9
 
@@ -433,16 +483,14 @@ def test_an_exact_coarse_mask_is_the_finer_one_warped(rng, fine, record_differen
 def test_half_of_the_finer_cells_are_enough():
     rows = [[1, 1, 1, 0, 0, 0], [0, 0, 0, 0, 0, 1], [1, 0, 1, 1, 0, 0], [0, 1, 1, 0, 0, 0]]
     mask = torch.tensor([rows], dtype=torch.uint8)
-    assert coordinates("unbiased").downsample_mask(mask, 2, still()).tolist() == [
-        [[1, 0, 0], [1, 1, 0]]
-    ]
-    assert torch.equal(coordinates("unbiased").downsample_mask(mask, 1, still()), mask)
+    assert UNBIASED.downsample_mask(mask, 2, still()).tolist() == [[[1, 0, 0], [1, 1, 0]]]
+    assert torch.equal(UNBIASED.downsample_mask(mask, 1, still()), mask)
+    turned = UNBIASED.downsample_mask(mask.flip(-1), 2, still())
+    assert torch.equal(turned, UNBIASED.downsample_mask(mask, 2, still()).flip(-1))
     four = torch.tensor([[1, 1, 0, 0] * 4] * 4, dtype=torch.bool).view(1, 4, 16)
-    assert coordinates("unbiased").downsample_mask(four, 4, still()).tolist() == [[[True] * 4]]
+    assert UNBIASED.downsample_mask(four, 4, still()).tolist() == [[[True] * 4]]
     four[0, 0, 0] = False
-    assert coordinates("unbiased").downsample_mask(four, 4, still()).tolist() == [
-        [[False, True, True, True]]
-    ]
+    assert UNBIASED.downsample_mask(four, 4, still()).tolist() == [[[False, True, True, True]]]
 
 
 # What can be looked at --------------------------------------------------------------------------

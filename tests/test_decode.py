@@ -17,7 +17,8 @@ from hrpose.inference.decode import (
 from hrpose.inference.decode_on_device import search_top_cells
 from hrpose.inference.grouping import group_by_tag
 from hrpose.inference.spec import PUBLISHED
-from hrpose.ops.targets import draw_unbiased_heatmaps
+from hrpose.ops.coordinates import UNBIASED
+from hrpose.ops.targets import draw_heatmaps
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
 from hrpose.structures import Candidates
 from reference import decoding as reference
@@ -273,8 +274,8 @@ def test_a_joint_halfway_between_cells_is_one_joint(shift, way):
     """An unbiased heatmap has two or four highest cells there; published ones never do."""
     joints = torch.tensor([[[[10.0, 12, 1], [25, 20, 1], [40, 8, 1]]]])
     joints[..., :2] += torch.tensor(shift)
-    heatmaps, tags = draw_unbiased_heatmaps(joints, (32, 48), 2.0)[0], torch.zeros(3, 32, 48, 1)
-    maps = heatmaps.numpy(), tags.numpy()
+    heatmaps = draw_heatmaps(joints, (32, 48), 2.0, convention=UNBIASED)[0]
+    maps = heatmaps.numpy(), np.zeros((3, 32, 48, 1), np.float32)
     config = PUBLISHED._replace(subpixel="dark", unique_peaks=True)
     people, _ = {"host": decode, "device": on_device}[way](*maps, DOTS, config)
     assert len(people) == 1

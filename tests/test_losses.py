@@ -17,7 +17,7 @@ from hrpose.losses.combine import (
 )
 from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.swahr import adaptive_weight
-from hrpose.ops.coordinates import coordinates
+from hrpose.ops.coordinates import HIGHERHRNET
 from hrpose.ops.targets import draw_heatmaps, joint_cells
 from hrpose.structures import HeadOutput
 from reference.losses import looped_mse
@@ -114,9 +114,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
     loss, _, watch = make_terms()
     for output in outputs:
         side = SIDE // output.stride
-        joints = coordinates("published").to_heatmap_coords(
-            batch["joints"], output.stride, batch["flipped"]
-        )
+        joints = HIGHERHRNET.to_heatmap_coords(batch["joints"], output.stride, batch["flipped"])
         mask = batch["mask"].clone()
         if output.stride == 4:
             mask = torch.stack([mask[0, ::2, ::2], mask[1, ::2, 1::2]])
@@ -124,7 +122,7 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
         wanted = looped_mse(output.heatmaps, drawn, mask)
         assert torch.allclose(loss[f"heatmap/{output.stride}"], wanted, atol=1e-6)
     cells = joint_cells(
-        coordinates("published").to_heatmap_coords(batch["joints"], 4, batch["flipped"]), (16, 16)
+        HIGHERHRNET.to_heatmap_coords(batch["joints"], 4, batch["flipped"]), (16, 16)
     )
     tags = outputs[0].tags.flatten(1)
     pull, push = tag_loss(tags, cells)

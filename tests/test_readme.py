@@ -29,7 +29,9 @@ def test_the_tree_is_the_real_tree():
     assert set(tree_of_readme()) == real
 
 
-@pytest.mark.parametrize("folder", ["ops", "data", "models", "losses", "inference", "engine"])
+@pytest.mark.parametrize(
+    "folder", ["ops", "codecs", "data", "models", "losses", "inference", "engine"]
+)
 def test_every_file_of_a_part_is_named_in_the_tree(folder):
     said = tree_of_readme()[f"{folder}/"]
     for path in (ROOT / "lib" / "hrpose" / folder).glob("[!_]*.py"):

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from hrpose.builders.bottomup import build_model
+from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.config import load_config
 from hrpose.models.swahr import SWAHR
-from hrpose.ops.coordinates import coordinates, resize_transform
+from hrpose.ops.coordinates import resize_transform
 from hrpose.ops.image import read_image
 from hrpose.ops.normalize import normalize
-from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.programs.scale_maps import main
 from hrpose.skeletons import COCO
 from hrpose.structures import HeadOutput
@@ -326,13 +326,8 @@ def test_the_second_picture_shows_a_joint_only_where_it_is_drawn(tmp_path, measu
 
     def drawn(stride, k, row, column):
         joints = torch.tensor([[[60.0, 30, 2]], [[100.0, 40, 2]]])[None]
-        cells = coordinates("published").to_heatmap_coords(
-            joints, stride, torch.zeros(1, dtype=torch.bool)
-        )
-        sigma = config.LOSS.SIGMA[-1]
-        heat = TARGET_GENERATORS["published"].heatmaps(cells, tuple(row.shape[1:]), sigma)[
-            0
-        ]  # (1, h, w)
+        codec = HeatmapCodec(config.LOSS.SIGMA[-1])
+        heat = codec.encode(joints, tuple(row.shape[1:]), stride)[0]  # (1, h, w)
         return torch.where((heat > 0) & (k == 3), 0.4, -0.4)
 
     measured(tmp_path, drawn, images=1)

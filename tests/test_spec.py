@@ -8,7 +8,7 @@ import pytest
 from hrpose.builders.bottomup import build_spec
 from hrpose.config import load_config
 from hrpose.inference.spec import PUBLISHED, InferenceSpec, from_json
-from hrpose.ops.coordinates import COORDINATES, resize_transform
+from hrpose.ops.coordinates import BOTTOM_UP, resize_transform
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.skeletons import COCO
 
@@ -28,12 +28,19 @@ def test_the_published_config_is_the_published_decoder():
 
 
 @pytest.mark.parametrize(
-    ("convention", "adjust", "subpixel"),
-    [("published", "true", "quarter"), ("unbiased", "true", "dark"), ("unbiased", "false", "none")],
+    ("convention", "option", "rule"),
+    [
+        ("published", "convention", "quarter"),
+        ("published", "quarter", "quarter"),
+        ("published", "dark", "dark"),
+        ("unbiased", "convention", "dark"),
+        ("unbiased", "quarter", "signed_quarter"),
+        ("unbiased", "none", "none"),
+    ],
 )
-def test_the_convention_decides_offsets_and_duplicates(convention, adjust, subpixel):
-    decoder = spec_of("MODEL.COORDINATES", convention, "TEST.ADJUST", adjust).decoder
-    assert decoder.subpixel == subpixel
+def test_the_convention_decides_offsets_and_duplicates(convention, option, rule):
+    decoder = spec_of("MODEL.COORDINATES", convention, "TEST.SUBPIXEL", option).decoder
+    assert decoder.subpixel == rule
     assert decoder.unique_peaks == (convention == "unbiased")
 
 
@@ -46,7 +53,7 @@ def test_every_option_of_the_decoder_is_read():
     assert decoder == (0.2, 0.5, 9, 7, "quarter", False, False, "scipy", "clipped", 0.1, 0.8)
 
 
-@pytest.mark.parametrize("convention", COORDINATES)
+@pytest.mark.parametrize("convention", BOTTOM_UP)
 @pytest.mark.parametrize("scales, base", [((1.0,), 0), ((0.5,), 0), ((2.0, 1.0, 0.5), 1)])
 @pytest.mark.parametrize("stride", [1, 4])
 def test_images_are_resized_at_every_scale(rng, convention, scales, base, stride):
@@ -55,11 +62,13 @@ def test_images_are_resized_at_every_scale(rng, convention, scales, base, stride
     inputs = spec.preprocess(image)
     assert spec.base == base
     for scale, pixels in zip(scales, inputs.pixels):
-        size, to_network = resize_transform((130, 90), 128, scale, min(scales), convention)
+        size, to_network = resize_transform(
+            (130, 90), 128, scale, min(scales), BOTTOM_UP[convention]
+        )
         assert np.array_equal(pixels, to_network.image(image, size))
     height, width = inputs.pixels[base].shape[:2]
     assert inputs.size == (height // stride, width // stride)
-    offset = COORDINATES[convention].pixel_offset
+    offset = BOTTOM_UP[convention].pixel_offset
     in_network = inputs.to_network.points(np.array([40, 30]))
     np.testing.assert_allclose(inputs.to_maps.points([40, 30]), (in_network + offset) / stride)
 

@@ -17,6 +17,7 @@ from hrpose.builders.datasets import build_skeleton
 from hrpose.data.augment import CropConfig, random_crop
 from hrpose.data.loaders import ResumableBatchSampler
 from hrpose.data.samples import loss_mask
+from hrpose.ops.coordinates import HIGHERHRNET
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from reference.targets import draw_gaussians, flat_cells
 
@@ -37,7 +38,7 @@ def data_config(config):
     data, targets, strides = config.DATASET, build_targets(config), output_strides(config)
     if list(data.AUGMENTATIONS) != ["affine", "flip"]:
         raise ValueError("the reference has DATASET.AUGMENTATIONS ['affine','flip'] only")
-    if targets.convention != "published":
+    if targets.convention is not HIGHERHRNET:
         raise ValueError("the reference draws published targets; set MODEL.COORDINATES published")
     if targets.unit_width:
         raise ValueError("the reference draws equal Gaussians; set LOSS.SHR 0")

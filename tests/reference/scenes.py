@@ -83,3 +83,12 @@ def noise_maps(size, rng, joints=17, spread=10.0):
     """As an untrained network may predict: peaks everywhere, tags without meaning."""
     tags = rng.random((2, joints, *size), np.float32) * np.float32(spread)
     return rng.random((joints, *size), np.float32), np.moveaxis(tags, 0, -1)
+
+
+def tied_maps(seed, levels=0, size=(20, 26)):
+    """Heat (3, H, W), with many ties if there are few levels, and tags (3, H, W, 2)."""
+    rng = np.random.default_rng(seed)
+    heat = rng.uniform(-0.3, 1, (3, *size)).astype(np.float32)
+    if levels:
+        heat = np.round(heat * levels) / np.float32(levels)
+    return heat, rng.normal(size=(3, *size, 2)).astype(np.float32)

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import build_skeleton, check_annotations
 from hrpose.builders.devices import PRECISIONS, SINGLE_PROCESS, build_devices
+from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
 from hrpose.data.coco import person_category
@@ -47,9 +47,8 @@ from hrpose.models.hrnet import HRNet
 from hrpose.models.optimize import prepare_for_inference
 from hrpose.models.swahr import SWAHR
 from hrpose.models.weights import LoadReport, load_weights
-from hrpose.ops.coordinates import coordinates
+from hrpose.ops.coordinates import BOTTOM_UP, Convention
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
-from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.structures import Poses
 
 
@@ -136,8 +135,13 @@ def _crop(config: CfgNode) -> CropConfig:
         data.MAX_SCALE,
         data.MAX_TRANSLATE,
         output_strides(config)[-1],
-        config.MODEL.COORDINATES,
+        build_convention(config),
     )
+
+
+def build_convention(config: CfgNode) -> Convention:
+    """The coordinate convention of a bottom-up network."""
+    return BOTTOM_UP[config.MODEL.COORDINATES]
 
 
 def output_strides(config: CfgNode) -> list[int]:
@@ -160,7 +164,7 @@ def build_loss(config: CfgNode) -> Callable:
 def build_targets(config: CfgNode) -> TargetConfig:
     people = config.DATASET.MAX_NUM_PEOPLE
     return TargetConfig(
-        config.LOSS.SIGMA, people, config.MODEL.COORDINATES, unit_width=config.LOSS.SHR
+        config.LOSS.SIGMA, people, build_convention(config), unit_width=config.LOSS.SHR
     )
 
 
@@ -202,13 +206,13 @@ def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
 
 def build_spec(config: CfgNode) -> InferenceSpec:
     """Preprocessing, views, aggregation and decoding, as TEST specifies."""
-    test, convention = config.TEST, coordinates(config.MODEL.COORDINATES)
+    test, convention = config.TEST, build_convention(config)
     decoder = DecoderConfig(
         detection_threshold=test.DETECTION_THRESHOLD,
         tag_threshold=test.TAG_THRESHOLD,
         max_people=config.DATASET.MAX_NUM_PEOPLE,
         nms_kernel=test.NMS_KERNEL,
-        subpixel=convention.subpixel if test.ADJUST else "none",
+        subpixel=convention.subpixel_rule(test.SUBPIXEL),
         unique_peaks=convention.duplicate_peaks,
         refine=test.REFINE,
         matcher=test.MATCHER,
@@ -240,14 +244,8 @@ def build_predict_fn(
     # have four highest cells, and each would start a person.
     stride = predictor.spec.stride
     sigma = config.LOSS.SIGMA[-1] * output_strides(config)[-1] / stride
-
-    def draw(joints: Tensor, size: tuple[int, int]) -> Tensor:
-        flipped = torch.zeros(1, dtype=torch.bool, device=joints.device)
-        convention = coordinates(config.MODEL.COORDINATES)
-        cells = convention.to_heatmap_coords(joints, stride, flipped)
-        return TARGET_GENERATORS[config.MODEL.COORDINATES].heatmaps(cells, size, sigma)
-
-    return partial(predict_with_gt_heatmaps, predictor, draw)
+    codec = HeatmapCodec(sigma, build_convention(config))
+    return partial(predict_with_gt_heatmaps, predictor, partial(codec.encode, stride=stride))
 
 
 def build_pipeline_config(

@@ -248,9 +248,10 @@ OPTIONS = (
            "Tag distance beyond which a candidate starts a new person."),
     Option("TEST.NMS_KERNEL", 5, odd,
            "Window of the heatmap non-maximum suppression in cells."),
-    Option("TEST.ADJUST", True, anything,
-           "Refine joints within their cells: by a quarter cell towards the higher neighbour or, "
-           "with COORDINATES unbiased, by a Taylor step (DARK)."),
+    Option("TEST.SUBPIXEL", "convention", one_of("convention", "none", "quarter", "dark"),
+           "Place of joints within their cells: none (the middle), quarter (a quarter cell towards "
+           "the higher neighbour), dark (a Taylor step) or convention (quarter; with COORDINATES "
+           "unbiased dark)."),
     Option("TEST.REFINE", True, anything,
            "Search the whole heatmaps for joints a person misses."),
     Option("TEST.MATCHER", "scipy", one_of("munkres", "scipy"),

@@ -23,6 +23,7 @@ RENAMED = {
     "TRAIN.RECOMPUTE": "TRAIN.ACTIVATION_CHECKPOINTING",
     "TRAIN.MAX_LOST_STEPS": "TRAIN.MAX_NONFINITE_STEPS",
     "TEST.HEATMAPS": "TEST.GT_HEATMAPS",
+    "TEST.ADJUST": "TEST.SUBPIXEL",
     "TEST.SOLVER": "TEST.MATCHER",
     "TEST.COST": "TEST.MATCHING_COST",
     "TEST.SUPPRESS": "TEST.OKS_NMS",
@@ -30,9 +31,10 @@ RENAMED = {
 }
 """Option names of checkpoints and run folders up to 0.1 -> today's names."""
 
-RENAMED_VALUES: dict[str, dict[str, Any]] = {
+RENAMED_VALUES: dict[str, dict[str | bool, Any]] = {
     "MODEL.COORDINATES": {"official": "published", "exact": "unbiased"},
     "TEST.GT_HEATMAPS": {"predicted": False, "annotated": True},
+    "TEST.SUBPIXEL": {True: "convention", False: "none"},
 }
 """Today's option -> {value of then: value of today}."""
 
@@ -55,4 +57,6 @@ def current(key: str, value: Any) -> tuple[str, Any] | None:
             )
         return None
     key = RENAMED.get(key, key)
-    return key, RENAMED_VALUES.get(key, {}).get(value, value) if isinstance(value, str) else value
+    if isinstance(value, str | bool):
+        value = RENAMED_VALUES.get(key, {}).get(value, value)
+    return key, value

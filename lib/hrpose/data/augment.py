@@ -12,7 +12,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from hrpose.ops.coordinates import Affine, mirror_image, mirror_joints, similarity
+from hrpose.ops.coordinates import (
+    HIGHERHRNET,
+    Affine,
+    Convention,
+    mirror_image,
+    mirror_joints,
+    similarity,
+)
 from hrpose.structures import Sample
 
 Augment = Callable[[Sample, np.random.Generator], Sample]
@@ -27,7 +34,7 @@ class CropConfig(NamedTuple):
     max_scale: float = 1.5
     max_translate: float = 40.0  # in 200ths of the crop's side, either way
     stride: int = 1  # network pixels per cell of the mask: the finest output's
-    convention: str = "published"
+    convention: Convention = HIGHERHRNET
 
 
 def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Generator) -> Affine:
@@ -48,7 +55,7 @@ def move(
     by: Affine,
     size: tuple[int, int],
     stride: int = 1,
-    convention: str = "published",
+    convention: Convention = HIGHERHRNET,
 ) -> Sample:
     """Transform image, joints, mask and box widths. Pixels from outside the image are masked.
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hrpose.ops.atomic_io import parse_json
-from hrpose.ops.coordinates import COORDINATES, Affine, check_image, resize_transform
+from hrpose.ops.coordinates import BOTTOM_UP, Affine, check_image, resize_transform
 from hrpose.skeletons import Skeleton, from_plain
 from hrpose.structures import Poses
 
@@ -55,7 +55,7 @@ class InferenceSpec(NamedTuple):
     views: tuple[str, ...] = ("identity",)  # names of tta.VIEWS
     stride: int = 1  # network pixels per cell of the maps that are decoded; published: 1
     aggregate: tuple[int, ...] = ()  # strides of the outputs whose heatmaps are averaged; (): all
-    convention: str = "published"  # of coordinates: a name of ops.coordinates.COORDINATES
+    convention: str = "published"  # of coordinates: a name of ops.coordinates.BOTTOM_UP
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the normalization, in units of 255
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     decoder: DecoderConfig = PUBLISHED
@@ -68,13 +68,14 @@ class InferenceSpec(NamedTuple):
     def preprocess(self, image: np.ndarray) -> NetworkInput:
         """The image (H, W, 3) uint8 RGB at every scale."""
         image_size, smallest = check_image(image), min(self.scales)
+        convention = BOTTOM_UP[self.convention]
         resized = [
-            resize_transform(image_size, self.input_size, scale, smallest, self.convention)
+            resize_transform(image_size, self.input_size, scale, smallest, convention)
             for scale in self.scales
         ]
         pixels = tuple(transform.image(image, size) for size, transform in resized)
         (width, height), to_network = resized[self.base]
-        to_maps = to_network.to_cell_frame(self.stride, self.convention)
+        to_maps = to_network.to_cell_frame(self.stride, convention)
         size = (height // self.stride, width // self.stride)
         return NetworkInput(pixels, size, to_network, to_maps)
 
@@ -154,7 +155,7 @@ def _read_metadata(body: Any) -> ExportedModel:
     spec = body["spec"]
     known = DecoderConfig._fields
     unknown = sorted(set(spec["decoder"]) - set(known))
-    if unknown or body["graph"] not in GRAPHS or spec["convention"] not in COORDINATES:
+    if unknown or body["graph"] not in GRAPHS or spec["convention"] not in BOTTOM_UP:
         wrong = ", ".join(unknown) or f"{body['graph']}, {spec['convention']}"
         raise ValueError(f"the model needs {wrong}, which this hrpose does not know; {cure}")
     spec = {
@@ -178,7 +179,7 @@ _RENAMED_IN_FORMAT_2 = {"averaged": "aggregate"}
 _DECODER_RENAMED_IN_FORMAT_2 = {"solver": "matcher", "cost": "matching_cost", "suppress": "oks_nms"}
 _VIEWS_OF_FORMAT_1 = {"plain": "identity", "mirrored": "flip"}
 _OFFSETS_OF_FORMAT_1 = {"quarter": "quarter", "taylor": "dark"}
-_CONVENTIONS_OF_FORMAT_1 = dict(zip(("official", "exact"), COORDINATES))
+_CONVENTIONS_OF_FORMAT_1 = dict(zip(("official", "exact"), BOTTOM_UP))
 
 
 def _from_format_1(body: Mapping[str, Any], cure: str) -> dict[str, Any]:

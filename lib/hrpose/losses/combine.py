@@ -7,11 +7,12 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from hrpose.codecs.heatmap import HeatmapCodec
+from hrpose.codecs.tags import TagCodec
 from hrpose.losses.associative_embedding import tag_loss, tag_statistics
 from hrpose.losses.heatmap import masked_mse
 from hrpose.losses.swahr import scale_regularisation, scaled_target, weighted_mse
-from hrpose.ops.coordinates import coordinates
-from hrpose.ops.targets import TARGET_GENERATORS
+from hrpose.ops.coordinates import HIGHERHRNET, Convention
 from hrpose.structures import HeadOutput, LossOutput
 
 PerResolution = float | Sequence[float]
@@ -23,7 +24,7 @@ class TargetConfig(NamedTuple):
 
     sigma: PerResolution = 2.0  # cells
     max_people: int = 30  # people in the tag loss; heatmaps are drawn for all
-    convention: str = "published"  # coordinate convention: see ops/coordinates.py
+    convention: Convention = HIGHERHRNET  # of coordinates
     unit_width: float = 0.0  # SHR: box width in network pixels at which sigma applies; 0: no SHR
 
 
@@ -78,14 +79,14 @@ def make_targets(
     batch: see data/loaders.py   strides: of the network's outputs, coarse to fine
     """
     variances, targets = _person_variances(batch, config.unit_width), []
-    convention, generator = coordinates(config.convention), TARGET_GENERATORS[config.convention]
+    convention, joints, flipped = config.convention, batch["joints"], batch["flipped"]
     for i, stride in enumerate(strides):
-        factor = stride // strides[-1]
-        mask = convention.downsample_mask(batch["mask"], factor, batch["flipped"])
+        mask = convention.downsample_mask(batch["mask"], stride // strides[-1], flipped)
         size = (mask.shape[-2], mask.shape[-1])
-        joints = convention.to_heatmap_coords(batch["joints"], stride, batch["flipped"])
-        heatmaps = generator.heatmaps(joints, size, at_resolution(config.sigma, i), variances)
-        cells = generator.cells(joints[:, : config.max_people], size)
+        codec = HeatmapCodec(at_resolution(config.sigma, i), convention)
+        heatmaps = codec.encode(joints, size, stride, flipped, variances)
+        tagged = joints[:, : config.max_people]
+        cells = TagCodec(convention).encode(tagged, size, stride, flipped)
         targets.append(Targets(heatmaps, mask, cells))
     return targets
 

@@ -31,6 +31,13 @@ def quarter_offset(patches: np.ndarray) -> np.ndarray:
     return np.stack([right, down], -1) * np.float32(0.5) - np.float32(0.25)
 
 
+def signed_quarter_offset(patches: np.ndarray) -> np.ndarray:
+    """A quarter cell towards the higher neighbour, along x and along y; 0 where both are equal."""
+    dx = patches[..., 1, 2] - patches[..., 1, 0]
+    dy = patches[..., 2, 1] - patches[..., 0, 1]
+    return np.sign(np.stack([dx, dy], -1)) * np.float32(0.25)
+
+
 def dark_offset(patches: np.ndarray) -> np.ndarray:
     """To the maximum of the second-order Taylor series of log heat.
 
@@ -54,6 +61,7 @@ def dark_offset(patches: np.ndarray) -> np.ndarray:
 SUBPIXEL: dict[str, OffsetRule] = {
     "none": no_offset,
     "quarter": quarter_offset,
+    "signed_quarter": signed_quarter_offset,
     "dark": dark_offset,
 }
 

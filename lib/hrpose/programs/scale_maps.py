@@ -22,17 +22,17 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import load_model, output_strides
+from hrpose.builders.bottomup import build_convention, load_model, output_strides
 from hrpose.builders.datasets import Split, build_skeleton, read_split
 from hrpose.builders.devices import build_devices
+from hrpose.codecs.tags import TagCodec
 from hrpose.data.coco import ImageAnnotation, image_annotations, person_category
 from hrpose.engine.run_dir import create_run_folder
 from hrpose.ops.atomic_io import atomic_write, write_json
-from hrpose.ops.coordinates import Affine, coordinates, resize_transform
+from hrpose.ops.coordinates import Affine, resize_transform
 from hrpose.ops.image import write
 from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import resize
-from hrpose.ops.targets import TARGET_GENERATORS
 from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import make_batch_targets
@@ -108,7 +108,7 @@ def build_predict_scales(config: CfgNode) -> PredictScales:
     def predict(image: np.ndarray) -> tuple[list[Tensor], Affine]:
         image_size = (image.shape[1], image.shape[0])
         size, to_network = resize_transform(
-            image_size, input_size, convention=config.MODEL.COORDINATES
+            image_size, input_size, convention=build_convention(config)
         )
         pixels = torch.from_numpy(to_network.image(image, size)).permute(2, 0, 1)[None]
         outputs = model.with_scales(normalize(pixels.to(device)))
@@ -133,19 +133,15 @@ def read_people(config: CfgNode) -> Split:
 
 def measure_people(config: CfgNode, predict: PredictScales, split: Split) -> PersonScales:
     """1 / s at the labelled joints of every person with a joint within the maps."""
-    strides, convention = output_strides(config), config.MODEL.COORDINATES
+    strides, codec = output_strides(config), TagCodec(build_convention(config))
     rows: list[tuple[int, float, list[np.ndarray]]] = []
     for record in tqdm(split.records, "scale maps", unit="image", disable=None):
         alphas, to_network = predict(split.images.read(record.file_name))
         joints = torch.from_numpy(to_network.joints(record.joints)).float()[None]  # (1, N, K, 3)
         values = []
         for alpha, stride in zip(alphas, strides):
-            cells = coordinates(convention).to_heatmap_coords(
-                joints, stride, torch.zeros(1, dtype=torch.bool)
-            )
-            cell = TARGET_GENERATORS[convention].cells(cells, (alpha.shape[-2], alpha.shape[-1]))[0]
-            at = (1 + alpha.flatten()[cell.clamp(min=0)]).where(cell >= 0, torch.nan)
-            values.append(at.numpy())  # (N, K)
+            cells = codec.encode(joints, (alpha.shape[-2], alpha.shape[-1]), stride)
+            values.append(codec.decode(1 + alpha[None], cells)[0].numpy())  # (N, K)
         sizes = record.boxes[:, 2:].max(1) * to_network.scale
         for size, *own in zip(sizes, *values):
             if all(np.isfinite(each).any() for each in own):

@@ -1,0 +1,85 @@
+"""Joints as Gaussians on heatmaps, and back: the codec of a map's highest cell.
+
+This module imports no torch: an exported model decodes its heatmaps without it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from hrpose.ops.coordinates import HIGHERHRNET, Convention
+from hrpose.ops.subpixel import gather_keypoints, unpack_keypoints
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class HeatmapCodec:
+    """One Gaussian a joint, in the coordinates of a convention."""
+
+    sigma: float = 2.0  # cells
+    convention: Convention = HIGHERHRNET
+    subpixel: str = "convention"  # a value of TEST.SUBPIXEL
+
+    def encode(
+        self,
+        joints: Tensor,
+        size: tuple[int, int],
+        stride: int,
+        flipped: Tensor | None = None,
+        variances: Tensor | None = None,
+    ) -> Tensor:
+        """Heatmaps (B, K, H, W) of all people.
+
+        joints: (B, N, K, 3) network pixels, visibility, already flipped   size: (H, W) of the maps
+        stride: network pixels per cell   flipped: (B,) bool, which images are
+        variances: (B, N) factors of sigma^2
+        """
+        from hrpose.ops.targets import draw_heatmaps
+
+        cells = self.convention.to_heatmap_coords(joints, stride, flipped)
+        return draw_heatmaps(cells, size, self.sigma, variances, self.convention)
+
+    def weights(
+        self, joints: Tensor, size: tuple[int, int], stride: int, flipped: Tensor | None = None
+    ) -> Tensor:
+        """(B, N, K) float32: 1 for every joint that `encode` draws, for losses of single joints."""
+        from hrpose.ops.targets import drawn_joints
+
+        cells = self.convention.to_heatmap_coords(joints, stride, flipped)
+        return drawn_joints(cells, size, self.sigma, self.convention).float()
+
+    def decode(self, heatmaps: np.ndarray | Tensor, stride: int) -> np.ndarray:
+        """The highest cell of every map, and the place within it; of equal cells the first.
+
+        heatmaps: (B, K, H, W) NumPy, or torch on any device, of which only 9 cells a map are copied
+        Returns (B, K, 3) float32: x, y in network pixels, value; all 0 where no cell is above 0.
+        Errors: FloatingPointError if a highest value is not finite.
+        """
+        height, width = heatmaps.shape[-2:]
+        rule = self.convention.subpixel_rule(self.subpixel)
+        if isinstance(heatmaps, np.ndarray):
+            maps = heatmaps.reshape(-1, height, width)  # (B * K, H, W)
+            cell = maps.reshape(len(maps), -1).argmax(1)
+            no_tags = np.empty((*maps.shape, 0), np.float32)
+            keypoints = gather_keypoints(maps, no_tags, np.arange(len(maps)), cell, rule)
+        else:
+            from hrpose.ops.peaks import gather_cells, highest_cells
+
+            highest = highest_cells(heatmaps, 1)
+            packed = gather_cells(heatmaps, heatmaps[..., None][..., :0], highest)
+            flat = packed.flatten(0, 2).cpu().numpy()  # (B * K, 10)
+            cell, keypoints = flat[:, 0].astype(int), unpack_keypoints(flat, width, rule)
+        if not np.isfinite(keypoints).all():
+            raise FloatingPointError("heatmaps are not finite: the weights are broken")
+        row, column = np.divmod(cell, width)
+        step = keypoints[:, :2] - np.float32(0.5) - np.stack([column, row], -1)
+        step[~self.convention.may_step(column, row, (height, width))] = 0
+        xy = np.stack([column, row], -1) + np.float32(self.convention.cell_centre) + step
+        keypoints[:, :2] = xy * stride - self.convention.pixel_offset
+        keypoints[keypoints[:, 2] <= 0] = 0
+        return keypoints.reshape(*heatmaps.shape[:2], 3)
