@@ -19,7 +19,7 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "
 
 
 def start(name, *arguments, launch=()):
-    """One of tools/ in a session of its own; what it prints can be read as it comes."""
+    """One of tools/ in a session of its own; its output can be read as it comes."""
     return begin(sys.executable, *launch, ROOT / "tools" / f"{name}.py", *arguments)
 
 
@@ -37,20 +37,20 @@ def begin(*words, **environment):
 
 
 def read_until(process, text):
-    """What the process prints, up to a line with this text."""
-    said = ""
-    while text not in said and process.poll() is None:
-        said += process.stdout.readline()
-    return said
+    """The output of a process up to a line with this text."""
+    output = ""
+    while text not in output and process.poll() is None:
+        output += process.stdout.readline()
+    return output
 
 
-def tool(name, *arguments, status=0, launch=()):
-    """Run a command from the repository to its end; what it printed."""
+def tool(name, *arguments, status=0, launch=(), minutes=5):
+    """Run a command from the repository to its end; returns its output."""
     process = start(name, *arguments, launch=launch)
-    said, _ = process.communicate(timeout=300)
-    assert process.returncode == status, said
-    assert launch or "Traceback" not in said, said
-    return said
+    output, _ = process.communicate(timeout=60 * minutes)
+    assert process.returncode == status, output
+    assert launch or "Traceback" not in output, output
+    return output
 
 
 @contextlib.contextmanager

@@ -10,11 +10,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import replicate
 
-from hrpose.builders.bottomup import build_loss, build_model
+from hrpose.builders.bottomup import build_loss
+from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer, build_training_loader
 from hrpose.config import load_config
 from hrpose.engine.distributed import DistInfo, distributed_context
-from hrpose.engine.trainer import OptimizerStep, StepConfig, TrainStep
+from hrpose.engine.step import OptimizerStep, StepConfig, TrainStep
 from hrpose.ops.normalize import normalize
 
 BATCH = 6

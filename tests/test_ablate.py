@@ -265,8 +265,8 @@ def test_a_process_that_outlives_a_killed_command_is_waited_for(ablate):
     ablate.rows(a="")
     begun = "import pathlib, sys, time\npathlib.Path(sys.argv[2]).with_name('begun').touch()\n"
     ablate.tools(train=begun + "time.sleep(3)\n" + TRAIN)
-    code = "from hrpose.programs import ablate, ablation_runs\nfrom pathlib import Path\n"
-    code += f"ablation_runs.TOOLS = Path({str(ablate.folder / 'tools')!r})\nablate.main()"
+    code = "from hrpose.programs import ablation_runs, cli\nfrom pathlib import Path\n"
+    code += f"ablation_runs.TOOLS = Path({str(ablate.folder / 'tools')!r})\ncli.main('ablate')"
     process = subprocess.Popen([sys.executable, "-c", code, *ablate.words()])
     appears(ablate.folder, "begun")
     process.kill()

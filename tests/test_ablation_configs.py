@@ -10,7 +10,8 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_model, build_predictor, output_strides
+from hrpose.builders.bottomup import build_predictor, output_strides
+from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer, build_train_step
 from hrpose.config import load_config
 from hrpose.data.loaders import collate

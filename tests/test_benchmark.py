@@ -5,16 +5,19 @@ import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
 from commands import QUICKSTART, ROOT, SMALL
-from hrpose.builders.bottomup import build_model
+from hrpose.builders.common import build_model
 from hrpose.config import load_config
 from hrpose.models.higher_hrnet import HigherHRNet
-from hrpose.programs.benchmark import main
+from hrpose.programs import cli
+
+main = partial(cli.main, "benchmark")
 
 ONE_SCALE = ["TEST.SCALE_FACTOR", "[1]", "TEST.FLIP_TEST", "true"]
 TRAINING = "hrpose.programs.benchmark_training."
@@ -134,7 +137,7 @@ def test_sweep_finds_the_largest_batch_that_fits(measure, monkeypatch):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
         return 1.0
 
-    monkeypatch.setattr("hrpose.builders.devices.build_devices", lambda _: [torch.device("meta")])
+    monkeypatch.setattr("hrpose.programs.benchmark.build_devices", lambda _: [torch.device("meta")])
     monkeypatch.setattr(TRAINING + "Side.peak", peak)
     monkeypatch.setattr(TRAINING + "Side.build", lambda side, device, steps: lambda: None)
     monkeypatch.setattr("hrpose.programs.timing.matmul_rate", lambda device, precision: 1e12)
@@ -265,7 +268,7 @@ def test_a_mistake_ends_with_its_cure(arguments, cure, capsys):
 
 def test_the_reference_is_in_a_checkout_only(tmp_path):
     shutil.copytree(ROOT / "lib" / "hrpose", tmp_path / "lib" / "hrpose")
-    program = "from hrpose.programs.benchmark import main; main()"
+    program = "from hrpose.programs.cli import main; main('benchmark')"
     done = subprocess.run(
         [sys.executable, "-c", program, "tags", "--against", "reference"],
         env={"PYTHONPATH": str(tmp_path / "lib")},

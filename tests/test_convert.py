@@ -3,6 +3,7 @@
 import json
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,13 +11,15 @@ import torch
 import yaml
 
 from commands import QUICKSTART, ROOT, SMALL, tool
-from hrpose.builders.bottomup import build_model
+from hrpose.builders.common import build_model
 from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config, parse_config
 from hrpose.models.weight_io import read_weights
 from hrpose.models.weights import load_weights, to_published
-from hrpose.programs.convert import main
+from hrpose.programs import cli
 from hrpose.programs.train import checkpoint_metadata, config_yaml
+
+main = partial(cli.main, "convert")
 
 LISTS = ROOT.parent / "shared" / "data" / "published_keys"
 PUBLISHED = {

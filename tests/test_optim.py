@@ -24,12 +24,12 @@ from hrpose.engine.optim import (
 )
 
 OPTIONS = {
-    "milestones": (200.0, 260.0),
-    "drop": 0.1,
+    "lr_step": (200.0, 260.0),
+    "lr_factor": 0.1,
     "warmup": 3.0,
     "epochs": 300,
-    "first_cycle": 16.0,
-    "cycle_growth": 2.0,
+    "t_0": 16.0,
+    "t_mult": 2.0,
 }
 STEPS = 4  # of an epoch, in the oracles
 PLAIN = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
@@ -126,7 +126,7 @@ def test_restarts_come_after_cycles_that_grow(end, middle):
     assert schedule(0) == schedule(end) == 1
     assert schedule(middle) == pytest.approx(0.5)
     assert schedule(end - 1e-6) == pytest.approx(0, abs=1e-9)
-    even = partial(SCHEDULES["cosine_restarts"], **{**OPTIONS, "cycle_growth": 1.0})
+    even = partial(SCHEDULES["cosine_restarts"], **{**OPTIONS, "t_mult": 1.0})
     assert even(2.5 * end) == pytest.approx(even(2.5 * end + 160))
 
 
@@ -141,7 +141,7 @@ def test_one_cycle_has_its_peak_at_three_tenths(epoch, factor):
 )
 def test_multistep_drops_at_its_milestones(epoch, factor):
     assert partial(SCHEDULES["multistep"], **OPTIONS)(epoch) == pytest.approx(factor)
-    backwards = {**OPTIONS, "milestones": (260.0, 200.0)}
+    backwards = {**OPTIONS, "lr_step": (260.0, 200.0)}
     assert partial(SCHEDULES["multistep"], **backwards)(epoch) == pytest.approx(factor)
 
 

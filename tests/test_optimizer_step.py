@@ -17,7 +17,7 @@ from hrpose.engine.distributed import DistInfo
 from hrpose.engine.ema import EMA, BufferSnapshot
 from hrpose.engine.logger import MetricLogger
 from hrpose.engine.optim import OPTIMIZERS, parameter_groups
-from hrpose.engine.trainer import OptimizerStep, PrecisionConfig, StepConfig, TrainStep
+from hrpose.engine.step import OptimizerStep, PrecisionConfig, StepConfig, TrainStep
 from hrpose.structures import LossOutput
 
 HERE = Path(__file__).parent

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from hrpose.builders.bottomup import build_loss, build_model, build_targets
+from hrpose.builders.bottomup import build_loss, build_targets
+from hrpose.builders.common import build_model
 from hrpose.config import load_config
 
 PLAIN = Path(__file__).parents[1] / "configs" / "w32_512.yaml"

@@ -15,9 +15,9 @@ import torch.distributed as dist
 from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, start, tool
 from hrpose.builders.bottomup import load_predictor
 from hrpose.config import load_config
-from hrpose.engine.trainer import OptimizerStep
+from hrpose.engine.step import OptimizerStep
 from hrpose.ops.image import read_image
-from hrpose.programs import train
+from hrpose.programs import cli
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def test_no_network_outlives_the_processes_that_share_it(scenes, tmp_path, monke
     left = lambda: alive.append([o for o in gc.get_objects() if type(o) is OptimizerStep])  # noqa: E731
     monkeypatch.setattr(dist, "destroy_process_group", left)
     options = [*SMALL, "DATASET.ROOT", str(scenes), "OUTPUT_DIR", str(tmp_path)]
-    train.main(["--cfg", QUICKSTART, *options])
+    cli.main("train", ["--cfg", QUICKSTART, *options])
     assert alive == [[]]
 
 
@@ -98,6 +98,7 @@ def test_asked_to_stop_it_keeps_a_checkpoint_and_the_same_command_continues(
 ):
     _, options = trained
     longer = [*options, "TRAIN.EPOCHS", "20", "OUTPUT_DIR", str(tmp_path)]
+    longer += ["TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
     process = start("train", "--cfg", QUICKSTART, *longer)
     said = read_until(process, "epoch 1/20")
     os.kill(process.pid, number)

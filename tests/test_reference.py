@@ -5,13 +5,8 @@ import pytest
 import torch
 
 from commands import QUICKSTART, SMALL
-from hrpose.builders.bottomup import (
-    build_loss,
-    build_model,
-    build_predictor,
-    build_targets,
-    output_strides,
-)
+from hrpose.builders.bottomup import build_loss, build_predictor, build_targets, output_strides
+from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
 from hrpose.losses.combine import make_targets

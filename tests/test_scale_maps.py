@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -10,17 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.builders.bottomup import build_model
+from hrpose.builders.common import build_model
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.config import load_config
 from hrpose.models.swahr import SWAHR
 from hrpose.ops.coordinates import resize_transform
 from hrpose.ops.image import read_image
 from hrpose.ops.normalize import normalize
-from hrpose.programs.scale_maps import main
+from hrpose.programs import cli
 from hrpose.skeletons import COCO
 from hrpose.structures import HeadOutput
 from hrpose.visualize import Panel, colour_bar, draw_notes, draw_values, scatter
+
+main = partial(cli.main, "scale_maps")
 
 QUICKSTART = str(Path(__file__).parents[1] / "configs" / "quickstart.yaml")
 BRIEFLY = (

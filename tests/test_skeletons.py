@@ -2,6 +2,7 @@
 
 import pytest
 
+from hrpose import skeletons
 from hrpose.skeletons import COCO, CROWDPOSE, DEFAULT_SIGMA, Skeleton, from_category, side
 
 COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
@@ -140,3 +141,11 @@ def test_sides_that_only_a_person_sees_are_refused(pair):
 )
 def test_a_joint_is_on_a_side_or_on_none(name, wanted):
     assert side(name) == wanted
+
+
+@pytest.mark.parametrize("skeleton", [skeletons.MPII, skeletons.AIC], ids=["mpii", "aic"])
+def test_laws_of_further_skeletons(skeleton):
+    order = skeleton.flip_order
+    assert [order[i] for i in order] == list(range(len(order)))
+    assert {end for limb in skeleton.limbs for end in limb} <= set(skeleton.joints)
+    assert all(skeleton.sigmas[i] > 0 for i in skeleton.grouping_indices)

@@ -41,7 +41,7 @@ def submit(tmp_path, arguments):
 def test_a_job_saves_before_its_time_is_up_and_is_queued_again_until_it_is_done(scenes, tmp_path):
     output = tmp_path / "output"
     asked = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", output]
-    asked += ["TRAIN.EPOCHS", "60", "TRAIN.VALIDATE_EVERY", "0"]
+    asked += ["TRAIN.EPOCHS", "60", "TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
     job = submit(tmp_path, asked)
     said = read_until(job, "epoch 1/60")
     os.kill(job.pid, signal.SIGUSR1)  # to the script alone: --signal B:USR1

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.builders.bottomup import build_model, build_predictor, output_strides
+from hrpose.builders.bottomup import build_predictor, output_strides
+from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer, build_train_step
 from hrpose.config import load_config
 from hrpose.models.complexity import count_operations

@@ -19,15 +19,9 @@ from hrpose.engine.evaluate import evaluate, predict_sequentially
 from hrpose.engine.logger import Logger
 from hrpose.engine.optim import multistep
 from hrpose.engine.run_dir import open_run_dir
-from hrpose.engine.state import TrainState, log_position
-from hrpose.engine.trainer import (
-    Callbacks,
-    OptimizerStep,
-    StepConfig,
-    TrainConfig,
-    Trainer,
-    TrainStep,
-)
+from hrpose.engine.state import TrainState
+from hrpose.engine.step import OptimizerStep, StepConfig, TrainStep
+from hrpose.engine.trainer import Callbacks, TrainConfig, Trainer
 from hrpose.structures import LossOutput
 
 IMAGES, BATCH, EPOCHS = 14, 4, 3
@@ -122,7 +116,7 @@ class Start:
         self.state = TrainState(
             optimizer_step=OptimizerStep(train_step, optimizer, StepConfig(BATCH), DistInfo(), CPU),
             loader=loader,
-            logger=Logger(run_dir.folder, log_position(checkpoint)),
+            logger=Logger(run_dir.folder, *(checkpoint["journal"] if checkpoint else ())),
             run_dir=run_dir,
             metadata={"config": "config", "joints": ["nose"]},
         )

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.builders.bottomup import AUGMENTATIONS, build_model, build_targets
+from hrpose.builders.bottomup import AUGMENTATIONS, build_targets
+from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer, build_train_step
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.codecs.tags import TagCodec

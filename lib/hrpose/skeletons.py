@@ -201,4 +201,33 @@ CROWDPOSE = Skeleton(
         ("head", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"),
     ),
 )
+_AIC_JOINTS = (
+    *(f"{side}_{name}" for side in ("right", "left") for name in ("shoulder", "elbow", "wrist")),
+    *(f"{side}_{name}" for side in ("right", "left") for name in ("hip", "knee", "ankle")),
+    "head_top", "neck",
+)
+# AI Challenger. Tolerances: its official evaluation.
+AIC = Skeleton(
+    joints=_AIC_JOINTS,
+    sigmas=(.01388152, .01515228, .01057665, .01417709, .01497891, .01402144, .03909642,
+            .03686941, .01981803, .03843971, .03412318, .02415081, .01291456, .01236173),
+    grouping_order=_AIC_JOINTS,
+    limbs=_LIMBS_OF_THE_BODY + (("head_top", "neck"),),
+)
+_MPII_JOINTS = (
+    "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",
+    "pelvis", "thorax", "upper_neck", "head_top",
+    "right_wrist", "right_elbow", "right_shoulder", "left_shoulder", "left_elbow", "left_wrist",
+)
+# MPII is scored by PCKh; its OKS tolerances are ours: COCO's for the limbs, the hip's for the
+# pelvis, the shoulder's for the other joints of the mid-line.
+MPII = Skeleton(
+    joints=_MPII_JOINTS,
+    sigmas=(.089, .087, .107, .107, .087, .089, .107, .079, .079, .079,
+            .062, .072, .079, .079, .072, .062),
+    grouping_order=_MPII_JOINTS,
+    limbs=_LIMBS_OF_THE_BODY + (
+        ("head_top", "upper_neck"), ("upper_neck", "thorax"), ("thorax", "pelvis"),
+    ),
+)
 # fmt: on

@@ -6,7 +6,8 @@ import torch
 from torch.autograd.profiler import record_function
 from torch.optim import Adam
 
-from hrpose.builders.bottomup import LOSSES, build_model
+from hrpose.builders.bottomup import LOSSES
+from hrpose.builders.common import build_model
 from hrpose.losses.combine import Targets, at_resolution
 from reference.losses import looped_mse, looped_tag_loss
 

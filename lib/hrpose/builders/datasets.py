@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,8 @@ from hrpose.data.coco import (
     select_images,
 )
 from hrpose.data.statistics import DatasetView, Schema
-from hrpose.data.validate import TRAINING, require
+from hrpose.data.validate import EVALUATION, TRAINING, require
+from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
 from hrpose.models.weight_io import read_weights
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category, from_plain
 
@@ -124,6 +126,25 @@ def expected_tree(config: CfgNode) -> str:
     files = [str(annotation_path(config, split)) for split in splits]
     files += [f"{image_path(config, split)}/..." for split in splits]
     return "\n".join(f"  {name}" for name in dict.fromkeys(files))
+
+
+EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
+    "coco": lambda bounds, **data: KeypointEvaluator(**data),
+    "crowdpose": crowdpose_evaluator,
+}
+
+
+def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> KeypointEvaluator:
+    """An evaluator of one pass; annotations it cannot use are refused here, with the cure."""
+    check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
+    known = {image["id"] for image in truth["images"]}
+    return EVALUATORS[config.DATASET.FORMAT](
+        truth=truth,
+        skeleton=build_skeleton(config),
+        category_id=person_category(truth, config.DATASET.CATEGORY)["id"],
+        image_ids=[i for i in config.DATASET.IMAGE_IDS if i in known] or None,
+        bounds=config.TEST.CROWD_BOUNDS,
+    )
 
 
 def first(split: Split, count: int) -> Split:

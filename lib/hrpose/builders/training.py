@@ -10,11 +10,11 @@ from torch import nn
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import AUGMENTATIONS, build_loss, pick
+from hrpose.builders.bottomup import build_dataset, build_loss
+from hrpose.builders.common import keywords, pick
 from hrpose.builders.datasets import read_split
 from hrpose.builders.devices import PRECISIONS
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
-from hrpose.data.samples import BottomUpDataset
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.optim import (
     OPTIMIZERS,
@@ -23,32 +23,20 @@ from hrpose.engine.optim import (
     parameter_groups,
     scale_learning_rate,
 )
-from hrpose.engine.trainer import (
-    OptimizerStep,
-    PrecisionConfig,
-    StepConfig,
-    TrainConfig,
-    TrainStep,
-)
+from hrpose.engine.step import OptimizerStep, PrecisionConfig, StepConfig, TrainStep
+from hrpose.engine.trainer import TrainConfig
 from hrpose.models.blocks import enable_activation_checkpointing
 from hrpose.ops.normalize import normalize
 
 
 def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> TrainingLoader:
-    """This process's share of augmented batches; images with a crowd annotation count too."""
-    split = read_split(config, config.DATASET.TRAIN)
-    annotated = [record for record in split.records if record.annotated]
-    steps = [
-        pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config)
-        for name in config.DATASET.AUGMENTATIONS
-    ]
-    dataset = BottomUpDataset(annotated, split.images, steps, config.TRAIN.SEED)
-    if config.TRAIN.BATCH % dist.world_size:
+    """This process's share of augmented batches."""
+    train, dataset = config.TRAIN, build_dataset(config, read_split(config, config.DATASET.TRAIN))
+    if train.BATCH % dist.world_size:
         raise ValueError(
-            f"TRAIN.BATCH {config.TRAIN.BATCH} cannot be shared equally by {dist.world_size} "
+            f"TRAIN.BATCH {train.BATCH} cannot be shared equally by {dist.world_size} "
             "processes; use a multiple"
         )
-    train = config.TRAIN
     batches = ResumableBatchSampler(
         len(dataset), train.BATCH, train.SEED, dist.rank, dist.world_size
     )
@@ -95,31 +83,20 @@ def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
 
 def build_schedule(config: CfgNode) -> Schedule:
     options = config.TRAIN
-    return partial(
-        pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE"),
-        milestones=options.LR_STEP,
-        drop=options.LR_FACTOR,
-        warmup=options.WARMUP,
-        epochs=options.EPOCHS,
-        first_cycle=options.T_0,
-        cycle_growth=options.T_MULT,
-    )
+    schedule = pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE")
+    names = ("LR_STEP", "LR_FACTOR", "WARMUP", "EPOCHS", "T_0", "T_MULT")
+    return partial(schedule, **keywords(options, *names))
 
 
 def build_train_config(config: CfgNode, batch: int) -> TrainConfig:
     """The loop's configuration for steps of `batch` images, which the learning rate follows."""
     options = config.TRAIN
+    names = ("EPOCHS", "VALIDATE_EVERY", "VISUALIZE_EVERY", "SAVE_MINUTES", "SAVE_STEPS")
     return TrainConfig(
-        epochs=options.EPOCHS,
         lr=scale_learning_rate(options.LR, batch, options.BASE_BATCH, options.LR_SCALING),
         schedule=build_schedule(config),
         log_every=config.PRINT_FREQ,
-        validate_every=options.VALIDATE_EVERY,
-        visualize_every=options.VISUALIZE_EVERY,
-        save_minutes=options.SAVE_MINUTES,
-        save_steps=options.SAVE_STEPS,
-        keep_checkpoints=options.KEEP_CHECKPOINTS,
-        max_nonfinite_steps=options.MAX_NONFINITE_STEPS,
+        **keywords(options, *names, "KEEP_CHECKPOINTS", "MAX_NONFINITE_STEPS"),
     )
 
 

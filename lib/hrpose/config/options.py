@@ -287,3 +287,20 @@ EMPTY_BY_DEFAULT = {
     "TEST.AGGREGATE",
 }
 """Lists whose default only shows the type of their entries."""
+
+RUNTIME_OPTIONS = (
+    "OUTPUT_DIR",
+    "DEVICE",
+    "WORKERS",
+    "PRINT_FREQ",
+    "LOGGERS",
+    "TEST.BATCH",
+    "TEST.PRESET",
+    "TRAIN.MICRO_BATCH",
+    "TRAIN.ACTIVATION_CHECKPOINTING",
+    "TRAIN.SAVE_MINUTES",
+    "TRAIN.SAVE_STEPS",
+    "TRAIN.KEEP_CHECKPOINTS",
+    "TRAIN.MAX_NONFINITE_STEPS",
+)
+"""Options that may differ between two starts of one run, as TRAIN.RESUME may."""

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hrpose.ops.atomic_io import DiskFullError, atomic_write, naming_full_disk
+from hrpose.ops.atomic_io import atomic_write, naming_full_disk
 
 
 class CorruptCheckpointError(ValueError):
@@ -39,12 +39,10 @@ def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], k
             atomic_write(path, lambda file: file.write(buffer.getbuffer()))
             atomic_write(_checksum(path), lambda file: file.write(digest.encode()))
             _hardlink(path, folder / f"{name}.pth")
-    except DiskFullError as error:
-        raise DiskFullError(f"{error}. The earlier checkpoints are unchanged") from error
     except OSError as error:
-        raise OSError(
-            f"{path} cannot be written: {error}. The earlier checkpoints are unchanged; mend the "
-            "disk and start again"
+        raise type(error)(
+            f"{path} was not saved: {error}. The earlier checkpoints are unchanged; start again "
+            "when its disk can be written"
         ) from error
     for old in list_checkpoints(folder, name)[keep:]:
         _checksum(old).unlink(missing_ok=True)
@@ -68,17 +66,20 @@ def load_latest(
     paths = list_checkpoints(folder, name)
     if not paths:
         raise FileNotFoundError(f"no {name} checkpoint in {folder}")
-    corrupt: list[Path] = []
-    for path in paths:
+    newest = folder / f"{name}.pth"
+    for i, path in enumerate(paths):
         try:
             state = load_checkpoint(path)
         except CorruptCheckpointError as error:
-            corrupt.append(path)
             warn(f"{error}; renamed to {path.stem}.damaged, going back to the one before")
-        else:
-            _quarantine(corrupt, folder / f"{name}.pth")
-            _hardlink(path, folder / f"{name}.pth")
-            return path, state
+            continue
+        for corrupt in paths[:i]:  # only now: without any intact one, the next start fails again
+            if newest.is_file() and newest.samefile(corrupt):
+                newest.unlink()
+            if corrupt.is_file():
+                corrupt.replace(corrupt.with_suffix(".damaged"))
+        _hardlink(path, newest)
+        return path, state
     raise ValueError(
         f"no {name} checkpoint in {folder} is intact; TRAIN.RESUME never starts a new run"
     )
@@ -105,14 +106,6 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         raise CorruptCheckpointError(
             f"{path} is damaged or not a checkpoint of hrpose ({type(error).__name__})"
         ) from error
-
-
-def _quarantine(corrupt: list[Path], newest: Path) -> None:
-    for path in corrupt:
-        if newest.is_file() and newest.samefile(path):
-            newest.unlink()
-        if path.is_file():
-            path.replace(path.with_suffix(".damaged"))
 
 
 def _checksum(path: Path) -> Path:

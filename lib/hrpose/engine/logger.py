@@ -5,13 +5,13 @@ log.txt is text for people; metrics.jsonl has the same numbers as TensorBoard an
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
-from json import dumps
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -30,9 +30,6 @@ WANDB_TIMEOUT = 60
 """Seconds that Weights & Biases may take to start, and to finish."""
 
 
-# Accumulation on the device ------------------------------------------------------------------
-
-
 class StepStatus(NamedTuple):
     """Whether a step was finite, as tensors on the device.
 
@@ -41,16 +38,6 @@ class StepStatus(NamedTuple):
 
     skipped: Tensor  # () bool: a loss or gradient was not finite, in any process
     bad_images: Tensor  # (B,) indices of the images that caused it, -1 for the others
-
-
-class MetricSummary(NamedTuple):
-    """Metrics of the steps since the last summary, over all processes."""
-
-    means: dict[str, float]  # of every loss term, over the images where it is finite
-    speed: dict[str, float]  # images/s, fraction of time spent waiting for data, bytes in use
-    steps: int
-    skipped: int  # steps
-    bad_images: list[int]  # indices
 
 
 class MetricLogger:
@@ -92,25 +79,25 @@ class MetricLogger:
         self.bad_images.append(status.bad_images)
         self.images += len(terms["loss"]) * self.dist.world_size
 
-    def flush(self) -> MetricSummary:
-        """Summarise the steps since the last call, and start anew. Call it in all processes."""
+    def flush(self) -> tuple[dict[str, float], int, int, list[int]]:
+        """Summarise the steps since the last call, and start anew. Call it in all processes.
+
+        Returns mean loss terms (over images where they are finite) with speed and memory; the
+        number of steps; of skipped steps; and the indices of the images that caused these.
+        """
         bad_images = {i for own in self.dist.all_gather(self._bad_image_list()) for i in own}
-        names = list(self.sums)
-        own = [self.sums[name] for name in names] + [self.counts[name] for name in names]
+        own = [*self.sums.values(), *self.counts.values()]
         totals: list[float] = []
         if own:
             stacked = torch.stack([torch.as_tensor(v, device=self.device).double() for v in own])
             totals = self.dist.all_reduce_sum(stacked).tolist()
-        sums_and_counts = zip(names, totals[: len(names)], totals[len(names) :])
-        means = {name: total / count for name, total, count in sums_and_counts if count}
+        sums_and_counts = zip(self.sums, totals, totals[len(self.sums) :])
+        values = {name: total / count for name, total, count in sums_and_counts if count}
         elapsed = time.perf_counter() - self.started  # by now the device has caught up
-        speed = {
-            "images/s": self.images / elapsed,
-            "data_wait": self.waiting / elapsed,
-            "memory": float(memory_in_use(self.device)),
-        }
-        skipped = int(self.skipped)
-        summary = MetricSummary(means, speed, self.steps, skipped, sorted(bad_images))
+        values["images/s"] = self.images / elapsed
+        values["data_wait"] = self.waiting / elapsed  # fraction of the time
+        values["memory"] = float(memory_in_use(self.device))
+        summary = (values, self.steps, int(self.skipped), sorted(bad_images))
         self._reset()
         return summary
 
@@ -148,16 +135,6 @@ def memory_in_use(device: torch.device) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
-# Writing -------------------------------------------------------------------------------------
-
-
-class LogPosition(NamedTuple):
-    """Where a log ended at a checkpoint; what was written after it is dropped on resuming."""
-
-    size: int = 0  # bytes of metrics.jsonl
-    step: int = 0
-
-
 class LogWriter(Protocol):
     """A further destination of the metrics."""
 
@@ -167,15 +144,18 @@ class LogWriter(Protocol):
 
 
 class Logger:
-    """Writes log.txt, metrics.jsonl and TensorBoard events into a run folder."""
+    """Writes log.txt, metrics.jsonl and TensorBoard events into a run folder.
 
-    def __init__(self, folder: Path, position: LogPosition = LogPosition()):  # noqa: B008
+    size, step: of the log at the checkpoint that is resumed; what was written later is dropped
+    """
+
+    def __init__(self, folder: Path, size: int = 0, step: int = 0):
         self.log = folder / "log.txt"
         self.metrics = folder / "metrics.jsonl"
         if self.metrics.is_file():  # a crash may also have left an incomplete line
-            kept = self.metrics.read_bytes()[: position.size]
+            kept = self.metrics.read_bytes()[:size]
             os.truncate(self.metrics, kept.rfind(b"\n") + 1)
-        self.writers: list[LogWriter] = [TensorBoardWriter(folder, position.step)]
+        self.writers: list[LogWriter] = [TensorBoardWriter(folder, step)]
 
     def info(self, text: str) -> None:
         """Write a line to the screen and to log.txt."""
@@ -186,29 +166,29 @@ class Logger:
     def write(self, values: Mapping[str, float], step: int) -> None:
         """Write the metrics of a step to metrics.jsonl and all writers."""
         with naming_full_disk(self.metrics), self.metrics.open("a") as file:
-            file.write(dumps({"step": step, **values}) + "\n")
+            file.write(json.dumps({"step": step, **values}) + "\n")
         for writer in self.writers:
             writer.write(values, step)
 
-    def position(self, step: int) -> LogPosition:
-        return LogPosition(self.metrics.stat().st_size if self.metrics.exists() else 0, step)
+    def size(self) -> int:
+        """Bytes of metrics.jsonl so far."""
+        return self.metrics.stat().st_size if self.metrics.exists() else 0
 
     def close(self) -> None:
         while self.writers:
             self.writers.pop().close()
 
 
-class NullLogger:
+class NullLogger(Logger):
     """The logger of all processes but the main one: writes nothing."""
+
+    def __init__(self) -> None:
+        self.metrics = Path(os.devnull)
+        self.writers = []
 
     def info(self, text: str) -> None: ...
 
     def write(self, values: Mapping[str, float], step: int) -> None: ...
-
-    def position(self, step: int) -> LogPosition:
-        return LogPosition(0, step)
-
-    def close(self) -> None: ...
 
 
 class TensorBoardWriter:
@@ -248,51 +228,52 @@ class WandbWriter:
         """name: of the experiment   config: as YAML; wandb's own variables, WANDB_*, apply"""
         self.warn = warn
         self.run: Any = None
-        self._attempt(lambda: self._open(folder, name, config))
+        with self._disabled_by_errors():
+            import wandb
 
-    def _open(self, folder: Path, name: str, config: str) -> None:
-        import wandb
-
-        settings = wandb.Settings(
-            console="off",  # log.txt has it
-            silent=True,
-            reinit="create_new",
-            init_timeout=WANDB_TIMEOUT,
-            finish_timeout=WANDB_TIMEOUT,
-            finish_timeout_raises=True,
-        )
-        wandb.setup(settings)  # init would ask for a password before it applied `silent`
-        run_id = folder / "wandb_run.txt"
-        self.run = wandb.init(
-            project=os.environ.get("WANDB_PROJECT", "hrpose"),
-            id=run_id.read_text() if run_id.is_file() else None,
-            resume="allow",
-            group=name,
-            name=f"{name}/{folder.name}",
-            dir=str(folder),
-            config=yaml.safe_load(config),
-        )
-        atomic_write(run_id, lambda file: file.write(self.run.id.encode()))
+            settings = wandb.Settings(
+                console="off",  # log.txt has it
+                silent=True,
+                reinit="create_new",
+                init_timeout=WANDB_TIMEOUT,
+                finish_timeout=WANDB_TIMEOUT,
+                finish_timeout_raises=True,
+            )
+            wandb.setup(settings)  # init would ask for a password before it applied `silent`
+            run_id = folder / "wandb_run.txt"
+            self.run = wandb.init(
+                project=os.environ.get("WANDB_PROJECT", "hrpose"),
+                id=run_id.read_text() if run_id.is_file() else None,
+                resume="allow",
+                group=name,
+                name=f"{name}/{folder.name}",
+                dir=str(folder),
+                config=yaml.safe_load(config),
+            )
+            atomic_write(run_id, lambda file: file.write(self.run.id.encode()))
 
     def write(self, values: Mapping[str, float], step: int) -> None:
-        if self.run:
-            self._attempt(lambda: self.run.log(dict(values), step=step))
+        with self._disabled_by_errors():
+            if self.run:
+                self.run.log(dict(values), step=step)
 
     def close(self) -> None:
-        if self.run:
-            self._attempt(lambda: self.run.finish())
-            self.run = None
+        run, self.run = self.run, None
+        with self._disabled_by_errors():
+            if run:
+                run.finish()
 
-    def _attempt(self, act: Callable[[], object]) -> None:
+    @contextmanager
+    def _disabled_by_errors(self) -> Iterator[None]:
         try:
-            act()
+            yield
         except Exception as error:
             self.warn(
                 f"wandb is disabled for this run ({error!r:.200}); training goes on. Try `pip "
                 "install -U wandb`, `wandb login`, or WANDB_MODE=offline without a network"
             )
+            run, self.run = self.run, None
             with suppress(Exception):
-                self.run, run = None, self.run
                 if run:
                     run.finish()
 

@@ -63,9 +63,9 @@ Schedule = Callable[[float], float]
 """A schedule with its options bound."""
 
 
-def multistep(epoch: float, milestones: Sequence[float], drop: float, **_: object) -> float:
-    """Constant, multiplied by `drop` at each milestone (HigherHRNet: 200 and 260 of 300)."""
-    return drop ** bisect_right(sorted(milestones), epoch)
+def multistep(epoch: float, lr_step: Sequence[float], lr_factor: float, **_: object) -> float:
+    """Multiplied by `lr_factor` at each epoch of `lr_step` (HigherHRNet: 200 and 260 of 300)."""
+    return lr_factor ** bisect_right(sorted(lr_step), epoch)
 
 
 def warmup_linear(epoch: float, warmup: float, epochs: float, **_: object) -> float:
@@ -78,15 +78,15 @@ def cosine(epoch: float, warmup: float, epochs: float, **_: object) -> float:
     return _warmed_up(epoch, warmup, epochs, _half_cosine)
 
 
-def cosine_restarts(epoch: float, first_cycle: float, cycle_growth: float, **_: object) -> float:
-    """Half cosines, each `cycle_growth` (1 or more) times as long as the one before.
+def cosine_restarts(epoch: float, t_0: float, t_mult: float, **_: object) -> float:
+    """Half cosines, the first of `t_0` epochs, each `t_mult` (1 or more) times the one before.
 
     Source: SGDR (Loshchilov and Hutter 2017), eq. 5. With 16 and 2 they end at epochs 16, 48, 112,
     240; a training is best when it ends at such an epoch.
     """
-    cycle = first_cycle
+    cycle = t_0
     while epoch >= cycle:
-        epoch, cycle = epoch - cycle, cycle * cycle_growth
+        epoch, cycle = epoch - cycle, cycle * t_mult
     return _half_cosine(epoch / cycle)
 
 

@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -16,13 +16,12 @@ from typing import IO, Any, NamedTuple
 import yaml
 
 from hrpose.engine.checkpoint import list_checkpoints
-from hrpose.ops.atomic_io import DiskFullError, atomic_write, naming_full_disk
+from hrpose.ops.atomic_io import atomic_write, naming_full_disk
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks; there, do not start two runs of one config at once
     fcntl = None  # type: ignore[assignment]
-
 
 Rename = Callable[[str, Any], tuple[str, Any] | None]
 
@@ -84,8 +83,8 @@ def open_run_dir(
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a run has a checkpoint to resume from and did not reach its end."""
-    record = _read_if_present(folder / "run.json") or "{}"
-    finished = json.loads(record).get("finished")
+    record = folder / "run.json"
+    finished = record.is_file() and json.loads(record.read_text() or "{}").get("finished")
     return bool(list_checkpoints(folder / "checkpoints", "last")) and not finished
 
 
@@ -95,7 +94,8 @@ def _resume_named(folder: Path, config: str, rename: Rename) -> RunDir:
             f"TRAIN.RESUME: no checkpoints/last.pth in {folder}; give auto, never, or a run folder "
             "such as output/w32_512/20260131-120000"
         )
-    theirs = _read_if_present(folder / "config.yaml")
+    stored = folder / "config.yaml"
+    theirs = stored.read_text() if stored.is_file() else ""
     check_same_config(theirs, config, f"TRAIN.RESUME: {folder}", rename)
     lock = acquire_lock(folder)
     if not lock:
@@ -128,21 +128,21 @@ def _differences(theirs: str, config: str, rename: Rename) -> list[str]:
 
 
 def _options(config: str, rename: Rename) -> dict[str, Any]:
-    """A.B.C -> value; empty for text that is no config, as of a damaged file."""
+    """A.B.C -> value; empty for text that is not a config, as of a damaged file."""
     try:
         tree = yaml.safe_load(config)
     except yaml.YAMLError:
         return {}
-
-    def flatten(node: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        options: dict[str, Any] = {}
-        for key, value in node.items():
-            inner = isinstance(value, Mapping)
-            options |= flatten(value, f"{prefix}{key}.") if inner else {f"{prefix}{key}": value}
-        return options
-
-    pairs = flatten(tree, "").items() if isinstance(tree, Mapping) else ()
+    pairs = _flatten(tree) if isinstance(tree, Mapping) else ()
     return dict(pair for pair in (rename(key, value) for key, value in pairs) if pair)
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def create_run_folder(experiment: Path) -> Path:
@@ -153,16 +153,14 @@ def create_run_folder(experiment: Path) -> Path:
         try:
             with naming_full_disk(folder):
                 folder.mkdir(parents=True)
+            break
         except FileExistsError:
             continue
-        except DiskFullError:
-            raise
         except OSError as error:
-            raise OSError(
+            raise type(error)(
                 f"no run folder can be made in {experiment}: {error}; set OUTPUT_DIR to a place "
                 "that can be written"
             ) from error
-        break
     return folder
 
 
@@ -188,7 +186,3 @@ def acquire_lock(folder: Path) -> IO[str] | None:
         lock.close()
         raise
     return lock
-
-
-def _read_if_present(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""

@@ -6,21 +6,21 @@ import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 from torch.utils.data import DataLoader
 
 from hrpose.engine.checkpoint import save_checkpoint
 from hrpose.engine.distributed import DistInfo
-from hrpose.engine.logger import Logger, LogPosition, MetricLogger, NullLogger
+from hrpose.engine.logger import Logger, MetricLogger
 from hrpose.engine.run_dir import RunDir
 from hrpose.engine.signals import Signals
-
-if TYPE_CHECKING:
-    from hrpose.engine.trainer import OptimizerStep
+from hrpose.engine.step import OptimizerStep
 
 Metrics = dict[str, float]
+PROGRESS_KEYS = ("epoch", "batch", "step", "lost", "best", "figures")
+"""Names of the fields of Progress in checkpoints, which have been these from the first."""
 
 
 @dataclass
@@ -34,22 +34,6 @@ class Progress:
     best: float = -math.inf  # primary metric
     metrics: dict[str, Metrics] = field(default_factory=dict)  # model -> its last evaluation
 
-    def state_dict(self) -> dict[str, Any]:
-        """Under the names that checkpoints have had from the first."""
-        return {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "step": self.step,
-            "lost": self.skipped,
-            "best": self.best,
-            "figures": self.metrics,
-        }
-
-    @classmethod
-    def from_state_dict(cls, state: Mapping[str, Any]) -> Progress:
-        names = ("epoch", "batch", "step", "lost", "best", "figures")
-        return cls(*(state[name] for name in names))
-
 
 @dataclass
 class TrainState:
@@ -57,7 +41,7 @@ class TrainState:
 
     optimizer_step: OptimizerStep
     loader: DataLoader
-    logger: Logger | NullLogger
+    logger: Logger
     run_dir: RunDir
     metadata: dict[str, Any]  # in every checkpoint: config, skeleton, coordinate convention
     progress: Progress = field(default_factory=Progress)
@@ -86,18 +70,18 @@ class TrainState:
         return {
             "model": self.model.state_dict(),
             **self.optimizer_step.state_dict(),
-            "progress": self.progress.state_dict(),
+            "progress": dict(zip(PROGRESS_KEYS, vars(self.progress).values())),
             "meter": self.metric_logger.state_dict(),
-            "journal": list(self.logger.position(self.progress.step)),
+            "journal": [self.logger.size(), self.progress.step],
             **self.metadata,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Resume from a checkpoint. The logger must have been opened at its `log_position`."""
+        """Resume from a checkpoint. The logger must have been opened at its "journal"."""
         self.model.load_state_dict(state["model"])
         self.optimizer_step.load_state_dict(state)
         self.metric_logger.load_state_dict(state["meter"])
-        self.progress = Progress.from_state_dict(state["progress"])
+        self.progress = Progress(*(state["progress"][key] for key in PROGRESS_KEYS))
         self.saved_at = (self.progress.epoch, self.progress.batch)
 
     def save(self, keep: int) -> None:
@@ -126,8 +110,3 @@ class TrainState:
                 best = {"model": weights, "network": name, "figures": metrics, **self.metadata}
                 save_checkpoint(self.run_dir.checkpoints, "best", self.progress.step, best, keep=1)
             self.progress.best = metrics[primary]
-
-
-def log_position(state: Mapping[str, Any] | None) -> LogPosition:
-    """Where the log ended at a checkpoint; without one, its beginning."""
-    return LogPosition(*state["journal"]) if state else LogPosition()

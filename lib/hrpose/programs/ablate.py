@@ -25,7 +25,6 @@ from typing import Any
 from hrpose.ops.atomic_io import write_json
 from hrpose.programs.ablation_plan import (
     RESULT_NEUTRAL,
-    ROW_PRESETS,
     Experiment,
     digest,
     make_plan,
@@ -33,22 +32,15 @@ from hrpose.programs.ablation_plan import (
     parse_seeds,
     without_defaults,
 )
-from hrpose.programs.ablation_runs import RowError, check_files, run_all
 from hrpose.programs.ablation_tables import METRICS, markdown_table, write_tables
-from hrpose.programs.cli import command
-
-DESCRIPTION = """
-Train and evaluate every row of an ablation and make its tables. Started again, it continues;
-finished rows are kept as docs/ablations/rows/*.json. Status 1: a row failed.
-"""
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    from hrpose.engine.signals import Signals  # imports of torch wait until arguments are checked
-
-    known = _parser().parse_intermixed_args(arguments)
+def main(known: argparse.Namespace) -> None:
     plan = make_plan(known.cfg, known.overrides, parse_seeds(known.seeds), known.preset)
+    # These import torch: only when the plan is known to be right.
+    from hrpose.engine.signals import Signals
+    from hrpose.programs.ablation_runs import check_files, run_all
+
     ablation = Ablation(plan, known)
     if known.list:
         print(ablation.listing())
@@ -66,30 +58,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if ablation.failures:
         print(ablation.failure_summary(), file=sys.stderr)
         sys.exit(1)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=DESCRIPTION)
-    add = parser.add_argument
-    add("--cfg", type=Path, action="append", required=True, help="a YAML or a folder; repeatable")
-    add("--seeds", default="", help="e.g. 0,1,2; default: TRAIN.SEED of each config")
-    add(
-        "--preset",
-        choices=ROW_PRESETS,
-        default="full",
-        help="bench: minutes per row on two CPU cores",
-    )
-    add("--output", type=Path, default=Path("docs/ablations"), help="folder of rows and tables")
-    add("--name", default="", help="of the tables; default: that of the first --cfg")
-    add("--list", action="store_true", help="show the rows and their state, run nothing")
-    add(
-        "overrides",
-        nargs="*",
-        metavar="KEY VALUES",
-        help="options over every row and over --preset; several values, e.g. LOSS.GAMMA 1,0.1, "
-        "are a grid",
-    )
-    return parser
 
 
 # Results --------------------------------------------------------------------------------------
@@ -160,6 +128,8 @@ class Ablation:
 
     def fail(self, e: Experiment, error: Exception) -> None:
         """Show a row as failed; the next start runs it again."""
+        from hrpose.programs.ablation_runs import RowError
+
         reason = str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
         reason += f" (log: {e.folder / 'log.txt'})"
         with self._lock:

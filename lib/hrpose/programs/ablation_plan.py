@@ -19,8 +19,8 @@ from yacs.config import CfgNode
 
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, defaults, read_entries
+from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.programs.ablation_tables import METRICS
-from hrpose.programs.train import RUNTIME_OPTIONS
 
 REPOSITORY = Path(__file__).parents[3]
 ROW_PRESETS = ("full", "bench")
@@ -275,7 +275,8 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
     """key -> (parameters, GMAC at the test's size). ValueError: an option names nothing known."""
     import torch  # only now: the arguments are valid
 
-    from hrpose.builders.bottomup import build_loss, build_model
+    from hrpose.builders.bottomup import build_loss
+    from hrpose.builders.common import build_model
     from hrpose.builders.training import build_optimizer, build_schedule
     from hrpose.models.complexity import count_parameters, operations_in
 

@@ -20,6 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from hrpose.config import load_config
+from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.engine.run_dir import acquire_lock
 from hrpose.ops.atomic_io import atomic_write, check_writable
 from hrpose.programs.ablation_plan import (
@@ -30,7 +31,6 @@ from hrpose.programs.ablation_plan import (
     compared_options,
     get_option,
 )
-from hrpose.programs.train import RUNTIME_OPTIONS
 
 if TYPE_CHECKING:
     from hrpose.programs.ablate import Ablation

@@ -15,15 +15,9 @@ from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import (
-    build_evaluator,
-    build_inference_model,
-    build_model,
-    build_pipeline_config,
-    build_predictor,
-    load_model,
-)
-from hrpose.builders.datasets import Split, first, read_split
+from hrpose.builders.bottomup import build_pipeline_config, build_predictor
+from hrpose.builders.common import build_inference_model, build_model, load_model
+from hrpose.builders.datasets import Split, build_evaluator, first, read_split
 from hrpose.config import load_config
 from hrpose.data.samples import ImageDataset
 from hrpose.inference import decode as decoding

@@ -15,10 +15,10 @@ from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_model
+from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
-from hrpose.engine.trainer import Batch
+from hrpose.engine.step import Batch
 from hrpose.models.complexity import operations_in
 from hrpose.programs import timing
 from hrpose.programs.benchmark_data import configured_samples, sample_keys

@@ -11,7 +11,8 @@ there. s itself is not measured: its rank correlation is that of 1 / s with the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,8 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_convention, load_model, output_strides
+from hrpose.builders.bottomup import build_convention, output_strides
+from hrpose.builders.common import load_model
 from hrpose.builders.datasets import Split, build_skeleton, read_split
 from hrpose.builders.devices import build_devices
 from hrpose.codecs.tags import TagCodec
@@ -33,7 +35,6 @@ from hrpose.ops.coordinates import Affine, resize_transform
 from hrpose.ops.image import write
 from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import resize
-from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import make_batch_targets
 from hrpose.visualize import (
@@ -66,12 +67,7 @@ class PersonScales(NamedTuple):
     joints: dict[int, np.ndarray]  # stride -> (N, K) 1 / s, NaN where a joint is not labelled
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = config_parser("Show the scale maps of TEST.MODEL_FILE, a SWAHR, on DATASET.VAL.")
-    parser.add_argument("--output", type=Path, help="default: scale_maps/ in a new run folder")
-    parser.add_argument("--images", type=int, default=8, help="pictures to draw; default: 8")
-    known, config = parsed_config(parser, arguments)
+def main(known: argparse.Namespace, config: CfgNode) -> None:
     predict, split = build_predict_scales(config), read_people(config)
     people = measure_people(config, predict, split)
     figures = summarize_scales(people)

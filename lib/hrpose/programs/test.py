@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import glob
 import json
 from collections.abc import Sequence
@@ -16,11 +17,11 @@ from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_pipeline_config, load_predictor, load_predictors
 from hrpose.builders.datasets import build_skeleton
-from hrpose.data.coco import load_image_list
+from hrpose.data.coco import ImageAnnotation, ImageFiles, load_image_list
+from hrpose.data.samples import ImageDataset
 from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import DiskFullError
-from hrpose.ops.image import IMAGE_SUFFIXES, decode_image, describe_error, encode, read_image
-from hrpose.programs.cli import command, config_parser, parsed_config
+from hrpose.ops.image import IMAGE_SUFFIXES, describe_error, encode, read_image
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
 from hrpose.programs.visual_reports import draw_confident
 from hrpose.structures import PERSON, to_results
@@ -33,40 +34,15 @@ class Photo(NamedTuple):
 
     image_id: int
     path: Path
-    name: str  # the path below --input, with /; it is the result's too
+    name: str  # its path below --input, with /; also the name of its picture
 
 
-class StoredImages:
-    """(image id, image) of every photo, as stored, read when asked for."""
-
-    def __init__(self, photos: Sequence[Photo]):
-        self.photos = photos
-
-    def __len__(self) -> int:
-        return len(self.photos)
-
-    def __getitem__(self, i: int) -> tuple[int, np.ndarray]:
-        path = self.photos[i].path
-        return self.photos[i].image_id, decode_image(path.read_bytes(), str(path))
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = config_parser("Find poses with TEST.MODEL_FILE, draw them and write COCO results.")
-    parser.add_argument("--input", required=True, help="an image, a folder, or a 'pattern*.jpg'")
-    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
-    parser.add_argument(
-        "--image-info",
-        type=Path,
-        help="a COCO image list, e.g. image_info_test-dev2017.json: predict on its images in the "
-        "folder --input, as stored, and write the submission file; nothing is drawn",
-    )
-    known, config = parsed_config(parser, arguments)
+def main(known: argparse.Namespace, config: CfgNode) -> None:
     if config.TEST.GT_HEATMAPS:
         raise ValueError("TEST.GT_HEATMAPS needs annotations; use tools/valid.py")
     if known.image_info:
-        photos = listed_images(known.image_info, Path(known.input))
-        submit(config, photos, known.output, known.image_info.stem.removeprefix("image_info_"))
+        images = listed_images(known.image_info, Path(known.input))
+        submit(config, images, known.output, known.image_info.stem.removeprefix("image_info_"))
     else:
         predict_photos(config, find_photos(known.input), known.output)
 
@@ -90,21 +66,20 @@ def find_photos(pattern: str) -> list[Photo]:
     return [Photo(i, path, name) for i, (path, name) in enumerate(zip(images, names), 1)]
 
 
-def listed_images(image_info: Path, folder: Path) -> list[Photo]:
-    """The images of a COCO list, all of which must be there."""
+def listed_images(image_info: Path, folder: Path) -> ImageDataset:
+    """The images of a COCO list, as stored; all of them must be in the folder."""
     entries = load_image_list(image_info)
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or not {"id", "file_name"} <= set(entry):
             raise ValueError(f"{image_info}: image {number} has no id or no file_name")
-    photos = [
-        Photo(entry["id"], folder / entry["file_name"], entry["file_name"]) for entry in entries
-    ]
-    missing = [str(photo.path) for photo in photos if not photo.path.is_file()]
+    unlabelled = (np.empty((0, 0, 3), np.float32), np.empty((0, 4), np.float32))
+    records = [ImageAnnotation(entry["id"], entry["file_name"], *unlabelled) for entry in entries]
+    missing = [f"{folder / r.file_name}" for r in records if not (folder / r.file_name).is_file()]
     if missing:
         raise FileNotFoundError(
-            f"{len(missing)} of {len(photos)} images are missing, e.g. {missing[0]}"
+            f"{len(missing)} of {len(records)} images are missing, e.g. {missing[0]}"
         )
-    return photos
+    return ImageDataset(records, ImageFiles(folder))
 
 
 def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> None:
@@ -165,24 +140,24 @@ def as_json(results: Sequence[dict]) -> bytes:
     return json.dumps(results, allow_nan=False).encode()
 
 
-def submit(config: CfgNode, photos: Sequence[Photo], folder: Path, split: str) -> None:
+def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> None:
     """Write the results file that COCO's evaluation server takes.
 
-    An interrupted run leaves what it found beside it, as *_part.json, and an earlier file as it is.
+    An interrupted run writes its results to *_part.json and leaves an earlier file as it is.
     """
     stem = f"person_keypoints_{split}_hrpose_results"
     whole, part = f"{stem}.json", f"{stem}_part.json"
     output = OutputFolder(folder)
     output.refuse_foreign([whole, part])
     predictors = load_predictors(config)
-    found = stream(predictors, StoredImages(photos), build_pipeline_config(config, predictors))
+    found = stream(predictors, images, build_pipeline_config(config, predictors))
     results: list[dict] = []
     try:
-        for image_id, poses in tqdm(found, total=len(photos), unit="image", disable=None):
+        for image_id, poses in tqdm(found, total=len(images), unit="image", disable=None):
             results += to_results(image_id, poses, PERSON)
     except BaseException:  # what was found before Ctrl-C, or a broken image, is kept
         output.write(part, as_json(results))
         raise
     output.write(whole, as_json(results))
     output.discard(part)
-    print(f"{len(results)} people in {len(photos)} images; written to {folder / whole}")
+    print(f"{len(results)} people in {len(images)} images; written to {folder / whole}")

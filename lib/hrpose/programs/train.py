@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
@@ -16,8 +17,9 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_evaluator, build_model, build_predictor, load_pretrained
-from hrpose.builders.datasets import build_skeleton, read_split
+from hrpose.builders.bottomup import build_predictor
+from hrpose.builders.common import build_model, load_pretrained
+from hrpose.builders.datasets import build_evaluator, build_skeleton, read_split
 from hrpose.builders.devices import build_devices
 from hrpose.builders.training import (
     build_optimizer_step,
@@ -25,45 +27,26 @@ from hrpose.builders.training import (
     build_training_loader,
     uses_sync_bn,
 )
+from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.config.renamed import current
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
 from hrpose.engine.run_dir import RunDir, check_same_config, open_run_dir
-from hrpose.engine.state import Metrics, TrainState, log_position
-from hrpose.engine.trainer import Batch, Callbacks, TrainConfig, Trainer
+from hrpose.engine.state import Metrics, TrainState
+from hrpose.engine.step import Batch
+from hrpose.engine.trainer import Callbacks, TrainConfig, Trainer
 from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
 from hrpose.ops.atomic_io import write_json
 from hrpose.ops.image import write
-from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
 from hrpose.programs.visual_reports import draw_training_batch
 
-RUNTIME_OPTIONS = (
-    "OUTPUT_DIR",
-    "DEVICE",
-    "WORKERS",
-    "PRINT_FREQ",
-    "LOGGERS",
-    "TEST.BATCH",
-    "TEST.PRESET",
-    "TRAIN.MICRO_BATCH",
-    "TRAIN.ACTIVATION_CHECKPOINTING",
-    "TRAIN.SAVE_MINUTES",
-    "TRAIN.SAVE_STEPS",
-    "TRAIN.KEEP_CHECKPOINTS",
-    "TRAIN.MAX_NONFINITE_STEPS",
-)
-"""Options that may differ between two starts of one run, as TRAIN.RESUME may."""
 
-
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = config_parser("Train the network of a config; started again, it resumes.")
-    _, config = parsed_config(parser, arguments)
+def main(known: argparse.Namespace, config: CfgNode) -> None:
     with distributed_context() as dist:
         _train(config, dist)
 
@@ -75,21 +58,20 @@ def _train(config: CfgNode, dist: DistInfo) -> None:
         state, report = build_train_state(config, run_dir, dist)
         train_config = build_train_config(config, state.optimizer_step.config.batch_size)
         _log_start(config, state, train_config, report)
-        validate, primary = make_validator(config, state)
-        records = state.loader.dataset.records  # type: ignore[attr-defined]
-        callbacks = Callbacks(
-            validate, primary, make_visualizer(config, state), lambda i: records[i].file_name
-        )
+        callbacks = make_callbacks(config, state)
     except BaseException:
         run_dir.discard()
         raise
     try:
         metrics = Trainer(state, train_config, callbacks).train()
         if dist.is_main:
-            _finish(state, metrics, primary)
+            _finish(state, metrics, callbacks.primary)
     finally:
         with suppress(OSError):  # a full disk, which an earlier error has named
             state.logger.close()
+
+
+# The run's folder and config -----------------------------------------------------------------
 
 
 def _open_run_dir(config: CfgNode, dist: DistInfo) -> RunDir:
@@ -148,13 +130,11 @@ def build_train_state(
     loader = build_training_loader(config, dist)
     batch = loader.batch_sampler.batch  # type: ignore[union-attr]
     optimizer_step = build_optimizer_step(config, model, batch, devices, dist)
-    logger: Logger | NullLogger = NullLogger()
+    logger: Logger = NullLogger()
     if dist.is_main:
-        logger = Logger(run_dir.folder, log_position(checkpoint))
-        for name in config.LOGGERS:
-            make_writer = LOG_WRITERS[name]
-            text = config_yaml(config)
-            logger.writers.append(make_writer(run_dir.folder, config.NAME, text, logger.info))
+        logger = Logger(run_dir.folder, *(checkpoint["journal"] if checkpoint else ()))
+        given = (run_dir.folder, config.NAME, config_yaml(config), logger.info)
+        logger.writers += [LOG_WRITERS[name](*given) for name in config.LOGGERS]
     state = TrainState(optimizer_step, loader, logger, run_dir, checkpoint_metadata(config))
     if checkpoint:
         state.load_state_dict(checkpoint)
@@ -174,38 +154,28 @@ def _load_checkpoint(
         dist.broadcast(path)
     else:
         checkpoint = load_checkpoint(dist.broadcast(run_dir.last))  # the main process's choice
-    theirs = checkpoint["config"]
-    check_same_config(theirs, config_yaml(config), f"{run_dir.last}", current_option)
+    check_same_config(checkpoint["config"], config_yaml(config), f"{run_dir.last}", current_option)
     return checkpoint
 
 
-def make_validator(
-    config: CfgNode, state: TrainState
-) -> tuple[Callable[[nn.Module, str], Metrics], str]:
-    """A function that evaluates a model, and its primary metric.
+def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
+    """Evaluation on DATASET.VAL, and pictures of the training, in the run's folder.
 
     The annotations are read now, so that those that cannot be evaluated are refused early.
     """
-    split = read_split(config, config.DATASET.VAL)
-    primary = build_evaluator(config, split.truth).primary
+    split, folder = read_split(config, config.DATASET.VAL), state.run_dir.folder
+    records = state.loader.dataset.records  # type: ignore[attr-defined]
 
     def validate(model: nn.Module, name: str) -> Metrics:
-        run_folder = state.run_dir.folder
-        folder = run_folder if name == "val" else run_folder / name
-        return score(config, [build_predictor(config, model)], split, folder, state.dist)
-
-    return validate, primary
-
-
-def make_visualizer(config: CfgNode, state: TrainState) -> Callable[[Batch, Any], None]:
-    """A function that draws samples, their targets and the model's outputs."""
+        target = folder if name == "val" else folder / name
+        return score(config, [build_predictor(config, model)], split, target, state.dist)
 
     def visualize(batch: Batch, outputs: Any) -> None:
         name = f"training_{state.progress.epoch + 1:04d}.jpg"
-        image = draw_training_batch(config, batch, outputs)
-        write(state.run_dir.folder / "pictures" / name, image)
+        write(folder / "pictures" / name, draw_training_batch(config, batch, outputs))
 
-    return visualize
+    primary = build_evaluator(config, split.truth).primary
+    return Callbacks(validate, primary, visualize, lambda index: records[index].file_name)
 
 
 # Start and end -------------------------------------------------------------------------------
@@ -216,8 +186,7 @@ def _log_start(
 ) -> None:
     """Log, and write to run.json, what the results may depend on."""
     run_dir, dist, step_config = state.run_dir, state.dist, state.optimizer_step.config
-    devices = build_devices(config, dist)
-    info = state.logger.info
+    devices, info = build_devices(config, dist), state.logger.info
     facts = {
         **environment_info(devices),
         "seed": config.TRAIN.SEED,
@@ -236,7 +205,7 @@ def _log_start(
     begun = f"continuing at epoch {state.progress.epoch + 1}" if run_dir.resumed else "new run"
     info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
     if not run_dir.resumed:
-        info(str(report) if report else "MODEL.PRETRAINED is '': training from scratch")
+        info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
     info(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
         f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {dist.world_size} "
@@ -268,14 +237,15 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
     path = run_dir.folder / "run.json"
     if path.exists():
         first = json.loads(path.read_text())
-        before = first.get("continued", [first])[-1]
+        starts = first.get("continued", [])
+        before = starts[-1] if starts else first
         changed = [name for name in ("world_size", "passes") if before.get(name) != facts[name]]
         if changed:
             info(
-                f"warning: {' and '.join(changed)} changed since; batch statistics are now over "
-                "other numbers of images"
+                f"warning: {' and '.join(changed)} changed since the last start; batch statistics "
+                "are now computed over other numbers of images"
             )
-        facts = {**first, "continued": [*first.get("continued", []), facts]}
+        facts = {**first, "continued": [*starts, facts]}
     write_json(path, facts, indent=1)
 
 
@@ -283,10 +253,9 @@ def _finish(state: TrainState, metrics: dict[str, Metrics], primary: str) -> Non
     """Mark the run as finished, and print its metrics."""
     folder = state.run_dir.folder
     facts = json.loads((folder / "run.json").read_text())
-    results = {"figures": metrics["val"], "all_figures": metrics, "primary": primary}
-    write_json(
-        folder / "run.json", {**facts, "finished": time.strftime(TIME_FORMAT), **results}, indent=1
-    )
+    facts |= {"finished": time.strftime(TIME_FORMAT), "figures": metrics["val"]}
+    facts |= {"all_figures": metrics, "primary": primary}
+    write_json(folder / "run.json", facts, indent=1)
     for name, values in metrics.items():
         print(f"{name}:\n{format_table(values)}")
     print(f"best checkpoint ({primary} {state.progress.best:.3f}): {state.run_dir.best}")

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_evaluator
-from hrpose.builders.datasets import Split
+from hrpose.builders.datasets import Split, build_evaluator
 from hrpose.data.samples import ImageDataset
 from hrpose.engine.evaluate import evaluate, predict_sequentially
 from hrpose.inference.onnx_predictor import Network

@@ -1,0 +1,107 @@
+"""What the networks of all families share: their table, their weights, and how they compute."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+from yacs.config import CfgNode
+
+from hrpose.builders.datasets import build_skeleton
+from hrpose.builders.devices import PRECISIONS
+from hrpose.models.blocks import kaiming_init, normal_init
+from hrpose.models.higher_hrnet import HigherHRNet
+from hrpose.models.hrnet import HRNet
+from hrpose.models.optimize import prepare_for_inference
+from hrpose.models.swahr import SWAHR
+from hrpose.models.weights import LoadReport, load_weights
+
+
+def pick(table: Mapping[str, Any], name: str, option: str) -> Any:
+    """An entry of a table, or an error that names the others."""
+    if name not in table:
+        raise ValueError(f"{option} is {name!r}; choose from {', '.join(sorted(table))}")
+    return table[name]
+
+
+def keywords(options: CfgNode, *names: str) -> dict[str, Any]:
+    """Options as the keyword arguments of the same names, in lower case."""
+    return {name.lower(): options[name] for name in names}
+
+
+# Networks: config -> module. To add one, write it in models/ and give it a line in MODELS.
+
+
+def _higher_hrnet(config: CfgNode) -> HigherHRNet:
+    model = config.MODEL
+    backbone = HRNet(model.WIDTH, model.MODULES, model.BLOCKS, model.STEM, model.BOTTLENECKS)
+    dilations = list(model.DILATIONS) * (model.NUM_BASIC_BLOCKS // len(model.DILATIONS))
+    joints = len(build_skeleton(config).joints)
+    network = HigherHRNet(backbone, joints, model.NUM_DECONVS, dilations, model.CAT_OUTPUT)
+    INITS[model.INIT](network)
+    return network
+
+
+def _swahr(config: CfgNode) -> SWAHR:
+    """With branches that learn only where a loss reads them."""
+    network = SWAHR(_higher_hrnet(config))
+    if not is_scale_adaptive(config):  # processes that learn together wait for every gradient
+        network.scale_branches.requires_grad_(False)
+    return network
+
+
+def is_scale_adaptive(config: CfgNode) -> bool:
+    """Whether scales are learned: an infinite LAMBDA holds them all at 1."""
+    return config.LOSS.SAHR and math.isfinite(config.LOSS.LAMBDA)
+
+
+MODELS: dict[str, Callable[[CfgNode], nn.Module]] = {
+    "higher_hrnet": _higher_hrnet,
+    "swahr": _swahr,
+}
+INITS = {"published": normal_init, "fan_in": kaiming_init}
+
+
+def build_model(config: CfgNode) -> nn.Module:
+    """The network with its initial weights; `load_pretrained` and `load_weights` bring better."""
+    network = pick(MODELS, config.MODEL.NAME, "MODEL.NAME")(config)
+    network.convention = config.MODEL.COORDINATES
+    network.joint_names = build_skeleton(config).joints
+    return network
+
+
+def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
+    """MODEL.PRETRAINED into the model; None for training from scratch.
+
+    A missing file is an error: training from scratch unnoticed would pass for a bad method.
+    """
+    if not config.MODEL.PRETRAINED:
+        return None
+    try:
+        return load_weights(model, Path(config.MODEL.PRETRAINED), config.MODEL.ALLOW_MISSING)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"MODEL.PRETRAINED: {error}. The README names the source of ImageNet weights; "
+            "MODEL.PRETRAINED '' trains from nothing"
+        ) from None
+
+
+def load_model(config: CfgNode) -> nn.Module:
+    """The network with the weights of TEST.MODEL_FILE."""
+    if not config.TEST.MODEL_FILE:
+        raise ValueError(
+            "TEST.MODEL_FILE is empty; name the weights, e.g. .../checkpoints/best.pth"
+        )
+    model = build_model(config)
+    load_weights(model, Path(config.TEST.MODEL_FILE))
+    return model
+
+
+def build_inference_model(config: CfgNode, model: nn.Module) -> nn.Module:
+    """A copy of a network that computes as TEST specifies, on the same device."""
+    test = config.TEST
+    precision = PRECISIONS[test.PRECISION]
+    return prepare_for_inference(model, test.FUSE_BN, test.CHANNELS_LAST, precision, test.COMPILE)
