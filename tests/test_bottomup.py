@@ -206,9 +206,7 @@ AT_128 = InferenceSpec(DOTS, 128)
 
 def predictor(model=None, spec=AT_128, **changes):
     spec = spec._replace(decoder=spec.decoder._replace(**changes))
-    return BottomUpPredictor(
-        model or Glass(len(spec.views)), spec, lambda images: images.float() / 255
-    )
+    return BottomUpPredictor(model or Glass(len(spec.views)), spec)
 
 
 SPECS = [
@@ -261,8 +259,8 @@ def test_maps_have_the_size_that_was_asked_for():
         assert inputs.size == tuple(maps.heatmaps.shape[2:])
         assert maps.heatmaps.shape == (1, 3, 128 // stride, 256 // stride)
         assert maps.tags.shape == (1, 3, 128 // stride, 256 // stride, 2)
-        middle = inputs.to_maps.points(np.array([150, 100]))
-        np.testing.assert_allclose(middle, [128 / stride, 64 / stride])
+        middle = inputs.to_image.points(np.array([128 / stride, 64 / stride]))
+        np.testing.assert_allclose(middle, [150, 100])
         assert not maps.heatmaps.requires_grad
 
 

@@ -12,10 +12,10 @@ from hrpose.inference.decode import (
     decode,
     fill_missing,
     find_candidates,
+    group_by_tag,
     score_and_filter,
 )
 from hrpose.inference.decode_on_device import search_top_cells
-from hrpose.inference.grouping import group_by_tag
 from hrpose.inference.spec import PUBLISHED
 from hrpose.ops.coordinates import UNBIASED
 from hrpose.ops.targets import draw_heatmaps

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hrpose.inference.tta import IDENTITY, run_views
+from hrpose.inference.bottomup import run_views
+from hrpose.inference.spec import View
 from hrpose.structures import HeadOutput
 from reference.targets import draw_gaussians
 
@@ -36,7 +37,7 @@ def crowd_maps(crowd, size, rng, cells):
         for tags in _tags(joints, size, crowd, rng)
     )
     maps = run_views(
-        lambda images: next(predicted), torch.empty(0), [IDENTITY] * crowd.views, cells
+        lambda images: next(predicted), torch.empty(0), [View((), slice(None))] * crowd.views, cells
     )
     return maps.heatmaps[0].numpy(), maps.tags[0].numpy()
 

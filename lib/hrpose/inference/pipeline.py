@@ -16,11 +16,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hrpose.inference.bottomup import BottomUpPredictor
-from hrpose.inference.decode import Group
-from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.bottomup import AggregatedMaps, BottomUpPredictor
+from hrpose.inference.decode import Group, group_by_tag
 from hrpose.inference.spec import NetworkInput
-from hrpose.inference.tta import AggregatedMaps
 from hrpose.ops.processes import ignore_stop_signals
 from hrpose.structures import Candidates, Images, Poses
 
@@ -169,11 +167,9 @@ class _Pipeline:
 
     def _forward(self, jobs: Sequence[Job]) -> list[Future[Result]]:
         predictor = self.idle.get()
-        candidates: Sequence[Candidates | None] = [None] * len(jobs)
         try:
             maps = predictor.forward([job.inputs for job in jobs])
-            if not predictor.decodes_on_host(maps):  # one wait for the device, in this thread
-                candidates = predictor.find_candidates(maps)
+            candidates = predictor.find_candidates(maps)  # one wait for the device, in this thread
         finally:
             self.idle.put(predictor)
         return [
@@ -189,7 +185,9 @@ class _Pipeline:
         candidates: Candidates | None,
         job: Job,
     ) -> Result:
-        people, scores = predictor.decode(maps, i, candidates, self.group)
+        people, scores = predictor.decode(
+            maps.heatmaps[i], maps.tags[i], candidates=candidates, group=self.group
+        )
         return job.image_id, predictor.postprocess(people, scores, job.inputs)
 
 
