@@ -1,10 +1,9 @@
 """Heatmaps and tags of one image -> the people in it.
 
-Four steps: the peaks of the heatmaps are the candidates; candidates of similar tags are grouped
-into people; the joints that people still miss are searched in the whole maps; people are scored and
-filtered. Maps in host memory (NumPy) are read without torch. Maps on another device stay there, and
-only candidates are copied (inference/decode_on_device.py). Both find the same people, to the last
-bit.
+The peaks of the heatmaps are the candidates; candidates of similar tags are grouped into people; the
+joints that people still miss are searched in the whole maps; people are filtered by their scores.
+Maps in host memory (NumPy) are read without torch. Maps on another device stay there, and only
+candidates are copied (inference/decode_on_device.py); the people found are the same to the last bit.
 
 Source: Newell et al. 2017 (associative embedding), section 3.2; Cheng et al. 2020 (HigherHRNet).
 The search for missing joints follows the released evaluation of HigherHRNet.
@@ -22,39 +21,25 @@ from scipy.optimize import linear_sum_assignment
 from hrpose.inference.munkres import munkres
 from hrpose.inference.spec import PUBLISHED, DecoderConfig
 from hrpose.ops.oks import oks_nms
-from hrpose.ops.subpixel import gather_keypoints
+from hrpose.ops.subpixel import drop_duplicate_peaks, gather_keypoints
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, TopCells
 
-ArrayOrTensor = Any
-"""np.ndarray, or torch.Tensor on any device"""
+ArrayOrTensor = Any  # np.ndarray, or torch.Tensor on any device
+Group = Callable[..., tuple[np.ndarray, np.ndarray]]  # as `group_by_tag`
 
-Group = Callable[..., tuple[np.ndarray, np.ndarray]]
-"""As `group_by_tag`"""
-
-MATCHERS: dict[str, Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]] = {
-    "munkres": munkres,
-    "scipy": linear_sum_assignment,
-}
-"""costs (M, P) -> rows and columns of the lowest sum; equal sums may be settled differently"""
-
-BLOCK = 16
-"""Side of the blocks of cells whose extremes bound the score of a missing joint."""
-
-FIRST_BLOCKS = 8
-"""Blocks of highest bound in which each missing joint is searched first."""
-
-AT_ONCE = 32
-"""Missing joints that are searched at once, so that their cells stay in the cache."""
+MATCHERS = {"munkres": munkres, "scipy": linear_sum_assignment}
+"""costs (M, P) -> rows and columns of the lowest sum; among equal sums each has its own order"""
 
 NOT_FINITE = "heatmaps or tags are not finite: the weights are broken, perhaps by a high TRAIN.LR"
-"""Found by the sum of squares: one dot product takes a fifth of the time of testing every value."""
+"""Found by the sum of squares: a dot product takes a fifth of the time of testing every value."""
 
-FEW_BLOCKS = 1 / 8
-"""Share of a map's blocks; where more remain, as in noise, cells are selected by their heat."""
-
-HIGH_CELLS = 1 / 64
-"""Share of a map's cells, the highest, that are then searched first."""
+# The search for missing joints: which cells, and how many at once. Speed only; never the result.
+BLOCK = 16  # side of the blocks of cells whose extremes bound the score of a missing joint
+FIRST_BLOCKS = 8  # blocks of highest bound, in which each missing joint is searched first
+AT_ONCE = 32  # missing joints that are searched at once, so that their cells stay in the cache
+FEW_BLOCKS = 1 / 8  # of a map; where more remain, as in noise, cells are selected by their heat
+HIGH_CELLS = 1 / 64  # of a map, the highest, which are then searched first
 
 
 def decode(
@@ -122,20 +107,6 @@ def find_candidates(
     if not np.isfinite(square_sum + np.vdot(peaks, peaks)):
         raise FloatingPointError(NOT_FINITE)
     return Candidates(peaks)
-
-
-def drop_duplicate_peaks(peaks: np.ndarray, reach: int) -> np.ndarray:
-    """Of equally high peaks within one window only the first; the others get a score of 0.
-
-    Unbiased heatmaps have such where a joint lies halfway between cells: each would start a person.
-    """
-    xy, score = peaks[..., :2], peaks[..., 2]
-    near = (abs(xy[:, :, None] - xy[:, None]) <= reach).all(-1)  # (K, M, M)
-    earlier = np.tri(peaks.shape[1], k=-1, dtype=bool)
-    duplicate = (near & earlier & (score[:, :, None] == score[:, None])).any(-1)
-    peaks = peaks.copy()
-    peaks[duplicate, 2] = 0
-    return peaks
 
 
 def group_by_tag(
@@ -259,8 +230,7 @@ def _search_blocks(
     """The best cell (L,) of each joint (L,) for tags (L, T), given the bounds of blocks.
 
     The blocks of highest bound are searched first, then those whose bound is not below the score
-    found there; in these, cells of less heat than that score are skipped, for no cell scores more
-    than its heat.   bound: (L, rows, columns)   maps: heat, then tags, (K, rows, BLOCK, W) each
+    found there.   bound: (L, rows, columns)   maps: heat, then tags, (K, rows, BLOCK, W) each
     """
     width, bound = maps[0].shape[-1], bound.reshape(len(bound), -1)
     row, column = np.divmod(np.arange(bound.shape[1]), width // BLOCK)
@@ -294,9 +264,10 @@ def _search_blocks(
 
 
 def _search_by_heat(maps: Sequence[np.ndarray], wanted: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """The best cell (P,) for tags (P, T) of which scores (P,) are known, among cells of such heat.
+    """The best cell (P,) of one joint for tags (P, T), of which scores (P,) are known.
 
-    A few of the highest cells are searched first, to raise the scores.
+    No cell scores more than its heat: only cells of at least the least score are searched, after a
+    few of the highest, which raise the scores.
     """
     heat, *tags = (each.ravel() for each in maps)
     sample = heat[::16]
