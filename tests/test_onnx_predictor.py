@@ -185,6 +185,12 @@ def test_the_published_config_finds_two_people_where_they_are(graph, views, conv
     assert abs(found[..., :2] - truth).max() < 3  # two pixels of the network
 
 
+def test_boxes_are_refused():
+    _, exported = pair(spec_of())
+    with pytest.raises(ValueError, match="without boxes"):
+        exported(scene(200, 100), np.float32([[0, 0, 100, 80]]))
+
+
 def test_broken_weights_are_refused():
     for graph in ("network", "peaks"):
         predictor, exported = pair(spec_of(DOTS, views=FLIPPED), graph)

@@ -1,9 +1,9 @@
 """Heatmaps and tags of one image -> the people in it.
 
-The peaks of the heatmaps are the candidates; candidates of similar tags are grouped into people; the
-joints that people still miss are searched in the whole maps; people are filtered by their scores.
+The peaks of the heatmaps are the candidates; candidates of similar tags are grouped into people;
+the joints that people still miss are searched in the whole maps; people are filtered by score.
 Maps in host memory (NumPy) are read without torch. Maps on another device stay there, and only
-candidates are copied (inference/decode_on_device.py); the people found are the same to the last bit.
+candidates are copied (inference/decode_on_device.py); people are the same to the last bit.
 
 Source: Newell et al. 2017 (associative embedding), section 3.2; Cheng et al. 2020 (HigherHRNet).
 The search for missing joints follows the released evaluation of HigherHRNet.
