@@ -8,7 +8,6 @@ import pytest
 from commands import QUICKSTART
 from hrpose.inference.decode import MATCHERS
 from hrpose.inference.spec import GRAPHS
-from hrpose.programs.ablation_plan import ROW_PRESETS
 from hrpose.programs.arguments import BENCHMARKS, PARSERS
 from hrpose.programs.convert import KEYS
 from hrpose.programs.exporting.formats import FORMATS
@@ -23,7 +22,6 @@ def test_the_choices_are_those_of_the_tables():
     assert set(choices(export, "--format")) == set(FORMATS)
     assert set(choices(export, "--decode")) == set(GRAPHS)
     assert set(choices(convert, "--keys")) == set(KEYS)
-    assert set(choices(PARSERS["ablate"](), "--preset")) == set(ROW_PRESETS)
     assert set(choices(BENCHMARKS["decode"](), "--matcher")) == set(MATCHERS)
 
 

@@ -23,7 +23,6 @@ from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.programs.ablation_tables import METRICS
 
 REPOSITORY = Path(__file__).parents[3]
-ROW_PRESETS = ("full", "bench")
 BENCH = REPOSITORY / "configs" / "bench.yaml"
 
 RESULT_NEUTRAL = (
