@@ -12,6 +12,7 @@ The search for missing joints follows the released evaluation of HigherHRNet.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
@@ -131,12 +132,11 @@ def group_by_tag(
         if people and len(candidates):
             known = np.array(means[: config.max_people])  # (P, T)
             distance = np.sqrt(((candidates[:, None, 3:] - known) ** 2).sum(-1))  # (M, P)
-            # In float64 equal sums are equal; in float32 noise of 1e-8 would decide the matching.
-            cost = distance.astype(float)
             # Clipped, a pair that is separated again below cannot cost a good pair its match.
-            is_rounded = config.matching_cost == "rounded"
-            cost = np.round(cost) if is_rounded else np.minimum(cost, config.tag_threshold)
-            row, column = MATCHERS[config.matcher](cost * 100 - candidates[:, 2:3])
+            costs = {"rounded": np.round, "clipped": partial(np.minimum, config.tag_threshold)}
+            # In float64 equal sums are equal; in float32 noise of 1e-8 would decide the matching.
+            cost = costs[config.matching_cost](distance.astype(float)) * 100
+            row, column = MATCHERS[config.matcher](cost - candidates[:, 2:3])
             near = distance[row, column] < config.tag_threshold
             owners[row[near]] = column[near]
         for candidate, person in zip(candidates, owners.tolist()):
