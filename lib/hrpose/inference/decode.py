@@ -28,7 +28,6 @@ from hrpose.structures import Candidates, TopCells
 
 ArrayOrTensor = Any  # np.ndarray, or torch.Tensor on any device
 Group = Callable[..., tuple[np.ndarray, np.ndarray]]  # as `group_by_tag`
-
 MATCHERS = {"munkres": munkres, "scipy": linear_sum_assignment}
 """costs (M, P) -> rows and columns of the lowest sum; among equal sums each has its own order"""
 
@@ -126,14 +125,15 @@ def group_by_tag(
     people: list[np.ndarray] = []  # (K, 3 + T) each
     tags: list[list[np.ndarray]] = []  # of each person's joints, in the order they were added
     means: list[np.ndarray] = []  # (T,) each
+    # Clipped, a pair that is separated again below cannot cost a good pair its match.
+    clipped = partial(np.minimum, config.tag_threshold)
+    costs: dict[str, Callable] = {"rounded": np.round, "clipped": clipped}
     for joint in order:
         candidates = peaks[joint][peaks[joint, :, 2] > config.detection_threshold]  # (M, 3 + T)
         owners = np.full(len(candidates), -1)
         if people and len(candidates):
             known = np.array(means[: config.max_people])  # (P, T)
             distance = np.sqrt(((candidates[:, None, 3:] - known) ** 2).sum(-1))  # (M, P)
-            # Clipped, a pair that is separated again below cannot cost a good pair its match.
-            costs = {"rounded": np.round, "clipped": partial(np.minimum, config.tag_threshold)}
             # In float64 equal sums are equal; in float32 noise of 1e-8 would decide the matching.
             cost = costs[config.matching_cost](distance.astype(float)) * 100
             row, column = MATCHERS[config.matcher](cost - candidates[:, 2:3])

@@ -1,4 +1,8 @@
-"""The Hungarian algorithm with the ties of the package `munkres`. Without torch."""
+"""The Hungarian algorithm with the ties of the package `munkres`. Without torch.
+
+Zeros are visited in the same order as in that package, and each number results from the same
+operations; but the matrix is updated as a whole, and sets of columns are the bits of an integer.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +18,7 @@ def munkres(cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The assignment that the published figures were made with.
 
     Where several have the lowest cost, which is common among rounded distances, it is the one that
-    the package `munkres` finds: zeros are visited in the same order and each number results from
-    the same operations, but the matrix is updated as a whole and sets of columns are the bits of an
-    integer.
-
-    cost: (M, P)   Returns rows and columns, as `scipy.optimize.linear_sum_assignment` does.
+    the package `munkres` finds.   cost: (M, P)   Returns rows and columns, as SciPy does.
     Source: Munkres 1957, in the six steps usually given.
     """
     rows, columns = cost.shape
