@@ -29,10 +29,8 @@ def find_candidates_on_device(
 
     heatmaps: (B, K, H, W) float32   tags: (B, K, H, W, T) float32
     """
-    # Of image after image, or the search would need gigabytes; the copy is one.
-    pairs = [(heat[None], tag[None]) for heat, tag in zip(heatmaps, tags)]
     packed_on_device = []
-    for maps, values in pairs:
+    for maps, values in zip(heatmaps.split(1), tags.split(1)):  # together they need gigabytes
         peaks = find_peaks(maps, config.max_people, config.nms_kernel)
         highest = highest_cells(maps, TOP_CELLS if config.refine else 1)
         packed_on_device.append(gather_cells(maps, values, torch.cat([peaks, highest], -1)))
