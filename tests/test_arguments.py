@@ -8,7 +8,7 @@ import pytest
 from commands import QUICKSTART
 from hrpose.inference.decode import MATCHERS
 from hrpose.inference.spec import GRAPHS
-from hrpose.programs.arguments import BENCHMARKS, PARSERS
+from hrpose.programs.arguments import BENCHMARK_PARSERS, PARSERS
 from hrpose.programs.convert import KEYS
 from hrpose.programs.exporting.formats import FORMATS
 
@@ -22,7 +22,7 @@ def test_the_choices_are_those_of_the_tables():
     assert set(choices(export, "--format")) == set(FORMATS)
     assert set(choices(export, "--decode")) == set(GRAPHS)
     assert set(choices(convert, "--keys")) == set(KEYS)
-    assert set(choices(BENCHMARKS["decode"](), "--matcher")) == set(MATCHERS)
+    assert set(choices(BENCHMARK_PARSERS["decode"](), "--matcher")) == set(MATCHERS)
 
 
 def run_without_torch(*words):
@@ -37,7 +37,7 @@ def run_without_torch(*words):
 
 
 @pytest.mark.parametrize(
-    "program", [*PARSERS, "benchmark", *(f"benchmark {b}" for b in BENCHMARKS)]
+    "program", [*PARSERS, "benchmark", *(f"benchmark {b}" for b in BENCHMARK_PARSERS)]
 )
 def test_help_needs_no_torch(program):
     status, output = run_without_torch(*program.split(), "--help")

@@ -18,7 +18,7 @@ def parse(program: str, arguments: Sequence[str] | None = None) -> tuple[Any, ..
     words = sys.argv[1:] if arguments is None else list(arguments)
     if program == "benchmark":  # its first word chooses the other options
         what = _benchmark().parse_args(words[:1]).what
-        parser, words = BENCHMARKS[what](), words[1:]
+        parser, words = BENCHMARK_PARSERS[what](), words[1:]
         parser.prog += f" {what}"
         parser.set_defaults(what=what)
     else:
@@ -193,7 +193,9 @@ def _benchmark() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Measure how fast training, loading, decoding and inference are here."
     )
-    parser.add_argument("what", choices=BENCHMARKS, help="`train -h` lists the options of train")
+    parser.add_argument(
+        "what", choices=BENCHMARK_PARSERS, help="`train -h` lists the options of train"
+    )
     return parser
 
 
@@ -262,7 +264,7 @@ def _benchmark_infer() -> argparse.ArgumentParser:
     return parser
 
 
-BENCHMARKS = {
+BENCHMARK_PARSERS = {
     "train": _benchmark_train,
     "data": _benchmark_data,
     "tags": _benchmark_tags,
