@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from commands import QUICKSTART
-from hrpose.inference.matching import MATCHERS
+from hrpose.inference.decode import MATCHERS
 from hrpose.inference.spec import GRAPHS
 from hrpose.programs.arguments import BENCHMARK_PARSERS, PARSERS
 from hrpose.programs.convert import KEYS

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hrpose.inference.tta import IDENTITY, run_views
+from hrpose.inference.bottomup import run_views
+from hrpose.inference.spec import View
 from hrpose.structures import HeadOutput
 from reference.targets import draw_gaussians
 
@@ -29,16 +30,21 @@ def crowd_maps(crowd, size, rng, cells):
     size: (H, W) in network pixels, multiples of 32   cells: (H, W) of the maps
     Peaks are those of two resolutions, averaged and enlarged as at test.
     """
-    joints = _joints(crowd, size, rng)
-    coarse, fine = (_heatmaps(joints, size, stride, crowd.noise, rng) for stride in (4, 2))
-    predicted = iter(
-        [HeadOutput(coarse, tags[None], None, 4), HeadOutput(fine, None, None, 2)]
-        for tags in _tags(joints, size, crowd, rng)
-    )
+    predicted = iter(crowd_outputs(crowd, size, rng))
     maps = run_views(
-        lambda images: next(predicted), torch.empty(0), [IDENTITY] * crowd.views, cells
+        lambda images: next(predicted), torch.empty(0), [View((), slice(None))] * crowd.views, cells
     )
     return maps.heatmaps[0].numpy(), maps.tags[0].numpy()
+
+
+def crowd_outputs(crowd, size, rng):
+    """What a network outputs of each view, for images of `size` (H, W)."""
+    joints = _joints(crowd, size, rng)
+    coarse, fine = (_heatmaps(joints, size, stride, crowd.noise, rng) for stride in (4, 2))
+    return [
+        [HeadOutput(coarse, tags[None], None, 4), HeadOutput(fine, None, None, 2)]
+        for tags in _tags(joints, size, crowd, rng)
+    ]
 
 
 def _joints(crowd, size, rng):
