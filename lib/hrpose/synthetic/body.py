@@ -33,29 +33,35 @@ _TORSO, _NECK = 0.275, 0.03
 _UPPER_ARM, _FOREARM, _HAND = 0.15, 0.13, 0.032
 _THIGH, _SHIN = 0.22, 0.21
 
+
+def _both_sides(places: dict[str, tuple[float, float, float]]) -> Points:
+    """`places`, and the mirror images on the right of those on the left."""
+    return {
+        name.replace("left", side): np.array([_SIGN[side] * x, y, z])
+        for side in ("right", "left")
+        for name, (x, y, z) in places.items()
+    }
+
+
 # fmt: off
-_SPINE = {  # points that move with the spine; chest_front and chest_back carry the jacket's seams
-    "neck": (0, -_TORSO - 0.005, 0), "chest": (0, -0.72 * _TORSO, 0),
-    "chest_front": (0, -0.86 * _TORSO, 0.075), "chest_back": (0, -0.86 * _TORSO, -0.07),
-    "left_shoulder": (_HALF_SHOULDERS, -_TORSO + 0.02, 0), "left_waist": (0.058, -0.12 * _TORSO, 0),
-    "right_shoulder": (-_HALF_SHOULDERS, -_TORSO + 0.02, 0),
-    "right_waist": (-0.058, -0.12 * _TORSO, 0),
-}
-_PELVIS = {
+# _SPINE moves with the spine; chest_front and chest_back carry the jacket's seams.
+_SPINE = _both_sides({
+    "neck": (0.0, -_TORSO - 0.005, 0.0), "chest": (0.0, -0.72 * _TORSO, 0.0),
+    "chest_front": (0.0, -0.86 * _TORSO, 0.075), "chest_back": (0.0, -0.86 * _TORSO, -0.07),
+    "left_shoulder": (_HALF_SHOULDERS, -_TORSO + 0.02, 0.0),
+    "left_waist": (0.058, -0.12 * _TORSO, 0.0),
+})
+_PELVIS = _both_sides({
     "pelvis": (0.0, 0.0, 0.0), "fly": (0.0, 0.02, 0.06), "tail": (0.0, 0.02, -0.065),
-    "left_hip": (_HALF_HIPS, 0.0, 0.0), "right_hip": (-_HALF_HIPS, 0.0, 0.0),
-}
-_HEAD = {  # on a head of radius 1 that faces along z
+    "left_hip": (_HALF_HIPS, 0.0, 0.0),
+})
+_HEAD = _both_sides({  # on a head of radius 1 that faces along z
     "nose": (0.0, 0.2, 1.0), "peak": (0.0, -0.36, 1.4), "chin": (0.0, 0.78, 0.42),
-    "crown": (0.0, -0.75, -0.05), "nape": (0.0, 0.35, -0.75),
-    "left_eye": (0.37, -0.04, 0.88), "right_eye": (-0.37, -0.04, 0.88),
-    "left_ear": (1.0, 0.1, -0.02), "right_ear": (-1.0, 0.1, -0.02),
-    "left_cheek": (0.4, 0.3, 0.66), "right_cheek": (-0.4, 0.3, 0.66),
-    "left_brow": (0.4, -0.32, 0.7), "right_brow": (-0.4, -0.32, 0.7),
-    "left_temple": (0.86, -0.38, 0.0), "right_temple": (-0.86, -0.38, 0.0),
-    "left_smile": (0.24, 0.48, 0.86), "right_smile": (-0.24, 0.48, 0.86),
-    "left_lip": (0.13, 0.57, 0.88), "right_lip": (-0.13, 0.57, 0.88),
-}
+    "crown": (0.0, -0.75, -0.05), "nape": (0.0, 0.35, -0.75), "left_eye": (0.37, -0.04, 0.88),
+    "left_ear": (1.0, 0.1, -0.02), "left_cheek": (0.4, 0.3, 0.66), "left_brow": (0.4, -0.32, 0.7),
+    "left_temple": (0.86, -0.38, 0.0), "left_smile": (0.24, 0.48, 0.86),
+    "left_lip": (0.13, 0.57, 0.88),
+})
 
 # Degrees: abduction in the plane of the chest (0 hangs, 90 sideways, 180 up) and flexion forwards
 # out of that plane, of the upper bone, then of the lower bone; and the weight of each gesture.
@@ -185,8 +191,7 @@ def sample_posture(rng: np.random.Generator) -> tuple[str, Points]:
     stance = weighted_choice(list(_LEGS), [weight for weight, _ in _LEGS.values()], rng)
     lean = 25 * _bell(rng) if rng.random() < 0.35 else 8 * _bell(rng)
     spine = _rotation("z", lean) @ _rotation("x", -_BENT.get(stance, 0.0) - 4 * rng.random())
-    points = {name: spine @ place for name, place in _SPINE.items()}
-    points |= {name: np.array(place) for name, place in _PELVIS.items()}
+    points = {name: spine @ place for name, place in _SPINE.items()} | _PELVIS
     _add_legs(points, stance, rng)
     _add_arms(points, spine, rng)
     _add_head(points, spine, rng)
