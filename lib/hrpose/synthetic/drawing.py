@@ -57,24 +57,14 @@ class Limb(NamedTuple):
     order: tuple[int, int, int]  # in which the parts are drawn
 
 
-_ARM = Limb(
-    joints={"shoulder": 0.037, "elbow": 0.029, "wrist": 0.022},
-    parts=("upper_arm", "forearm", "hand"),
-    tips={"hand": 0.028},
-    colours=("{}_top", "skin"),
-    patch=0.02,
-    band=(0.02, 0.88),
-    order=(2, 1, 0),
-)
-_LEG = Limb(
-    joints={"hip": 0.05, "knee": 0.038, "ankle": 0.027},
-    parts=("thigh", "shin", "foot"),
-    tips={"heel": 0.024, "toe": 0.02},
-    colours=("{}_leg", "{}_shoe"),
-    patch=0.026,
-    band=(0.024, 0.86),
-    order=(1, 2, 0),
-)
+# fmt: off
+_ARM = Limb(joints={"shoulder": 0.037, "elbow": 0.029, "wrist": 0.022},
+            parts=("upper_arm", "forearm", "hand"), tips={"hand": 0.028},
+            colours=("{}_top", "skin"), patch=0.02, band=(0.02, 0.88), order=(2, 1, 0))
+_LEG = Limb(joints={"hip": 0.05, "knee": 0.038, "ankle": 0.027},
+            parts=("thigh", "shin", "foot"), tips={"heel": 0.024, "toe": 0.02},
+            colours=("{}_leg", "{}_shoe"), patch=0.026, band=(0.024, 0.86), order=(1, 2, 0))
+# fmt: on
 
 
 @lru_cache(maxsize=4)

@@ -85,11 +85,8 @@ def _sample_people(ground: Ground, rng: np.random.Generator) -> list[SyntheticPe
     people: list[SyntheticPerson] = []
 
     def crowding(x: float) -> float:
-        overlaps = (
-            1 - abs(x - float(other.points["pelvis"][0])) / (0.2 * (height + other.unit))
-            for other in people
-        )
-        return sum(max(0.0, overlap) for overlap in overlaps)
+        distances = ((abs(x - float(each.points["pelvis"][0])), each.unit) for each in people)
+        return sum(max(0.0, 1 - distance / (0.2 * (height + unit))) for distance, unit in distances)
 
     for _ in range(count):
         height = float(np.interp(rng.random(), *_HEIGHTS)) * (0.75 if count > 6 else 1.0)
@@ -153,21 +150,19 @@ def annotate_scene(scene: Scene, joints: Sequence[str] = COCO.joints) -> list[di
         annotation["num_keypoints"] = int((keypoints[:, 2] > 0).sum())
         annotations.append(annotation)
     mask = ids // IDS_PER_PERSON == CROWD_NUMBER
-    crowd = _annotate_mask(mask)
-    if crowd is not None:
+    if crowd := _annotate_mask(mask):
         crowd["segmentation"] = {"size": list(mask.shape), "counts": run_lengths(mask)}
-        annotations.append(
-            crowd | {"iscrowd": 1, "keypoints": [0] * (3 * len(joints)), "num_keypoints": 0}
-        )
+        crowd |= {"iscrowd": 1, "keypoints": [0] * (3 * len(joints)), "num_keypoints": 0}
+        annotations.append(crowd)
     return annotations
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
     """COCO's uncompressed RLE of `mask` (H, W) bool: column by column, starting with zeros."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
-    return counts[:-1] if counts[-1] == 0 else counts
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat, prepend=False))
+    counts: list[int] = np.diff(edges, prepend=0, append=flat.size).tolist()
+    return counts
 
 
 def _annotate_mask(mask: np.ndarray) -> dict[str, Any] | None:
