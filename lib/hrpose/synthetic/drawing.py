@@ -45,7 +45,7 @@ class Shape(NamedTuple):
     discs: Sequence[Disc]
 
 
-class Limb(NamedTuple):
+class _Limb(NamedTuple):
     """What an arm and a leg differ in, from the trunk outwards; radii in standing heights."""
 
     joints: dict[str, float]  # radii of the flesh
@@ -58,12 +58,12 @@ class Limb(NamedTuple):
 
 
 # fmt: off
-_ARM = Limb(joints={"shoulder": 0.037, "elbow": 0.029, "wrist": 0.022},
-            parts=("upper_arm", "forearm", "hand"), tips={"hand": 0.028},
-            colours=("{}_top", "skin"), patch=0.02, band=(0.02, 0.88), order=(2, 1, 0))
-_LEG = Limb(joints={"hip": 0.05, "knee": 0.038, "ankle": 0.027},
-            parts=("thigh", "shin", "foot"), tips={"heel": 0.024, "toe": 0.02},
-            colours=("{}_leg", "{}_shoe"), patch=0.026, band=(0.024, 0.86), order=(1, 2, 0))
+_ARM = _Limb(joints={"shoulder": 0.037, "elbow": 0.029, "wrist": 0.022},
+             parts=("upper_arm", "forearm", "hand"), tips={"hand": 0.028},
+             colours=("{}_top", "skin"), patch=0.02, band=(0.02, 0.88), order=(2, 1, 0))
+_LEG = _Limb(joints={"hip": 0.05, "knee": 0.038, "ankle": 0.027},
+             parts=("thigh", "shin", "foot"), tips={"heel": 0.024, "toe": 0.02},
+             colours=("{}_leg", "{}_shoe"), patch=0.026, band=(0.024, 0.86), order=(1, 2, 0))
 # fmt: on
 
 
@@ -190,7 +190,7 @@ def _torso(person: SyntheticPerson) -> Iterator[Shape]:
     yield Shape("", colours["accent"], belt)
 
 
-def _limb(person: SyntheticPerson, side: str, limb: Limb, covered: bool) -> list[Shape]:
+def _limb(person: SyntheticPerson, side: str, limb: _Limb, covered: bool) -> list[Shape]:
     """Sleeve or trouser leg, hand or foot, patch on the elbow or knee, cuff or sock."""
     disc, colours, _, girth = person.disc, *person.outfit
     cloth, end = (colours[name.format(side)] for name in limb.colours)
