@@ -16,6 +16,7 @@ from pycocotools.coco import COCO as CocoIndex
 
 from hrpose.skeletons import COCO
 from hrpose.synthetic import dataset
+from hrpose.synthetic.body import SIDES
 from hrpose.synthetic.dataset import scene_rng, write_synthetic
 from hrpose.synthetic.drawing import IDS_PER_PERSON, IMAGE_SIZE, Canvas, draw_person
 from hrpose.synthetic.scenes import (
@@ -180,14 +181,13 @@ def height(person) -> int:
 
 
 def test_the_left_shoulder_of_a_person_facing_the_camera_is_on_the_right_of_the_image():
-    facing = {True: [], False: []}
-    for scene, _ in scenes():
-        for person in scene.people:
-            turn = person.depth("chest_front", "chest") / 0.075
-            if abs(turn) > 0.7:
-                side = person.points["left_shoulder"][0] - person.points["right_shoulder"][0]
-                facing[turn > 0].append(side)
-    assert min(facing[True]) > 0 > max(facing[False])
+    drawn = [person for scene, _ in scenes() for person in scene.people]
+    turn = np.array([person.depth("chest_front", "chest") / 0.075 for person in drawn])
+    left, right = (
+        np.array([person.points[f"{side}_shoulder"][0] for person in drawn]) for side in SIDES
+    )
+    for facing, order in ((turn > 0.7, left > right), (turn < -0.7, left < right)):
+        assert facing.any() and order[facing].all()
 
 
 def test_the_face_of_a_person_facing_away_is_not_labelled():
