@@ -72,7 +72,7 @@ def maps_of(alpha, size):
             indexing="ij",
         )
         maps = alpha(stride, *grid)[None]
-        made.append(HeadOutput(torch.zeros_like(maps), scales=maps, stride=stride))
+        made.append(HeadOutput(f"1_{stride}", stride, torch.zeros_like(maps), scales=maps))
     return made
 
 

@@ -117,8 +117,8 @@ class HalfPrecision(nn.Module):
 
 
 def _to_float32(output: HeadOutput) -> HeadOutput:
-    tags, scales = (part if part is None else part.float() for part in (output.tags, output.scales))
-    return HeadOutput(output.heatmaps.float(), tags, scales, output.stride)
+    parts = output._asdict().items()
+    return output._replace(**{name: x.float() for name, x in parts if isinstance(x, Tensor)})
 
 
 class Compiled(nn.Module):
