@@ -41,7 +41,12 @@ def learn(model, precision=torch.float32, call=None):
         model.zero_grad()
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             outputs = (call or model.forward)(images)
-        said = [part for output in outputs for part in output[:2] if part is not None]
+        said = [
+            part
+            for output in outputs
+            for part in (output.heatmaps, output.tags)
+            if part is not None
+        ]
         sum(part.float().square().mean() for part in said).backward()
         with torch.no_grad():
             for weight in model.parameters():

@@ -188,7 +188,7 @@ class Glass(nn.Module):
         coarse = F.avg_pool2d(fine, 2)
         tags = torch.zeros_like(coarse)
         tags[..., tags.shape[-1] // 2 :] = 6
-        return [HeadOutput(coarse, tags, None, 4), HeadOutput(fine, None, None, 2)]
+        return [HeadOutput("1_4", 4, coarse, tags), HeadOutput("1_2", 2, fine)]
 
 
 def picture(width, height, dot):

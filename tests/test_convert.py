@@ -112,7 +112,12 @@ def looked(model, path):
     load_weights(model, path)
     image = torch.randn(1, 3, 64, 64, generator=torch.Generator().manual_seed(5))
     said = model.with_scales(image) if hasattr(model, "with_scales") else model(image)
-    maps = [each for output in said for each in output[:3] if each is not None]
+    maps = [
+        each
+        for output in said
+        for each in (output.heatmaps, output.tags, output.scales)
+        if each is not None
+    ]
     assert all(each.isfinite().all() and each.std() > 0 for each in maps)
     return maps
 

@@ -35,7 +35,11 @@ def lively(network, images):
     """A new network's heads, so that it sees joints, and far apart tags, in a picture."""
     with torch.no_grad():
         for head, output in zip(network.heads, network(normalize(images))):
-            said = output.heatmaps if output.tags is None else torch.cat(output[:2], 1)
+            said = (
+                output.heatmaps
+                if output.tags is None
+                else torch.cat((output.heatmaps, output.tags), 1)
+            )
             mean, std = said.mean((0, 2, 3)), said.std((0, 2, 3))
             wanted = torch.full_like(std, 0.25)
             wanted[network.joints :] = 40

@@ -48,7 +48,12 @@ def images(height=64, width=96):
 
 
 def parts(outputs):
-    return [part for output in outputs for part in output[:3] if part is not None]
+    return [
+        part
+        for output in outputs
+        for part in (output.heatmaps, output.tags, output.scales)
+        if part is not None
+    ]
 
 
 def norms(model):

@@ -58,8 +58,8 @@ class Grouper(nn.Module):
         first, *others = heatmaps
         fine = zip(others, self.strides[1:])
         return [
-            HeadOutput(first, tags, None, 4),
-            *(HeadOutput(maps, None, None, stride) for maps, stride in fine),
+            HeadOutput("1_4", 4, first, tags),
+            *(HeadOutput(f"1_{stride}", stride, maps) for maps, stride in fine),
         ]
 
     def owners(self, height, width):
@@ -175,9 +175,9 @@ class Levels(nn.Module):
         maps = [torch.full((1, 17, height // s, width // s), float(s)) for s in (4, 2, 1)]
         tags = torch.full_like(maps[0], 7)
         return [
-            HeadOutput(maps[0], tags, None, 4),
-            HeadOutput(maps[1], None, None, 2),
-            HeadOutput(maps[2], None, None, 1),
+            HeadOutput("1_4", 4, maps[0], tags),
+            HeadOutput("1_2", 2, maps[1]),
+            HeadOutput("1_1", 1, maps[2]),
         ]
 
 

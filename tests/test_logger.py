@@ -24,10 +24,10 @@ def logger(tmp_path):
 
 
 def test_metrics_are_one_object_a_line(logger, tmp_path):
-    logger.write({"loss": 0.5, "heatmap/4": 0.25}, 10)
+    logger.write({"loss": 0.5, "heatmap/1_4": 0.25}, 10)
     logger.write({"val/AP": 0.125}, 20)
     assert lines(tmp_path) == [
-        {"step": 10, "loss": 0.5, "heatmap/4": 0.25},
+        {"step": 10, "loss": 0.5, "heatmap/1_4": 0.25},
         {"step": 20, "val/AP": 0.125},
     ]
 
@@ -121,11 +121,11 @@ def make(tmp_path, warnings):
 
 def test_wandb_gets_metrics_with_their_step(wandb, make, warnings):
     writer = make()
-    writer.write({"loss": 0.5, "heatmap/4": 0.25}, 10)
+    writer.write({"loss": 0.5, "heatmap/1_4": 0.25}, 10)
     writer.write({"val/AP": 0.125}, 20)
     writer.close()
     assert wandb.init.return_value.log.mock_calls == [
-        call({"loss": 0.5, "heatmap/4": 0.25}, step=10),
+        call({"loss": 0.5, "heatmap/1_4": 0.25}, step=10),
         call({"val/AP": 0.125}, step=20),
     ]
     wandb.init.return_value.finish.assert_called_once_with()

@@ -83,8 +83,8 @@ def make_batch(people=4):
 def make_outputs():
     coarse, fine = (random(2, 2 * KINDS, SIDE // s, SIDE // s, seed=s).float() for s in (4, 2))
     return [
-        HeadOutput(coarse[:, :KINDS], coarse[:, KINDS:], None, 4),
-        HeadOutput(fine[:, :KINDS], None, None, 2),
+        HeadOutput("1_4", 4, coarse[:, :KINDS], coarse[:, KINDS:]),
+        HeadOutput("1_2", 2, fine[:, :KINDS]),
     ]
 
 
@@ -98,15 +98,30 @@ def make_terms(weights=None, targets=USUAL, terms=(heatmap_term, tag_term), peop
 
 def test_terms_are_named_and_weighted():
     loss, weights, watch = make_terms()
-    assert set(loss) == {"heatmap/4", "heatmap/2", "pull/4", "push/4"}
-    assert weights == {"heatmap/4": 1.0, "heatmap/2": 1.0, "pull/4": 1e-3, "push/4": 2e-3}
-    assert set(watch) == {"tag_std/4", "tag_separation/4", "tag_conflicts/4"}
+    assert set(loss) == {"heatmap/1_4", "heatmap/1_2", "pull/1_4", "push/1_4"}
+    assert weights == {"heatmap/1_4": 1.0, "heatmap/1_2": 1.0, "pull/1_4": 1e-3, "push/1_4": 2e-3}
+    assert set(watch) == {"tag_std/1_4", "tag_separation/1_4", "tag_conflicts/1_4"}
     assert all(value.shape == (2,) for value in [*loss.values(), *watch.values()])
+
+
+def test_outputs_of_one_stride_have_losses_of_their_own():
+    first, second = (output._replace(stride=4) for output in (make_outputs()[0],) * 2)
+    first, second = first._replace(name="stage1"), second._replace(name="stage2")
+    given = make_batch(), (heatmap_term, tag_term), {"heatmap": 1.0, "pull": 1.0, "push": 1.0}
+    given[0]["mask"] = given[0]["mask"][:, ::2, ::2]
+    both = multi_resolution_loss([first, second], *given, USUAL)
+    alone = multi_resolution_loss([first], *given, USUAL)
+    for term in ("heatmap", "pull", "push"):
+        for stage in ("stage1", "stage2"):
+            assert torch.equal(both.losses[f"{term}/{stage}"], alone.losses[f"{term}/stage1"])
+    assert len(both.losses) == len(both.weights) == 2 * len(alone.losses)
+    with pytest.raises(ValueError, match="stage1, stage1.*own name"):
+        multi_resolution_loss([first, first], *given, USUAL)
 
 
 def test_weights_may_differ_from_one_resolution_to_the_next():
     weights = make_terms({"heatmap": (0.25, 4.0), "pull": 0, "push": 1}).weights
-    assert weights == {"heatmap/4": 0.25, "heatmap/2": 4.0, "pull/4": 0, "push/4": 1}
+    assert weights == {"heatmap/1_4": 0.25, "heatmap/1_2": 4.0, "pull/1_4": 0, "push/1_4": 1}
 
 
 def test_values_are_those_of_the_parts_put_together_by_hand():
@@ -120,22 +135,22 @@ def test_values_are_those_of_the_parts_put_together_by_hand():
             mask = torch.stack([mask[0, ::2, ::2], mask[1, ::2, 1::2]])
         drawn = draw_heatmaps(joints, (side, side), 2.0)
         wanted = looped_mse(output.heatmaps, drawn, mask)
-        assert torch.allclose(loss[f"heatmap/{output.stride}"], wanted, atol=1e-6)
+        assert torch.allclose(loss[f"heatmap/{output.name}"], wanted, atol=1e-6)
     cells = joint_cells(
         HIGHERHRNET.to_heatmap_coords(batch["joints"], 4, batch["flipped"]), (16, 16)
     )
     tags = outputs[0].tags.flatten(1)
     pull, push = tag_loss(tags, cells)
-    assert torch.equal(loss["pull/4"], pull)
-    assert torch.equal(loss["push/4"], push)
+    assert torch.equal(loss["pull/1_4"], pull)
+    assert torch.equal(loss["push/1_4"], push)
     for name, value in tag_statistics(tags, cells, 1.0).items():
-        assert torch.equal(watch[f"{name}/4"], value)
+        assert torch.equal(watch[f"{name}/1_4"], value)
 
 
 def test_sigma_reaches_the_targets():
     wide, narrow = (make_terms(targets=TargetConfig(sigma)).losses for sigma in (4.0, 2.0))
-    assert not torch.equal(wide["heatmap/2"], narrow["heatmap/2"])
-    assert torch.equal(wide["pull/4"], narrow["pull/4"])
+    assert not torch.equal(wide["heatmap/1_2"], narrow["heatmap/1_2"])
+    assert torch.equal(wide["pull/1_4"], narrow["pull/1_4"])
 
 
 def test_tags_of_the_first_people_alone_but_heatmaps_of_everybody():
@@ -149,9 +164,9 @@ def test_tags_of_the_first_people_alone_but_heatmaps_of_everybody():
 
 def test_an_image_without_people_has_a_loss_and_no_tag_loss():
     loss, _, watch = make_terms(people=0)
-    assert loss["heatmap/4"].min() > 0
-    assert not loss["pull/4"].any()
-    assert not loss["push/4"].any()
+    assert loss["heatmap/1_4"].min() > 0
+    assert not loss["pull/1_4"].any()
+    assert not loss["push/1_4"].any()
     assert all(value.isnan().all() for value in watch.values())
 
 
@@ -159,7 +174,7 @@ def test_the_threshold_of_grouping_says_who_is_close():
     everybody, nobody = (
         multi_resolution_loss(
             make_outputs(), make_batch(), [heatmap_term], {"heatmap": 1.0}, USUAL, threshold
-        ).metrics["tag_conflicts/4"]
+        ).metrics["tag_conflicts/1_4"]
         for threshold in (2.0, 0.0)
     )
     assert everybody.tolist() == [1, 1]
@@ -170,9 +185,9 @@ def test_the_kind_of_push_is_chosen_by_the_term():
     exp, hinge = (
         make_terms(terms=[partial(tag_term, kind=kind)]).losses for kind in ("exp", "max")
     )
-    assert torch.equal(exp["pull/4"], hinge["pull/4"])
-    assert not torch.equal(exp["push/4"], hinge["push/4"])
-    assert set(exp) == {"pull/4", "push/4"}
+    assert torch.equal(exp["pull/1_4"], hinge["pull/1_4"])
+    assert not torch.equal(exp["push/1_4"], hinge["push/1_4"])
+    assert set(exp) == {"pull/1_4", "push/1_4"}
 
 
 def test_nothing_is_read_back_from_the_device():
@@ -180,10 +195,13 @@ def test_nothing_is_read_back_from_the_device():
     batch = {name: value.to("meta") for name, value in make_batch().items()}
     batch["widths"] = torch.empty(2, 4, device="meta")
     outputs = [
-        HeadOutput(*(part if part is None else part.to("meta") for part in output[:2]),
-                    scales=output.heatmaps.to("meta"), stride=output.stride)
+        output._replace(
+            heatmaps=output.heatmaps.to("meta"),
+            tags=None if output.tags is None else output.tags.to("meta"),
+            scales=output.heatmaps.to("meta"),
+        )
         for output in make_outputs()
-    ]  # fmt: skip
+    ]
     weigh = partial(wahr_mse, weigh=partial(adaptive_weight, gamma=0.01))
     weights = {name: 1.0 for name in ("heatmap", "scale", "pull", "push")}
     for term in (heatmap_term, partial(sahr_term, distance=weigh)):

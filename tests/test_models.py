@@ -34,14 +34,14 @@ def images(height=64, width=64, count=2):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
 
 
-@pytest.mark.parametrize("size", [(512, 512), (640, 448)])
+@pytest.mark.parametrize("size", [(512, 512), (640, 448), (32, 96)])
 def test_published_networks_speak_at_a_quarter_and_a_half(size):
     coarse, fine = published()(torch.empty(2, 3, *size, device="meta"))
     height, width = size
     assert coarse.heatmaps.shape == coarse.tags.shape == (2, 17, height // 4, width // 4)
     assert fine.heatmaps.shape == (2, 17, height // 2, width // 2)
     assert fine.tags is None and coarse.scales is None and fine.scales is None
-    assert (coarse.stride, fine.stride) == (4, 2)
+    assert (coarse.name, coarse.stride, fine.name, fine.stride) == ("1_4", 4, "1_2", 2)
 
 
 @pytest.mark.parametrize("cat_output", [True, False])
@@ -58,7 +58,7 @@ def test_every_variant_halves_its_stride_and_trains_every_weight(
     assert [output.tags is not None for output in outputs] == [True] + [False] * num_deconvs
 
     torch.cat(
-        [part.flatten() for o in outputs for part in o[:2] if part is not None]
+        [part.flatten() for o in outputs for part in (o.heatmaps, o.tags) if part is not None]
     ).sum().backward()
     idle = [name for name, weight in model.named_parameters() if weight.grad is None]
     assert idle == []
@@ -224,8 +224,10 @@ def test_one_image_does_not_depend_on_the_others():
 
 @pytest.mark.parametrize("size", [(500, 512), (512, 500), (16, 32)])
 def test_sizes_that_cannot_be_halved_five_times_are_refused_with_the_cure(size):
-    with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}.*multiples of 32"):
-        published()(torch.empty(1, 3, *size, device="meta"))
+    network = published()
+    for model in (network, network.backbone):
+        with pytest.raises(ValueError, match=f"{size[0]} x {size[1]}.*multiples of 32"):
+            model(torch.empty(1, 3, *size, device="meta"))
 
 
 @pytest.mark.parametrize("source", range(4))
@@ -245,9 +247,47 @@ def test_routes_to_finer_branches_repeat_cells_and_those_to_coarser_ones_may_be_
     assert up.min() < 0 and fuse_layer([4, 8], 0, 1)(torch.randn(1, 4, 8, 8)).min() < 0
 
 
-def test_the_last_exchange_computes_the_finest_branch_alone():
-    exchanges = [*HRNet(width=8, blocks=1, stem=8).stage4.exchanges]
-    assert [len(exchange.routes) for exchange in exchanges] == [4, 4, 1]
+def test_the_last_fusion_computes_only_the_branches_asked_for():
+    counts = {(0,): [4, 4, 1], (3, 1): [4, 4, 2], range(4): [4, 4, 4]}
+    for branches, expected in counts.items():
+        modules = HRNet(width=8, blocks=1, stem=8, branches=branches).stage4.exchanges
+        assert [len(module.routes) for module in modules] == expected
+
+
+@pytest.mark.parametrize("branches", [(0,), (0, 1, 2, 3), (3, 1)])
+def test_the_backbone_returns_the_branches_asked_for_and_trains_every_weight(branches):
+    options = {"width": 8, "modules": (1, 1, 1), "blocks": 1, "stem": 8, "bottlenecks": 1}
+    model, everything = HRNet(**options, branches=branches), HRNet(**options, branches=range(4))
+    kaiming_init(everything)
+    left_out = everything.load_state_dict(everything.state_dict() | model.state_dict())
+    assert not left_out.missing_keys and not left_out.unexpected_keys  # the same names
+    features, of_all = model(images(64, 96)), everything(images(64, 96))
+    for branch, feature in zip(branches, features, strict=True):
+        assert feature.shape == (2, 8 << branch, 16 >> branch, 24 >> branch)
+        torch.testing.assert_close(feature, of_all[branch])
+    sum(feature.sum() for feature in features).backward()
+    assert all(weight.grad is not None for weight in model.parameters())
+
+
+class WeightedFusion(nn.Module):
+    """A fusion with weights of its own, one per source branch and channel, initially 1."""
+
+    def __init__(self, width, inputs):
+        super().__init__()
+        self.weights = nn.Parameter(torch.ones(inputs, width, 1, 1))
+
+    def forward(self, xs):
+        return sum(weight * x for weight, x in zip(self.weights, xs, strict=True))
+
+
+def test_another_fusion_plugs_in_beside_the_published_names():
+    options = {"width": 8, "modules": (1, 1, 1), "blocks": 1, "stem": 8, "bottlenecks": 1}
+    summed, weighted = HRNet(**options).eval(), HRNet(**options, fuse=WeightedFusion).eval()
+    lacking = weighted.load_state_dict(summed.state_dict(), strict=False)
+    assert lacking.unexpected_keys == []
+    assert all(name.endswith("weights") and "fusions" in name for name in lacking.missing_keys)
+    assert len(lacking.missing_keys) == 2 + 3 + 1  # one per fused branch
+    torch.testing.assert_close(weighted(images())[0], summed(images())[0])
 
 
 def test_a_backbone_has_three_stages_of_exchanges():

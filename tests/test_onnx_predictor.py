@@ -44,8 +44,8 @@ class Blobs(nn.Module):
         said = F.conv2d(coarse, self.filters, padding=2)
         heat = F.conv2d(fine, self.filters[: self.kinds], padding=2)
         return [
-            HeadOutput(0.4 + said[:, : self.kinds] / 8, 200 * said[:, self.kinds :], None, 4),
-            HeadOutput(0.4 + heat / 8, None, None, 2),
+            HeadOutput("1_4", 4, 0.4 + said[:, : self.kinds] / 8, 200 * said[:, self.kinds :]),
+            HeadOutput("1_2", 2, 0.4 + heat / 8),
         ]
 
 
@@ -63,8 +63,8 @@ class Dots(nn.Module):
         tags = torch.zeros_like(fine[..., ::2, ::2])
         tags[..., tags.shape[-1] // 2 :] = 6
         return [
-            HeadOutput(F.avg_pool2d(fine, 2), tags, None, 4),
-            HeadOutput(fine, None, None, 2),
+            HeadOutput("1_4", 4, F.avg_pool2d(fine, 2), tags),
+            HeadOutput("1_2", 2, fine),
         ]
 
 

@@ -34,7 +34,7 @@ class Colours(nn.Module):
         self.asked.append(tuple(images.shape))
         fine = F.avg_pool2d(images, 2) * self.weight
         coarse = F.avg_pool2d(fine, 2)
-        return [HeadOutput(coarse, 6 * coarse.flip(1), None, 4), HeadOutput(fine, None, None, 2)]
+        return [HeadOutput("1_4", 4, coarse, 6 * coarse.flip(1)), HeadOutput("1_2", 2, fine)]
 
 
 class OnTheDevice(BottomUpPredictor):

@@ -45,7 +45,7 @@ def test_a_run_leaves_what_the_readme_promises(trained):
     assert facts["finished"] and facts["batch"] == 4 and facts["world_size"] == 1
     assert facts["primary"] == "AP" in facts["figures"]
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    assert {"loss", "heatmap/4", "heatmap/2", "pull/4", "push/4", "lr"} <= set(lines[0])
+    assert {"loss", "heatmap/1_4", "heatmap/1_2", "pull/1_4", "push/1_4", "lr"} <= set(lines[0])
     assert sum("val/AP" in line for line in lines) == 2
     assert "training from scratch" in (folder / "log.txt").read_text()
 

@@ -97,7 +97,12 @@ def test_losses_and_their_gradients_are_the_same(config_of, more, record_differe
         assert set(losses) == {"loss", *terms.losses}
         for name, value in {"loss": total, **terms.losses}.items():
             torch.testing.assert_close(losses[name], value, rtol=1e-6, atol=1e-6)
-        leaves = [leaf for output in outputs for leaf in output[:3] if leaf is not None]
+        leaves = [
+            leaf
+            for output in outputs
+            for leaf in (output.heatmaps, output.tags, output.scales)
+            if leaf is not None
+        ]
         ours, theirs = (
             torch.autograd.grad(each.sum(), leaves, allow_unused=True, materialize_grads=True)
             for each in (total, losses["loss"])
@@ -116,7 +121,7 @@ def random_outputs(batch, strides):
         heatmaps, tags, scales = (
             torch.randn(shape, generator=generator).requires_grad_() for _ in range(3)
         )
-        outputs.append(HeadOutput(heatmaps, None if i else tags, scales, stride))
+        outputs.append(HeadOutput(f"1_{stride}", stride, heatmaps, None if i else tags, scales))
     return outputs
 
 

@@ -69,7 +69,7 @@ def outputs_of(alpha, size):
     for stride in (4, 2):
         axes = (torch.arange(n).float() for n in (K, size[0] // stride, size[1] // stride))
         maps = alpha(stride, *torch.meshgrid(*axes, indexing="ij"))[None]
-        outputs.append(HeadOutput(torch.zeros_like(maps), scales=maps, stride=stride))
+        outputs.append(HeadOutput(f"1_{stride}", stride, torch.zeros_like(maps), scales=maps))
     return outputs
 
 

@@ -54,7 +54,7 @@ def make_outputs():
         for side in sides
     ]
     (coarse, tags, wide), (fine, _, narrow) = said
-    return [HeadOutput(coarse, tags, wide, 4), HeadOutput(fine, None, narrow, 2)]
+    return [HeadOutput("1_4", 4, coarse, tags, wide), HeadOutput("1_2", 2, fine, None, narrow)]
 
 
 def plain_truth(batch, stride, sigma=2.0, scales=None):
@@ -84,19 +84,19 @@ def test_terms_oracle(sahr, wahr, record_difference):
     """WAHR's weight looks at the heatmaps as drawn, also where SAHR widens them."""
     batch, outputs = make_batch(), make_outputs()
     terms = build("LOSS.SAHR", sahr, "LOSS.WAHR", wahr, "LOSS.GAMMA", "0.1")(outputs, batch)
-    wanted = {f"{name}/{stride}" for name in ("heatmap", "scale") for stride in STRIDES}
+    wanted = {f"{name}/1_{stride}" for name in ("heatmap", "scale") for stride in STRIDES}
     wanted = {name for name in wanted if sahr == "true" or not name.startswith("scale")}
-    assert set(terms.losses) == wanted | {"pull/4", "push/4"}
+    assert set(terms.losses) == wanted | {"pull/1_4", "push/1_4"}
     for output in outputs:
         drawn, mask = plain_truth(batch, output.stride)
         alpha = output.scales.detach() * (sahr == "true")
         gamma = 0.1 if wahr == "true" else None
         plain = adaptive_losses(output.heatmaps.detach(), drawn, alpha, mask, gamma)
-        heatmap = terms.losses[f"heatmap/{output.stride}"]
+        heatmap = terms.losses[f"heatmap/{output.name}"]
         ours = [heatmap, *torch.autograd.grad(heatmap.sum(), output.heatmaps, retain_graph=True)]
         theirs = [plain.heatmap, plain.heatmap_by_predicted]
         if sahr == "true":
-            scale = terms.losses[f"scale/{output.stride}"]
+            scale = terms.losses[f"scale/{output.name}"]
             by_alpha = torch.autograd.grad(heatmap.sum() + 3 * scale.sum(), output.scales)
             ours += [scale, *by_alpha]
             theirs += [plain.scale, plain.heatmap_by_alpha + 3 * plain.scale_by_alpha]
@@ -111,7 +111,7 @@ def test_a_constant_weight_for_the_gradient_alone():
     slopes = []
     for detached in ("false", "true"):
         terms = build("LOSS.WAHR", "true", "LOSS.DETACH_WEIGHT", detached)(outputs, batch)
-        loss = terms.losses["heatmap/2"]
+        loss = terms.losses["heatmap/1_2"]
         slopes.append((loss, *torch.autograd.grad(loss.sum(), outputs[1].heatmaps)))
     assert torch.equal(slopes[0][0], slopes[1][0])
     drawn, mask = (torch.as_tensor(part) for part in plain_truth(batch, 2))
@@ -125,8 +125,8 @@ def test_a_constant_weight_for_the_gradient_alone():
 
 def test_lambda_weighs_the_scales():
     terms = build("LOSS.SAHR", "true", "LOSS.LAMBDA", "7")(make_outputs(), make_batch())
-    assert terms.weights["scale/4"] == terms.weights["scale/2"] == 7
-    assert terms.weights["heatmap/4"] == 1
+    assert terms.weights["scale/1_4"] == terms.weights["scale/1_2"] == 7
+    assert terms.weights["heatmap/1_4"] == 1
 
 
 @pytest.mark.parametrize("wahr", ["false", "true"])
@@ -138,7 +138,7 @@ def test_an_endless_lambda_is_no_sahr(wahr):
     assert endless.weights == without.weights
     assert endless.losses.keys() == without.losses.keys()
     assert all(torch.equal(endless.losses[name], without.losses[name]) for name in without.losses)
-    assert not torch.equal(adaptive.losses["heatmap/2"], without.losses["heatmap/2"])
+    assert not torch.equal(adaptive.losses["heatmap/1_2"], without.losses["heatmap/1_2"])
 
 
 def settled(factor):
@@ -154,7 +154,7 @@ def settled(factor):
         terms = loss([coarse._replace(heatmaps=predicted, scales=alpha)], batch)
         descent.zero_grad()
         sum(
-            terms.weights[name] * terms.losses[name].sum() for name in ("heatmap/4", "scale/4")
+            terms.weights[name] * terms.losses[name].sum() for name in ("heatmap/1_4", "scale/1_4")
         ).backward()
         descent.step()
     return alpha.detach(), torch.from_numpy(plain_truth(batch, 4)[0]).float(), predicted
@@ -211,7 +211,7 @@ def test_shr_of_a_config_reaches_the_loss():
     for output, sigma in zip(outputs, (2.0, 3.0)):
         drawn, mask = plain_truth(batch, output.stride, sigma, (batch["widths"] / 256).numpy())
         plain = adaptive_losses(output.heatmaps.detach(), drawn, np.zeros(drawn.shape), mask, None)
-        ours = terms.losses[f"heatmap/{output.stride}"].detach().numpy()
+        ours = terms.losses[f"heatmap/{output.name}"].detach().numpy()
         np.testing.assert_allclose(ours, plain.heatmap, rtol=1e-5)
 
 

@@ -201,8 +201,8 @@ def test_the_first_step_is_that_of_a_network_without_scales_bit_for_bit(variant)
 def test_only_the_last_layer_of_a_branch_learns_at_first(wahr):
     """It is 0, so nothing comes to what is before it."""
     _, losses, slopes, _ = first_step({"LOSS.WAHR": wahr, **WITH_SAHR})
-    assert not losses["scale/4"].any()
-    assert not losses["scale/2"].any()
+    assert not losses["scale/1_4"].any()
+    assert not losses["scale/1_2"].any()
     for level in range(2):
         for name in ("weight", "bias"):
             assert (slopes[f"scale_branches.{level}.3.{name}"] != 0).any()
@@ -216,7 +216,9 @@ def learn(model, config, count, rate=1e-2):
     means = []
     for _ in range(count):
         losses = step(make_batch())
-        means.append(float(losses["scale/4"].detach().mean() + losses["scale/2"].detach().mean()))
+        means.append(
+            float(losses["scale/1_4"].detach().mean() + losses["scale/1_2"].detach().mean())
+        )
         optimizer.zero_grad()
         losses["loss"].mean().backward()
         optimizer.step()
@@ -251,7 +253,7 @@ def test_an_endless_lambda_leaves_the_branch_as_it_is():
     overrides = {"LOSS.WAHR": "true", "LOSS.LAMBDA": ".inf"}
     without, endless = first_step(overrides), first_step({**overrides, **WITH_SAHR})
     assert all(torch.equal(endless[1][name], without[1][name]) for name in without[1])
-    assert "scale/4" not in endless[1]
+    assert "scale/1_4" not in endless[1]
     branches = [name for name in endless[2] if name.startswith("scale_branches.")]
     assert branches
     assert [endless[2][name] for name in branches] == [None] * len(branches)

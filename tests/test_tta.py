@@ -35,7 +35,7 @@ class Told:
 def said(seed, side=32):
     coarse, tags = (random(1, 3, side // 4, side // 4, seed=seed + i) for i in (0, 1))
     fine = random(1, 3, side // 2, side // 2, seed=seed + 2)
-    return [HeadOutput(coarse, tags, None, 4), HeadOutput(fine, None, None, 2)]
+    return [HeadOutput("1_4", 4, coarse, tags), HeadOutput("1_2", 2, fine)]
 
 
 def symmetric(images):
@@ -45,8 +45,8 @@ def symmetric(images):
     falling, rising = steps[..., :-2] - grey, steps[..., 2:] - grey
     maps = torch.cat([grey, falling, rising], 1)
     return [
-        HeadOutput(F.avg_pool2d(maps, 4), F.avg_pool2d(maps**2, 4), None, 4),
-        HeadOutput(F.max_pool2d(maps, 2), None, None, 2),
+        HeadOutput("1_4", 4, F.avg_pool2d(maps, 4), F.avg_pool2d(maps**2, 4)),
+        HeadOutput("1_2", 2, F.max_pool2d(maps, 2)),
     ]
 
 
@@ -79,7 +79,7 @@ def test_aggregation_oracle(size, record_difference):
 def test_only_the_chosen_outputs_are_averaged_oracle(strides, record_difference):
     """Each through the finest output, chosen or not; tags come from where they are."""
     outputs = said(0)
-    outputs.append(HeadOutput(random(1, 3, 32, 32, seed=7), None, None, 1))
+    outputs.append(HeadOutput("1_1", 1, random(1, 3, 32, 32, seed=7)))
     size = (64, 64)
     maps = run_views(Told(outputs), random(1, 3, 32, 32), [IDENTITY], size, strides)
     for k in range(3):
@@ -121,7 +121,7 @@ def test_mirroring_the_image_mirrors_what_is_said_of_it():
 
     def network(images):
         maps = F.avg_pool2d(F.conv2d(images, weights, padding=1), 2)
-        return [HeadOutput(maps[:, :3], maps[:, 3:], None, 2)]
+        return [HeadOutput("1_2", 2, maps[:, :3], maps[:, 3:])]
 
     images = random(1, 3, 32, 48)
     maps = run_views(network, images, [IDENTITY, MIRROR], (16, 24))
@@ -141,8 +141,8 @@ def test_views_come_back():
 
 
 def test_tags_may_stand_at_any_one_resolution():
-    fine = HeadOutput(random(1, 3, 16, 16), random(1, 3, 16, 16, seed=1), None, 2)
-    coarse = HeadOutput(random(1, 3, 8, 8), None, None, 4)
+    fine = HeadOutput("1_2", 2, random(1, 3, 16, 16), random(1, 3, 16, 16, seed=1))
+    coarse = HeadOutput("1_4", 4, random(1, 3, 8, 8))
     maps = run_views(lambda images: [coarse, fine], random(1, 3, 32, 32), [IDENTITY], (16, 16))
     assert torch.equal(maps.tags[..., 0], fine.tags)
 
@@ -168,8 +168,8 @@ def test_maps_lie_one_after_the_other_however_the_network_lays_them(views):
 def test_constants_stay_constant():
     def constant(images):
         return [
-            HeadOutput(torch.full((1, 3, 8, 8), 0.25), torch.full((1, 3, 8, 8), 4.0), None, 4),
-            HeadOutput(torch.full((1, 3, 16, 16), 0.25), None, None, 2),
+            HeadOutput("1_4", 4, torch.full((1, 3, 8, 8), 0.25), torch.full((1, 3, 8, 8), 4.0)),
+            HeadOutput("1_2", 2, torch.full((1, 3, 16, 16), 0.25)),
         ]
 
     maps = run_views(constant, random(1, 3, 32, 32), [IDENTITY, MIRROR], (32, 32))

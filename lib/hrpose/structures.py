@@ -33,12 +33,14 @@ class Sample:
 
 
 class HeadOutput(NamedTuple):
-    """Predictions at one resolution; None for what this head does not predict."""
+    """The predictions of one head; None for what it does not predict."""
 
+    name: str  # unique among a network's outputs, part of loss names: "1_4" at stride 4, "stage1"
+    stride: int  # network pixels per cell
     heatmaps: Tensor  # (B, K, H, W)
     tags: Tensor | None = None  # (B, K, H, W)
     scales: Tensor | None = None  # (B, K, H, W): 1 / s - 1, s the factor of a Gaussian's variance
-    stride: int = 4  # network pixels per cell
+    offsets: Tensor | None = None  # (B, 2K, H, W), in cells: x of all joints, then y
 
 
 class LossOutput(NamedTuple):

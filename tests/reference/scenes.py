@@ -42,7 +42,7 @@ def crowd_outputs(crowd, size, rng):
     joints = _joints(crowd, size, rng)
     coarse, fine = (_heatmaps(joints, size, stride, crowd.noise, rng) for stride in (4, 2))
     return [
-        [HeadOutput(coarse, tags[None], None, 4), HeadOutput(fine, None, None, 2)]
+        [HeadOutput("1_4", 4, coarse, tags[None]), HeadOutput("1_2", 2, fine)]
         for tags in _tags(joints, size, crowd, rng)
     ]
 

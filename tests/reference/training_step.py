@@ -60,7 +60,7 @@ def _sum_of_terms(outputs, batch, terms, weights):
         truth = Targets(*parts)
         for term in terms:
             for name, value in term(output, truth).items():
-                losses[f"{name}/{output.stride}"] = value
+                losses[f"{name}/{output.name}"] = value
                 total = total + at_resolution(weights[name], i) * value
     return {"loss": total, **losses}
 

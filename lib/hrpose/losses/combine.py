@@ -51,11 +51,16 @@ def multi_resolution_loss(
     config: TargetConfig,
     tag_threshold: float = 1.0,
 ) -> LossOutput:
-    """Losses of all terms at all resolutions, named `term/stride`, with their weights.
+    """Losses of all terms at all resolutions, named `term/output`, with their weights.
 
     outputs: coarse to fine   batch: see data/loaders.py
     tag_threshold: grouping's tag threshold, for the metric tag_conflicts
     """
+    names = [output.name for output in outputs]
+    if len(set(names)) < len(names):  # their losses would overwrite each other
+        raise ValueError(
+            f"outputs are named {', '.join(names)}; give every HeadOutput its own name"
+        )
     losses: dict[str, Tensor] = {}
     metrics: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
@@ -63,11 +68,11 @@ def multi_resolution_loss(
     for i, (output, targets) in enumerate(zip(outputs, all_targets)):
         for term in terms:
             for name, value in term(output, targets).items():
-                losses[f"{name}/{output.stride}"] = value
-                factors[f"{name}/{output.stride}"] = at_resolution(weights[name], i)
+                losses[f"{name}/{output.name}"] = value
+                factors[f"{name}/{output.name}"] = at_resolution(weights[name], i)
         if output.tags is not None:
             statistics = tag_statistics(output.tags.flatten(1), targets.cells, tag_threshold)
-            metrics |= {f"{name}/{output.stride}": value for name, value in statistics.items()}
+            metrics |= {f"{name}/{output.name}": value for name, value in statistics.items()}
     return LossOutput(losses, factors, metrics)
 
 

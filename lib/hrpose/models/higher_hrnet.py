@@ -22,11 +22,8 @@ from hrpose.models.blocks import CheckpointedSequential, basic_block
 from hrpose.models.hrnet import HRNet
 from hrpose.structures import HeadOutput
 
-COARSEST = 4
-"""Stride of the backbone's feature map, in image pixels per cell."""
-
-HALVINGS = 5
-"""Number of times HRNet halves its input, down to stride 32."""
+BACKBONE_STRIDE = 4
+"""Image pixels per cell of the backbone's finest feature map."""
 
 
 def deconv(inputs: int, width: int, dilations: Sequence[int]) -> nn.Sequential:
@@ -82,14 +79,7 @@ class HigherHRNet(nn.Module):
 
         Further heads (SWAHR's scale branches) read the same feature maps.
         """
-        height, width = images.shape[-2:]
-        unit = 2**HALVINGS
-        if height % unit or width % unit:
-            raise ValueError(
-                f"images are {height} x {width} pixels; HRNet halves {HALVINGS} times, "
-                f"so pad or resize both sides to multiples of {unit}"
-            )
-        feature = self.backbone(images)
+        (feature,) = self.backbone(images)
         levels = [(feature, self._predict(0, feature))]
         for level, up in enumerate(self.deconvs, start=1):
             feature = up(self._deconv_input(*levels[-1]))
@@ -99,8 +89,8 @@ class HigherHRNet(nn.Module):
     def _predict(self, level: int, feature: Tensor) -> HeadOutput:
         prediction = self.heads[level](feature)  # (B, 2K | K, h, w)
         heatmaps, tags = prediction[:, : self.joints], prediction[:, self.joints :]
-        stride = COARSEST // 2**level
-        return HeadOutput(heatmaps, tags if tags.shape[1] else None, stride=stride)
+        stride = BACKBONE_STRIDE // 2**level
+        return HeadOutput(f"1_{stride}", stride, heatmaps, tags if tags.shape[1] else None)
 
     def _deconv_input(self, feature: Tensor, output: HeadOutput) -> Tensor:
         """The feature and the prediction; the papers concatenate heatmaps, their code tags too."""

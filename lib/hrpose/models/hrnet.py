@@ -12,7 +12,7 @@ width, and the branches are fused repeatedly:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
 
 import torch
@@ -20,6 +20,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from hrpose.models.blocks import CheckpointedSequential, basic_block, bottleneck, conv_bn
+
+COARSEST_STRIDE = 32
+"""Input pixels per cell of the coarsest branch; both sides of the input are multiples of it."""
 
 
 def fuse_layer(widths: Sequence[int], source: int, target: int) -> nn.Module:
@@ -44,40 +47,67 @@ def fuse_layer(widths: Sequence[int], source: int, target: int) -> nn.Module:
     )
 
 
+class SumFusion(nn.Module):
+    """Sum of the resampled branches (figure 3); other fusions have the same interface.
+
+    width: channels of the target branch   inputs: number of source branches
+    """
+
+    def __init__(self, width: int, inputs: int) -> None:
+        super().__init__()
+
+    def forward(self, xs: Iterable[Tensor]) -> Tensor:
+        """xs: (B, width, h, w) per source branch   Returns (B, width, h, w), before the ReLU."""
+        return reduce(torch.add, xs)  # xs may be a generator: one tensor in memory at a time
+
+
+FuseFactory = Callable[[int, int], nn.Module]
+"""(width, inputs) -> a module like `SumFusion`"""
+
+
 class FusionModule(nn.Module):
     """Residual blocks on every branch, then multi-scale fusion (figures 1 and 3).
 
-    [(B, widths[i], h / 2^i, w / 2^i) per branch] -> the first `outputs` of the same shapes
+    [(B, widths[i], h / 2^i, w / 2^i) per branch] -> the same shapes, of the `targets` only
+
+    targets: indices of the branches to compute, 0 the finest
     """
 
-    def __init__(self, widths: Sequence[int], blocks: int, outputs: int) -> None:
+    def __init__(
+        self,
+        widths: Sequence[int],
+        blocks: int,
+        targets: Sequence[int],
+        fuse: FuseFactory = SumFusion,
+    ) -> None:
         super().__init__()
-        branches = range(len(widths))
+        sources = range(len(widths))
         self.branches = nn.ModuleList(
             nn.Sequential(*(basic_block(width) for _ in range(blocks))) for width in widths
         )
-        self.routes = nn.ModuleList(
-            nn.ModuleList(fuse_layer(widths, source, target) for source in branches)
-            for target in branches[:outputs]
+        self.routes = nn.ModuleDict(
+            {
+                str(target): nn.ModuleList(fuse_layer(widths, source, target) for source in sources)
+                for target in targets
+            }
         )
+        self.fusions = nn.ModuleList(fuse(widths[target], len(widths)) for target in targets)
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
         xs = [branch(x) for branch, x in zip(self.branches, xs)]
-        return [_fuse(layers, xs) for layers in self.routes]
-
-
-def _fuse(layers: nn.Module, xs: list[Tensor]) -> Tensor:
-    """Sum of all branches, resampled to one of them."""
-    resampled = (layer(x) for layer, x in zip(layers.children(), xs))  # one in memory at a time
-    return F.relu(reduce(torch.add, resampled), inplace=True)
+        return [
+            F.relu(fuse(layer(x) for layer, x in zip(layers, xs)), inplace=True)  # type: ignore[call-overload]
+            for layers, fuse in zip(self.routes.values(), self.fusions)
+        ]
 
 
 class Stage(nn.Module):
     """Transition to one more branch, then `modules` fusion modules.
 
     inputs:   channels of the incoming branches
-    widths:   channels of the branches in the stage; the first `outputs` are returned
+    widths:   channels of the branches in the stage
     blocks:   residual blocks per branch and module
+    targets:  indices of the branches that the last module computes
     """
 
     def __init__(
@@ -86,15 +116,16 @@ class Stage(nn.Module):
         widths: Sequence[int],
         modules: int,
         blocks: int,
-        outputs: int,
+        targets: Sequence[int],
+        fuse: FuseFactory = SumFusion,
     ) -> None:
         super().__init__()
         # The attributes entry, exchanges and routes are part of the names in weight files.
         self.entry = nn.ModuleList(transition(*each) for each in zip(inputs, widths))
         self.entry.append(conv_bn(inputs[-1], widths[len(inputs)], stride=2))
-        counts = [len(widths)] * (modules - 1) + [outputs]
+        computed = [range(len(widths))] * (modules - 1) + [targets]
         self.exchanges = CheckpointedSequential(
-            *(FusionModule(widths, blocks, count) for count in counts)
+            *(FusionModule(widths, blocks, each, fuse) for each in computed)
         )
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
@@ -108,26 +139,31 @@ def transition(inputs: int, outputs: int) -> nn.Module:
 
 
 class HRNet(nn.Module):
-    """Normalised images to one feature map at a quarter of their resolution.
+    """Normalised images to feature maps at the resolutions asked for.
 
-    (B, 3, H, W), H and W multiples of 32 -> (B, width, H/4, W/4)
+    (B, 3, H, W), H and W multiples of 32 -> [(B, width * 2^i, H / (4 * 2^i), W / (4 * 2^i))]
 
     width:        channels of the finest branch, C in the papers: 32, 40 or 48
     modules:      fusion modules of stages 2, 3 and 4
     blocks:       residual blocks per branch and module
     stem:         channels of the stem; stage 1 has four times as many
     bottlenecks:  residual blocks of stage 1
+    branches:     indices i of the returned branches, 0 (stride 4) to 3 (stride 32)
+    fuse:         factory of the fusion of branches; the published one sums them
 
     The defaults are the published network (section 3, "network instantiation").
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913  the dimensions of the network, and how it is put together
         self,
         width: int = 32,
         modules: Sequence[int] = (1, 4, 3),
         blocks: int = 4,
         stem: int = 64,
         bottlenecks: int = 4,
+        *,
+        branches: Sequence[int] = (0,),
+        fuse: FuseFactory = SumFusion,
     ) -> None:
         super().__init__()
         if len(modules) != 3:
@@ -138,13 +174,19 @@ class HRNet(nn.Module):
         self.stage1 = CheckpointedSequential(
             bottleneck(stem, stem), *(bottleneck(4 * stem, stem) for _ in range(bottlenecks - 1))
         )
-        self.stage2 = Stage([4 * stem], widths[:2], modules[0], blocks, outputs=2)
-        self.stage3 = Stage(widths[:2], widths[:3], modules[1], blocks, outputs=3)
-        # Only the finest branch is used, so the last module computes no other.
-        self.stage4 = Stage(widths[:3], widths, modules[2], blocks, outputs=1)
+        self.stage2 = Stage([4 * stem], widths[:2], modules[0], blocks, range(2), fuse)
+        self.stage3 = Stage(widths[:2], widths[:3], modules[1], blocks, range(3), fuse)
+        self.stage4 = Stage(widths[:3], widths, modules[2], blocks, branches, fuse)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """ValueError if a side is not a multiple of 32."""
+        height, width = images.shape[-2:]
+        if height % COARSEST_STRIDE or width % COARSEST_STRIDE:
+            raise ValueError(
+                f"images are {height} x {width} pixels; HRNet halves them five times, "
+                f"so pad or resize both sides to multiples of {COARSEST_STRIDE}"
+            )
         xs = [self.stage1(self.stem(images))]
         for stage in (self.stage2, self.stage3, self.stage4):
             xs = stage(xs)
-        return xs[0]
+        return xs

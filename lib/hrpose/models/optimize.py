@@ -117,8 +117,7 @@ class HalfPrecision(nn.Module):
 
 
 def _to_float32(output: HeadOutput) -> HeadOutput:
-    tags, scales = (part if part is None else part.float() for part in (output.tags, output.scales))
-    return HeadOutput(output.heatmaps.float(), tags, scales, output.stride)
+    return HeadOutput(*(x.float() if isinstance(x, Tensor) else x for x in output))
 
 
 class Compiled(nn.Module):
