@@ -240,12 +240,13 @@ def _refuse_other_table(path: Path, command: str) -> None:
     before = re.search(r"^python tools/ablate\.py.*$", text, re.MULTILINE)
     if not before:
         return
+    option = r" --seeds (\S+)"
     seeds = [
-        {seed for found in re.findall(r" --seeds (\S+)", words) for seed in parse_seeds(found)}
+        {seed for found in re.findall(option, words) for seed in parse_seeds(found)}
         for words in (before[0], command)
     ]
-    plain = [re.sub(r" --seeds \S+", "", words) for words in (before[0], command)]
-    if plain[0] != plain[1] or not seeds[0] <= seeds[1]:
+    same = re.sub(option, "", before[0]) == re.sub(option, "", command)
+    if not same or not seeds[0] <= seeds[1]:
         raise ValueError(
             f"{path} is the table of another command: {before[0]}\nChoose a --name, or an --output"
         )

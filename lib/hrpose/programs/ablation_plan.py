@@ -200,6 +200,7 @@ def compared_options(config: CfgNode) -> dict[str, Any]:
 
 
 def changed_options(config: CfgNode) -> dict[str, Any]:
+    """All options of a config that are not at their defaults."""
     return without_defaults({key: get_option(config, key) for key in BY_KEY})
 
 
