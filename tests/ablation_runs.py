@@ -6,8 +6,6 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from hrpose.programs import cli
 
 ROOT = Path(__file__).parents[1]
@@ -103,9 +101,6 @@ class Ablations:
 
     def logs(self):
         return [path.read_text() for path in self.runs.glob("ablations/*/log.txt")]
-
-    def trained(self):
-        return [yaml.safe_load(path.read_text()) for path in self.runs.rglob("training.yaml")]
 
 
 def row_of(markdown, name):

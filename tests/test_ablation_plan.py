@@ -1,4 +1,4 @@
-"""Which rows an ablation has, by what each is known, and how small the bench preset makes it."""
+"""The rows of an ablation, the keys that identify them, and the bench preset."""
 
 import itertools
 import math
@@ -6,12 +6,12 @@ import re
 import sys
 
 import pytest
-import yaml
 
 from ablation_runs import ROOT, Ablations
 from hrpose.config import load_config, loading
 from hrpose.config.checks import anything
 from hrpose.config.options import Option
+from hrpose.programs.ablation_plan import compared_options, make_plan, measure_networks
 
 W32 = ROOT / "configs" / "w32_512.yaml"
 
@@ -23,8 +23,27 @@ def ablate(tmp_path, monkeypatch, capsys):
     return Ablations(tmp_path, capsys)
 
 
-def names(listed):
-    return [name for _, _, name, _, _ in listed]
+@pytest.fixture
+def write(tmp_path):
+    """A function (name=text, ...) -> folder of these YAML files over an empty base."""
+
+    def write(**texts):
+        (tmp_path / "base").write_text("")
+        for name, text in texts.items():
+            path = tmp_path / f"{name}.yaml"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(f"{text}\nBASE: {tmp_path / 'base'}\n")
+        return tmp_path
+
+    return write
+
+
+def plan(*places, overrides=(), seeds=(), preset="full"):
+    return make_plan(places, overrides, seeds, preset)
+
+
+def names(experiments):
+    return [e.name for e in experiments]
 
 
 # The plan -----------------------------------------------------------------------------------------
@@ -46,36 +65,31 @@ def names(listed):
         ("", [""]),
     ],
 )
-def test_values_part_at_commas_outside_of_brackets_and_quotes(ablate, text, values):
-    ablate.rows(a="")
+def test_values_are_split_at_commas_outside_of_brackets_and_quotes(write, text, values):
     suffixes = [f" MODEL.PRETRAINED={value}" for value in values] if len(values) > 1 else [""]
-    assert names(ablate.listed("MODEL.PRETRAINED", text)) == [f"a{s}" for s in suffixes]
+    found = plan(write(a=""), overrides=["MODEL.PRETRAINED", text])
+    assert names(found) == [f"a{suffix}" for suffix in suffixes]
 
 
-def test_a_grid_is_every_combination_once_and_reaches_its_rows(ablate):
-    ablate.rows(a="", b="TRAIN: {EPOCHS: 7}")
-    ablate("LOSS.GAMMA", "1,0.1", "LOSS.WAHR", "true", "LOSS.SIGMA", "2,3,4")
-    points = list(itertools.product(("1", "0.1"), ("2", "3", "4")))
-    grid = [f"{x} LOSS.GAMMA={g} LOSS.SIGMA={s}" for x in "ab" for g, s in points]  # last: fastest
-    assert list(dict.fromkeys(record["row"] for record in ablate.csv())) == grid
-    for name, record in ablate.records().items():
-        options = record["options"]
-        sigma = options.get("LOSS.SIGMA", [2])[0]
-        assert name.endswith(f"LOSS.GAMMA={options['LOSS.GAMMA']} LOSS.SIGMA={sigma}")
-        assert options["LOSS.WAHR"] and options.get("TRAIN.EPOCHS") == (
-            7 if name[0] == "b" else None
-        )
+def test_a_grid_is_every_combination_once(write):
+    grid = ["LOSS.GAMMA", "1,0.1", "LOSS.WAHR", "true", "LOSS.SIGMA", "2,3,4"]
+    found = plan(write(a="", b="TRAIN: {EPOCHS: 7}"), overrides=grid)
+    points = list(itertools.product("ab", (1, 0.1), (2, 3, 4)))  # the last changes fastest
+    assert names(found) == [f"{x} LOSS.GAMMA={g} LOSS.SIGMA={s}" for x, g, s in points]
+    for e, (name, gamma, sigma) in zip(found, points):
+        loss = e.config.LOSS
+        assert (gamma, (sigma,), True) == (loss.GAMMA, loss.SIGMA, loss.WAHR)
+        assert (e.config.TRAIN.EPOCHS == 7) == (name == "b")
 
 
-def test_files_come_once_each_in_the_order_of_the_numbers_in_their_names(ablate):
+def test_files_come_once_each_in_the_order_of_the_numbers_in_their_names(write):
     ordered = ["gamma_0.001", "gamma_0.05", "gamma_0.1", "gamma_1", "gamma_inf"]
     ordered += ["size_512", "size_1024"]
-    ablate.rows(**dict.fromkeys(reversed(ordered), ""))
-    assert names(ablate.listed()) == ordered
-    (ablate.plan / "below").mkdir()
-    (ablate.plan / "below" / "c.yaml").write_text("BASE: ../base")
-    first = names(ablate.listed("--cfg", str(ablate.plan), plan=ablate.plan / "size_512.yaml"))
-    assert first[0] == "size_512" and sorted(first) == sorted([*ordered, "c"])
+    folder = write(**dict.fromkeys(reversed(ordered), ""))
+    assert names(plan(folder)) == ordered
+    write(**{"below/c": ""})
+    found = names(plan(folder / "size_512.yaml", folder))
+    assert found[0] == "size_512" and sorted(found) == sorted([*ordered, "c"])
 
 
 def test_every_row_has_the_first_seed_before_any_has_the_second(ablate):
@@ -84,16 +98,17 @@ def test_every_row_has_the_first_seed_before_any_has_the_second(ablate):
     assert begun == [("a", "3"), ("b", "3"), ("a", "1"), ("b", "1")]
 
 
-def test_without_seeds_each_config_has_its_own(ablate):
-    ablate.rows(a="", b="TRAIN: {SEED: 5}")
-    assert [seed for _, _, _, seed, _ in ablate.listed()] == ["0", "5"]
+def test_without_seeds_each_config_has_its_own(write):
+    assert [e.seed for e in plan(write(a="", b="TRAIN: {SEED: 5}"))] == [0, 5]
 
 
-def test_all_published_tables_make_one_plan_named_by_their_place(ablate):
+def test_all_published_tables_make_one_plan_named_by_their_place():
     folder = ROOT / "configs" / "ablations"
-    found = names(ablate.listed("--preset", "bench", plan=folder))
     files = [path.relative_to(folder).with_suffix("") for path in folder.rglob("*.yaml")]
-    assert sorted(found) == sorted(map(str, files))
+    found = plan(folder, preset="bench")
+    assert sorted(names(found)) == sorted(map(str, files))
+    trained = {e.training_key: e for e in found}.values()
+    assert set(measure_networks(trained)) == {e.key for e in trained}  # all can be built
 
 
 @pytest.mark.parametrize(
@@ -120,7 +135,7 @@ def test_all_published_tables_make_one_plan_named_by_their_place(ablate):
         (["a.yaml"], ["LOSS.TERMS", "[tags],[foo]"], "row a LOSS.TERMS=[foo]"),
     ],
 )
-def test_what_cannot_be_a_plan_is_named(ablate, places, words, message):
+def test_an_invalid_plan_is_reported_with_its_place(ablate, places, words, message):
     for name in ("empty", "copy"):
         (ablate.plan / name).mkdir()
     ablate.rows(a="", wrong="TRAIN: {EPOCHS: few}")
@@ -134,29 +149,25 @@ def test_what_cannot_be_a_plan_is_named(ablate, places, words, message):
 # Published figures --------------------------------------------------------------------------------
 
 
-def test_the_published_figures_stand_in_the_header(ablate):
-    ablate.rows(
+def test_published_figures_are_read_from_the_header(write):
+    folder = write(
         a="# Title.\n# Published: AP 67.1, AP-M 61.5, AP-L 76.1\n# published AP 50 elsewhere\n",
         b="# Cheng et al., 2020: AP 67.1\nTRAIN: {EPOCHS: 3}\n",
         c="# Published: AP50 87, AP75 72.8",
     )
-    published = [figures for *_, figures in ablate.listed()]
-    assert published == ["AP 67.1, AP-M 61.5, AP-L 76.1", "", "AP50 87.0, AP75 72.8"]
+    figures = [{"AP": 67.1, "AP-M": 61.5, "AP-L": 76.1}, {}, {"AP50": 87, "AP75": 72.8}]
+    assert [e.published for e in plan(folder)] == figures
+    assert [e.published for e in plan(folder, overrides=["LOSS.GAMMA", "1"])] == figures
+    grid = plan(folder, overrides=["LOSS.GAMMA", "1,2"])  # one of them may be the published one
+    assert [e.published for e in grid] == [{}] * 6
 
 
 @pytest.mark.parametrize(
     "line", ["AP", "AP 67.1 AP-M 3", "AR 3", "AP 67.1.", "AP 671", "AP 1, AP 2", "", "AP: 3"]
 )
-def test_a_malformed_published_line_is_named_with_its_place(ablate, line):
-    ablate.rows(a=f"# Title.\n# Published: {line}\n")
-    done = ablate("--list")
-    assert done.status == 2 and "a.yaml:2" in done.err
-
-
-def test_points_of_a_grid_have_no_published_figure(ablate):
-    ablate.rows(a="# Published: AP 67.1\n")
-    assert [p for *_, p in ablate.listed("LOSS.GAMMA", "1")] == ["AP 67.1"]
-    assert [p for *_, p in ablate.listed("LOSS.GAMMA", "1,2")] == ["", ""]
+def test_a_malformed_published_line_is_reported_with_its_place(write, line):
+    with pytest.raises(ValueError, match="a.yaml:2"):
+        plan(write(a=f"# Title.\n# Published: {line}\n"))
 
 
 # The key ------------------------------------------------------------------------------------------
@@ -165,9 +176,10 @@ NEUTRAL = {
     "NAME": "another", "WORKERS": "7", "PRINT_FREQ": "3", "TRAIN.VALIDATE_EVERY": "1",
     "TRAIN.VISUALIZE_EVERY": "0", "TEST.BATCH": "1", "TRAIN.ACTIVATION_CHECKPOINTING": "true",
     "TRAIN.SAVE_MINUTES": "1", "TRAIN.SAVE_STEPS": "7", "TRAIN.KEEP_CHECKPOINTS": "5",
-    "TRAIN.MAX_NONFINITE_STEPS": "0", "LOGGERS": "[wandb]",
+    "TRAIN.MAX_NONFINITE_STEPS": "0", "LOGGERS": "[wandb]", "DEVICE": "cuda:1",
+    "OUTPUT_DIR": "elsewhere",
 }  # fmt: skip
-GIVEN_OTHERWISE = ["OUTPUT_DIR", "DEVICE", "TRAIN.RESUME", "TEST.MODEL_FILE"]
+REFUSED = ["TRAIN.RESUME", "TEST.MODEL_FILE", "TRAIN.SEED"]
 REGISTERED = {
     "MODEL.NAME": "swahr",
     "LOSS.TERMS": "[tags]",
@@ -183,13 +195,9 @@ TRIED = {
 }
 
 
-def key(ablate, *words, plan=W32):
-    return ablate.listed(*words, plan=plan)[0][1]
-
-
 def another(option, base):
     """A valid value, as text, that an option does not have in a config; None if it has but one."""
-    usual = loading.load_config(base)
+    usual = load_config(base)
     for text in [REGISTERED.get(option.key), *TRIED[type(option.default)]]:
         try:
             if text and load_config(base, [option.key, text]) != usual:
@@ -199,47 +207,30 @@ def another(option, base):
     return None
 
 
-def test_every_option_changes_the_key_but_those_that_do_not_change_the_result(ablate):
-    base = ablate.plan / "base"
-    ablate.rows(a="")
-    options = [option for option in loading.OPTIONS if option.key not in GIVEN_OTHERWISE]
-    texts = {option.key: NEUTRAL.get(option.key) or another(option, base) for option in options}
+def test_every_option_changes_the_key_but_those_that_do_not_change_the_result(write):
+    path = write(a="") / "a.yaml"
+    (base,) = plan(path)
+    options = [option for option in loading.OPTIONS if option.key not in REFUSED]
+    texts = {option.key: NEUTRAL.get(option.key) or another(option, path) for option in options}
     assert len([text for text in texts.values() if text]) > 0.9 * len(options)
-
-    def tree(key, text):
-        *groups, last = key.split(".")
-        value = f"{last}: {text}"
-        return f"{groups[0]}:\n  {value}" if groups else value
-
-    def listing(keys):
-        for path in ablate.plan.glob("[!a]*.yaml"):
-            path.unlink()
-        for key in keys:
-            path = ablate.plan / f"x_{key}.yaml"
-            text = f"{tree(key, texts[key])}\nBASE: base\n"
-            path.write_text(text if key == "NAME" else f"{text}NAME: {key}\n")
-        done = ablate("--list")
-        assert done.status == 0, done.err
-        return [int(n) for n in re.findall(r"\d+", done.out.splitlines()[-1])][:3]
-
-    changed = [key for key, text in texts.items() if text and key not in NEUTRAL]
-    tests = [key for key in changed if key.startswith("TEST.")]
-    trainings = [key for key in changed if key not in tests]
-    assert listing(NEUTRAL) == [1, 1, 1]  # different rows, to do, trainings
-    assert listing(tests) == [len(tests) + 1, len(tests) + 1, 1]
-    assert listing(trainings) == [len(trainings) + 1] * 3
+    keys = {base.key}
+    for option, text in texts.items():
+        if text:
+            (e,) = plan(path, overrides=[option, text])
+            changed = e.key != base.key, e.training_key != base.training_key
+            result = option not in NEUTRAL
+            assert changed == (result, result and not option.startswith("TEST.")), option
+            assert not result or e.key not in keys, option
+            keys.add(e.key)
+    assert len({e.key for e in plan(path, seeds=[0, 1])} | {base.key}) == 2
 
 
-def test_where_a_row_runs_does_not_change_its_key(ablate):
-    ablate.rows(a="")
-    usual = key(ablate, plan=ablate.plan)
-    there = ["--cfg", ablate.plan, "--list", "DEVICE", "cuda:1"]
-    assert usual in ablate(*there, "OUTPUT_DIR", "elsewhere", raw=True).out
-
-
-def test_a_new_option_leaves_finished_rows_finished(ablate, monkeypatch):
-    ablate.rows(a="")
+def test_a_finished_row_is_found_by_its_options(ablate, monkeypatch):
+    """Whatever its file is called, and after later versions have added options."""
+    ablate.rows(a="TRAIN: {LR: 0.5}")
     ablate()
+    (path,) = (ablate.out / "rows").iterdir()
+    path.rename(path.with_name("another.json"))
     new = Option("LOSS.NEW", 0.5, anything, "An option of a later version.")
     monkeypatch.setitem(loading.BY_KEY, new.key, new)
     monkeypatch.setattr(loading, "OPTIONS", (*loading.OPTIONS, new))
@@ -247,28 +238,23 @@ def test_a_new_option_leaves_finished_rows_finished(ablate, monkeypatch):
     assert [state for state, *_ in ablate.listed("LOSS.NEW", "0.75")] == ["to do"]
 
 
-def test_a_row_is_found_by_its_options_whatever_its_file_is_called(ablate):
-    ablate.rows(a="TRAIN: {LR: 0.5}")
-    ablate()
-    (path,) = (ablate.out / "rows").iterdir()
-    path.rename(path.with_name("another.json"))
-    assert [state for state, *_ in ablate.listed()] == ["finished"]
-
-
-def test_a_value_is_one_value_however_it_is_written(ablate, monkeypatch):
-    ablate.rows(a="")
-    for option, one, other in [
+@pytest.mark.parametrize(
+    ("option", "one", "other"),
+    [
         ("LOSS.SIGMA", "3", "[3.0]"),
         ("TRAIN.LR", "2e-3", "0.002"),
         ("LOSS.GAMMA", "2", "2.0"),
         ("MODEL.PRETRAINED", str(ROOT / "x.pth"), "x.pth"),
-    ]:
-        monkeypatch.chdir(ROOT)
-        keys = [key(ablate, option, text, plan=ablate.plan) for text in (one, other)]
-        assert keys[0] == keys[1] != key(ablate, plan=ablate.plan)
+    ],
+)
+def test_equal_values_have_equal_keys(write, monkeypatch, option, one, other):
+    monkeypatch.chdir(ROOT)
+    path = write(a="") / "a.yaml"
+    keys = [plan(path, overrides=words)[0].key for words in ([option, one], [option, other], [])]
+    assert keys[0] == keys[1] != keys[2]
 
 
-def test_an_infinite_value_has_a_key_and_comes_back(ablate):
+def test_an_infinite_value_has_a_key_and_is_restored(ablate):
     ablate.rows(a="MODEL: {NAME: swahr}\nLOSS: {SAHR: true, LAMBDA: .inf}")
     ablate()
     assert ablate.records()["a"]["options"]["LOSS.LAMBDA"] == "inf"
@@ -277,26 +263,16 @@ def test_an_infinite_value_has_a_key_and_comes_back(ablate):
     assert [state for state, *_ in ablate.listed()] == ["finished"]
 
 
-# The bench preset ---------------------------------------------------------------------------------
-
-
-def at_bench(ablate, path, *words):
-    """The config of a row as its training has it."""
-    data = ["DATASET.ROOT", str(ablate.folder)]
-    done = ablate("--preset", "bench", *words, *data, plan=path)
-    assert done.status == 0, done.err
-    (config,) = ablate.runs.rglob("training.yaml")
-    return load_config(config)
+# The presets --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["w32_512", "w32_512_swahr", "crowdpose/w48_640"])
-def test_the_bench_has_its_own_data_and_length_and_keeps_the_axes(ablate, name):
+def test_the_bench_has_its_own_data_and_length_and_keeps_the_axes(name):
     path = ROOT / "configs" / f"{name}.yaml"
-    config, given = at_bench(ablate, path), load_config(path)
+    (config,), given = [e.config for e in plan(path, preset="bench")], load_config(path)
     whole = load_config(ROOT / "configs" / "bench.yaml")
     quarter = {512: 128, 640: 160}[given.DATASET.INPUT_SIZE]
-    own = {"INPUT_SIZE": quarter, "ROOT": str(ablate.folder)}
-    assert dict(config.DATASET) == {**whole.DATASET, **own}
+    assert dict(config.DATASET) == {**whole.DATASET, "INPUT_SIZE": quarter}
     assert config.TRAIN.EPOCHS == whole.TRAIN.EPOCHS
     assert config.TRAIN.BATCH == config.TRAIN.BASE_BATCH == whole.TRAIN.BATCH
     assert config.MODEL.PRETRAINED == "" and config.MODEL.WIDTH == given.MODEL.WIDTH // 2
@@ -305,38 +281,28 @@ def test_the_bench_has_its_own_data_and_length_and_keeps_the_axes(ablate, name):
     assert (config.LOSS.SAHR, config.LOSS.WAHR) == (given.LOSS.SAHR, given.LOSS.WAHR)
 
 
-def test_the_command_line_wins_over_the_bench(ablate):
-    config = at_bench(
-        ablate, W32, "DATASET.INPUT_SIZE", "64", "MODEL.WIDTH", "8", "TRAIN.EPOCHS", "3"
-    )
+def test_the_command_line_wins_over_the_bench():
+    words = ["DATASET.INPUT_SIZE", "64", "MODEL.WIDTH", "8", "TRAIN.EPOCHS", "3"]
+    (config,) = [e.config for e in plan(W32, overrides=words, preset="bench")]
     assert (config.DATASET.INPUT_SIZE, config.MODEL.WIDTH, config.TRAIN.EPOCHS) == (64, 8, 3)
 
 
-def test_sides_shrink_to_a_quarter_in_multiples_of_32_and_stay_apart(ablate):
-    sides = [32, 96, 256, 384, 512, 640, 768, 896, 1024]
-    grid = ["DATASET.INPUT_SIZE", "512", "TEST.INPUT_SIZE", "0"]
-    small = {}
-    for side in sides:
-        ablate.rows(**{f"side_{side}": f"TEST: {{INPUT_SIZE: {side}}}"})
-    data = ["DATASET.ROOT", str(ablate.folder), *grid[:2]]
-    assert ablate("--preset", "bench", *data).status == 0
-    for name, record in ablate.records().items():
-        small[int(name.split("_")[1])] = record["options"]["TEST.INPUT_SIZE"]
+def test_sides_shrink_to_a_quarter_in_multiples_of_32_and_stay_apart(write):
     published = {256: 64, 384: 96, 512: 128, 640: 160, 768: 192, 896: 224, 1024: 256}
-    assert small.items() >= published.items() and small[32] == small.get(96, 32) == 32
+    sides = {32: 32, 96: 32, **published}
+    folder = write(**{f"side_{side}": f"TEST: {{INPUT_SIZE: {side}}}" for side in sides})
+    small = {e.name: e.config.TEST.INPUT_SIZE for e in plan(folder, preset="bench")}
+    assert small == {f"side_{side}": quarter for side, quarter in sides.items()}
 
 
-def test_the_full_experiment_is_as_it_is_written(ablate):
+@pytest.mark.parametrize("preset", [[], ["--preset", "bench"]])
+def test_a_row_is_trained_as_it_was_planned(ablate, preset):
     ablate.rows(a="TRAIN: {LR: 0.5, EPOCHS: 7}\nLOSS: {SHR: 256}\nTEST: {INPUT_SIZE: 640}")
-    ablate()
-    (config,) = ablate.trained()
-    assert {k: config[k] for k in ("TRAIN.LR", "TRAIN.EPOCHS", "LOSS.SHR", "TEST.INPUT_SIZE")} == {
-        "TRAIN.LR": 0.5,
-        "TRAIN.EPOCHS": 7,
-        "LOSS.SHR": 256,
-        "TEST.INPUT_SIZE": 640,
-    }
-    assert (
-        yaml.safe_load((ablate.plan / "base").read_text())["MODEL"]["WIDTH"]
-        == config["MODEL.WIDTH"]
-    )
+    words = ["DATASET.ROOT", str(ablate.folder)]
+    (e,) = plan(ablate.plan, overrides=words, preset=preset[-1] if preset else "full")
+    assert ablate(*preset, *words).status == 0
+    (path,) = ablate.runs.rglob("training.yaml")
+    assert compared_options(load_config(path)) == e.options
+    if not preset:
+        assert (e.config.TRAIN.LR, e.config.TRAIN.EPOCHS, e.config.LOSS.SHR) == (0.5, 7, 256)
+        assert e.config.TEST.INPUT_SIZE == 640 and e.config.MODEL.WIDTH == 8

@@ -18,6 +18,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 from pathlib import Path
 from threading import Lock
 from typing import Any
@@ -34,6 +35,9 @@ from hrpose.programs.ablation_plan import (
 )
 from hrpose.programs.ablation_tables import METRICS, frame_of, markdown_table, write_tables
 
+ENVIRONMENT = ("git", "python", "torch", "numpy", "device", "started", "finished")
+"""What a finished row keeps of the run.json of its training."""
+
 
 def main(known: argparse.Namespace) -> None:
     plan = make_plan(known.cfg, known.overrides, parse_seeds(known.seeds), known.preset)
@@ -44,12 +48,15 @@ def main(known: argparse.Namespace) -> None:
     ablation = Ablation(plan, known)
     groups = ablation.groups()
     if known.list:
-        print(ablation.listing())
+        print(ablation.listing(groups))
         return
     _refuse_other_table(known.output / f"{ablation.title}.md", ablation.command)
     frame_of([])  # an error before any training, if pandas is missing
     check_files([experiment for group in groups for experiment in group], known.output)
-    ablation.report_finished()
+    finished = ablation.finished()
+    for e in ablation.plan:
+        if e.key in finished:
+            ablation.report(f"{e.label}: finished before")
     if groups:
         with Signals().installed():
             run_all(ablation, groups)
@@ -58,10 +65,8 @@ def main(known: argparse.Namespace) -> None:
     print(f"\n{table}\nwritten: {', '.join(map(str, paths))}")
     if ablation.failures:
         failed = "".join(f"\n  {failure}" for failure in ablation.failures.values())
-        print(
-            f"rows that failed: {len(ablation.failures)}; the same command retries them:{failed}",
-            file=sys.stderr,
-        )
+        count = f"rows that failed: {len(ablation.failures)}"
+        print(f"{count}; the same command retries them:{failed}", file=sys.stderr)
         sys.exit(1)
 
 
@@ -69,7 +74,7 @@ def main(known: argparse.Namespace) -> None:
 
 
 class Ablation:
-    """The planned experiments, their results on disk, and the failures of this start."""
+    """The planned experiments, their finished rows on disk, and the failures of this start."""
 
     def __init__(self, plan: Sequence[Experiment], known: argparse.Namespace):
         first = known.cfg[0].resolve()
@@ -77,13 +82,11 @@ class Ablation:
         self.title = name if known.preset == "full" else f"{name}_{known.preset}"
         self.plan, self.folder, self.preset = plan, known.output, known.preset
         self.command, self.notes = _portable_command(known), _notes(plan, known)
-        names = list(dict.fromkeys(e.name for e in plan))
-        self.plan_by_name = sorted(plan, key=lambda e: names.index(e.name))
-        self.keys = {experiment.key for experiment in plan}
         self.failures: dict[str, str] = {}  # key -> label and reason
+        self._keys = {e.key for e in plan}
         finished = self.finished()
         sizes = measure_networks(e for e in plan if e.key not in finished)
-        self.sizes = sizes | {key: (r["parameters"], r["gmacs"]) for key, r in finished.items()}
+        self._sizes = sizes | {k: (row["parameters"], row["gmacs"]) for k, row in finished.items()}
         self._finished_before, self._start = len(finished), time.monotonic()
         self._lock = Lock()  # several devices finish rows at once
 
@@ -99,7 +102,7 @@ class Ablation:
                 raise ValueError(
                     f"{path} is not a finished row; delete it to evaluate that row again"
                 ) from None
-        return {key: row for key, row in rows.items() if key in self.keys}
+        return {key: row for key, row in rows.items() if key in self._keys}
 
     def groups(self) -> list[list[Experiment]]:
         """Unfinished experiments, each once, those that share a training together."""
@@ -112,8 +115,7 @@ class Ablation:
 
     def keep(self, e: Experiment, figures: dict[str, float], facts: dict, seconds: float) -> None:
         """Write a finished row and the tables. facts: run.json of the training"""
-        parameters, gmacs = self.sizes[e.key]
-        names = ("git", "python", "torch", "numpy", "device", "started", "finished")
+        parameters, gmacs = self._sizes[e.key]
         row = {
             "row": e.name,
             "seed": e.seed,
@@ -124,18 +126,16 @@ class Ablation:
             "parameters": parameters,
             "gmacs": gmacs,
             "seconds": round(seconds, 1),
-            "environment": {name: facts.get(name) for name in names},
+            "environment": {name: facts.get(name) for name in ENVIRONMENT},
         }
         with self._lock:
             write_json(self.folder / "rows" / f"{e.key}.json", row, indent=1)
             self.write_tables()
-        self.report(f"{e.label}: AP {100 * figures['AP']:.1f} in {_time(seconds)}")
+        duration = timedelta(seconds=round(seconds))
+        self.report(f"{e.label}: AP {100 * figures['AP']:.1f} in {duration}")
 
-    def fail(self, e: Experiment, error: Exception) -> None:
+    def fail(self, e: Experiment, reason: str) -> None:
         """Show a row as failed; the next start runs it again."""
-        from hrpose.programs.ablation_runs import RowError
-
-        reason = str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
         reason += f" (log: {e.folder / 'log.txt'})"
         with self._lock:
             self.failures[e.key] = f"{e.label}: {reason}"
@@ -144,28 +144,23 @@ class Ablation:
 
     def report(self, text: str) -> None:
         """Print progress and, once a row has finished, the time left at the speed so far."""
-        finished, total = len(self.finished()), len(self.keys)
+        finished, total = len(self.finished()), len(self._keys)
         done, now = finished + len(self.failures), finished - self._finished_before
         if now and done < total:
             seconds = (time.monotonic() - self._start) / now * (total - done)
-            text += f"; about {_time(seconds)} left"
+            text += f"; about {timedelta(seconds=round(seconds))} left"
         print(f"[{done:{len(str(total))}}/{total}] {text}", flush=True)
 
-    def report_finished(self) -> None:
-        finished = self.finished()
-        for name in dict.fromkeys(e.name for e in self.plan):
-            seeds = [str(e.seed) for e in self.plan if e.name == name and e.key in finished]
-            if seeds:
-                self.report(f"{name}: finished before, seed {', '.join(seeds)}")
-
     def records(self) -> list[dict[str, Any]]:
-        """A table record for every name and seed: experiments in order, each with all its seeds."""
+        """A table record for every name and seed: rows in order, each with all its seeds."""
         records, rows = [], self.finished()
-        for e in self.plan_by_name:
+        names = list(dict.fromkeys(e.name for e in self.plan))
+        for e in sorted(self.plan, key=lambda e: names.index(e.name)):
             row = rows.get(e.key, {"hash": e.key, "figures": {}})
             unfinished = "failed" if e.key in self.failures else "missing"
-            parameters, gmacs = self.sizes[e.key]
+            parameters, gmacs = self._sizes[e.key]
             record = {
+                "key": e.key,
                 "row": e.name,
                 "seed": e.seed,
                 "state": "finished" if e.key in rows else unfinished,
@@ -184,23 +179,18 @@ class Ablation:
         frame = frame_of(self.records())
         return write_tables(frame, self.folder, self.title, self.command, self.notes)
 
-    def listing(self) -> str:
+    def listing(self, groups: Sequence[Sequence[Experiment]]) -> str:
         """The plan, a line for every name and seed."""
-        lines, groups = [], self.groups()
-        for e, record in zip(self.plan_by_name, self.records()):
-            state = "finished" if record["state"] == "finished" else "to do"
-            size = f"{record['parameters'] / 1e6:7.2f} M {record['gmacs']:8.2f} GMAC"
-            published = ", ".join(f"{name} {value}" for name, value in e.published.items())
-            line = f"{state:9} {e.key} {size}  {e.label}"
+        lines = []
+        for r in self.records():
+            state = "finished" if r["state"] == "finished" else "to do"
+            size = f"{r['parameters'] / 1e6:7.2f} M {r['gmacs']:8.2f} GMAC"
+            figures = {name: r[f"published {name}"] for name in METRICS}
+            published = ", ".join(f"{name} {v}" for name, v in figures.items() if v is not None)
+            line = f"{state:9} {r['key']} {size}  {r['row']}, seed {r['seed']}"
             lines.append(line + (f"  (published: {published})" if published else ""))
         rest = f"{sum(map(len, groups))} of them to do in {len(groups)} trainings"
-        return "\n".join([*lines, f"{len(self.keys)} different rows, {rest}"])
-
-
-def _time(seconds: float) -> str:
-    if seconds < 100:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 6000 else f"{seconds / 3600:.1f} h"
+        return "\n".join([*lines, f"{len(self._keys)} different rows, {rest}"])
 
 
 def _notes(plan: Sequence[Experiment], known: argparse.Namespace) -> list[str]:
@@ -212,10 +202,10 @@ def _notes(plan: Sequence[Experiment], known: argparse.Namespace) -> list[str]:
         f"Preset {known.preset}, seed {seeds}.",
     ]
     words = _result_overrides(known.overrides)
-    extra = [f"{key} {values}" for key, values in zip(words[::2], words[1::2])]
+    extra = ", ".join(f"{key} {values}" for key, values in zip(words[::2], words[1::2]))
     published = any(e.published for e in plan)
     if published and extra and known.preset == "full":
-        notes.append(f"Published figures are of the experiment without {', '.join(extra)}.")
+        notes.append(f"Published figures are of the experiment without {extra}.")
     if published and known.preset != "full":
         notes.append(
             f"Published figures are of the full experiment. Preset {known.preset} has other data, "
@@ -250,12 +240,13 @@ def _refuse_other_table(path: Path, command: str) -> None:
     before = re.search(r"^python tools/ablate\.py.*$", text, re.MULTILINE)
     if not before:
         return
+    option = r" --seeds (\S+)"
     seeds = [
-        {seed for found in re.findall(r" --seeds (\S+)", words) for seed in parse_seeds(found)}
+        {seed for found in re.findall(option, words) for seed in parse_seeds(found)}
         for words in (before[0], command)
     ]
-    plain = [re.sub(r" --seeds \S+", "", words) for words in (before[0], command)]
-    if plain[0] != plain[1] or not seeds[0] <= seeds[1]:
+    same = re.sub(option, "", before[0]) == re.sub(option, "", command)
+    if not same or not seeds[0] <= seeds[1]:
         raise ValueError(
             f"{path} is the table of another command: {before[0]}\nChoose a --name, or an --output"
         )

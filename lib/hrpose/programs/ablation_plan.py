@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import reduce
+from functools import cache, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,7 +31,12 @@ RESULT_NEUTRAL = (
 )
 """Options that say where, how fast and how closely watched a row runs, but not its result."""
 
-_PATHS = ("DATASET.ROOT", "MODEL.PRETRAINED")
+_REFUSED = {
+    "TRAIN.SEED": "an ablation's seeds are given as --seeds 0,1,2",
+    "TRAIN.RESUME": "an ablation continues by itself; to train a row anew, delete its run",
+    "TEST.MODEL_FILE": "an ablation trains its networks; tools/valid.py evaluates given ones",
+}
+"""Options that cannot be given, and why."""
 
 _BENCH_DATA = (
     *("DATASET.ROOT", "DATASET.FORMAT", "DATASET.TRAIN", "DATASET.VAL", "DATASET.ANNOTATIONS"),
@@ -75,23 +80,24 @@ def make_plan(
     seeds: empty: each config's own. ValueError, FileNotFoundError: invalid rows, before any runs.
     """
     files, grid = find_configs(places), expand_grid(overrides)
-    first: dict[tuple[str, ...], str] = {}
+    origins: dict[tuple[str, ...], str] = {}
     plan = []
     for seed in [["TRAIN.SEED", str(seed)] for seed in seeds] or [[]]:
         for file, (suffix, point) in itertools.product(files, grid):
+            origin = f"{file}{suffix}"
             try:
                 shrink = bench_overrides(load_config(file)) if preset == "bench" else []
                 config = load_config(file, [*shrink, *point, *seed])
             except ValueError as error:
-                raise ValueError(f"row {file}{suffix}: {error}") from None
+                raise ValueError(f"row {origin}: {error}") from None
             name = config.NAME.removeprefix("ablations/") + suffix
-            origin, row = f"{file}{suffix}", (name, *seed)
-            if row in first:
+            row = (name, *seed)
+            if row in origins:
                 raise ValueError(
-                    f"{first[row]} and {origin} are both called {name}; "
+                    f"{origins[row]} and {origin} are both called {name}; "
                     "leave one out, or give it another NAME in its YAML"
                 )
-            first[row] = origin
+            origins[row] = origin
             published = read_published(file) if len(grid) == 1 else {}  # of one unknown point
             options = compared_options(config)
             training = {k: v for k, v in options.items() if not k.startswith("TEST.")}
@@ -102,30 +108,24 @@ def make_plan(
 
 def find_configs(places: Iterable[Path]) -> list[Path]:
     """The YAML files, each once; those of a folder in natural order: gamma_0.05, 0.1, 1."""
+
+    def natural(file: Path) -> list[list[Any]]:
+        parts = [re.split(r"(\d+(?:\.\d+)?)", part) for part in file.with_suffix("").parts]
+        return [[float(w) if i % 2 else w for i, w in enumerate(part)] for part in parts]
+
     found: dict[Path, Path] = {}
     for place in places:
-        if place.is_dir():
-            files = sorted(place.rglob("*.yaml"), key=lambda file: _natural(file, place))
-            if not files:
-                raise ValueError(f"--cfg {place}: no *.yaml in this folder")
-        elif not place.is_file():
+        files = sorted(place.rglob("*.yaml"), key=natural) if place.is_dir() else [place]
+        if not files:
+            raise ValueError(f"--cfg {place}: no *.yaml in this folder")
+        if not files[0].is_file():
             raise FileNotFoundError(
                 f"--cfg {place}: no such file or folder; see configs/ablations/"
             )
-        elif place.suffix not in (".yaml", ".yml"):
+        if files[0].suffix not in (".yaml", ".yml"):
             raise ValueError(f"--cfg {place} is no YAML file; name an experiment or a folder")
-        else:
-            files = [place]
         found |= {file.resolve(): file for file in files}
     return list(found.values())
-
-
-def _natural(file: Path, folder: Path) -> list[list[Any]]:
-    words = [
-        re.split(r"(\d+(?:\.\d+)?)", part)
-        for part in file.relative_to(folder).with_suffix("").parts
-    ]
-    return [[float(w) if i % 2 else w for i, w in enumerate(part)] for part in words]
 
 
 def read_published(path: Path) -> dict[str, float]:
@@ -156,26 +156,19 @@ def expand_grid(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
     """(suffix of the row's name, overrides) of each combination; the last key changes fastest."""
     if len(overrides) % 2:
         raise ValueError(f"options come in pairs KEY VALUES; {overrides[-1]!r} has no value")
-    refused = {
-        "TRAIN.SEED": "an ablation's seeds are given as --seeds 0,1,2",
-        "TRAIN.RESUME": "an ablation continues by itself; to train a row anew, delete its run",
-        "TEST.MODEL_FILE": "an ablation trains its networks; tools/valid.py evaluates given ones",
-    }
     axes: dict[str, list[str]] = {}
     for key, text in zip(overrides[::2], overrides[1::2]):
-        if key in refused:
-            raise ValueError(f"{key}: {refused[key]}")
+        if key in _REFUSED:
+            raise ValueError(f"{key}: {_REFUSED[key]}")
         if key in axes:
             raise ValueError(f"{key} occurs twice; several values are a grid: {key} 1,0.1")
         axes[key] = split_values(text)
-    points = [dict(zip(axes, point)) for point in itertools.product(*axes.values())]
-    return [
-        (
-            "".join(f" {key}={value}" for key, value in point.items() if len(axes[key]) > 1),
-            [word for pair in point.items() for word in pair],
-        )
-        for point in points
-    ]
+    grid = []
+    for values in itertools.product(*axes.values()):
+        point = list(zip(axes, values))
+        suffix = "".join(f" {key}={value}" for key, value in point if len(axes[key]) > 1)
+        grid.append((suffix, [word for pair in point for word in pair]))
+    return grid
 
 
 def split_values(text: str) -> list[str]:
@@ -200,13 +193,14 @@ def compared_options(config: CfgNode) -> dict[str, Any]:
     finished rows mean: then delete both docs/ablations/rows and OUTPUT_DIR/ablations.
     """
     options = {k: v for k, v in changed_options(config).items() if k not in RESULT_NEUTRAL}
-    for key in _PATHS:  # relative: a key must be the same on every machine
+    for key in ("DATASET.ROOT", "MODEL.PRETRAINED"):  # relative: equal on every machine
         if options.get(key):
             options[key] = os.path.relpath(options[key])
     return without_defaults(options)
 
 
 def changed_options(config: CfgNode) -> dict[str, Any]:
+    """All options of a config that are not at their defaults."""
     return without_defaults({key: get_option(config, key) for key in BY_KEY})
 
 
@@ -246,6 +240,12 @@ def digest(options: Mapping[str, Any]) -> str:
 # The bench preset -------------------------------------------------------------------------------
 
 
+@cache
+def _bench_options() -> dict[str, Any]:
+    bench = load_config(BENCH)
+    return {k: get_option(bench, k) for k in [*(e.key for e in read_entries(BENCH)), *_BENCH_DATA]}
+
+
 def bench_overrides(config: CfgNode) -> list[str]:
     """Overrides for minutes on two CPU cores: bench.yaml, with sides / 4 and MODEL.WIDTH / 2.
 
@@ -256,9 +256,7 @@ def bench_overrides(config: CfgNode) -> list[str]:
         """The nearest multiple of 32, the larger of two; 0 stays 0."""
         return side and 32 * max(1, math.floor(side / 128 + 0.5))
 
-    whole = load_config(BENCH)
-    keys = dict.fromkeys([*(entry.key for entry in read_entries(BENCH)), *_BENCH_DATA])
-    values = {key: get_option(whole, key) for key in keys} | {
+    values = _bench_options() | {
         "DATASET.INPUT_SIZE": quarter(config.DATASET.INPUT_SIZE),
         "TEST.INPUT_SIZE": quarter(config.TEST.INPUT_SIZE),
         "LOSS.SHR": config.LOSS.SHR / 4,  # a person's width in network pixels
@@ -282,19 +280,16 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
     sizes: dict[str, tuple[int, float]] = {}
     networks: dict[str, tuple[int, float]] = {}
     for e in experiments:
-        config, side = e.config, e.config.TEST.INPUT_SIZE or e.config.DATASET.INPUT_SIZE
-        data = config.DATASET
+        data, side = e.config.DATASET, e.config.TEST.INPUT_SIZE or e.config.DATASET.INPUT_SIZE
         joints = (data.SKELETON, data.ROOT, data.TRAIN, data.ANNOTATIONS, data.CATEGORY)
-        network = f"{sorted(config.MODEL.items())} {joints} {side}"
+        network = f"{sorted(e.config.MODEL.items())} {joints} {side}"
         try:
-            build_loss(config)
-            build_schedule(config)
-            build_optimizer(
-                config, torch.nn.Linear(1, 1)
-            )  # any network: only the option's name is checked
+            build_loss(e.config)
+            build_schedule(e.config)
+            build_optimizer(e.config, torch.nn.Linear(1, 1))  # any network: its name is checked
             if network not in networks:
                 with torch.device("meta"):
-                    model = build_model(config).eval()
+                    model = build_model(e.config).eval()
                 networks[network] = count_parameters(model), operations_in(model, (side, side))
         except ValueError as error:
             raise ValueError(f"row {e.name}: {error}") from None

@@ -48,10 +48,6 @@ class RowError(Exception):
     """A training or an evaluation failed."""
 
 
-ROW_ERRORS = (RowError, OSError, ValueError, LookupError)
-"""Errors that fail one row and leave the others: a failed process, a damaged file of its run."""
-
-
 def check_files(experiments: Sequence[Experiment], output: Path) -> None:
     """OSError, with the cure: inputs that are missing, or outputs that cannot be written."""
     from hrpose.builders.datasets import annotation_path, expected_tree, image_path
@@ -60,19 +56,19 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
     check_writable(output / "rows" / "row.json")
     for e in experiments:
         check_writable(e.folder / "log.txt")
+        data, weights = e.config.DATASET, e.config.MODEL.PRETRAINED
         try:
-            for split in dict.fromkeys((e.config.DATASET.TRAIN, e.config.DATASET.VAL)):
+            for split in (data.TRAIN, data.VAL):
                 path = annotation_path(e.config, split)
                 if not path.is_file():
                     raise FileNotFoundError(f"no annotations at {path}")
                 ImageFiles(image_path(e.config, split))
         except FileNotFoundError as error:
-            root = Path(e.config.DATASET.ROOT)
-            cure = f"\nDraw the synthetic set with: python tools/synthesize.py --output {root}"
-            raise FileNotFoundError(
-                f"{error}. Expected:\n{expected_tree(e.config)}{cure * ('synthetic' in root.name)}"
-            ) from None
-        weights = e.config.MODEL.PRETRAINED
+            cure = ""
+            if "synthetic" in Path(data.ROOT).name:
+                cure = f"\nDraw them with: python tools/synthesize.py --output {data.ROOT}"
+            tree = expected_tree(e.config)
+            raise FileNotFoundError(f"{error}. Expected:\n{tree}{cure}") from None
         if weights and not Path(weights).is_file():
             raise FileNotFoundError(
                 f"row {e.name}: MODEL.PRETRAINED: no weights at {weights}. "
@@ -91,10 +87,10 @@ def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
     stop = Event()
 
     def run(group: list[Experiment]) -> None:
-        device = devices.get()
+        device, folder = devices.get(), group[0].folder
         try:
-            with _locked(group[0].folder, stop) as lock:
-                _run_group(ablation, group, RowProcesses(group[0].folder, device, lock, stop))
+            with _locked(folder, stop) as lock:
+                _run_group(ablation, group, RowProcesses(folder, device, lock, stop))
         except CancelledError:
             pass
         finally:
@@ -141,18 +137,16 @@ def _run_group(ablation: Ablation, group: list[Experiment], job: RowProcesses) -
     ablation.report(f"{group[0].label}: begins on {job.device}, log: {job.log}")
     try:
         run = job.train(group[0])
-        facts = _facts(run)
-    except ROW_ERRORS as error:
+    except (RowError, OSError) as error:
         for e in group:
-            ablation.fail(e, error)
+            ablation.fail(e, f"{error}")
         return
     for e in group:
         try:
-            evaluated = _test_options(_options_of(run)) == _test_options(e.options)
-            figures = facts["figures"] if evaluated else job.evaluate(e, run)
+            facts, figures = _facts(run), job.evaluate(e, run)
             ablation.keep(e, figures, facts, time.monotonic() - start)
-        except ROW_ERRORS as error:
-            ablation.fail(e, error)
+        except (RowError, OSError) as error:
+            ablation.fail(e, f"{error}")
         start = time.monotonic()
 
 
@@ -165,25 +159,24 @@ class RowProcesses:
 
     def train(self, e: Experiment) -> Path:
         """The run folder of the training, which is started or continued unless it has finished."""
-        run = self._finished_run()
-        if run:
-            return run
         path = self.folder / "training.yaml"
-        if not path.is_file():  # TRAIN.RESUME auto finds a run by the config it began with
-            _write_config(path, e)
-        self._run_tool("train", "--cfg", str(path), *self._runtime_overrides(e))
+        if not self._finished_run():
+            if not path.is_file():  # TRAIN.RESUME auto finds a run by the config it began with
+                _write_config(path, e)
+            self._run_tool("train", e, "--cfg", str(path))
         run = self._finished_run()
         if not run:
             raise RowError("training ended without an error, but left no finished run")
         return run
 
     def evaluate(self, e: Experiment, run: Path) -> dict[str, float]:
-        """Figures of the run's last weights under the row's TEST options."""
-        folder = self.folder / "evaluations" / e.key
+        """Metrics of the run's last weights under the row's TEST options."""
+        folder, config = self.folder / "evaluations" / e.key, run / "config.yaml"
+        if _evaluated_as(config, e):
+            return _facts(run)["figures"]
         _write_config(folder / "row.yaml", e)
         words = ["--cfg", str(folder / "row.yaml"), "--output", str(folder)]
-        words += ["TEST.MODEL_FILE", str(_weights(run))]
-        self._run_tool("valid", *words, *self._runtime_overrides(e))
+        self._run_tool("valid", e, *words, "TEST.MODEL_FILE", str(_weights(run)))
         return _facts(folder)["figures"]
 
     def _finished_run(self) -> Path | None:
@@ -191,16 +184,14 @@ class RowProcesses:
         runs = sorted((path.parent for path in self.folder.glob("*/run.json")), reverse=True)
         return next((r for r in runs if _facts(r).get("finished") and _weights(r).is_file()), None)
 
-    def _runtime_overrides(self, e: Experiment) -> list[str]:
-        values = {key: get_option(e.config, key) for key in RUNTIME_OPTIONS}
-        values["DEVICE"] = self.device
-        return [word for key, value in values.items() for word in (key, as_override(value))]
-
-    def _run_tool(self, tool: str, *arguments: str) -> None:
+    def _run_tool(self, tool: str, e: Experiment, *arguments: str) -> None:
         """Run tools/<tool>.py until it ends or is stopped. RowError: it failed."""
         if self.stop.is_set():
             raise CancelledError
         words = [sys.executable, str(TOOLS / f"{tool}.py"), *arguments]
+        runtime = {key: get_option(e.config, key) for key in RUNTIME_OPTIONS}
+        for key, value in (runtime | {"DEVICE": self.device}).items():
+            words += [key, as_override(value)]
         with self.log.open("ab") as log:
             start = log.tell()
             log.write(f"$ {shlex.join(words)}\n".encode())
@@ -242,20 +233,26 @@ def _write_config(path: Path, e: Experiment) -> None:
     atomic_write(path, lambda file: file.write(text.encode()))
 
 
-def _options_of(run: Path) -> dict[str, Any]:
-    """The options of a run; none, unlike any row's, if this version cannot read them."""
+def _evaluated_as(config: Path, e: Experiment) -> bool:
+    """Whether the run with this config was evaluated with the row's TEST options."""
     try:
-        return compared_options(load_config(run / "config.yaml"))
-    except ValueError:
-        return {"TEST.": "unknown"}
-
-
-def _test_options(options: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in options.items() if key.startswith("TEST.")}
+        options = compared_options(load_config(config))
+    except ValueError:  # of another version, with other options
+        return False
+    tests = [{k: v for k, v in o.items() if k.startswith("TEST.")} for o in (options, e.options)]
+    return tests[0] == tests[1]
 
 
 def _facts(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "run.json").read_text())
+    """run.json of a run or an evaluation. RowError: it is damaged."""
+    path = folder / "run.json"
+    try:
+        facts = json.loads(path.read_text())
+        if facts.get("figures") is not None:
+            facts["figures"]["AP"]
+        return facts
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise RowError(f"{path} is damaged ({error!r}); delete its folder") from None
 
 
 def _weights(run: Path) -> Path:

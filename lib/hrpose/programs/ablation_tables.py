@@ -65,15 +65,11 @@ def _summary(frame: DataFrame) -> DataFrame:
             "–" if mean != mean else f"{mean:.1f}" + (f" ± {std:.1f}" if std == std else "")
             for mean, std in pairs  # NaN, unequal to itself, is unknown
         ]
-    counts = [
-        (*(list(s).count(w) for w in ("finished", "failed")), len(s)) for _, s in groups.state
-    ]
-    table["seeds"] = [
-        (f"{done}" if done == total else f"{done} of {total}")
-        + (f", {failed} failed" if failed else "")
-        for done, failed, total in counts
-    ]
-    for i, (done, failed, _) in enumerate(counts):
+    table["seeds"] = ""
+    for i, (_, states) in enumerate(groups.state):
+        done, failed, total = sum(states == "finished"), sum(states == "failed"), len(states)
+        seeds = f"{done}" if done == total else f"{done} of {total}"
+        table.loc[i, "seeds"] = seeds + (f", {failed} failed" if failed else "")
         if not done:
             table.loc[i, "AP"] = "failed" if failed else "missing"
     for name in PUBLISHED_METRICS:
