@@ -117,7 +117,8 @@ class HalfPrecision(nn.Module):
 
 
 def _to_float32(output: HeadOutput) -> HeadOutput:
-    return HeadOutput(*(x.float() if isinstance(x, Tensor) else x for x in output))
+    parts: Any = (x.float() if isinstance(x, Tensor) else x for x in output)
+    return HeadOutput._make(parts)
 
 
 class Compiled(nn.Module):
