@@ -201,13 +201,13 @@ def _benchmark() -> argparse.ArgumentParser:
 
 def repeated(parser: argparse.ArgumentParser, reference: bool = True) -> argparse.ArgumentParser:
     """With the options of all benchmarks, and of those that have a reference implementation."""
-    parser.add_argument("--repeats", type=positive, default=4, help="turns that each side takes")
+    parser.add_argument("--repeats", type=positive, default=4, help="interleaved runs of each side")
     parser.add_argument("--json", type=writable, metavar="FILE", help="write the numbers there")
     if reference:
         parser.add_argument(
             "--against",
             choices=("reference",),
-            help="take turns with the slow implementation in tests/reference of a checkout",
+            help="interleave with the slow implementation in tests/reference of a checkout",
         )
     return parser
 
@@ -215,7 +215,7 @@ def repeated(parser: argparse.ArgumentParser, reference: bool = True) -> argpars
 def _benchmark_train() -> argparse.ArgumentParser:
     parser = repeated(with_config("images/s of a config's training, and its phases."))
     parser.add_argument("--steps", type=positive, default=10, help="in one go, between two waits")
-    parser.add_argument("--sweep", action="store_true", help="one means of speed after the other")
+    parser.add_argument("--sweep", action="store_true", help="measure one optimisation after another")
     parser.add_argument("--batch", type=positive, help="of --sweep; default: the largest that fits")
     return parser
 
