@@ -96,7 +96,7 @@ class FusionModule(nn.Module):
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
         xs = [branch(x) for branch, x in zip(self.branches, xs)]
         return [
-            F.relu(fuse(layer(x) for layer, x in zip(layers, xs)), inplace=True)
+            F.relu(fuse(layer(x) for layer, x in zip(layers.children(), xs)), inplace=True)
             for layers, fuse in zip(self.routes.values(), self.fusions)
         ]
 
