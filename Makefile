@@ -4,7 +4,7 @@ BIN := .venv/bin
 READY := .venv/ready
 
 .DEFAULT_GOAL := help
-.PHONY: help setup quickstart test check format clean
+.PHONY: help setup quickstart test check docs format clean
 
 help: ## this list
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -29,6 +29,9 @@ check: $(READY) ## format, lint, types and the fast tests
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m "not slow and not long"
+
+docs: $(READY) ## write docs/options.md anew
+	$(BIN)/python -c "from hrpose.config.options import as_markdown; print(as_markdown(), end='')" > docs/options.md
 
 format: $(READY) ## put the code in its usual form
 	$(BIN)/ruff format .

@@ -29,8 +29,9 @@ setup(
     extras_require={
         "dev": [
             *("pytest", "pytest-xdist", "pytest-timeout"),
-            *("ruff", "mypy", "types-PyYAML", "matplotlib"),
+            *("ruff", "mypy", "types-PyYAML", "matplotlib", "pandas>=2.1"),
         ],
+        "ablations": ["pandas>=2.1"],
         "report": ["matplotlib"],
         "weights": ["safetensors>=0.4"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],

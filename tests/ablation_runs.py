@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import yaml
 
-from hrpose.programs.ablate import main
+from hrpose.programs import cli
 
 ROOT = Path(__file__).parents[1]
 TINY = "MODEL: {WIDTH: 8, STEM: 8, MODULES: [1, 1, 1], BLOCKS: 1, NUM_BASIC_BLOCKS: 0}\n"
@@ -75,7 +75,7 @@ class Ablations:
     def __call__(self, *words, plan=None, raw=False):
         status = 0
         try:
-            main([*map(str, words)] if raw else self.words(*words, plan=plan))
+            cli.main("ablate", [*map(str, words)] if raw else self.words(*words, plan=plan))
         except SystemExit as end:
             status = end.code
         return Done(status, *self.capture.readouterr())

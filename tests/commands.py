@@ -18,6 +18,14 @@ SMALL = BRIEFLY.split()
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
+def shipped_configs():
+    """The YAML files of configs/ that git tracks: a user's own are not ours to test."""
+    command = ["git", "-C", str(ROOT), "ls-files", "-z", "configs/*.yaml"]
+    listed = subprocess.run(command, capture_output=True, text=True)
+    tracked = [ROOT / name for name in listed.stdout.split("\0") if name]
+    return sorted(tracked or (ROOT / "configs").rglob("*.yaml"))  # all, where git knows none
+
+
 def start(name, *arguments, launch=()):
     """One of tools/ in a session of its own; its output can be read as it comes."""
     return begin(sys.executable, *launch, ROOT / "tools" / f"{name}.py", *arguments)

@@ -45,8 +45,6 @@ TORCHLESS = [
     "codecs.heatmap",
     "inference.spec",
     "inference.munkres",
-    "inference.matching",
-    "inference.grouping",
     "inference.decode",
     "inference.onnx_predictor",
 ]

@@ -22,7 +22,7 @@ from hrpose.ops.atomic_io import (
     with_cure,
     write_json,
 )
-from hrpose.programs.cli import command
+from hrpose.programs import cli, synthesize
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
@@ -100,8 +100,9 @@ def test_a_run_folder_for_which_there_is_no_room_is_named(tmp_path, monkeypatch)
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="no /dev/full here")
 def test_a_full_disk_behind_standard_output_is_a_message_and_a_status():
     program = (
-        "from hrpose.programs.cli import command\n"
-        "@command\ndef main(arguments=None):\n    print('figures')\nmain()"
+        "from hrpose.programs import cli, synthesize\n"
+        "synthesize.main = lambda known: print('figures')\n"
+        "cli.main('synthesize', [])"
     )
     with open("/dev/full", "w") as full:
         done = subprocess.run(
@@ -113,16 +114,16 @@ def test_a_full_disk_behind_standard_output_is_a_message_and_a_status():
 
 
 def test_a_traceback_is_shown_on_request(capsys, monkeypatch):
-    @command
-    def main(arguments=None):
+    def fail(known):
         raise ValueError("wrong; use another")
 
+    monkeypatch.setattr(synthesize, "main", fail)
     with pytest.raises(SystemExit):
-        main([])
+        cli.main("synthesize", [])
     assert capsys.readouterr().err == "error: wrong; use another\n"
     monkeypatch.setenv("HRPOSE_DEBUG", "1")
     with pytest.raises(SystemExit):
-        main([])
+        cli.main("synthesize", [])
     shown = capsys.readouterr().err
     assert "Traceback" in shown and shown.endswith("error: wrong; use another\n")
 

@@ -1,10 +1,11 @@
-"""The benchmarks measure what they name. How fast anything is, is not asserted."""
+"""The benchmarks report consistent figures; absolute speed is not asserted."""
 
 import json
 import shutil
 import subprocess
 import sys
 import time
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
@@ -14,7 +15,9 @@ from commands import QUICKSTART, ROOT, SMALL
 from hrpose.builders.common import build_model
 from hrpose.config import load_config
 from hrpose.models.higher_hrnet import HigherHRNet
-from hrpose.programs.benchmark import main
+from hrpose.programs import cli
+
+main = partial(cli.main, "benchmark")
 
 ONE_SCALE = ["TEST.SCALE_FACTOR", "[1]", "TEST.FLIP_TEST", "true"]
 TRAINING = "hrpose.programs.benchmark_training."
@@ -22,7 +25,7 @@ TRAINING = "hrpose.programs.benchmark_training."
 
 @pytest.fixture
 def measure(tmp_path, scenes):
-    """What a benchmark writes: titles -> rows, with notes and environment aside."""
+    """Run a benchmark; returns its tables (title -> rows), notes and environment."""
 
     def run(what, *arguments):
         path = tmp_path / "numbers.json"
@@ -52,14 +55,14 @@ def check(rows):
 
 
 def baseline_of(rows):
-    """The row that the others are measured against."""
+    """The row whose speed-up is 1 throughout."""
     ones = {"median": 1, "min": 1, "max": 1}
     [row] = [row for row in rows if row["speed-up"] == ones]
     return row
 
 
 def phases_of(rows, side):
-    """Milliseconds of every phase of a side, of which the shares must be parts of one whole."""
+    """Milliseconds of every phase of a side, whose shares must add up to 100 %."""
     assert sum(row.get(f"{side}, %", 0) for row in rows) == pytest.approx(100)
     return {row[""]: row[f"{side}, ms"] for row in rows if f"{side}, ms" in row}
 
@@ -101,7 +104,7 @@ def test_train(measure, workers):
     assert any("One worker makes" in note for note in written.notes)
 
 
-def test_train_alone_and_in_several_passes(measure):
+def test_train_without_reference_and_with_micro_batches(measure):
     asked = ["--steps", "1", "--repeats", "1", "TRAIN.MICRO_BATCH", "2"]
     [row] = measure("train", *asked).tables["A step"]
     assert row[""] == "as configured" and "speed-up" not in row
@@ -124,7 +127,7 @@ def test_sweep(measure, monkeypatch):
 
 
 def test_sweep_finds_the_largest_batch_that_fits(measure, monkeypatch):
-    """From below and from above, and one that cannot be measured costs no other."""
+    """Searching upwards and downwards; a variant that fails does not stop the others."""
     room = {"reference": 6, "fp32": 40, "fp32, channels last": 17, "bf16, channels last": 1}
 
     def peak(side, device):
@@ -134,7 +137,7 @@ def test_sweep_finds_the_largest_batch_that_fits(measure, monkeypatch):
             raise RuntimeError("CUDA out of memory. Tried to allocate 20 GiB")
         return 1.0
 
-    monkeypatch.setattr("hrpose.builders.devices.build_devices", lambda _: [torch.device("meta")])
+    monkeypatch.setattr("hrpose.programs.benchmark.build_devices", lambda _: [torch.device("meta")])
     monkeypatch.setattr(TRAINING + "Side.peak", peak)
     monkeypatch.setattr(TRAINING + "Side.build", lambda side, device, steps: lambda: None)
     monkeypatch.setattr("hrpose.programs.timing.matmul_rate", lambda device, precision: 1e12)
@@ -172,7 +175,7 @@ def test_forward(measure):
     assert "random" in written.notes[0]
 
 
-def test_forward_with_weights_that_are_given(measure, tmp_path):
+def test_forward_with_weights_from_a_file(measure, tmp_path):
     options = [*SMALL, "MODEL.MODULES", "[1,1,1]"]
     path = tmp_path / "weights.pth"
     torch.save(build_model(load_config(QUICKSTART, options)).state_dict(), path)
@@ -183,7 +186,7 @@ def test_forward_with_weights_that_are_given(measure, tmp_path):
     assert row[""] == "fp32"
 
 
-def test_a_way_that_cannot_be_computed_costs_no_other(measure, monkeypatch):
+def test_a_variant_that_fails_does_not_stop_the_others(measure, monkeypatch):
     monkeypatch.setenv("CXX", "no_such_compiler")
     asked = ["--size", "64", "--repeats", "1", "--skip", "bf16"]
     written = measure("forward", *asked)
@@ -194,7 +197,7 @@ def test_a_way_that_cannot_be_computed_costs_no_other(measure, monkeypatch):
 
 
 @pytest.mark.parametrize("kind", ["UINT8", "FLOAT"])
-def test_an_exported_file_takes_its_turns(measure, tmp_path, kind):
+def test_an_exported_file_is_timed_too(measure, tmp_path, kind):
     """Its maps are compared where they have the shape of the network's: here the images' mean."""
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
@@ -220,7 +223,7 @@ def test_infer(measure, monkeypatch):
     monkeypatch.setattr(HigherHRNet, "forward", lambda *x: time.sleep(0.2) or forward(*x))
     asked = ["--images", "2", "--repeats", "1", "--against", "reference", *ONE_SCALE]
     written = measure("infer", *asked, "WORKERS", "2")
-    ours, slow = written.tables["Finding people"]
+    ours, slow = written.tables["Inference"]
     assert ours["people"] == slow["people"] and ours["AP"] == slow["AP"]
     for side in ("as configured", "reference"):
         spent = phases_of(written.tables["Where the time of an image goes"], side)
@@ -256,7 +259,7 @@ def test_infer(measure, monkeypatch):
         (["infer", "--cfg", QUICKSTART, "DATASET.ROOT", "nowhere"], "nowhere"),
     ],
 )
-def test_a_mistake_ends_with_its_cure(arguments, cure, capsys):
+def test_an_error_names_its_cure(arguments, cure, capsys):
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
@@ -265,7 +268,7 @@ def test_a_mistake_ends_with_its_cure(arguments, cure, capsys):
 
 def test_the_reference_is_in_a_checkout_only(tmp_path):
     shutil.copytree(ROOT / "lib" / "hrpose", tmp_path / "lib" / "hrpose")
-    program = "from hrpose.programs.benchmark import main; main()"
+    program = "from hrpose.programs.cli import main; main('benchmark')"
     done = subprocess.run(
         [sys.executable, "-c", program, "tags", "--against", "reference"],
         env={"PYTHONPATH": str(tmp_path / "lib")},

@@ -1,5 +1,7 @@
 """Encode -> decode gives the people back; a whole predictor with a network made of glass."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
@@ -206,9 +208,7 @@ AT_128 = InferenceSpec(DOTS, 128)
 
 def predictor(model=None, spec=AT_128, **changes):
     spec = spec._replace(decoder=spec.decoder._replace(**changes))
-    return BottomUpPredictor(
-        model or Glass(len(spec.views)), spec, lambda images: images.float() / 255
-    )
+    return BottomUpPredictor(model or Glass(len(spec.views)), spec)
 
 
 SPECS = [
@@ -261,8 +261,8 @@ def test_maps_have_the_size_that_was_asked_for():
         assert inputs.size == tuple(maps.heatmaps.shape[2:])
         assert maps.heatmaps.shape == (1, 3, 128 // stride, 256 // stride)
         assert maps.tags.shape == (1, 3, 128 // stride, 256 // stride, 2)
-        middle = inputs.to_maps.points(np.array([150, 100]))
-        np.testing.assert_allclose(middle, [128 / stride, 64 / stride])
+        middle = inputs.to_image.points(np.array([128 / stride, 64 / stride]))
+        np.testing.assert_allclose(middle, [150, 100])
         assert not maps.heatmaps.requires_grad
 
 
@@ -273,6 +273,20 @@ def test_a_missing_joint_is_all_0_in_image_pixels():
     assert len(poses.joints) == 2
     assert not poses.joints[:, 2].any()
     assert (poses.joints[:, :2, 2] > 0).all()
+
+
+def test_boxes_are_refused():
+    image, boxes = picture(100, 80, 6)[0], np.float32([[0, 0, 100, 80]])
+    for given in ({"boxes": boxes}, {"box_scores": np.ones(1)}):
+        with pytest.raises(ValueError, match="without boxes"):
+            predictor()(image, **given)
+
+
+def test_poses_are_read_by_name_and_never_changed():
+    poses = predictor()(picture(300, 200, 6)[0])
+    assert poses.boxes is poses.box_indices is poses.track_ids is None
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        poses.scores = poses.scores[:1]
 
 
 def test_an_empty_image_has_no_poses():

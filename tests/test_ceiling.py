@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,10 +11,11 @@ from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.coco import image_annotations
 from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.inference.decode import decode
-from hrpose.inference.spec import PUBLISHED, to_image_coords
+from hrpose.inference.spec import PUBLISHED
 from hrpose.ops.coordinates import BOTTOM_UP, resize_transform
 from hrpose.ops.peaks import resize
 from hrpose.skeletons import COCO
+from hrpose.structures import Poses
 
 TRUTH = Path(__file__).parents[1].parent / "shared" / "data" / "coco_subset" / "annotations"
 TRUTH = TRUTH / "person_keypoints_val2017.json"
@@ -75,7 +77,9 @@ def ceiling(input_size, resolution, way):
         )
         maps = drawn(to_network.joints(record.joints), size, resolution, convention)
         to_maps = to_network.to_cell_frame(RESOLUTIONS[resolution][1], convention)
-        poses = to_image_coords(*decode(*maps, COCO, STEPS[way]), to_maps)
+        people, scores = decode(*maps, COCO, STEPS[way])
+        joints = to_maps.inverse().joints(people[..., :3])
+        poses = Poses(joints.astype(np.float32), scores)
         evaluator.add(record.image_id, poses)
     return evaluator.summarize()["AP"]
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,10 @@ from hrpose.builders.datasets import build_evaluator, read_split
 from hrpose.config import load_config
 from hrpose.data.convert import merge_annotations, with_decoded_sizes
 from hrpose.data.statistics import ImageInfo
-from hrpose.programs.check_data import main
+from hrpose.programs import cli
 from test_validate import clean_set, write_images
+
+main = partial(cli.main, "check_data")
 
 ROOT = Path(__file__).parents[1]
 REAL = ROOT.parent / "shared" / "data"

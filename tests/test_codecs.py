@@ -1,4 +1,4 @@
-"""Codecs: what is encoded is decoded, in all conventions; top-down HRNet's against plain loops."""
+"""Joints to maps and back, in every convention: round trips, flips, and the same in plain loops."""
 
 import numpy as np
 import pytest
@@ -6,117 +6,238 @@ import torch
 
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.codecs.tags import TagCodec
-from hrpose.ops.coordinates import CONVENTIONS, HRNET
-from reference.targets import decode_hrnet, draw_hrnet
+from hrpose.ops.coordinates import CONVENTIONS, HIGHERHRNET, HRNET, UNBIASED, mirror_joints
+from hrpose.skeletons import COCO
+from reference.targets import decode_heatmaps, draw_gaussians, drawn_cell, heatmap_coords
+from test_targets import EVERY_CONVENTION, crowd
 
-SIZE, STRIDE = (24, 32), 4  # cells (H, W); network pixels per cell
-CODECS = {name: HeatmapCodec(2.0, each) for name, each in CONVENTIONS.items()}
-BOUNDS = {"higherhrnet": 0.75, "hrnet": 0.5, "unbiased": 0.01}
-"""Largest error of a joint that is encoded and decoded, in cells along one axis."""
+SIDE = 96
+RULES = ("none", "quarter", "dark")
+ON = pytest.mark.parametrize("on", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
 
 
-def people_around(rng, people):
-    """Joints (2, N, 3, 3) in network pixels in and far about the map, some unlabelled, some NaN."""
-    joints = rng.uniform(-50, 32 * STRIDE + 50, (2, people, 3, 3)).astype(np.float32)
-    joints[..., 2] = rng.integers(0, 3, joints.shape[:3])
-    joints[rng.random(joints.shape[:3]) < 0.1, rng.integers(0, 3)] = np.nan
+def scattered(rng, images=4, margin=0.0, side=SIDE):
+    """Joints (B, 1, 17, 3) of one person, uniform in a network input of `side` pixels."""
+    joints = rng.uniform(margin, side - 1 - margin, (images, 1, 17, 3)).astype(np.float32)
+    joints[..., 2] = 2
     return joints
 
 
-@pytest.mark.parametrize("people", [0, 1, 5, 40])
-@pytest.mark.parametrize("sigma", [2.0, 1.0, 3.0])
-def test_hrnet_targets_oracle(rng, people, sigma, record_difference):
-    joints, codec = people_around(rng, people), HeatmapCodec(sigma, HRNET)
-    maps, weights = draw_hrnet(joints, SIZE, STRIDE, sigma)
-    ours = codec.encode(torch.from_numpy(joints), SIZE, STRIDE).numpy()
-    record_difference("hrnet: heatmaps", abs(ours - maps).max())
-    np.testing.assert_allclose(ours, maps, atol=1e-6)
-    assert np.array_equal(ours > 0, maps > 0)
-    assert np.array_equal(codec.weights(torch.from_numpy(joints), SIZE, STRIDE), weights)
+# Encoding ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("x, drawn, weight", [
-    (-5.9, True, 1), (-25.9, True, 1), (-30.1, False, 1), (-34.1, False, 0), (149, True, 1),
-    (151, False, 0),
-])  # fmt: skip
-def test_an_hrnet_joint_is_drawn_as_far_as_its_patch_reaches(x, drawn, weight):
-    joint = torch.tensor([[[[x, 40.0, 2]]]])
-    assert CODECS["hrnet"].encode(joint, SIZE, STRIDE).any().item() == drawn
-    assert CODECS["hrnet"].weights(joint, SIZE, STRIDE).item() == weight
+@EVERY_CONVENTION
+@pytest.mark.parametrize("stride", [2, 4])
+def test_encode_oracle(rng, name, stride):
+    """From network pixels, some images flipped, to heatmaps, weights and cells."""
+    size, flipped = (SIDE // stride, SIDE // stride), torch.tensor([True, False])
+    joints = crowd(rng, size=(SIDE, SIDE), people=6, kinds=17, margin=40)
+    joints[~np.isfinite(joints)] = 0
+    joints[..., :2] = np.round(joints[..., :2] * 8) / 8
+    given, cells = joints.copy(), joints.copy()
+    given[0] = mirror_joints(joints[0], SIDE, COCO.flip_order)
+    cells[0] = joints[0][:, COCO.flip_order]
+    for b, n, k in np.ndindex(cells.shape[:3]):
+        place = cells[b, n, k, :2]
+        cells[b, n, k, :2] = heatmap_coords(place, SIDE, stride, flipped[b], name)
+    convention, pixels = CONVENTIONS[name], torch.from_numpy(given)
+    codec = HeatmapCodec(2.0, convention)
+    ours = codec.encode(pixels, size, stride, flipped)
+    np.testing.assert_allclose(ours, draw_gaussians(cells, size, 2.0, None, name), atol=1e-6)
+    alone = [codec.encode(pixels[:, i : i + 1], size, stride, flipped) for i in range(6)]
+    drawn = torch.stack(alone, 1).flatten(3).amax(-1) > 0
+    weights = codec.weights(pixels, size, stride, flipped)
+    assert weights.dtype == torch.float32
+    plain = [drawn_cell(joint, size, name) is not None for joint in cells.reshape(-1, 3)]
+    assert weights.flatten().tolist() == plain
+    assert torch.equal(weights > 0, drawn) or name == "hrnet"  # whose empty patches may count
+    tag_cells = TagCodec(convention).encode(pixels, size, stride, flipped)
+    for b, n, k in (tag_cells >= 0).nonzero().tolist():
+        assert (
+            ours[b].flatten()[tag_cells[b, n, k]]
+            == ours[b, k].flatten()[tag_cells[b, n, k] % (size[0] * size[1])]
+        )
+    assert 0 < (tag_cells >= 0).float().mean() < drawn.float().mean() + 1e-6
 
 
-def random_maps(rng):
-    """Heatmaps (4, 17, H, W): noise, noise with ties, peaks at the border, empty ones."""
-    maps = rng.random((4, 17, *SIZE)).astype(np.float32)
-    maps[1] = np.round(maps[1] * 3) / 3
-    for k, heatmap in enumerate(maps[2]):
-        heatmap[k % SIZE[0], [0, 1, 2, 16, 29, 30, 31][k % 7]] = 2
-    maps[3, ::2] = 0
-    maps[3, 1] = -1
-    return maps
+# Decoding ---------------------------------------------------------------------------------------
 
 
-def test_hrnet_decoding_oracle(rng, record_difference):
-    maps = random_maps(rng)
-    wanted = np.array([[decode_hrnet(each, STRIDE) for each in image] for image in maps])
-    ours = CODECS["hrnet"].decode(maps, STRIDE)
-    record_difference("hrnet: decoded joints (network px)", abs(ours - wanted).max())
-    assert np.array_equal(ours, wanted.astype(np.float32))
+def predicted(rng, kind, images=3):
+    """Heatmaps (B, 17, 12, 16): noise with many ties, or Gaussians inside and at the border."""
+    size = (12, 16)
+    if kind == "noise":
+        return np.round(rng.uniform(-0.5, 1, (images, 17, *size)) * 4).astype(np.float32) / 4
+    joints = rng.uniform((-1, -1, 1), (17, 13, 1.5), (images, 1, 17, 3)).astype(np.float32)
+    return draw_gaussians(joints, size, 2.0, None, kind).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_maps_on_a_device_are_decoded_as_on_the_host(rng, name):
-    maps = random_maps(rng)
-    there = CODECS[name].decode(torch.from_numpy(maps), STRIDE)
-    assert np.array_equal(there, CODECS[name].decode(maps, STRIDE))
+@EVERY_CONVENTION
+@pytest.mark.parametrize("option", RULES)
+@pytest.mark.parametrize("kind", ["noise", *CONVENTIONS])
+@ON
+def test_decode_oracle(rng, name, option, kind, on, record_difference):
+    heatmaps, convention = predicted(rng, kind), CONVENTIONS[name]
+    rule = convention.subpixel_rule(option)
+    ours = HeatmapCodec(convention=convention, subpixel=option).decode(on(heatmaps), 4)
+    plain = decode_heatmaps(heatmaps, 4, name, rule)
+    assert ours.dtype == np.float32
+    record_difference(f"decode, {name}, {option} (px)", abs(ours - plain).max())
+    np.testing.assert_allclose(ours, plain, atol=1e-4 if option == "dark" else 0)
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_joints_survive_encoding_and_decoding(rng, name, record_difference):
-    """Where the patch lies inside the map; unlabelled joints come back as 0, 0, 0."""
-    joints = np.zeros((20, 1, 17, 3), np.float32)
-    joints[..., :2] = rng.uniform(8 * STRIDE, [24 * STRIDE, 16 * STRIDE], (20, 1, 17, 2))
-    joints[..., 2] = rng.integers(0, 3, joints.shape[:3])
-    maps = CODECS[name].encode(torch.from_numpy(joints), SIZE, STRIDE)
-    found, labelled = CODECS[name].decode(maps, STRIDE), joints[:, 0, :, 2] > 0
-    away = abs(found - joints[:, 0])[..., :2][labelled].max() / STRIDE
-    record_difference(f"{name}: encoded and decoded (cells)", away)
-    assert away <= BOUNDS[name] + 1e-5
-    assert (found[labelled][:, 2] > 0.9).all()
-    assert not found[~labelled].any()
+@EVERY_CONVENTION
+@ON
+def test_a_map_without_heat_has_no_joint_and_one_that_is_not_finite_is_refused(name, on):
+    maps = np.zeros((2, 3, 8, 8), np.float32)
+    maps[0, 1] = -1
+    codec = HeatmapCodec(convention=CONVENTIONS[name])
+    assert not codec.decode(on(maps), 4).any()
+    maps[1, 2, 4, 4] = np.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        codec.decode(on(maps), 4)
 
 
-def test_hrnet_maps_of_a_flipped_crop_lie_a_cell_too_far_left(rng):
-    """In three of four positions at stride 4; moved by one they are right in the fourth."""
-    x = torch.from_numpy(rng.uniform(40, 80, 4000))
-    joints = torch.stack([x, x, torch.ones_like(x)], -1).view(1, 1, -1, 3)
-    turned = joints.clone()
-    turned[..., 0] = 4 * SIZE[1] - 1 - turned[..., 0]
-    plain, back = (HRNET.to_heatmap_coords(each, STRIDE)[0, 0, :, 0] for each in (joints, turned))
-    apart = SIZE[1] - 1 - back - plain
-    assert set(apart.tolist()) == {-1, 0}
-    assert (apart == -1).double().mean().item() == pytest.approx(0.75, abs=0.03)
-    maps = np.arange(12.0).reshape(1, 3, 4)
-    assert HRNET.align_flipped(maps).tolist() == [[[0, 0, 1, 2], [4, 4, 5, 6], [8, 8, 9, 10]]]
+def test_decoded_cells_of_the_worked_examples():
+    maps = np.zeros((1, 1, 16, 16), np.float32)
+    maps[0, 0, 5, 2] = 1
+    for convention, pixels in ((HIGHERHRNET, [10, 22]), (HRNET, [8, 20]), (UNBIASED, [9.5, 21.5])):
+        codec = HeatmapCodec(convention=convention, subpixel="none")
+        assert codec.decode(maps, 4)[0, 0].tolist() == [*pixels, 1]
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_a_map_that_is_not_finite_is_refused(name):
-    maps = np.zeros((1, 1, *SIZE), np.float32)
-    maps[0, 0, 3, 3] = np.nan
+@pytest.mark.parametrize(
+    ("column", "row", "moves"),
+    [(2, 2, 1), (1, 5, 0), (5, 1, 0), (14, 10, 1), (15, 5, 0), (5, 11, 0), (5, 10, 1), (0, 0, 0)],
+)
+def test_hrnet_stops_both_axes_at_the_border(column, row, moves):
+    """Of a map of 16 x 12: moved only where 2 <= x <= 14 and 2 <= y <= 10."""
+    rows, columns = np.mgrid[:12, :16]
+    away = (columns - column - 0.2) ** 2 + (rows - row + 0.2) ** 2
+    maps = np.exp(-away / 8).astype(np.float32)[None, None]
+    found = HeatmapCodec(convention=HRNET).decode(maps, 1)[0, 0, :2]
+    assert found.tolist() == [column + 0.25 * moves, row - 0.25 * moves]
+
+
+@EVERY_CONVENTION
+@ON
+def test_the_published_steps_keep_to_scale_and_shift_of_the_map(rng, name, on):
+    heatmaps = predicted(rng, name) + np.float32(0.125)
+    codec = HeatmapCodec(convention=CONVENTIONS[name], subpixel="quarter")
+    once, other = (codec.decode(on(maps), 4)[..., :2] for maps in (heatmaps, heatmaps * 4 + 1))
+    assert np.array_equal(once, other)
+
+
+# Round trips ------------------------------------------------------------------------------------
+
+BOUNDS = [
+    ("higherhrnet", "none", 2.0),
+    ("higherhrnet", "convention", 3.0),  # ties go left: a quarter cell more
+    ("hrnet", "none", 2.0),
+    ("hrnet", "convention", 2.0),
+    ("unbiased", "none", 2.0),
+    ("unbiased", "convention", 1e-3),
+]
+"""Largest errors in network pixels at stride 4: half a cell, but for the step's own error."""
+
+
+@pytest.mark.parametrize(("name", "option", "bound"), BOUNDS)
+@ON
+def test_what_is_encoded_is_decoded(rng, name, option, bound, on, record_difference):
+    joints = scattered(rng, margin=12)
+    codec = HeatmapCodec(2.0, CONVENTIONS[name], option)
+    heatmaps = codec.encode(torch.from_numpy(joints), (24, 24), 4).numpy()
+    found = codec.decode(on(heatmaps), 4)
+    away = abs(found[..., :2] - joints[:, 0, :, :2]).max()
+    record_difference(f"encoded and decoded, {name}, {option} (px)", away)
+    assert away <= bound + 1e-4
+    assert (found[..., 2] > 0.9).all()
+
+
+def test_the_published_errors_are_the_known_ones(rng):
+    """A drawn peak is symmetric: the bottom-up step goes left and up for every joint."""
+    joints = scattered(rng, images=60, margin=12)
+    bias = {}
+    for name in CONVENTIONS:
+        codec = HeatmapCodec(2.0, CONVENTIONS[name])
+        found = codec.decode(codec.encode(torch.from_numpy(joints), (24, 24), 4), 4)
+        bias[name] = (found[..., :2] - joints[:, 0, :, :2]).mean((0, 1))
+    np.testing.assert_allclose(bias["higherhrnet"], -1, atol=0.1)  # a quarter cell of 4 pixels
+    np.testing.assert_allclose(bias["hrnet"], 0, atol=0.1)
+    np.testing.assert_allclose(bias["unbiased"], 0, atol=1e-3)
+
+
+# Flips ------------------------------------------------------------------------------------------
+
+
+def of_both(name, joints, option="convention"):
+    """Decoded joints of an image, and of its flipped maps brought back, as at test."""
+    convention = CONVENTIONS[name]
+    codec = HeatmapCodec(2.0, convention, option)
+    turned = joints[:, :, COCO.flip_order].copy()
+    turned[..., 0] = SIDE - 1 - turned[..., 0]
+    # An equivariant network is trained on flipped pixels as on any others.
+    maps, other = (codec.encode(torch.from_numpy(each), (24, 24), 4) for each in (joints, turned))
+    back = convention.align_flipped(other.flip(-1)[:, COCO.flip_order])
+    return maps, back, codec
+
+
+@pytest.mark.parametrize("name", ["higherhrnet", "hrnet"])
+def test_published_maps_of_a_flipped_image_are_a_cell_off_at_a_quarter_of_all_positions(rng, name):
+    """Those of hrnet only once they are moved by a cell: before, three quarters were."""
+    maps, back, _ = of_both(name, scattered(rng, images=200, margin=12))
+    apart = torch.sub(*(each.flatten(2).argmax(-1) % 24 for each in (back, maps)))
+    assert apart.unique().tolist() == [0, 1]
+    assert apart.double().mean().item() == pytest.approx(0.25, abs=0.02)
+
+
+def test_unbiased_maps_of_a_flipped_image_are_those_of_the_image(rng, record_difference):
+    maps, back, codec = of_both("unbiased", scattered(rng, images=50))
+    record_difference("unbiased: flipped targets", (maps - back).abs().max())
+    torch.testing.assert_close(back, maps, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(codec.decode(back, 4), codec.decode(maps, 4), atol=1e-2)
+
+
+def test_hrnet_repeats_the_first_column(rng):
+    maps = rng.random((2, 3, 5, 7))
     for each in (maps, torch.from_numpy(maps)):
-        with pytest.raises(FloatingPointError, match="the weights are broken"):
-            CODECS[name].decode(each, STRIDE)
+        moved = HRNET.align_flipped(each)
+        assert np.array_equal(moved[..., 0], maps[..., 0])
+        assert np.array_equal(moved[..., 1:], maps[..., :-1])
+        assert HIGHERHRNET.align_flipped(each) is UNBIASED.align_flipped(each) is each
 
 
-@pytest.mark.parametrize("name", CODECS)
-def test_tags_are_read_where_the_heatmap_is_highest(rng, name):
-    joints = torch.from_numpy(people_around(rng, 1))
-    codec, maps = TagCodec(CONVENTIONS[name]), torch.randn(2, 3, *SIZE)
-    cells = codec.encode(joints, SIZE, STRIDE)
-    heat = CODECS[name].encode(joints, SIZE, STRIDE).flatten(2)
-    read = codec.decode(maps, cells)
-    for b, n, k in (cells >= 0).nonzero().tolist():
-        assert cells[b, n, k] == k * SIZE[0] * SIZE[1] + heat[b, k].argmax()
-        assert read[b, n, k] == maps[b].flatten()[cells[b, n, k]]
-    assert read[cells < 0].isnan().all()
+@EVERY_CONVENTION
+@pytest.mark.parametrize("option", ["none", "quarter", "dark"])
+def test_decoding_flips_with_the_map_but_for_ties_of_higherhrnet(rng, name, option):
+    maps = rng.random((4, 3, 16, 16)).astype(np.float32)
+    maps[:, 0] = 0
+    maps[:, 0, 7, 8] = 1  # equal neighbours
+    codec = HeatmapCodec(convention=CONVENTIONS[name], subpixel=option)
+    maps[..., :3] = maps[..., -3:] = maps[..., :3, :] = maps[..., -3:, :] = 0  # away from borders
+    first, other = codec.decode(maps, 1), codec.decode(np.ascontiguousarray(maps[..., ::-1]), 1)
+    centre = CONVENTIONS[name].cell_centre - CONVENTIONS[name].pixel_offset
+    flipped = 15 + 2 * centre - other[..., 0]
+    tied = name == "higherhrnet" and option == "quarter"
+    np.testing.assert_allclose(first[:, tied:, 0], flipped[:, tied:], atol=1e-5)
+    assert np.array_equal(first[:, tied:, 1:], other[:, tied:, 1:])
+    assert not tied or np.allclose(first[:, 0, 0] - flipped[:, 0], -0.5)
+
+
+# Tags -------------------------------------------------------------------------------------------
+
+
+@EVERY_CONVENTION
+def test_tags_are_read_where_they_are_encoded(rng, name):
+    joints = torch.from_numpy(crowd(rng, size=(96, 128), people=9, kinds=3))
+    codec = TagCodec(CONVENTIONS[name])
+    cells = codec.encode(joints, (24, 32), 4)
+    maps = torch.from_numpy(rng.normal(size=(2, 3, 24, 32)))
+    tags = codec.decode(maps, cells)
+    assert 0 < (cells >= 0).float().mean() < 1
+    for b, n, k in np.ndindex(tags.shape):
+        cell = cells[b, n, k]
+        if cell < 0:
+            assert tags[b, n, k].isnan()
+        else:
+            assert tags[b, n, k] == maps[b].flatten()[cell]

@@ -1,4 +1,4 @@
-"""Laws of the maps between image, network and heatmap, and of the two conventions."""
+"""Laws of the transforms between image, network and heatmap, and of the three conventions."""
 
 import math
 
@@ -11,6 +11,8 @@ from hrpose.ops.coordinates import (
     BOTTOM_UP,
     CONVENTIONS,
     HIGHERHRNET,
+    HRNET,
+    TOP_DOWN,
     UNBIASED,
     Affine,
     check_image,
@@ -81,9 +83,9 @@ def blob(size, centre):
     return (255 * np.exp(-squared / 18)).astype(np.float32)
 
 
-@pytest.mark.parametrize("convention", CONVENTIONS.values(), ids=CONVENTIONS)
-def test_a_spot_and_its_joint_move_together(rng, convention, record_difference):
-    seen = 0
+@pytest.mark.parametrize("name", CONVENTIONS)
+def test_a_spot_and_its_joint_move_together(rng, name, record_difference):
+    convention, seen = CONVENTIONS[name], 0
     for _ in range(60):
         zoom, degrees = rng.uniform(0.6, 2), rng.uniform(-180, 180)
         there = similarity((100, 80), (220, 180), zoom, degrees, convention)
@@ -97,7 +99,7 @@ def test_a_spot_and_its_joint_move_together(rng, convention, record_difference):
         columns, rows = np.arange(220), np.arange(180)
         centroid = np.array([(moved.sum(0) @ columns), (moved.sum(1) @ rows)]) / moved.sum()
         away = abs(centroid - goal).max()
-        record_difference(f"affine, {type(convention).__name__}: spot against its joint (px)", away)
+        record_difference(f"affine, {name}: spot against its joint (px)", away)
         assert away < 0.02
     assert seen > 15
 
@@ -172,7 +174,7 @@ def test_the_whole_image_is_seen(rng):
         assert (corners[1] <= np.array(size) + there.scale + 1e-6).all()
 
 
-# higherhrnet ------------------------------------------------------------------------
+# higherhrnet ------------------------------------------------------------------------------------
 
 
 def test_worked_example_of_a_mirrored_cell():
@@ -259,10 +261,9 @@ def test_coarse_masks_oracle_warped_at_their_own_size(rng, mirrored, record_diff
         )
         if mirrored:
             fine, coarse = mirror_image(fine), mirror_image(coarse)
+        fine = torch.from_numpy(fine)[None]
         ours, other = (
-            HIGHERHRNET.downsample_mask(torch.from_numpy(fine)[None], 2, torch.tensor([turned]))[
-                0
-            ].numpy()
+            HIGHERHRNET.downsample_mask(fine, 2, torch.tensor([turned]))[0].numpy()
             for turned in (mirrored, not mirrored)
         )
         assert 0.2 < ours.mean() < 0.9
@@ -288,14 +289,87 @@ def test_masks_of_a_batch_are_read_each_in_its_own_way():
     assert torch.equal(HIGHERHRNET.downsample_mask(mask, 1, torch.tensor([False, True])), mask)
 
 
-# unbiased ---------------------------------------------------------------------------
+# hrnet ------------------------------------------------------------------------------------------
+
+
+def test_worked_examples_of_hrnet():
+    pixels = torch.tensor([8.7, -15, -5.9, -6, 8, 183, 2])
+    joints = torch.stack([pixels, pixels, pixels], -1)[None, :, None]
+    cells = HRNET.to_heatmap_coords(joints, 4, torch.tensor([True]))[0, :, 0]
+    assert cells[:, 0].tolist() == cells[:, 1].tolist() == [2, -3, 0, -1, 2, 46, 1]
+    assert torch.equal(cells[:, 2], pixels)
+    crop = similarity((20, 30), (192, 256), 0.8, 10, HRNET)
+    for transform in (crop.to_cell_frame(4, HRNET), crop.to_stride(4, HRNET)):
+        assert np.array_equal(transform.matrix, crop.matrix / 4)
+    np.testing.assert_allclose(crop.points([20, 30]), [96, 128])
+
+
+def test_the_table_of_conventions():
+    """The rules that TEST.SUBPIXEL means, duplicate peaks, and the middle of an image."""
+    rules = {
+        name: [each.subpixel_rule(option) for option in ("convention", "none", "quarter", "dark")]
+        for name, each in CONVENTIONS.items()
+    }
+    assert rules == {
+        "higherhrnet": ["quarter", "none", "quarter", "dark"],
+        "hrnet": ["signed_quarter", "none", "signed_quarter", "dark"],
+        "unbiased": ["dark", "none", "signed_quarter", "dark"],
+    }
+    assert {name for name, each in CONVENTIONS.items() if each.duplicate_peaks} == {"unbiased"}
+    for convention, centre in zip(CONVENTIONS.values(), [(151, 100), (150.5, 100), (150.5, 100)]):
+        (width, height), to_network = resize_transform((301, 200), 64, convention=convention)
+        middle = np.array([width / 2, height / 2]) - convention.pixel_offset
+        found = to_network.inverse().points(middle) + convention.pixel_offset
+        np.testing.assert_allclose(found, centre, rtol=1e-12)
+    assert TOP_DOWN == {"published": HRNET, "unbiased": UNBIASED}
+    assert BOTTOM_UP == {"published": HIGHERHRNET, "unbiased": UNBIASED}
+
+
+def flipped_cells(convention, side, stride, flag):
+    """Columns of random joints' cells, and of their flips, flipped back."""
+    rng = np.random.default_rng(0)
+    joints = torch.from_numpy(rng.uniform(20, side - 20, (1, 500, 17, 3)))
+    turned = joints.clone()
+    turned[..., 0] = side - 1 - turned[..., 0]
+    cells, other = (
+        convention.to_heatmap_coords(each, stride, torch.tensor([flipped]))[..., 0]
+        for each, flipped in ((joints, False), (turned, flag))
+    )
+    return cells, side // stride - 1 - other
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_flipped_pixels_are_flipped_cells(stride, record_difference):
+    """In unbiased coordinates, whatever `flipped` is, and in published ones as each frame flips."""
+    for flag in (True, False):
+        cells, other = flipped_cells(UNBIASED, 96, stride, flag)
+        record_difference("unbiased: flipped cells (cells)", (cells - other).abs().max())
+        torch.testing.assert_close(cells, other)
+
+
+@pytest.mark.parametrize(("stride", "share"), [(4, 0.75), (2, 0.5)])
+def test_what_a_flip_costs_the_published_conventions(stride, share):
+    """Shares of positions whose cells are one off between an image and its flip.
+
+    higherhrnet: targets of a flipped image, against those of the same pixels in an unflipped one.
+    hrnet: heatmaps flipped back, before they are moved by a cell.
+    """
+    ours, other = flipped_cells(HRNET, 512, stride, True)
+    assert (other - ours).mean().item() == pytest.approx(-share, abs=0.02)
+    assert (other - ours).unique().tolist() == [-1, 0]
+    own, pixels = (flipped_cells(HIGHERHRNET, 512, stride, flag)[1] for flag in (True, False))
+    assert (own - pixels).mean().item() == pytest.approx(share, abs=0.02)
+    assert (own - pixels).unique().tolist() == [0, 1]
+
+
+# unbiased ---------------------------------------------------------------------------------------
 
 
 def still(*flags):
     return torch.tensor(flags or [False])
 
 
-def test_worked_examples_of_the_exact_convention():
+def test_worked_examples_of_the_unbiased_convention():
     twice = similarity((8, 8), (32, 32), 2, convention=UNBIASED)
     np.testing.assert_allclose(twice.points([[0, 0], [8.7, 4]]), [[0.5, 0.5], [17.9, 8.5]])
     joints = torch.tensor([[[[8.7, 9.5, 1]]], [[[511 - 8.7, 9.5, 1]]]], dtype=torch.float64)
@@ -306,7 +380,7 @@ def test_worked_examples_of_the_exact_convention():
 
 
 @pytest.mark.parametrize("stride", [1, 2, 4])
-def test_exact_cells_oracle(stride):
+def test_unbiased_cells_oracle(stride):
     """The middle of cell i is that of the pixels it stands for; between them it goes evenly."""
     for cell in range(-2, 9):
         pixels = range(cell * stride, (cell + 1) * stride)
@@ -327,7 +401,7 @@ def test_twice_as_large_is_what_bilinear_resizing_gives(rng):
 @pytest.mark.parametrize("convention", BOTTOM_UP.values(), ids=BOTTOM_UP)
 @pytest.mark.parametrize("stride", [1, 2, 4])
 def test_decoders_count_from_the_edge(rng, convention, stride):
-    """Half a cell further than targets do, but for the truncation of official ones; and back."""
+    """Half a cell further than targets do, but for the truncation of published ones; and back."""
     for _ in range(10):
         to_network, _, _ = random_map(rng)
         joints = np.concatenate([rng.uniform(0, 300, (9, 2)), np.ones((9, 1))], 1)
@@ -348,8 +422,8 @@ SIZES = [(301, 200), (200, 301), (640, 480), (33, 33)]
 
 @pytest.mark.parametrize("image_size", SIZES)
 @pytest.mark.parametrize("scales", [(1,), (0.5, 1, 2)])
-def test_an_exact_fit_of_a_mirror_image_is_a_mirrored_fit(rng, image_size, scales):
-    """Of the official one that is true with a pixel's difference, which odd widths show."""
+def test_an_unbiased_resize_of_a_mirror_image_is_a_mirrored_fit(rng, image_size, scales):
+    """Of the published one that is true with a pixel's difference, which odd widths show."""
     joints = np.concatenate([rng.uniform(0, 200, (2, 17, 2)), np.ones((2, 17, 1))], -1)
     for scale in scales:
         size, there = resize_transform(image_size, 256, scale, min(scales), UNBIASED)
@@ -364,7 +438,7 @@ def test_an_exact_fit_of_a_mirror_image_is_a_mirrored_fit(rng, image_size, scale
 
 
 @pytest.mark.parametrize("image_size", SIZES)
-def test_an_exact_fit_shows_the_image_in_the_middle(image_size):
+def test_an_unbiased_resize_shows_the_image_in_the_middle(image_size):
     size, there = resize_transform(image_size, 256, convention=UNBIASED)
     edges = there.points(np.array([[-0.5, -0.5], np.array(image_size) - 0.5]))
     margins = edges[0] + 0.5, np.array(size) - 0.5 - edges[1]
@@ -373,7 +447,7 @@ def test_an_exact_fit_shows_the_image_in_the_middle(image_size):
 
 
 @pytest.mark.parametrize("stride", [2, 4])
-def test_a_coarser_frame_shows_a_spot_at_its_exact_cell(rng, stride, record_difference):
+def test_a_coarser_frame_shows_a_spot_at_its_unbiased_cell(rng, stride, record_difference):
     for _ in range(20):
         crop = similarity((150, 150), (256, 256), rng.uniform(2, 3), rng.uniform(-30, 30), UNBIASED)
         place = rng.uniform(140, 160, 2)
@@ -382,12 +456,12 @@ def test_a_coarser_frame_shows_a_spot_at_its_exact_cell(rng, stride, record_diff
         cells = np.arange(side)
         spot = np.array([seen.sum(0) @ cells, seen.sum(1) @ cells]) / seen.sum()
         away = abs(spot - ((crop.points(place) + 0.5) / stride - 0.5)).max()
-        record_difference(f"affine, exact: spot at 1/{stride} (cells)", away)
+        record_difference(f"affine, unbiased: spot at 1/{stride} (cells)", away)
         assert away < 0.02
 
 
 @pytest.mark.parametrize("fine", [1, 2])
-def test_an_exact_coarse_mask_is_the_finer_one_warped(rng, fine, record_difference):
+def test_an_unbiased_coarse_mask_is_the_finer_one_warped(rng, fine, record_difference):
     """Bit for bit, a half included; and nearly what the image's own mask shows when warped."""
     for _ in range(8):
         zoom, degrees = rng.uniform(0.6, 1.4), rng.uniform(-30, 30)
@@ -401,7 +475,7 @@ def test_an_exact_coarse_mask_is_the_finer_one_warped(rng, fine, record_differen
         warped = halved.image(finer.view(np.uint8) * 255, (128 // fine,) * 2) > 127
         assert np.array_equal(ours, warped)
         wrong = (ours != coarse).mean()
-        record_difference(f"exact mask at 1/{2 * fine}, warped anew (share of cells)", wrong)
+        record_difference(f"unbiased mask at 1/{2 * fine}, warped anew (share of cells)", wrong)
         assert wrong < 0.015
         assert 0.2 < ours.mean() < 0.9
 
@@ -411,6 +485,8 @@ def test_half_of_the_finer_cells_are_enough():
     mask = torch.tensor([rows], dtype=torch.uint8)
     assert UNBIASED.downsample_mask(mask, 2, still()).tolist() == [[[1, 0, 0], [1, 1, 0]]]
     assert torch.equal(UNBIASED.downsample_mask(mask, 1, still()), mask)
+    turned = UNBIASED.downsample_mask(mask.flip(-1), 2, still())
+    assert torch.equal(turned, UNBIASED.downsample_mask(mask, 2, still()).flip(-1))
     four = torch.tensor([[1, 1, 0, 0] * 4] * 4, dtype=torch.bool).view(1, 4, 16)
     assert UNBIASED.downsample_mask(four, 4, still()).tolist() == [[[True] * 4]]
     four[0, 0, 0] = False

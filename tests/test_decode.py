@@ -12,12 +12,13 @@ from hrpose.inference.decode import (
     decode,
     fill_missing,
     find_candidates,
+    group_by_tag,
     score_and_filter,
 )
 from hrpose.inference.decode_on_device import search_top_cells
-from hrpose.inference.grouping import group_by_tag
 from hrpose.inference.spec import PUBLISHED
 from hrpose.ops.coordinates import UNBIASED
+from hrpose.ops.subpixel import drop_duplicate_peaks
 from hrpose.ops.targets import draw_heatmaps
 from hrpose.skeletons import COCO, CROWDPOSE, Skeleton
 from hrpose.structures import Candidates
@@ -63,7 +64,10 @@ def on_device(heatmaps, tags, skeleton, config=PUBLISHED):
     """`decode` by the branch for maps on a device, which also takes tensors in host memory."""
     maps = [torch.from_numpy(np.ascontiguousarray(each)) for each in (heatmaps, tags)]
     candidates = find_candidates(*maps, config)
-    people, scores = group_by_tag(candidates.peaks, skeleton.grouping_indices, config)
+    peaks = candidates.peaks
+    if config.unique_peaks:
+        peaks = drop_duplicate_peaks(peaks, config.nms_kernel // 2)
+    people, scores = group_by_tag(peaks, skeleton.grouping_indices, config)
     if config.refine:
         people = fill_missing(people, *maps, config, candidates.top)
     return score_and_filter(people, scores, skeleton, config)

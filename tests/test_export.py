@@ -23,7 +23,7 @@ from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import from_json
 from hrpose.ops.image import read_image
 from hrpose.ops.normalize import normalize
-from hrpose.programs import export
+from hrpose.programs import cli
 from hrpose.programs.exporting import formats, int8, verify
 from hrpose.programs.exporting.graphs import NetworkGraph, example
 from hrpose.skeletons import COCO
@@ -68,7 +68,7 @@ def run(options, *arguments):
     """The command in this process; what it printed."""
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        export.main(["--cfg", QUICKSTART, *map(str, arguments), *options])
+        cli.main("export", ["--cfg", QUICKSTART, *map(str, arguments), *options])
     return said.getvalue()
 
 
@@ -275,7 +275,7 @@ def test_what_cannot_be_done_is_refused_before_anything_is_written(
 ):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stopped:
-        export.main(["--cfg", QUICKSTART, *trained, *arguments])
+        cli.main("export", ["--cfg", QUICKSTART, *trained, *arguments])
     assert stopped.value.code == 2
     assert re.search(cure, capsys.readouterr().err)
     assert not list(tmp_path.iterdir())

@@ -21,7 +21,7 @@ def plain_best(heat, tags, wanted):
 def best_cells(heat, tags, wanted):
     """heat: (H, W)   tags: (T, H, W)   wanted: (P, T)"""
     joint = np.zeros(len(wanted), int)
-    return module._search_blocks(heat[None], np.moveaxis(tags, 0, -1)[None], joint, wanted)
+    return module.search_maps(heat[None], np.moveaxis(tags, 0, -1)[None], joint, wanted)
 
 
 def peaked(rng, size, values):
@@ -88,7 +88,7 @@ def test_each_joint_is_searched_in_its_own_maps():
     heat, tags = (x.astype(np.float32) for x in noisy(rng, (3, 50, 70), 2))
     wanted = rng.random((4, 2)).astype(np.float32)
     joint = np.arange(3).repeat(4)
-    found = module._search_blocks(heat, np.moveaxis(tags, 0, -1), joint, np.tile(wanted, (3, 1)))
+    found = module.search_maps(heat, np.moveaxis(tags, 0, -1), joint, np.tile(wanted, (3, 1)))
     for k in range(3):
         assert found[joint == k].tolist() == plain_best(heat[k], tags[:, k], wanted)
 
@@ -96,37 +96,38 @@ def test_each_joint_is_searched_in_its_own_maps():
 @pytest.mark.parametrize("values", [1, 2])
 @pytest.mark.parametrize("size", [(64, 80), (50, 70)], ids=str)
 def test_no_cell_of_a_block_exceeds_its_bound(values, size, monkeypatch):
-    bounds, search = [], module._search_within
+    bounds, search = [], module._search_blocks
 
     def kept(bound, *given):
         bounds.append(bound.copy())
         return search(bound, *given)
 
-    monkeypatch.setattr(module, "_search_within", kept)
+    monkeypatch.setattr(module, "_search_blocks", kept)
     rng = np.random.default_rng(1)
     for kind in (peaked, noisy, level):
         heat, tags = (np.asarray(x, np.float32) for x in kind(rng, size, values))
         wanted = rng.uniform(-1, 9, (5, values)).astype(np.float32)
         best_cells(heat, tags, wanted)
         for bound, tag in zip(bounds.pop(), wanted):
-            score = heat - np.rint(module.tag_distance(tags, tag[:, None, None]))
+            score = heat - np.rint(np.sqrt(np.square(tags - tag[:, None, None]).sum(0)))
             below, right = (-side % 16 for side in size)
             score = np.pad(score, ((0, below), (0, right)), constant_values=-np.inf)
             blocks = score.reshape(len(score) // 16, 16, -1, 16)
             highest = blocks.max((1, 3)).ravel()
+            bound = bound.ravel()
             assert (highest <= bound).all()
             assert (highest == bound).any() or kind is noisy or values > 1
 
 
 def test_few_cells_are_searched(monkeypatch):
     """Of a map for each of three people, fewer tags are compared than in a quarter of it."""
-    distance, cells = module.tag_distance, []
+    rint, cells = np.rint, []
 
-    def counted(tags, wanted):
-        cells.append(np.broadcast(tags[0], wanted[0]).size)
-        return distance(tags, wanted)
+    def counted(distances):
+        cells.append(distances.size)
+        return rint(distances)
 
-    monkeypatch.setattr(module, "tag_distance", counted)
+    monkeypatch.setattr(np, "rint", counted)
     rng = np.random.default_rng(2)
     for kind in (peaked, noisy):
         cells.clear()

@@ -1,4 +1,7 @@
-"""Candidates -> people: laws, cheapest assignments, and the same in plain loops."""
+"""Candidates -> people: laws, cheapest assignments, and the same in plain loops.
+
+Our munkres equals the package whose ties the published figures have.
+"""
 
 import itertools
 from types import SimpleNamespace
@@ -6,8 +9,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from hrpose.inference.grouping import group_by_tag
-from hrpose.inference.matching import MATCHERS
+from hrpose.inference.decode import MATCHERS, group_by_tag
+from hrpose.inference.munkres import munkres
 from hrpose.inference.spec import PUBLISHED, DecoderConfig
 from hrpose.skeletons import COCO
 from reference import decoding as reference
@@ -61,12 +64,36 @@ def as_set(people):
 def test_cheapest_assignment_oracle(matcher, rows, columns, record_difference):
     rng = np.random.default_rng(rows * 10 + columns)
     cost = np.round(rng.uniform(0, 4, (rows, columns))) * 100 - rng.random((rows, 1))
-    pairs = MATCHERS[matcher](cost.copy())
-    used_rows, used_columns = (set(map(int, side)) for side in zip(*pairs))
-    assert len(used_rows) == len(used_columns) == len(pairs) == min(rows, columns)
-    total = sum(cost[pair] for pair in pairs)
+    row, column = MATCHERS[matcher](cost.copy())
+    assert len(set(row)) == len(set(column)) == len(row) == len(column) == min(rows, columns)
+    total = cost[row, column].sum()
     record_difference(f"cost of assignment, {matcher}", abs(total - cheapest(cost)))
     assert total == pytest.approx(cheapest(cost), abs=1e-9)
+
+
+def rounded(rng, shape, spread):
+    return np.round(rng.random(shape) * spread)
+
+
+def on_a_line(rng, shape, spread):
+    """Distances of scalar tags, among which equal sums are common."""
+    rows, columns = rng.random((shape[0], 1)) * spread, rng.random((1, shape[1])) * spread
+    return np.round(abs(rows - columns))
+
+
+@pytest.mark.parametrize("distances", [rounded, on_a_line])
+@pytest.mark.parametrize("spread", [0.4, 1, 3, 10, 40])
+@pytest.mark.parametrize("scored", [True, False])
+def test_munkres_finds_what_the_package_finds(distances, spread, scored):
+    """Also where many assignments cost the same, and in float32, whose sums are not exact."""
+    rng = np.random.default_rng(int(10 * spread))
+    for shape in [*rng.integers(1, 9, (60, 2)), *rng.integers(10, 31, (6, 2))]:
+        scores = rng.random((shape[0], 1)) * scored
+        cost = (distances(rng, shape, spread) * 100 - scores).astype(np.float32)
+        before = cost.copy()
+        real = [(row, column) for row, column in reference.munkres(cost) if column < shape[1]]
+        assert dict(zip(*munkres(cost))) == dict(real)
+        assert np.array_equal(cost, before)
 
 
 # Groups -----------------------------------------------------------------------------------------
@@ -193,6 +220,33 @@ def test_the_higher_peak_joins_when_two_fit_equally():
         people = people_of(peaks, [0, 1], DecoderConfig(matcher=matcher))
         assert people[0, 1].tolist() == pytest.approx([2, 2, 0.8, 0])
         assert people[1, 1].tolist() == pytest.approx([1, 1, 0.3, 0])
+
+
+@pytest.mark.parametrize(("cost", "people"), [("rounded", 4), ("clipped", 3)])
+def test_an_unmatched_candidate_costs_no_other_its_person_where_the_cost_is_clipped(cost, people):
+    """People of tags 2.9 and 5.3; candidates of 3.2 and .7, of which the second fits neither.
+
+    The rounded distances are least, 2 + 2 instead of 0 + 5, if the candidate of 3.2 goes to the
+    person at 5.3 and that of .7 to the other; then both are too far, and start two people more.
+    """
+    peaks = np.zeros((2, 2, 4), np.float32)
+    peaks[..., 2], peaks[..., 3] = 0.9, [[2.9, 5.3], [3.2, 0.7]]
+    found = people_of(peaks, [0, 1], PUBLISHED._replace(matching_cost=cost))
+    tags = {tuple((10 * person[person[:, 2] > 0, 3]).round().tolist()) for person in found}
+    assert len(found) == people
+    assert ((29, 32) in tags) == (cost == "clipped")
+    assert (7,) in tags
+
+
+def test_among_tags_equally_far_when_rounded_the_higher_peak_is_matched():
+    """Clipped, the nearer tag is."""
+    peaks = np.zeros((2, 2, 4), np.float32)
+    peaks[0, 0, 2:] = [0.9, 0]
+    peaks[1, :, 2:] = [[0.5, 0.1], [0.8, 0.4]]
+    for cost, tag in (("rounded", 0.4), ("clipped", 0.1)):
+        config = PUBLISHED._replace(matching_cost=cost)
+        (joined,) = [each for each in people_of(peaks, [0, 1], config) if each[0, 2] > 0]
+        assert joined[1, 3] == np.float32(tag)
 
 
 def test_the_best_people_are_kept_best_first():

@@ -19,7 +19,7 @@ from hrpose.inference.spec import (
     to_json,
 )
 from hrpose.ops import peaks as torch_maps
-from hrpose.ops.normalize import normalize
+from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.skeletons import COCO, Skeleton
 from hrpose.structures import HeadOutput
@@ -92,7 +92,7 @@ def as_network(graph):
 
 def pair(spec, graph="network", network=None):
     """A predictor, and the predictor of what would be exported from it."""
-    predictor = BottomUpPredictor(network or Blobs(spec.skeleton), spec, normalize)
+    predictor = BottomUpPredictor(network or Blobs(spec.skeleton), spec)
     made = {"network": NetworkGraph, "peaks": lambda network: PeaksGraph(network, spec)}
     text = to_json(ExportedModel(spec, graph, (4, 2)))
     return predictor, OnnxPredictor(as_network(made[graph](predictor.model)), from_json(text))
@@ -110,7 +110,8 @@ FLIPPED = ("identity", "flip")
 
 
 def spec_of(skeleton=COCO, decoder=DECODER, **changes):
-    return InferenceSpec(skeleton, 128, decoder=decoder)._replace(**changes)
+    spec = InferenceSpec(skeleton, 128, mean=IMAGENET_MEAN, std=IMAGENET_STD, decoder=decoder)
+    return spec._replace(**changes)
 
 
 SPECS = [
@@ -133,7 +134,7 @@ def test_maps_and_people_are_those_of_the_predictor(spec, width, height, record_
     image = scene(width, height)
     inputs = predictor.preprocess(image)
     maps = predictor.forward([inputs])
-    heatmaps, tags = exported.forward(exported.preprocess(image))
+    heatmaps, tags, _ = exported.forward(exported.preprocess(image))
     for name, ours, theirs in (("heatmaps", heatmaps, maps.heatmaps), ("tags", tags, maps.tags)):
         assert ours.shape == tuple(theirs.shape[1:])
         away = abs(ours - theirs[0].numpy()).max() / max(1, abs(ours).max())
@@ -182,6 +183,12 @@ def test_the_published_config_finds_two_people_where_they_are(graph, views, conv
     assert_same_people(poses, predictor(image))
     found = poses.joints[np.argsort(poses.joints[:, 0, 0])]
     assert abs(found[..., :2] - truth).max() < 3  # two pixels of the network
+
+
+def test_boxes_are_refused():
+    _, exported = pair(spec_of())
+    with pytest.raises(ValueError, match="without boxes"):
+        exported(scene(200, 100), np.float32([[0, 0, 100, 80]]))
 
 
 def test_broken_weights_are_refused():

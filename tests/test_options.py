@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from commands import shipped_configs
 from hrpose.builders.bottomup import build_loss
 from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer, build_schedule
@@ -14,7 +15,7 @@ from hrpose.config.loading import BY_KEY, read_entries
 from hrpose.config.options import OPTIONS
 
 ROOT = Path(__file__).parents[1]
-CONFIGS = sorted((ROOT / "configs").rglob("*.yaml"))
+CONFIGS = shipped_configs()
 SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MODEL.BLOCKS", "1"]
 
 

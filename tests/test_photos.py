@@ -3,15 +3,18 @@
 import json
 import os
 import shutil
+from functools import partial
 
 import cv2
 import numpy as np
 import pytest
 
 from commands import QUICKSTART, ROOT, small_disk
+from hrpose.programs import cli
 from hrpose.programs.output_folder import OutputFolder
-from hrpose.programs.test import main
 from hrpose.structures import Poses
+
+main = partial(cli.main, "test")
 
 CASES = ROOT.parent / "shared" / "cases"
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from hrpose.engine.evaluate import predict_sequentially
 from hrpose.inference.bottomup import BottomUpPredictor
-from hrpose.inference.decode import find_candidates
+from hrpose.inference.decode_on_device import find_candidates_on_device
 from hrpose.inference.pipeline import PipelineConfig, stream
 from hrpose.inference.spec import DecoderConfig, InferenceSpec
 from hrpose.skeletons import Skeleton
@@ -40,21 +40,15 @@ class Colours(nn.Module):
 class OnTheDevice(BottomUpPredictor):
     """Finds candidates as if its maps were not in host memory."""
 
-    def decodes_on_host(self, maps):
-        return False
-
     def find_candidates(self, maps):
         assert isinstance(maps.heatmaps, torch.Tensor)
-        return [
-            find_candidates(heatmaps, tags, self.spec.decoder)
-            for heatmaps, tags in zip(maps.heatmaps, maps.tags)
-        ]
+        return find_candidates_on_device(maps.heatmaps, maps.tags, self.spec.decoder)
 
 
 def predictor(kind=BottomUpPredictor, **changes):
     decoder = DecoderConfig(max_people=6, matcher="scipy", **changes)
     spec = InferenceSpec(DOTS, 64, stride=2, decoder=decoder)
-    return kind(Colours(), spec, lambda images: images.float() / 255)
+    return kind(Colours(), spec)
 
 
 class Noise:

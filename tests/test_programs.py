@@ -17,7 +17,7 @@ from hrpose.builders.bottomup import load_predictor
 from hrpose.config import load_config
 from hrpose.engine.step import OptimizerStep
 from hrpose.ops.image import read_image
-from hrpose.programs import train
+from hrpose.programs import cli
 
 pytestmark = pytest.mark.slow
 
@@ -61,7 +61,7 @@ def test_no_network_outlives_the_processes_that_share_it(scenes, tmp_path, monke
     left = lambda: alive.append([o for o in gc.get_objects() if type(o) is OptimizerStep])  # noqa: E731
     monkeypatch.setattr(dist, "destroy_process_group", left)
     options = [*SMALL, "DATASET.ROOT", str(scenes), "OUTPUT_DIR", str(tmp_path)]
-    train.main(["--cfg", QUICKSTART, *options])
+    cli.main("train", ["--cfg", QUICKSTART, *options])
     assert alive == [[]]
 
 

@@ -1,60 +1,100 @@
-"""The README tells the truth, and no two files hold a copied block."""
+"""README and docs: what they name exists, and they keep their form."""
 
+import ast
 import re
 from itertools import combinations
 from pathlib import Path
 
 import pytest
 
+from hrpose.config.loading import BY_KEY
+from hrpose.config.options import as_markdown
+from hrpose.config.renamed import RENAMED
+
 ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "lib" / "hrpose"
 README = (ROOT / "README.md").read_text()
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 CODE = sorted([*(ROOT / "lib").rglob("*.py"), *(ROOT / "tools").glob("*.py")])
 
-
-def tree_of_readme() -> dict[str, str]:
-    """Names under lib/hrpose/ in the README's tree, with what stands behind them."""
-    block = README.split("lib/hrpose/\n")[1].split("```")[0]
-    whole = re.sub(r"\n {20,}", " ", block)  # a line that goes on in the next
-    inside = [line for line in whole.splitlines() if line.startswith("  ")]
-    return dict(re.match(r"\s+(\S+)\s+(.*)", line).groups() for line in inside)
+named = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
 
 
-def test_the_tree_is_the_real_tree():
-    package = ROOT / "lib" / "hrpose"
-    real = {
-        path.name + "/" * path.is_dir()
-        for path in package.iterdir()
-        if path.name not in ("__init__.py", "__pycache__")
-    }
-    assert set(tree_of_readme()) == real
+def test_every_folder_of_the_package_is_in_the_layout():
+    rows = " ".join(re.findall(r"^\| (`lib/hrpose/.*?) \|", README, re.MULTILINE))
+    folders = {path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[0] != "_"}
+    assert set(re.findall(r"(\w+)/`", rows)) == folders
 
 
-@pytest.mark.parametrize("folder", ["ops", "data", "models", "losses", "inference", "engine"])
-def test_every_file_of_a_part_is_named_in_the_tree(folder):
-    said = tree_of_readme()[f"{folder}/"]
-    for path in (ROOT / "lib" / "hrpose" / folder).glob("[!_]*.py"):
-        assert re.search(rf"\b{path.stem}\b", said), f"{folder}/{path.name} is not in the README"
+def test_every_command_and_document_is_named():
+    [commands] = re.findall(r"^\| `tools/` \|.*?:(.*?)\|", README, re.MULTILINE)
+    assert set(commands.split()) == {path.stem for path in (ROOT / "tools").glob("*.py")}
+    for path in DOCUMENTS[1:]:
+        assert f"(docs/{path.name})" in README
 
 
-def test_every_command_is_named():
-    (said,) = re.findall(r"^tools/\s+.*?:(.*)$", README, re.MULTILINE)
-    assert set(said.split()) == {path.stem for path in (ROOT / "tools").glob("*.py")}
+def test_the_readme_is_short():
+    lines = README.splitlines()
+    assert len(lines) <= 150 and max(map(len, lines)) <= 120
 
 
-def test_every_path_and_option_in_the_documents_exists():
-    from hrpose.config.loading import BY_KEY
+@named
+def test_lines_are_at_most_120_columns(document):
+    """Rows of tables aside, which Markdown cannot break, and output of programs."""
+    prose = re.sub(r"```\n.*?```", "", document.read_text(), flags=re.DOTALL)
+    long = [line for line in prose.splitlines() if len(line) > 120 and line[:1] != "|"]
+    assert not long
 
-    for document in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
-        text = document.read_text()
-        for name in re.findall(r"(?:configs|docs|tools|lib)/[\w/]+\.(?:yaml|py|md|png|jpg)", text):
-            mine = name == "configs/mine.yaml"  # the reader's own
-            assert mine or (ROOT / name).exists(), f"{document.name} names {name}"
-        for key in re.findall(r"\b(?:DATASET|MODEL|LOSS|TRAIN|TEST)\.[A-Z0-9_]+\b", text):
-            assert key in BY_KEY, f"{document.name} names {key}"
+
+@named
+def test_every_path_and_option_exists(document):
+    text = document.read_text()
+    for name in re.findall(r"(?:configs|docs|tools|lib)/[\w/]+\.(?:yaml|py|md|png|jpg)", text):
+        mine = name == "configs/mine.yaml"  # the reader's own
+        assert mine or (ROOT / name).exists(), name
+    for key in re.findall(r"\b(?:DATASET|MODEL|LOSS|TRAIN|TEST)\.[A-Z0-9_]+\b", text):
+        assert key in BY_KEY or any(each.startswith(f"{key}.") for each in BY_KEY), key
+        assert key not in RENAMED
+
+
+@named
+def test_every_link_leads_somewhere(document):
+    for target in re.findall(
+        r"\]\(([^)]+)\)", re.sub(r"```.*?```", "", document.read_text(), flags=re.S)
+    ):
+        if target.startswith("http"):
+            continue
+        name, _, anchor = target.partition("#")
+        path = document.parent / name if name else document
+        assert path.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(), re.MULTILINE)
+            anchors = {re.sub(r"[^\w\- ]", "", each.lower()).replace(" ", "-") for each in headings}
+            assert anchor in anchors, target
+
+
+@named
+def test_every_function_named_with_its_module_exists(document):
+    """As in `losses/swahr.py`: `swahr_loss`, `scaled_target`."""
+    for module, names in re.findall(r"`([a-z_/]+\.py)`: ((?:`\w+`(?:, )?)+)", document.read_text()):
+        path = PACKAGE / module
+        assert path.is_file(), module
+        tree = ast.parse(path.read_text())
+        known = {
+            each.name
+            for each in ast.walk(tree)
+            if isinstance(each, (ast.FunctionDef, ast.ClassDef))
+        }
+        for name in re.findall(r"`(\w+)`", names):
+            assert name in known or name.isupper() or "." in name, f"{module}: {name}"
+
+
+def test_the_list_of_options_is_generated():
+    assert (ROOT / "docs" / "options.md").read_text() == as_markdown(), "run `make docs`"
 
 
 def code_lines(path: Path) -> list[str]:
-    """Lines that say something, without imports, comments and lone brackets."""
+    """Lines of code, without imports, comments and single brackets."""
     lines = [line.strip() for line in path.read_text().splitlines()]
     return [
         line

@@ -11,23 +11,16 @@ from hrpose.ops.subpixel import (
     gather_keypoints,
     no_offset,
     quarter_offset,
+    signed_quarter_offset,
     unpack_keypoints,
 )
-from reference import decoding as reference
-
-
-def maps(seed, levels=0, size=(20, 26)):
-    """Heat (3, H, W), with many ties if there are few levels, and tags (3, H, W, 2)."""
-    rng = np.random.default_rng(seed)
-    heat = rng.uniform(-0.3, 1, (3, *size)).astype(np.float32)
-    if levels:
-        heat = np.round(heat * levels) / np.float32(levels)
-    return heat, rng.normal(size=(3, *size, 2)).astype(np.float32)
+from reference.scenes import tied_maps
+from reference.targets import subpixel_step
 
 
 @pytest.mark.parametrize("subpixel", SUBPIXEL)
 def test_keypoints_unpacked_from_a_device_are_those_of_the_host(subpixel):
-    heat, tags = maps(3, 5)
+    heat, tags = tied_maps(3, 5)
     cell = np.random.default_rng(0).integers(0, 20 * 26, (3, 12))
     cell[:, -1] = -1
     joint = np.arange(3)[:, None].repeat(12, 1)
@@ -42,31 +35,27 @@ def test_keypoints_unpacked_from_a_device_are_those_of_the_host(subpixel):
 # Offsets ----------------------------------------------------------------------------------------
 
 
-def all_keypoints(heat, subpixel):
-    """The keypoint at every cell (K * H * W, 4), and its heatmap, row and column."""
+@pytest.mark.parametrize("rule", SUBPIXEL)
+@pytest.mark.parametrize("levels", [0, 3])
+def test_offset_oracle_at_every_cell(rule, levels, record_difference):
+    """Borders, where the cell is its own neighbour, and ties among them."""
+    heat, tags = tied_maps(4, levels, (8, 10))
     joint, row, column = (index.ravel() for index in np.indices(heat.shape))
-    tags = np.zeros((*heat.shape, 1), np.float32)
-    cell = row * heat.shape[-1] + column
-    return gather_keypoints(heat, tags, joint, cell, subpixel), joint, row, column
-
-
-def test_quarter_offset_oracle(record_difference):
-    heat, _ = maps(4, 3)
-    ours, joint, row, column = all_keypoints(heat, "quarter")
-    plain = np.array(
-        [reference.quarter_offset(heat[k], x, y) for k, y, x in zip(joint, row, column)]
-    )
-    record_difference("quarter_offset (cells)", abs(ours[:, :2] - plain).max())
-    assert np.array_equal(ours[:, :2], plain)
+    ours = gather_keypoints(heat, tags, joint, row * heat.shape[-1] + column, rule)
+    steps = [
+        subpixel_step(heat[k].astype(float), y, x, rule) for k, y, x in zip(joint, row, column)
+    ]
+    plain = np.stack([column, row], -1) + 0.5 + steps
+    record_difference(f"{rule} offset (cells)", abs(ours[:, :2] - plain).max())
+    np.testing.assert_allclose(ours[:, :2], plain, atol=1e-5 if rule == "dark" else 0)
     assert np.array_equal(ours[:, 2], heat.ravel())
 
 
-def test_ties_go_left_and_up_and_the_border_is_its_own_neighbour():
-    corner = np.array([[[0.9, 0.2], [0.1, 0.0]]])
-    assert all_keypoints(corner, "quarter")[0][[0, 3], :2].tolist() == [[0.25, 0.25], [1.25, 1.25]]
+def test_ties_go_left_and_up_or_nowhere():
     flat = np.ones((3, 3))
     assert quarter_offset(flat).tolist() == [-0.25, -0.25]
-    assert no_offset(flat).tolist() == [0, 0]
+    assert not signed_quarter_offset(flat).any()
+    assert not no_offset(flat).any()
 
 
 def gaussian(dx, dy, sigma=2.0, turn=0.0, long=1.0):

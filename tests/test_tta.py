@@ -3,16 +3,19 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
-from hrpose.inference.spec import InferenceSpec
-from hrpose.inference.tta import IDENTITY, AggregatedMaps, average_scales, flip_view, run_views
-from hrpose.skeletons import COCO
+from hrpose.inference.bottomup import BottomUpPredictor, run_views
+from hrpose.inference.spec import VIEWS, InferenceSpec
+from hrpose.skeletons import Skeleton
 from hrpose.structures import HeadOutput
 from reference.predictor import enlarge
 
-FLIP = [0, 2, 1]  # nose, left, right
-MIRROR = flip_view(FLIP)
+NAMES = ("nose", "left_ear", "right_ear")
+DOTS = Skeleton(NAMES, (0.05,) * 3, NAMES)
+FLIP = DOTS.flip_order  # nose, right, left
+IDENTITY, MIRROR = VIEWS["identity"](DOTS), VIEWS["flip"](DOTS)
 
 
 def random(*shape, seed=0):
@@ -131,10 +134,10 @@ def test_mirroring_the_image_mirrors_what_is_said_of_it():
 
 def test_views_come_back():
     maps = random(1, 3, 4, 6)
-    assert torch.equal(MIRROR.undo(MIRROR.undo(maps)), maps)
-    assert torch.equal(IDENTITY.undo(maps), maps)
-    images = random(1, 3, 4, 6)
-    assert torch.equal(MIRROR.apply(images)[..., 0], images[..., -1])
+    for view in (IDENTITY, MIRROR):
+        once = maps.flip(view.axes)[:, view.order]
+        assert torch.equal(once, maps) == (view is IDENTITY)
+        assert torch.equal(once.flip(view.axes)[:, view.order], maps)
 
 
 def test_tags_may_stand_at_any_one_resolution():
@@ -170,41 +173,48 @@ def test_constants_stay_constant():
         ]
 
     maps = run_views(constant, random(1, 3, 32, 32), [IDENTITY, MIRROR], (32, 32))
-    several = average_scales([maps, maps, maps], 1)
-    assert torch.allclose(several.heatmaps, torch.tensor(0.25))
-    assert torch.allclose(several.tags, torch.tensor(4.0))
+    assert torch.allclose(maps.heatmaps, torch.tensor(0.25))
+    assert torch.allclose(maps.tags, torch.tensor(4.0))
 
 
-def scale_maps(count):
-    return [
-        AggregatedMaps(random(1, 3, 8, 8, seed=i), random(1, 3, 8, 8, 2, seed=50 + i))
-        for i in range(count)
-    ]
+# Scales -----------------------------------------------------------------------------------------
 
 
-def base_of(scales):
-    return InferenceSpec(COCO, scales=scales).base
+class Symmetric(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        return symmetric(images * self.weight)
 
 
-def test_heatmaps_of_all_scales_and_tags_of_scale_1():
-    maps = scale_maps(3)
-    both = average_scales(maps, base_of((0.5, 1, 2)))
-    mean = sum(of_scale.heatmaps for of_scale in maps) / 3
-    assert torch.allclose(both.heatmaps, mean, atol=1e-6)
-    assert torch.equal(both.tags, maps[1].tags)
+def maps_at(*scales):
+    """The maps of a smooth image at several scales, and those of each scale."""
+    spec = InferenceSpec(DOTS, 64, scales, ("identity", "flip"), mean=(0.5,) * 3, std=(0.2,) * 3)
+    predictor = BottomUpPredictor(Symmetric(), spec)
+    smooth = F.interpolate(random(1, 3, 6, 8), size=(90, 120), mode="bicubic")[0].clamp(0, 1)
+    inputs = predictor.preprocess((255 * smooth).byte().permute(1, 2, 0).numpy())
+    each = []
+    for pixels in inputs.pixels:
+        images = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        with torch.inference_mode():
+            each.append(
+                run_views(predictor.model, (images - 0.5) / 0.2, predictor.views, inputs.size)
+            )
+    return predictor.forward([inputs]), each
+
+
+@pytest.mark.parametrize("scales", [(0.5, 1.0, 2.0), (2.0, 1.0, 0.5), (0.5,), (1.0,)], ids=str)
+def test_heatmaps_are_of_all_scales_and_tags_of_scale_1(scales):
+    """Or of the only scale, whatever it is."""
+    maps, each = maps_at(*scales)
+    mean = sum(of_scale.heatmaps for of_scale in each) / len(each)
+    assert torch.allclose(maps.heatmaps, mean, atol=1e-6)
+    assert torch.equal(maps.tags, each[scales.index(1) if len(scales) > 1 else 0].tags)
 
 
 def test_order_of_scales_does_not_matter():
-    maps = scale_maps(3)
-    forth = average_scales(maps, base_of((0.5, 1.0, 2)))
-    back = average_scales(maps[::-1], base_of((2, 1.0, 0.5)))
+    (forth, _), (back, _) = maps_at(0.5, 1.0, 2.0), maps_at(2.0, 1.0, 0.5)
     assert torch.allclose(forth.heatmaps, back.heatmaps, atol=1e-6)
     assert torch.equal(forth.tags, back.tags)
-
-
-@pytest.mark.parametrize("scale", [0.5, 1.0])
-def test_a_single_scale_is_itself(scale):
-    (maps,) = scale_maps(1)
-    only = average_scales([maps], base_of((scale,)))
-    assert torch.equal(only.heatmaps, maps.heatmaps)
-    assert torch.equal(only.tags, maps.tags)

@@ -5,7 +5,7 @@ from os.path import abspath, dirname
 
 sys.path[0] = dirname(dirname(abspath(__file__))) + "/lib"
 
-from hrpose.programs.export import main
+from hrpose.programs.cli import main
 
 if __name__ == "__main__":
-    main()
+    main("export")

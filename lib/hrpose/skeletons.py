@@ -45,14 +45,15 @@ class Skeleton:
         if sorted(self.grouping_order) != sorted(self.joints):
             wrong = sorted(set(self.grouping_order) ^ set(self.joints))
             raise ValueError(f"the grouping order must name every joint once; see {wrong}")
-        self.flip_order  # noqa: B018  ambiguous names fail here, not in the middle of training
+        # Computed here, so that ambiguous names fail now and not in the middle of training.
+        self.flip_order, self.grouping_indices  # noqa: B018
 
     @cached_property
     def flip_order(self) -> list[int]:
         """Index of each joint's left-right twin; a joint on the mid-line is its own."""
         return [self.joints.index(_twin(name, self.joints)) for name in self.joints]
 
-    @property
+    @cached_property
     def grouping_indices(self) -> list[int]:
         """`grouping_order` as indices of `joints`."""
         return [self.joints.index(name) for name in self.grouping_order]

@@ -66,11 +66,15 @@ class Candidates(NamedTuple):
     top: TopCells | None = None  # of maps on a device
 
 
-class Poses(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class Poses:
     """The people found in one image, the best first."""
 
-    joints: np.ndarray  # (N, K, 3) float32: x, y in image pixels, score (0: not found)
+    joints: np.ndarray  # (N, K, 3) float32: x, y in image pixels, value (0: not found)
     scores: np.ndarray  # (N,) float32
+    boxes: np.ndarray | None = None  # (N, 4) x, y, width, height, of a top-down model
+    box_indices: np.ndarray | None = None  # (N,) of the boxes that the predictor was given
+    track_ids: np.ndarray | None = None  # (N,) of the same person in all images of a video
 
 
 PERSON = 1

@@ -55,17 +55,17 @@ def draw_poses(
 
 
 def side_colour(skeleton: Skeleton, joint: int) -> tuple[int, int, int]:
-    """Left, right, or neither."""
+    """The colour of a joint's side: left, right, or neither."""
     return {"left": LEFT, "right": RIGHT, "": MIDDLE}[side(skeleton.joints[joint])]
 
 
 def overlay_heatmaps(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
-    """The highest of all joints' heatmaps (K, h, w) over an image; 1 glows, 0 does not."""
+    """The maximum over joints of heatmaps (K, h, w) over an image, as colours of 0 to 1."""
     return _glow(image, heatmaps.max(0).clip(0, 1))
 
 
 def draw_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """What is not supervised, mask (h, w), darkened."""
+    """The image with the cells that are not supervised, 0 in mask (h, w), darkened."""
     scaled = cv2.resize(
         mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST
     )
@@ -73,9 +73,9 @@ def draw_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
 
 def draw_tags(image: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> np.ndarray:
-    """The tag (K, h, w) of whatever joint stands highest at a place, as a colour, where one stands.
+    """Where heat is high, the tag (K, h, w) of the joint of highest heat, as a colour.
 
-    One person should be of one colour, and two people of two.
+    Tags separate people well if each person has one colour, and no two people the same.
     """
     best = heatmaps.argmax(0)[None]
     heat = np.take_along_axis(heatmaps, best, 0)[0].clip(0, 1)
@@ -90,17 +90,17 @@ def draw_tags(image: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> np.n
 def draw_values(
     image: np.ndarray, values: np.ndarray, bounds: tuple[float, float], share: np.ndarray
 ) -> np.ndarray:
-    """Values (h, w) over an image that loses its own colours, in the colours of `colour_bar`.
+    """Values (h, w) over a grey version of the image, in the colours of `colour_bar`.
 
-    bounds: the values of the first colour and of the last   share: (h, w) from 0, where the image
-    is seen, to 1, where the values are
+    bounds: the values of the first colour and of the last
+    share: (h, w) opacity of the values, from 0 to 1
     """
     grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     return _blend(grey, _rainbow(values, bounds), share)
 
 
 def draw_notes(image: np.ndarray, places: np.ndarray, notes: Sequence[str]) -> np.ndarray:
-    """A note above each place (N, 2), in white on black; within the image wherever the place is."""
+    """A note above each place (N, 2), in white on black, moved to lie within the image."""
     picture = image.copy()
     for note, (x, y) in zip(notes, places):
         (width, height), _ = cv2.getTextSize(note, FONT, FONT_SIZE, 1)
@@ -112,7 +112,7 @@ def draw_notes(image: np.ndarray, places: np.ndarray, notes: Sequence[str]) -> n
 
 
 def colour_bar(width: int, bounds: tuple[float, float]) -> np.ndarray:
-    """A strip `width` pixels wide with the colours of `draw_values` and what they stand for."""
+    """A strip `width` pixels wide with the colours of `draw_values` and their values."""
     strip = np.full((42, width, 3), 255, np.uint8)
     left, right = 40, width - 40
     strip[2:20, left:right] = _rainbow(np.linspace(*bounds, right - left)[None], bounds)
@@ -187,7 +187,7 @@ def _blend(image: np.ndarray, colours: np.ndarray, share: np.ndarray) -> np.ndar
 
 
 def _rainbow(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
-    """The colours (h, w, 3) of values (h, w): blue, green, red, none of which a grey image has."""
+    """The colours (h, w, 3) of values (h, w): blue, green, red, distinct from a grey image."""
     level = ((values - bounds[0]) / (bounds[1] - bounds[0])).clip(0, 1)
     return cv2.applyColorMap(np.rint(255 * level).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
 
@@ -201,7 +201,7 @@ def _medians(x: np.ndarray, y: np.ndarray, groups: int = 8) -> tuple[list[float]
 
 
 def _colours(count: int) -> list[tuple[int, int, int]]:
-    """So many colours, far apart."""
+    """`count` colours of distant hues."""
     return [_rgb((0.13 + 0.618034 * i) % 1) for i in range(count)]
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from torch.autograd.profiler import record_function
 
+from hrpose.inference.bottomup import AggregatedMaps
 from hrpose.inference.spec import PUBLISHED
-from hrpose.inference.tta import AggregatedMaps
+from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import resize
 from reference.decoding import fill_and_sort, find_peaks, group_by_tag
 
@@ -40,7 +41,7 @@ class ReferencePredictor:
         with record_function("aggregate"):
             device = next(self.model.parameters()).device
             pixels = torch.from_numpy(inputs.pixels[0]).permute(2, 0, 1)[None].contiguous()
-            images = self.like.normalize(pixels.to(device))
+            images = normalize(pixels.to(device))
             of_views = [self._view(images, view, inputs.size) for view in self.like.views]
             heatmaps, tags = zip(*of_views)
             return AggregatedMaps(torch.stack(heatmaps).mean(0), torch.stack(tags, -1).contiguous())
@@ -48,12 +49,13 @@ class ReferencePredictor:
     def _view(self, images, view, size):
         """Heatmaps and tags (1, K, *size) of one view, undone."""
         with record_function("forward"):
-            outputs = self.model(view.apply(images))
+            outputs = self.model(images.flip(view.axes))
         strides, finest = self.like.spec.aggregate, outputs[-1].heatmaps.shape[-2:]
         chosen = [each.heatmaps for each in outputs if not strides or each.stride in strides]
         mean = torch.stack([resize(each, finest) for each in chosen]).mean(0)
         (tags,) = [each.tags for each in outputs if each.tags is not None]
-        return view.undo(resize(mean, size)), view.undo(resize(resize(tags, finest), size))
+        maps = resize(mean, size), resize(resize(tags, finest), size)
+        return [each.flip(view.axes)[:, view.order] for each in maps]
 
     def decode(self, maps):
         """People (N, K, 3 + T) in cells of the maps and their scores (N,)."""

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from hrpose.inference.tta import IDENTITY, run_views
+from hrpose.inference.bottomup import run_views
+from hrpose.inference.spec import View
 from hrpose.structures import HeadOutput
 from reference.targets import draw_gaussians
 
@@ -29,16 +30,21 @@ def crowd_maps(crowd, size, rng, cells):
     size: (H, W) in network pixels, multiples of 32   cells: (H, W) of the maps
     Peaks are those of two resolutions, averaged and enlarged as at test.
     """
-    joints = _joints(crowd, size, rng)
-    coarse, fine = (_heatmaps(joints, size, stride, crowd.noise, rng) for stride in (4, 2))
-    predicted = iter(
-        [HeadOutput("1_4", 4, coarse, tags[None]), HeadOutput("1_2", 2, fine)]
-        for tags in _tags(joints, size, crowd, rng)
-    )
+    predicted = iter(crowd_outputs(crowd, size, rng))
     maps = run_views(
-        lambda images: next(predicted), torch.empty(0), [IDENTITY] * crowd.views, cells
+        lambda images: next(predicted), torch.empty(0), [View((), slice(None))] * crowd.views, cells
     )
     return maps.heatmaps[0].numpy(), maps.tags[0].numpy()
+
+
+def crowd_outputs(crowd, size, rng):
+    """What a network outputs of each view, for images of `size` (H, W)."""
+    joints = _joints(crowd, size, rng)
+    coarse, fine = (_heatmaps(joints, size, stride, crowd.noise, rng) for stride in (4, 2))
+    return [
+        [HeadOutput("1_4", 4, coarse, tags[None]), HeadOutput("1_2", 2, fine)]
+        for tags in _tags(joints, size, crowd, rng)
+    ]
 
 
 def _joints(crowd, size, rng):
@@ -83,3 +89,12 @@ def noise_maps(size, rng, joints=17, spread=10.0):
     """As an untrained network may predict: peaks everywhere, tags without meaning."""
     tags = rng.random((2, joints, *size), np.float32) * np.float32(spread)
     return rng.random((joints, *size), np.float32), np.moveaxis(tags, 0, -1)
+
+
+def tied_maps(seed, levels=0, size=(20, 26)):
+    """Heat (3, H, W), with many ties if there are few levels, and tags (3, H, W, 2)."""
+    rng = np.random.default_rng(seed)
+    heat = rng.uniform(-0.3, 1, (3, *size)).astype(np.float32)
+    if levels:
+        heat = np.round(heat * levels) / np.float32(levels)
+    return heat, rng.normal(size=(3, *size, 2)).astype(np.float32)

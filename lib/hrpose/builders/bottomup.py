@@ -44,7 +44,7 @@ from hrpose.losses.combine import (
 )
 from hrpose.losses.swahr import adaptive_weight, constant_weight
 from hrpose.ops.coordinates import BOTTOM_UP, Convention
-from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
+from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.structures import Poses
 
 
@@ -169,7 +169,7 @@ def build_spec(config: CfgNode) -> InferenceSpec:
 
 def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
     """Images to poses with this model, on its device, as TEST specifies."""
-    return BottomUpPredictor(model, build_spec(config), normalize)
+    return BottomUpPredictor(model, build_spec(config))
 
 
 def load_predictor(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> BottomUpPredictor:

@@ -287,3 +287,57 @@ EMPTY_BY_DEFAULT = {
     "TEST.AGGREGATE",
 }
 """Lists whose default only shows the type of their entries."""
+
+RUNTIME_OPTIONS = (
+    "OUTPUT_DIR",
+    "DEVICE",
+    "WORKERS",
+    "PRINT_FREQ",
+    "LOGGERS",
+    "TEST.BATCH",
+    "TEST.PRESET",
+    "TRAIN.MICRO_BATCH",
+    "TRAIN.ACTIVATION_CHECKPOINTING",
+    "TRAIN.SAVE_MINUTES",
+    "TRAIN.SAVE_STEPS",
+    "TRAIN.KEEP_CHECKPOINTS",
+    "TRAIN.MAX_NONFINITE_STEPS",
+)
+"""Options that may differ between two starts of one run, as TRAIN.RESUME may."""
+
+SECTIONS = {
+    "": "General",
+    "DATASET": "Data",
+    "MODEL": "Network",
+    "LOSS": "Losses",
+    "TRAIN": "Training",
+    "TEST": "Inference and evaluation",
+}
+"""First part of a key -> heading in docs/options.md."""
+
+
+def as_markdown() -> str:
+    """The text of docs/options.md, which `make docs` writes."""
+    lines = ["# Options", ""]
+    lines += [f"- [{title}](#{title.lower().replace(' ', '-')})" for title in SECTIONS.values()]
+    lines += [
+        "",
+        "Generated from `lib/hrpose/config/options.py` by `make docs`. Options are set in ",
+    ]
+    lines[-1] += "YAML or as `KEY VALUE`."
+    for section, title in SECTIONS.items():
+        lines += ["", f"## {title}", "", "| option | default | meaning |", "|---|---|---|"]
+        for key, default, _, meaning in OPTIONS:
+            if key.rpartition(".")[0].partition(".")[0] == section:
+                lines.append(f"| `{key}` | {_shown(key, default)} | {meaning} |".replace("  ", " "))
+    return "\n".join(lines) + "\n"
+
+
+def _shown(key: str, default: Any) -> str:
+    """A default as it would be written in YAML; nothing for an empty one."""
+    if key in EMPTY_BY_DEFAULT:
+        return "`[]`"
+    if isinstance(default, tuple):
+        return f"`[{', '.join(map(str, default))}]`"
+    text = str(default).lower() if isinstance(default, bool) else f"{default}"
+    return f"`{text}`" if text else ""

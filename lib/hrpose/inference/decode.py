@@ -1,9 +1,9 @@
 """Heatmaps and tags of one image -> the people in it.
 
-Four steps: peaks of the heatmaps are the candidates, candidates of similar tags are grouped into
-people, the joints that people still miss are searched in the whole maps, and people are scored and
-filtered. Maps in host memory (NumPy) are read without torch; maps on another device stay there,
-and only candidates are copied. Both branches find the same people, to the last bit.
+The peaks of the heatmaps are the candidates; candidates of similar tags are grouped into people;
+the joints that people still miss are searched in the whole maps; people are filtered by score.
+Maps in host memory (NumPy) are read without torch. Maps on another device stay there, and only
+candidates are copied (inference/decode_on_device.py); people are the same to the last bit.
 
 Source: Newell et al. 2017 (associative embedding), section 3.2; Cheng et al. 2020 (HigherHRNet).
 The search for missing joints follows the released evaluation of HigherHRNet.
@@ -12,38 +12,34 @@ The search for missing joints follows the released evaluation of HigherHRNet.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.lib.stride_tricks import sliding_window_view
+from scipy.optimize import linear_sum_assignment
 
-from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.munkres import munkres
 from hrpose.inference.spec import PUBLISHED, DecoderConfig
 from hrpose.ops.oks import oks_nms
-from hrpose.ops.subpixel import gather_keypoints
+from hrpose.ops.subpixel import drop_duplicate_peaks, gather_keypoints
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, TopCells
 
-ArrayOrTensor = Any
-"""np.ndarray, or torch.Tensor on any device"""
-
+ArrayOrTensor = Any  # np.ndarray, or torch.Tensor on any device
 Group = Callable[..., tuple[np.ndarray, np.ndarray]]  # as `group_by_tag`
+MATCHERS = {"munkres": munkres, "scipy": linear_sum_assignment}
+"""costs (M, P) -> rows and columns of the lowest sum; among equal sums each has its own order"""
 
-BLOCK = 16
-"""Side of the blocks of cells whose extremes bound the score of a missing joint."""
+NOT_FINITE = "heatmaps or tags are not finite: the weights are broken, perhaps by a high TRAIN.LR"
+"""Found by the sum of squares: a dot product takes a fifth of the time of testing every value."""
 
-FIRST_BLOCKS = 16
-"""Blocks of highest bound in which each missing joint is searched first."""
-
-AT_ONCE = 32
-"""Missing joints that are searched at once, so that their cells stay in the cache."""
-
-FEW_BLOCKS = 1 / 8
-"""Share of a map's blocks; where more stay open, as in noise, cells are selected by their heat."""
-
-HIGH_CELLS = 1 / 64
-"""Share of a map's cells, the highest, that are then searched first."""
+# The search for missing joints: which cells, and how many at once. Speed only; never the result.
+BLOCK = 16  # side of the blocks of cells whose extremes bound the score of a missing joint
+FIRST_BLOCKS = 8  # blocks of highest bound, in which each missing joint is searched first
+AT_ONCE = 32  # missing joints that are searched at once, so that their cells stay in the cache
+FEW_BLOCKS = 1 / 8  # of a map; where more remain, as in noise, cells are selected by their heat
+HIGH_CELLS = 1 / 64  # of a map, the highest, which are then searched first
 
 
 def decode(
@@ -52,12 +48,12 @@ def decode(
     skeleton: Skeleton,
     config: DecoderConfig = PUBLISHED,
     candidates: Candidates | None = None,
-    group: Group = group_by_tag,
+    group: Group | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The people in one image, best first.
 
     heatmaps: (K, H, W)   tags: (K, H, W, T)   both NumPy or torch, on any device
-    candidates: where they were found before   group: `group_by_tag`, or the same in another process
+    candidates: of these maps, if they are known   group: `group_by_tag`, or it in another process
     Returns people (N, K, 3 + T): x, y in cells counted from the map's edge (the centre of cell 0 is
     0.5), score, tags, a missing joint being all 0; and scores (N,), as published each the mean over
     all joints before the missing ones are filled in.
@@ -69,13 +65,13 @@ def decode(
             heatmaps, tags = heatmaps.numpy(), tags.numpy()
     if candidates is None:
         candidates = find_candidates(heatmaps, tags, config)
-    people, scores = group(candidates.peaks, skeleton.grouping_indices, config)
+    peaks = candidates.peaks
+    if config.unique_peaks:
+        peaks = drop_duplicate_peaks(peaks, config.nms_kernel // 2)
+    people, scores = (group or group_by_tag)(peaks, skeleton.grouping_indices, config)
     if config.refine:
         people = fill_missing(people, heatmaps, tags, config, candidates.top)
     return score_and_filter(people, scores, skeleton, config)
-
-
-# Candidates -----------------------------------------------------------------------------------
 
 
 def find_candidates(
@@ -88,60 +84,74 @@ def find_candidates(
 
     heatmaps: (K, H, W) float32   tags: (K, H, W, T) float32
     """
-    top = None
-    if isinstance(heatmaps, np.ndarray):
-        count = min(config.max_people, heatmaps[0].size)
-        window = np.ones((config.nms_kernel, config.nms_kernel), np.uint8)
-        cells = np.full((len(heatmaps), count), -1)
-        highest = np.empty(heatmaps.shape[1:], np.float32)
-        is_peak, is_high = np.empty((2, *heatmaps.shape[1:]), bool)
-        for heat, row in zip(map(np.ascontiguousarray, heatmaps), cells):
-            check_finite(heat)
-            cv2.dilate(heat, window, dst=highest)
-            np.equal(heat, highest, out=is_peak)
-            is_peak &= np.greater(heat, config.detection_threshold, out=is_high)
-            found = np.flatnonzero(is_peak)
-            found = found[np.argsort(-heat.ravel()[found], kind="stable")][:count]
-            row[: len(found)] = found
-        joint = np.arange(len(cells))[:, None].repeat(count, 1)
-        peaks = gather_keypoints(heatmaps, tags, joint, cells, config.subpixel)
-    else:
-        from hrpose.inference.decode_on_device import find_peaks_on_device
+    if not isinstance(heatmaps, np.ndarray):
+        from hrpose.inference.decode_on_device import find_candidates_on_device
 
-        peaks, top = find_peaks_on_device(heatmaps, tags, config)
-    check_finite(peaks)
-    if config.unique_peaks:
-        peaks = drop_duplicate_peaks(peaks, config.nms_kernel // 2)
-    return Candidates(peaks, top)
+        return find_candidates_on_device(heatmaps[None], tags[None], config)[0]
+    count = min(config.max_people, heatmaps[0].size)
+    window = np.ones((config.nms_kernel, config.nms_kernel), np.uint8)
+    cells = np.full((len(heatmaps), count), -1)
+    highest = np.empty(heatmaps.shape[1:], np.float32)
+    is_peak, is_high = np.empty((2, *heatmaps.shape[1:]), bool)
+    square_sum = np.float32(0)
+    for heat, row in zip(map(np.ascontiguousarray, heatmaps), cells):
+        square_sum += np.vdot(heat, heat)
+        cv2.dilate(heat, window, dst=highest)
+        np.equal(heat, highest, out=is_peak)
+        is_peak &= np.greater(heat, config.detection_threshold, out=is_high)
+        found = np.flatnonzero(is_peak)
+        found = found[np.argsort(-heat.ravel()[found], kind="stable")][:count]
+        row[: len(found)] = found
+    joint = np.arange(len(cells))[:, None].repeat(count, 1)
+    peaks = gather_keypoints(heatmaps, tags, joint, cells, config.subpixel)
+    if not np.isfinite(square_sum + np.vdot(peaks, peaks)):
+        raise FloatingPointError(NOT_FINITE)
+    return Candidates(peaks)
 
 
-def drop_duplicate_peaks(peaks: np.ndarray, reach: int) -> np.ndarray:
-    """Of equally high peaks within one window only the first; the others get a score of 0.
+def group_by_tag(
+    peaks: np.ndarray, order: Sequence[int], config: DecoderConfig = PUBLISHED
+) -> tuple[np.ndarray, np.ndarray]:
+    """Assemble people joint by joint, matching candidates to the people of most similar tags.
 
-    Unbiased heatmaps have such where a joint lies halfway between cells: each would start a person.
+    Each person gets at most one candidate of a joint, so that the sum of costs is lowest. A
+    candidate left over, or too far from its person's mean tag, starts a new person.
+
+    peaks: (K, M, 3 + T) x, y, score, tags   order: joints in the order in which they are assigned
+    Returns the best `max_people` people (N, K, 3 + T), best first, a missing joint being all 0; and
+    their scores (N,): the mean over all joints.
+    Source: Newell et al. 2017, section 3.2; the rounded cost is that of the authors' code.
     """
-    xy, score = peaks[..., :2], peaks[..., 2]
-    near = (abs(xy[:, :, None] - xy[:, None]) <= reach).all(-1)  # (K, M, M)
-    earlier = np.tri(peaks.shape[1], k=-1, dtype=bool)
-    duplicate = (near & earlier & (score[:, :, None] == score[:, None])).any(-1)
-    peaks = peaks.copy()
-    peaks[duplicate, 2] = 0
-    return peaks
-
-
-def check_finite(maps: np.ndarray) -> None:
-    """FloatingPointError if any value is not finite.
-
-    One dot product: a fifth of the time of testing every value.
-    """
-    flat = maps.ravel()
-    if not np.isfinite(np.vdot(flat, flat)):
-        raise FloatingPointError(
-            "heatmaps or tags are not finite: the weights are broken, perhaps by a high TRAIN.LR"
-        )
-
-
-# Missing joints -------------------------------------------------------------------------------
+    people: list[np.ndarray] = []  # (K, 3 + T) each
+    tags: list[list[np.ndarray]] = []  # of each person's joints, in the order they were added
+    means: list[np.ndarray] = []  # (T,) each
+    # Clipped, a pair that is separated again below cannot cost a good pair its match.
+    clipped = partial(np.minimum, config.tag_threshold)
+    costs: dict[str, Callable] = {"rounded": np.round, "clipped": clipped}
+    for joint in order:
+        candidates = peaks[joint][peaks[joint, :, 2] > config.detection_threshold]  # (M, 3 + T)
+        owners = np.full(len(candidates), -1)
+        if people and len(candidates):
+            known = np.array(means[: config.max_people])  # (P, T)
+            distance = np.sqrt(((candidates[:, None, 3:] - known) ** 2).sum(-1))  # (M, P)
+            # In float64 equal sums are equal; in float32 noise of 1e-8 would decide the matching.
+            cost = costs[config.matching_cost](distance.astype(float)) * 100
+            row, column = MATCHERS[config.matcher](cost - candidates[:, 2:3])
+            near = distance[row, column] < config.tag_threshold
+            owners[row[near]] = column[near]
+        for candidate, person in zip(candidates, owners.tolist()):
+            if person < 0:
+                person = len(people)
+                people.append(np.zeros(peaks.shape[::2], np.float32))
+                tags.append([])
+                means.append(candidate[3:])
+            people[person][joint] = candidate
+            tags[person].append(candidate[3:])
+            means[person] = np.add.reduce(tags[person]) / len(tags[person])  # 5x faster than mean
+    grouped = np.array(people, np.float32).reshape(-1, *peaks.shape[::2])
+    scores = grouped[:, :, 2].mean(1)
+    best = np.argsort(-scores, kind="stable")[: config.max_people]
+    return grouped[best], scores[best]
 
 
 def fill_missing(
@@ -166,7 +176,7 @@ def fill_missing(
     means = [np.mean(each[seen, 3:], axis=0) for each, seen in zip(people, found)]
     wanted = np.array(means, np.float32)[person]  # (L, T)
     if isinstance(heatmaps, np.ndarray):
-        cell = _search_blocks(heatmaps, tags, joint, wanted)
+        cell = search_maps(heatmaps, tags, joint, wanted)
         keypoints = gather_keypoints(heatmaps, tags, joint, cell, config.subpixel)
     else:
         from hrpose.inference.decode_on_device import search_on_device
@@ -179,15 +189,7 @@ def fill_missing(
     return filled
 
 
-def tag_distance(tags: Sequence[np.ndarray] | np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Euclidean distance of tags (T, ...) from tags (T, ...), rounded as a loop over T would."""
-    squares = np.square(tags[0] - wanted[0])
-    for value, mean in zip(tags[1:], wanted[1:]):
-        squares += np.square(value - mean)
-    return np.sqrt(squares, out=squares)
-
-
-def _search_blocks(
+def search_maps(
     heatmaps: np.ndarray, tags: np.ndarray, joint: np.ndarray, wanted: np.ndarray
 ) -> np.ndarray:
     """The best cell (L,) of each joint (L,) for tags (L, T), from bounds of blocks of cells.
@@ -197,89 +199,75 @@ def _search_blocks(
     The range is that of the first tag only: more tags only add to a distance, and the tags of
     several views are nearly equal.
     """
-    planes = [np.ascontiguousarray(tags[..., t]) for t in range(tags.shape[-1])]  # (K, H, W) each
-    highest = _of_blocks(np.maximum, heatmaps)
-    least, most = _of_blocks(np.minimum, planes[0]), _of_blocks(np.maximum, planes[0])
-    for values in (least, most, *planes[1:]):  # a range is finite where all of its tags are
-        check_finite(values)
-    cells = []
+    joints, height, width = heatmaps.shape
+    rows, columns = -(-height // BLOCK), -(-width // BLOCK)
+    maps = [heatmaps, *np.moveaxis(tags, -1, 0)]
+    if height % BLOCK or width % BLOCK:  # what is added equals cells inside, and comes after them
+        added = ((0, 0), (0, rows * BLOCK - height), (0, columns * BLOCK - width))
+        maps = [np.pad(each, added, mode="edge") for each in maps]
+    maps = [np.ascontiguousarray(each).reshape(joints, rows, BLOCK, -1) for each in maps]
+    highest, least, most = (
+        ufunc.reduceat(ufunc.reduce(each, 2), np.arange(0, columns * BLOCK, BLOCK), axis=2)
+        for ufunc, each in ((np.maximum, maps[0]), (np.minimum, maps[1]), (np.maximum, maps[1]))
+    )  # (K, rows, columns) each
+    # A range is finite where all of its tags are.
+    if not np.isfinite(sum(np.vdot(each, each) for each in (least, most, *maps[2:]))):
+        raise FloatingPointError(NOT_FINITE)
+    cells = np.empty(len(joint), int)
     for start in range(0, len(joint), AT_ONCE):
-        k, tag = joint[start : start + AT_ONCE], wanted[start : start + AT_ONCE]
-        nearest = np.clip(tag[:, :1], least[k], most[k])
-        bound = highest[k] - np.rint(tag_distance(nearest[None], tag[None, :, :1]))
-        cells.append(_search_within(bound, [heatmaps, *planes], k, tag))
-    return np.concatenate(cells)
+        part = slice(start, start + AT_ONCE)
+        k, tag = joint[part], wanted[part]
+        away = np.clip(tag[:, :1, None], least[k], most[k]) - tag[:, :1, None]
+        bound = highest[k] - np.rint(np.sqrt(np.square(away)))
+        cells[part] = _search_blocks(bound, maps, k, tag)
+    row, column = np.divmod(cells, columns * BLOCK)
+    return row * width + column
 
 
-def _of_blocks(ufunc: np.ufunc, maps: np.ndarray) -> np.ndarray:
-    """The maximum or minimum of every block: (K, H, W) -> (K, blocks)."""
-    joints, height, width = maps.shape
-    rows = -(-height // BLOCK)
-    padding = ((0, 0), (0, rows * BLOCK - height), (0, 0))
-    whole = np.pad(maps, padding, mode="edge") if height % BLOCK else maps
-    lines = ufunc.reduce(whole.reshape(joints, rows, BLOCK, width), axis=2)
-    return ufunc.reduceat(lines, np.arange(0, width, BLOCK), axis=2).reshape(joints, -1)
-
-
-def _search_within(
+def _search_blocks(
     bound: np.ndarray, maps: Sequence[np.ndarray], joint: np.ndarray, wanted: np.ndarray
 ) -> np.ndarray:
     """The best cell (L,) of each joint (L,) for tags (L, T), given the bounds of blocks.
 
     The blocks of highest bound are searched first, then those whose bound is not below the score
-    found there; in these, cells of less heat than that score are skipped, for no cell scores more
-    than its heat.
-
-    bound: (L, blocks)   maps: heat, then tags, (K, H, W) each
+    found there.   bound: (L, rows, columns)   maps: heat, then tags, (K, rows, BLOCK, W) each
     """
-    height, width = maps[0].shape[1:]
-    shape = (min(BLOCK, height), min(BLOCK, width))
-    row, column = np.divmod(np.arange(bound.shape[1]), -(-width // BLOCK))
-    row = np.minimum(row * BLOCK, height - shape[0])  # the last blocks overlap those before
-    column = np.minimum(column * BLOCK, width - shape[1])
-    corner = row * width + column
-    inside = (np.arange(shape[0])[:, None] * width + np.arange(shape[1])).ravel()
-    blocks_of = [sliding_window_view(each, shape, (1, 2)) for each in maps]
-
-    # Every cell of the blocks of highest bound.
-    count = min(FIRST_BLOCKS, bound.shape[1])
-    first = np.argpartition(bound, -count)[:, -count:]  # (L, count)
-    place = joint[:, None], row[first], column[first]
-    heat, *tags = (each[place].reshape(len(first), -1) for each in blocks_of)
-    score = np.rint(tag_distance(tags, wanted.T[..., None]))  # (L, count * cells of a block)
-    score = np.subtract(heat, score, out=score)
-    best = score.max(1)
-    cells = np.full(len(wanted), height * width)
-    i, j = np.divmod(np.flatnonzero(score == best[:, None]), score.shape[1])
-    block, j = np.divmod(j, inside.size)
-    np.minimum.at(cells, i, corner[first[i, block]] + inside[j])
-
-    # Of the other blocks, those that may hold as high a score.
-    np.put_along_axis(bound, first, -np.inf, 1)
-    is_open = bound >= best[:, None]
-    is_many = is_open.sum(1) > FEW_BLOCKS * bound.shape[1]
-    for k in np.unique(joint[is_many]):
-        mine = is_many & (joint == k)
-        cells[mine] = _search_by_heat([each[k] for each in maps], wanted[mine], best[mine])
-    is_open[is_many] = False
-    i, block = np.divmod(np.flatnonzero(is_open), bound.shape[1])
-    heat = blocks_of[0][joint[i], row[block], column[block]].reshape(len(block), inside.size)
-    pair, j = np.divmod(np.flatnonzero(heat >= best[i, None]), inside.size)
-    i, cell = i[pair], corner[block[pair]] + inside[j]
-    tags = [each.reshape(len(each), -1)[joint[i], cell] for each in maps[1:]]
-    score = heat[pair, j] - np.rint(tag_distance(tags, wanted[i].T))
-    known = best.copy()
-    np.maximum.at(best, i, score)
-    cells[best > known] = height * width
-    equal = score == best[i]
-    np.minimum.at(cells, i[equal], cell[equal])
+    width, bound = maps[0].shape[-1], bound.reshape(len(bound), -1)
+    row, column = np.divmod(np.arange(bound.shape[1]), width // BLOCK)
+    corner = (row * width + column) * BLOCK
+    inside = np.add.outer(np.arange(BLOCK) * width, np.arange(BLOCK)).ravel()
+    blocks_of = [each.reshape(*each.shape[:3], -1, BLOCK) for each in maps]
+    best, cells = np.full(len(joint), -np.inf, np.float32), np.zeros(len(joint), int)
+    is_open = np.zeros(bound.shape, bool)
+    first = np.argpartition(bound, -min(FIRST_BLOCKS, bound.shape[1]))[:, -FIRST_BLOCKS:]
+    np.put_along_axis(is_open, first, True, 1)
+    while is_open.any():
+        i, block = np.divmod(np.flatnonzero(is_open), bound.shape[1])
+        at = joint[i], row[block], slice(None), column[block]
+        heat, *tags = (each[at].reshape(len(i), inside.size) for each in blocks_of)
+        squares = sum(np.square(t - w) for t, w in zip(tags, wanted[i].T[..., None]))
+        score = heat - np.rint(np.sqrt(squares))  # (pairs, cells of a block)
+        highest, known = score.max(1), best.copy()
+        np.maximum.at(best, i, highest)
+        cells[best > known] = maps[0][0].size
+        equal = np.flatnonzero(highest == best[i])
+        cell = corner[block[equal]] + inside[score[equal].argmax(1)]
+        np.minimum.at(cells, i[equal], cell)
+        bound[is_open] = -np.inf
+        is_open = bound >= best[:, None]
+        is_many = is_open.sum(1) > FEW_BLOCKS * bound.shape[1]
+        for k in np.unique(joint[is_many]):
+            mine = is_many & (joint == k)
+            cells[mine] = _search_by_heat([each[k] for each in maps], wanted[mine], best[mine])
+        bound[is_many], is_open[is_many] = -np.inf, False
     return cells
 
 
 def _search_by_heat(maps: Sequence[np.ndarray], wanted: np.ndarray, best: np.ndarray) -> np.ndarray:
-    """The best cell (P,) for tags (P, T) of which scores (P,) are known, among cells of such heat.
+    """The best cell (P,) of one joint for tags (P, T), of which scores (P,) are known.
 
-    A few of the highest cells are searched first, to raise the scores.
+    No cell scores more than its heat: only cells of at least the least score are searched, after a
+    few of the highest, which raise the scores.
     """
     heat, *tags = (each.ravel() for each in maps)
     sample = heat[::16]
@@ -290,14 +278,12 @@ def _search_by_heat(maps: Sequence[np.ndarray], wanted: np.ndarray, best: np.nda
         cells = np.flatnonzero(heat >= floor)
         high, *values = (each[cells] for each in (heat, *tags))
         for i, tag in enumerate(wanted):
-            score = high - np.rint(tag_distance(values, tag))
+            squares = sum(np.square(value - mean) for value, mean in zip(values, tag))
+            score = high - np.rint(np.sqrt(squares))
             first = score.argmax()
             best[i], found[i] = max(best[i], score[first]), cells[first]
         floor = best.min()
     return found
-
-
-# Scores ---------------------------------------------------------------------------------------
 
 
 def score_and_filter(

@@ -9,11 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from hrpose.inference.decode import check_finite, tag_distance
+from hrpose.inference.decode import NOT_FINITE
 from hrpose.inference.spec import DecoderConfig
 from hrpose.ops.peaks import find_peaks, gather_cells, highest_cells
 from hrpose.ops.subpixel import unpack_keypoints
-from hrpose.structures import TopCells
+from hrpose.structures import Candidates, TopCells
 
 TOP_CELLS = 2048
 """Cells of each joint that are copied from a device, to search missing joints in first."""
@@ -22,21 +22,29 @@ SEARCHES_AT_ONCE = 32
 """Missing joints searched in whole maps on a device at once: some 300 MB at 512 x 704."""
 
 
-def find_peaks_on_device(
+def find_candidates_on_device(
     heatmaps: Tensor, tags: Tensor, config: DecoderConfig
-) -> tuple[np.ndarray, TopCells]:
-    """Peaks (K, M, 3 + T) and the highest cells, in one copy to the host."""
-    maps, values = heatmaps[None], tags[None]
-    peaks = find_peaks(maps, config.max_people, config.nms_kernel)
-    highest = highest_cells(maps, TOP_CELLS if config.refine else 1)
-    packed = gather_cells(maps, values, torch.cat([peaks, highest], -1))[0].cpu().numpy()
-    check_finite(packed)  # NaN counts as the highest of all
-    keypoints = unpack_keypoints(packed, heatmaps.shape[-1], config.subpixel)
+) -> list[Candidates]:
+    """The peaks (K, M, 3 + T) of each image and its highest cells, in one copy to the host.
+
+    heatmaps: (B, K, H, W) float32   tags: (B, K, H, W, T) float32
+    """
+    packed_on_device = []
+    for maps, values in zip(heatmaps.split(1), tags.split(1)):  # together they need gigabytes
+        peaks = find_peaks(maps, config.max_people, config.nms_kernel)
+        highest = highest_cells(maps, TOP_CELLS if config.refine else 1)
+        packed_on_device.append(gather_cells(maps, values, torch.cat([peaks, highest], -1)))
     count = peaks.shape[-1]
-    cells, top = packed[:, count:, 0].astype(int), keypoints[:, count:]
-    is_whole_map = cells.shape[1] == heatmaps[0].numel()
-    floor = np.full(len(cells), -np.inf) if is_whole_map else top[:, -1, 2]
-    return keypoints[:, :count], TopCells(cells, top, floor)
+    candidates = []
+    for packed in torch.cat(packed_on_device).cpu().numpy():  # (K, M + C, 10 + T)
+        if not np.isfinite(np.vdot(packed, packed)):  # NaN counts as the highest of all
+            raise FloatingPointError(NOT_FINITE)
+        keypoints = unpack_keypoints(packed, heatmaps.shape[-1], config.subpixel)
+        cells, top = packed[:, count:, 0].astype(int), keypoints[:, count:]
+        is_whole_map = cells.shape[1] == heatmaps[0, 0].numel()
+        floor = np.full(len(cells), -np.inf) if is_whole_map else top[:, -1, 2]
+        candidates.append(Candidates(keypoints[:, :count], TopCells(cells, top, floor)))
+    return candidates
 
 
 def search_on_device(
@@ -70,7 +78,9 @@ def search_top_cells(
     is_open = np.zeros(len(joint), bool)
     for k in np.unique(joint):
         mine, known = joint == k, top.keypoints[k]  # (C, 3 + T)
-        score = known[:, 2] - np.rint(tag_distance(known.T[3:], wanted[mine].T[..., None]))
+        pairs = zip(known.T[3:], wanted[mine].T[..., None])
+        squares = sum(np.square(tag - mean) for tag, mean in pairs)  # (P, C)
+        score = known[:, 2] - np.rint(np.sqrt(squares))
         best = score.max(1, keepdims=True)  # (P, 1)
         cell = np.where(score == best, top.cells[k], np.iinfo(int).max)
         keypoints[mine] = known[cell.argmin(1)]

@@ -11,20 +11,21 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from hrpose.inference.decode import check_finite, decode, drop_duplicate_peaks
+from hrpose.inference.decode import NOT_FINITE, decode
 from hrpose.inference.spec import (
+    BOXES_REFUSED,
     METADATA_KEY,
+    VIEWS,
     ExportedModel,
-    InferenceSpec,
     NetworkInput,
     from_json,
-    to_image_coords,
 )
 from hrpose.ops.atomic_io import check_writable, with_cure, write_json
 from hrpose.ops.image import describe_error, read_image
@@ -45,7 +46,11 @@ class OnnxPredictor:
     def __init__(self, network: Network, model: ExportedModel):
         self.network = network
         self.model = model
-        self.spec: InferenceSpec = model.spec
+        self.spec = spec = model.spec
+        self.views = [VIEWS[name](spec.skeleton) for name in spec.views]
+        self.preprocess = spec.preprocess
+        self.decode = partial(decode, skeleton=spec.skeleton, config=spec.decoder)
+        self.postprocess = spec.postprocess
 
     @classmethod
     def load(cls, path: str | Path, threads: int = 0) -> OnnxPredictor:
@@ -69,73 +74,56 @@ class OnnxPredictor:
 
         return cls(network, from_json(text))
 
-    def __call__(self, image: np.ndarray) -> Poses:
-        """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first."""
+    def __call__(self, image: np.ndarray, boxes: Any = None, box_scores: Any = None) -> Poses:
+        """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first.
+
+        boxes, box_scores: not taken; top-down predictors have the same signature
+        """
+        if boxes is not None or box_scores is not None:
+            raise ValueError(BOXES_REFUSED)
         inputs = self.preprocess(image)
-        spec = self.spec
-        if self.model.graph == "peaks":
-            people = decode(*self.forward_peaks(inputs))
-        else:
-            people = decode(*self.forward(inputs), spec.skeleton, spec.decoder)
-        return to_image_coords(*people, inputs.to_maps)
+        heatmaps, tags, candidates = self.forward(inputs)
+        people, scores = self.decode(heatmaps, tags, candidates=candidates)
+        return self.postprocess(people, scores, inputs)
 
-    def preprocess(self, image: np.ndarray) -> NetworkInput:
-        """The image (H, W, 3) uint8 RGB at every scale."""
-        return self.spec.preprocess(image)
-
-    def forward(self, inputs: NetworkInput) -> tuple[np.ndarray, np.ndarray]:
+    def forward(self, inputs: NetworkInput) -> tuple[np.ndarray, np.ndarray, Candidates | None]:
         """Heatmaps (K, H, W) and tags (K, H, W, T) over all scales and views.
 
-        For a graph that is the network only.
+        The candidates are None unless the graph finds the peaks.
         """
+        if self.model.graph == "peaks":
+            return self._run_peaks(inputs.pixels[0])
         maps = [self._run_views(pixels, inputs.size) for pixels in inputs.pixels]
-        return np.mean([heatmaps for heatmaps, _ in maps], 0), maps[self.spec.base][1]
+        return np.mean([heatmaps for heatmaps, _ in maps], 0), maps[inputs.base][1], None
 
-    def forward_peaks(self, inputs: NetworkInput) -> tuple[Any, ...]:
-        """The arguments of `decode`, for a graph that also runs the views and finds the peaks."""
-        spec = self.spec
-        outputs = self.network(to_planes(inputs.pixels[0])[None])
+    def _run_peaks(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, Candidates]:
+        """The outputs of a graph that also runs the views and finds the peaks."""
+        outputs = self.network(to_planes(pixels)[None])
         packed, heatmaps, tags = (outputs[name][0] for name in ("peaks", "heatmaps", "tags"))
-        check_finite(heatmaps)  # the graph finds no peak where they are not
-        peaks = unpack_keypoints(packed, heatmaps.shape[-1], spec.decoder.subpixel)
-        check_finite(peaks)
-        if spec.decoder.unique_peaks:
-            peaks = drop_duplicate_peaks(peaks, spec.decoder.nms_kernel // 2)
-        return heatmaps, tags, spec.skeleton, spec.decoder, Candidates(peaks)
+        peaks = unpack_keypoints(packed, heatmaps.shape[-1], self.spec.decoder.subpixel)
+        # The graph finds no peak where heatmaps are not finite.
+        if not np.isfinite(np.vdot(heatmaps, heatmaps) + np.vdot(peaks, peaks)):
+            raise FloatingPointError(NOT_FINITE)
+        return heatmaps, tags, Candidates(peaks)
 
     def _run_views(
         self, pixels: np.ndarray, size: tuple[int, int]
     ) -> tuple[np.ndarray, np.ndarray]:
         """One scale's heatmaps (K, *size), averaged over views, and tags (K, *size, T)."""
-        spec, strides = self.spec, self.model.strides
-        image = to_planes(pixels)
-        outputs = self.network(np.stack([HOST_VIEWS[view][0](image) for view in spec.views]))
+        image, strides = to_planes(pixels), self.model.strides
+        outputs = self.network(np.stack([np.flip(image, view.axes) for view in self.views]))
         finest = outputs[f"heatmaps_{strides[-1]}"].shape[2:]
-        averaged = [outputs[f"heatmaps_{stride}"] for stride in spec.aggregate or strides]
-        (tags,) = [maps for name, maps in outputs.items() if name.startswith("tags_")]
-
-        def undone(maps: np.ndarray) -> list[np.ndarray]:
-            """The maps (K, *finest) of each view, in the frame of the plain image."""
-            flip_order = spec.skeleton.flip_order
-            return [
-                HOST_VIEWS[view][1](resize_on_host(each, finest), flip_order)
-                for view, each in zip(spec.views, maps)
+        maps = [outputs[f"heatmaps_{stride}"] for stride in self.spec.aggregate or strides]
+        maps += [output for name, output in outputs.items() if name.startswith("tags_")]
+        *averaged, tags = [
+            [
+                np.flip(resize_on_host(each, finest), view.axes)[view.order]
+                for view, each in zip(self.views, of_output)
             ]
-
-        heatmaps = np.mean([undone(maps) for maps in averaged], (0, 1))
-        stacked = np.stack([resize_on_host(of_view, size) for of_view in undone(tags)])
-        return resize_on_host(heatmaps, size), np.moveaxis(stacked, 0, -1)
-
-
-Transform = Callable[..., np.ndarray]
-HOST_VIEWS: dict[str, tuple[Transform, Transform]] = {
-    "identity": (lambda image: image, lambda maps, flip_order: maps),
-    "flip": (
-        lambda image: image[..., ::-1],
-        lambda maps, flip_order: maps[flip_order, :, ::-1],
-    ),
-}
-"""The views of inference/tta.py: of an image (3, H, W), and back for maps (K, H, W)."""
+            for of_output in maps
+        ]
+        stacked = np.stack([resize_on_host(of_view, size) for of_view in tags], -1)
+        return resize_on_host(np.mean(averaged, (0, 1)), size), stacked
 
 
 def to_planes(image: np.ndarray) -> np.ndarray:

@@ -17,12 +17,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hrpose.inference.bottomup import BottomUpPredictor
-from hrpose.inference.decode import Group
-from hrpose.inference.grouping import group_by_tag
+from hrpose.inference.decode import Group, group_by_tag
 from hrpose.inference.spec import NetworkInput
-from hrpose.inference.tta import AggregatedMaps
 from hrpose.ops.processes import ignore_stop_signals
-from hrpose.structures import Candidates, Images, Poses
+from hrpose.structures import Images, Poses
 
 MAX_WAIT = 8
 """Batches that may be read while an image waits for others of its size."""
@@ -112,9 +110,8 @@ class _Pipeline:
         self.batch = config.batch
         self.waiting: dict[tuple, list[Job]] = defaultdict(list)  # of each size
         self.batches: deque[BatchFuture] = deque()
-        self.of_index: dict[
-            int, tuple[BatchFuture, int]
-        ] = {}  # the batch of an image, its index there
+        # The batch of each image, and its index there.
+        self.of_index: dict[int, tuple[BatchFuture, int]] = {}
         self.next = 0  # index of the image whose people are yielded next
         self.max_batches = 2 * len(predictors)
         self.idle: SimpleQueue[BottomUpPredictor] = SimpleQueue()
@@ -135,7 +132,7 @@ class _Pipeline:
                 self._submit(others)
 
     def flush(self) -> None:
-        """Run the network on what still waits: no image comes any more."""
+        """Run the network on the images that still wait, after the last image."""
         for jobs in self.waiting.values():
             if jobs:
                 self._submit(jobs)
@@ -169,28 +166,19 @@ class _Pipeline:
 
     def _forward(self, jobs: Sequence[Job]) -> list[Future[Result]]:
         predictor = self.idle.get()
-        candidates: Sequence[Candidates | None] = [None] * len(jobs)
         try:
             maps = predictor.forward([job.inputs for job in jobs])
-            if not predictor.decodes_on_host(maps):  # one wait for the device, in this thread
-                candidates = predictor.find_candidates(maps)
+            candidates = predictor.find_candidates(maps)  # one wait for the device, in this thread
         finally:
             self.idle.put(predictor)
-        return [
-            self.decoding.submit(self._decode, predictor, maps, i, candidates[i], job)
-            for i, job in enumerate(jobs)
-        ]
 
-    def _decode(
-        self,
-        predictor: BottomUpPredictor,
-        maps: AggregatedMaps,
-        i: int,
-        candidates: Candidates | None,
-        job: Job,
-    ) -> Result:
-        people, scores = predictor.decode(maps, i, candidates, self.group)
-        return job.image_id, predictor.postprocess(people, scores, job.inputs)
+        def decode(i: int, job: Job) -> Result:
+            people, scores = predictor.decode(
+                maps.heatmaps[i], maps.tags[i], candidates=candidates[i], group=self.group
+            )
+            return job.image_id, predictor.postprocess(people, scores, job.inputs)
+
+        return [self.decoding.submit(decode, i, job) for i, job in enumerate(jobs)]
 
 
 def _grouping(config: PipelineConfig, stack: ExitStack) -> Group:

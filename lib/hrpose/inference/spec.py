@@ -7,9 +7,10 @@ reads it from there. This module imports no torch.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from hrpose.ops.atomic_io import parse_json
@@ -28,8 +29,8 @@ class DecoderConfig(NamedTuple):
     subpixel: str = "quarter"  # a name of ops.subpixel.SUBPIXEL
     unique_peaks: bool = False  # drop equally high peaks within one window but the first
     refine: bool = True  # search the whole maps for missing joints
-    matcher: str = "munkres"  # a name of matching.MATCHERS
-    matching_cost: str = "rounded"  # a name of matching.MATCHING_COSTS
+    matcher: str = "munkres"  # munkres | scipy: see decode.MATCHERS
+    matching_cost: str = "rounded"  # of tag distances: rounded (published) | clipped
     min_score: float = 0.0  # people of a lower score are dropped
     oks_nms: float = 1.0  # people whose OKS with a better one exceeds this are dropped
 
@@ -43,7 +44,21 @@ class NetworkInput(NamedTuple):
     pixels: tuple[np.ndarray, ...]  # of every scale, (H, W, 3) uint8
     size: tuple[int, int]  # (H, W) of the maps to decode
     to_network: Affine  # image pixels -> network pixels of the base scale
-    to_maps: Affine  # image pixels -> cells of the maps, counted from their edge
+    to_image: Affine  # cells of the maps, counted from their edge -> image pixels
+    base: int  # index of the scale in whose frame all are averaged, and whose tags are taken
+
+
+class View(NamedTuple):
+    """A test-time view: its inputs are flipped, its outputs are flipped back."""
+
+    axes: tuple[int, ...]  # that are flipped, of images and maps (..., H, W)
+    order: Sequence[int] | slice  # of each joint: the map that shows it in the flipped image
+
+
+VIEWS: dict[str, Callable[[Skeleton], View]] = {
+    "identity": lambda skeleton: View((), slice(None)),
+    "flip": lambda skeleton: View((-1,), skeleton.flip_order),
+}
 
 
 class InferenceSpec(NamedTuple):
@@ -52,7 +67,7 @@ class InferenceSpec(NamedTuple):
     skeleton: Skeleton
     input_size: int = 512  # pixels of the shorter side at scale 1
     scales: tuple[float, ...] = (1.0,)
-    views: tuple[str, ...] = ("identity",)  # names of tta.VIEWS
+    views: tuple[str, ...] = ("identity",)  # names of VIEWS
     stride: int = 1  # network pixels per cell of the maps that are decoded; published: 1
     aggregate: tuple[int, ...] = ()  # strides of the outputs whose heatmaps are averaged; (): all
     convention: str = "published"  # of coordinates: a name of ops.coordinates.BOTTOM_UP
@@ -60,31 +75,37 @@ class InferenceSpec(NamedTuple):
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     decoder: DecoderConfig = PUBLISHED
 
-    @property
-    def base(self) -> int:
-        """Index of the scale in whose frame all are averaged, and whose tags are taken."""
-        return self.scales.index(1) if len(self.scales) > 1 else 0
-
     def preprocess(self, image: np.ndarray) -> NetworkInput:
         """The image (H, W, 3) uint8 RGB at every scale."""
         image_size, smallest = check_image(image), min(self.scales)
         convention = BOTTOM_UP[self.convention]
+        base = self.scales.index(1) if len(self.scales) > 1 else 0
         resized = [
             resize_transform(image_size, self.input_size, scale, smallest, convention)
             for scale in self.scales
         ]
-        pixels = tuple(transform.image(image, size) for size, transform in resized)
-        (width, height), to_network = resized[self.base]
-        to_maps = to_network.to_cell_frame(self.stride, convention)
+        pixels = tuple(
+            cv2.warpAffine(image, transform.matrix, size, flags=cv2.INTER_LINEAR)
+            for size, transform in resized
+        )
+        (width, height), to_network = resized[base]
         size = (height // self.stride, width // self.stride)
-        return NetworkInput(pixels, size, to_network, to_maps)
+        to_cells = (to_network.matrix + [0, 0, convention.pixel_offset]) / self.stride
+        to_image = Affine(cv2.invertAffineTransform(to_cells))
+        return NetworkInput(pixels, size, to_network, to_image, base)
+
+    def postprocess(self, people: np.ndarray, scores: np.ndarray, inputs: NetworkInput) -> Poses:
+        """People (N, K, 3 + T) in cells of the maps, and their scores (N,), in image pixels."""
+        joints = people[..., :3].astype(np.float32)
+        joints[..., :2] = inputs.to_image.points(people[..., :2])
+        joints[people[..., 2] <= 0] = 0
+        return Poses(joints, scores)
 
 
-def to_image_coords(people: np.ndarray, scores: np.ndarray, to_maps: Affine) -> Poses:
-    """People (N, K, 3 + T) in cells of maps -> poses in the image that `to_maps` starts from."""
-    joints = to_maps.inverse().joints(people[..., :3]).astype(np.float32)
-    joints[people[..., 2] <= 0] = 0
-    return Poses(joints, scores)
+BOXES_REFUSED = (
+    "a bottom-up model finds people without boxes: call the predictor with the image only, or load "
+    "a top-down model"
+)
 
 
 # In an exported file -------------------------------------------------------------------------

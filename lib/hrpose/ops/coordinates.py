@@ -90,6 +90,7 @@ class Convention:
     subpixel: str = "quarter"  # value of TEST.SUBPIXEL for which `convention` stands
     quarter: str = "signed_quarter"  # rule of ops/subpixel.py for which `quarter` stands
     duplicate_peaks: bool = False  # whether one joint may give several equally high peaks
+    centre_unit: float = 0.5  # pixels, up to a multiple of which an image's middle is rounded
 
     def to_heatmap_coords(
         self, joints: Tensor, stride: int, flipped: Tensor | None = None
@@ -133,10 +134,6 @@ class Convention:
         """Maps (..., W) of a flipped image, flipped back -> aligned with those of the image."""
         return maps
 
-    def image_centre(self, image_size: tuple[int, int]) -> tuple[float, float]:
-        """The point that the resized frame is centred on: the middle of the image."""
-        return image_size[0] / 2, image_size[1] / 2
-
     def downsample_mask(self, mask: Tensor, step: int, flipped: Tensor) -> Tensor:
         """A mask (B, H, W) of 0 and 1 -> (B, H / step, W / step), read at every `step`-th cell.
 
@@ -155,6 +152,7 @@ class HigherHRNetCoordinates(Convention):
     """Published, bottom-up: scaled as it stands, truncated to cells after the flip."""
 
     quarter: str = "quarter"
+    centre_unit: float = 1.0
 
     def to_heatmap_coords(
         self, joints: Tensor, stride: int, flipped: Tensor | None = None
@@ -169,11 +167,6 @@ class HigherHRNetCoordinates(Convention):
         cells[..., 0] = ((joints[..., 0] + turned) / stride - turned).trunc()
         cells[..., 1] = (joints[..., 1] / stride).trunc()
         return cells
-
-    def image_centre(self, image_size: tuple[int, int]) -> tuple[float, float]:
-        """The next whole pixel from the middle."""
-        width, height = image_size
-        return int(width / 2 + 0.5), int(height / 2 + 0.5)
 
     def downsample_mask(self, mask: Tensor, step: int, flipped: Tensor) -> Tensor:
         """In a flipped image column i is column step * i + step - 1 of the finer mask, because each
@@ -368,8 +361,10 @@ def resize_transform(
     padded = -(-int(base / min(image_size) * max(image_size)) // 64) * 64
     long = int(padded * scale / smallest)
     size = (short, long) if width < height else (long, short)
-    centre = convention.image_centre(image_size)
-    return size, similarity(centre, size, short / min(image_size), convention=convention)
+    zoom, unit, offset = short / min(image_size), convention.centre_unit, convention.pixel_offset
+    centre = np.ceil(np.array(image_size) / (2 * unit)) * unit
+    shift = np.array(size) / 2 - offset - zoom * (centre - offset)
+    return size, Affine(np.column_stack([zoom * np.eye(2), shift]))
 
 
 def mirror_joints(joints: np.ndarray, width: int, flip_order: list[int]) -> np.ndarray:

@@ -6,6 +6,8 @@ where ops/subpixel.py unpacks it.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -72,8 +74,5 @@ def gather_cells(heatmaps: Tensor, tags: Tensor, cells: Tensor) -> Tensor:
     return torch.stack([cells.float(), *(each.float() for each in (*patch, *values))], -1)
 
 
-def resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Maps (B, K, H, W) resized bilinearly to `size` (H, W), with `align_corners=False`."""
-    if maps.shape[-2:] == torch.Size(size):
-        return maps
-    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
+resize = partial(F.interpolate, mode="bilinear", align_corners=False)
+"""Maps (B, K, H, W) and a size (H, W) -> the maps, resized bilinearly."""

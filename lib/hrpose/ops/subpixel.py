@@ -100,3 +100,17 @@ def _keypoints(
     xy = np.stack([column, row], -1) + np.float32(0.5) + SUBPIXEL[subpixel](patches)
     keypoints = np.concatenate([xy, patches[..., 1, 1, None], tags], -1, dtype=np.float32)
     return np.where((cell >= 0)[..., None], keypoints, np.float32(0))
+
+
+def drop_duplicate_peaks(peaks: np.ndarray, reach: int) -> np.ndarray:
+    """Of equally high peaks within one window only the first; the others get a score of 0.
+
+    Unbiased heatmaps have such where a joint lies halfway between cells: each would start a person.
+    """
+    xy, score = peaks[..., :2], peaks[..., 2]
+    near = (abs(xy[:, :, None] - xy[:, None]) <= reach).all(-1)  # (K, M, M)
+    earlier = np.tri(peaks.shape[1], k=-1, dtype=bool)
+    duplicate = (near & earlier & (score[:, :, None] == score[:, None])).any(-1)
+    peaks = peaks.copy()
+    peaks[duplicate, 2] = 0
+    return peaks

@@ -25,7 +25,6 @@ from typing import Any
 from hrpose.ops.atomic_io import write_json
 from hrpose.programs.ablation_plan import (
     RESULT_NEUTRAL,
-    ROW_PRESETS,
     Experiment,
     digest,
     make_plan,
@@ -33,63 +32,37 @@ from hrpose.programs.ablation_plan import (
     parse_seeds,
     without_defaults,
 )
-from hrpose.programs.ablation_runs import RowError, check_files, run_all
-from hrpose.programs.ablation_tables import METRICS, markdown_table, write_tables
-from hrpose.programs.cli import command
-
-DESCRIPTION = """
-Train and evaluate every row of an ablation and make its tables. Started again, it continues;
-finished rows are kept as docs/ablations/rows/*.json. Status 1: a row failed.
-"""
+from hrpose.programs.ablation_tables import METRICS, frame_of, markdown_table, write_tables
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    from hrpose.engine.signals import Signals  # imports of torch wait until arguments are checked
-
-    known = _parser().parse_intermixed_args(arguments)
+def main(known: argparse.Namespace) -> None:
     plan = make_plan(known.cfg, known.overrides, parse_seeds(known.seeds), known.preset)
+    # These import torch: only when the plan is known to be right.
+    from hrpose.engine.signals import Signals
+    from hrpose.programs.ablation_runs import check_files, run_all
+
     ablation = Ablation(plan, known)
+    groups = ablation.groups()
     if known.list:
         print(ablation.listing())
         return
     _refuse_other_table(known.output / f"{ablation.title}.md", ablation.command)
-    groups = ablation.groups()
+    frame_of([])  # an error before any training, if pandas is missing
     check_files([experiment for group in groups for experiment in group], known.output)
     ablation.report_finished()
     if groups:
         with Signals().installed():
             run_all(ablation, groups)
     paths = ablation.write_tables()
-    table = markdown_table(ablation.records())
+    table = markdown_table(frame_of(ablation.records()))
     print(f"\n{table}\nwritten: {', '.join(map(str, paths))}")
     if ablation.failures:
-        print(ablation.failure_summary(), file=sys.stderr)
+        failed = "".join(f"\n  {failure}" for failure in ablation.failures.values())
+        print(
+            f"rows that failed: {len(ablation.failures)}; the same command retries them:{failed}",
+            file=sys.stderr,
+        )
         sys.exit(1)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=DESCRIPTION)
-    add = parser.add_argument
-    add("--cfg", type=Path, action="append", required=True, help="a YAML or a folder; repeatable")
-    add("--seeds", default="", help="e.g. 0,1,2; default: TRAIN.SEED of each config")
-    add(
-        "--preset",
-        choices=ROW_PRESETS,
-        default="full",
-        help="bench: minutes per row on two CPU cores",
-    )
-    add("--output", type=Path, default=Path("docs/ablations"), help="folder of rows and tables")
-    add("--name", default="", help="of the tables; default: that of the first --cfg")
-    add("--list", action="store_true", help="show the rows and their state, run nothing")
-    add(
-        "overrides",
-        nargs="*",
-        metavar="KEY VALUES",
-        help="options over every row and over --preset; several values, e.g. LOSS.GAMMA 1,0.1, "
-        "are a grid",
-    )
-    return parser
 
 
 # Results --------------------------------------------------------------------------------------
@@ -140,7 +113,7 @@ class Ablation:
     def keep(self, e: Experiment, figures: dict[str, float], facts: dict, seconds: float) -> None:
         """Write a finished row and the tables. facts: run.json of the training"""
         parameters, gmacs = self.sizes[e.key]
-        asked = ("git", "python", "torch", "numpy", "device", "started", "finished")
+        names = ("git", "python", "torch", "numpy", "device", "started", "finished")
         row = {
             "row": e.name,
             "seed": e.seed,
@@ -151,30 +124,31 @@ class Ablation:
             "parameters": parameters,
             "gmacs": gmacs,
             "seconds": round(seconds, 1),
-            "environment": {name: facts.get(name) for name in asked},
+            "environment": {name: facts.get(name) for name in names},
         }
         with self._lock:
             write_json(self.folder / "rows" / f"{e.key}.json", row, indent=1)
             self.write_tables()
-        self.report(f"{e.label}: AP {100 * figures['AP']:.1f} in {_time(seconds)}", left=True)
+        self.report(f"{e.label}: AP {100 * figures['AP']:.1f} in {_time(seconds)}")
 
     def fail(self, e: Experiment, error: Exception) -> None:
         """Show a row as failed; the next start runs it again."""
+        from hrpose.programs.ablation_runs import RowError
+
         reason = str(error) if isinstance(error, RowError) else f"{type(error).__name__}: {error}"
         reason += f" (log: {e.folder / 'log.txt'})"
         with self._lock:
             self.failures[e.key] = f"{e.label}: {reason}"
             self.write_tables()
-        self.report(f"{e.label}: FAILED, {reason}", left=True)
+        self.report(f"{e.label}: FAILED, {reason}")
 
-    def report(self, text: str, left: bool = False) -> None:
-        """Print progress; `left`: and how long the rest takes at the speed so far."""
+    def report(self, text: str) -> None:
+        """Print progress and, once a row has finished, the time left at the speed so far."""
         finished, total = len(self.finished()), len(self.keys)
-        done = finished + len(self.failures)
-        now = finished - self._finished_before
-        if left and now and done < total:
-            per_row = (time.monotonic() - self._start) / now
-            text += f"; about {_time(per_row * (total - done))} left"
+        done, now = finished + len(self.failures), finished - self._finished_before
+        if now and done < total:
+            seconds = (time.monotonic() - self._start) / now * (total - done)
+            text += f"; about {_time(seconds)} left"
         print(f"[{done:{len(str(total))}}/{total}] {text}", flush=True)
 
     def report_finished(self) -> None:
@@ -184,39 +158,40 @@ class Ablation:
             if seeds:
                 self.report(f"{name}: finished before, seed {', '.join(seeds)}")
 
-    def failure_summary(self) -> str:
-        lines = "\n".join(f"  {failure}" for failure in self.failures.values())
-        return f"rows that failed: {len(self.failures)}; the same command retries them:\n{lines}"
-
     def records(self) -> list[dict[str, Any]]:
         """A table record for every name and seed: experiments in order, each with all its seeds."""
         records, rows = [], self.finished()
         for e in self.plan_by_name:
             row = rows.get(e.key, {"hash": e.key, "figures": {}})
-            state = (
-                "finished" if e.key in rows else "failed" if e.key in self.failures else "missing"
-            )
-            figures = {name: row["figures"].get(name, -1) for name in METRICS}
+            unfinished = "failed" if e.key in self.failures else "missing"
             parameters, gmacs = self.sizes[e.key]
-            record: dict[str, Any] = {"row": e.name, "seed": e.seed, "state": state}
-            record |= {"hash": row["hash"], "parameters": parameters, "gmacs": round(gmacs, 4)}
-            for name, value in figures.items():  # COCO's -1: no ground truth
-                record[name] = "" if value == -1 else round(100 * value, 6)
-            record |= {f"published {name}": e.published.get(name, "") for name in METRICS}
+            record = {
+                "row": e.name,
+                "seed": e.seed,
+                "state": "finished" if e.key in rows else unfinished,
+                "hash": row["hash"],
+                "parameters": parameters,
+                "gmacs": round(gmacs, 4),
+            }
+            for name in METRICS:
+                value = row["figures"].get(name, -1)  # COCO's -1: no ground truth
+                record[name] = None if value == -1 else round(100 * value, 6)
+                record[f"published {name}"] = e.published.get(name)
             records.append(record)
         return records
 
     def write_tables(self) -> list[Path]:
-        return write_tables(self.records(), self.folder, self.title, self.command, self.notes)
+        frame = frame_of(self.records())
+        return write_tables(frame, self.folder, self.title, self.command, self.notes)
 
     def listing(self) -> str:
         """The plan, a line for every name and seed."""
-        lines, finished, groups = [], self.finished(), self.groups()
-        for e in self.plan_by_name:
-            state = "finished" if e.key in finished else "to do"
-            parameters, gmacs = self.sizes[e.key]
+        lines, groups = [], self.groups()
+        for e, record in zip(self.plan_by_name, self.records()):
+            state = "finished" if record["state"] == "finished" else "to do"
+            size = f"{record['parameters'] / 1e6:7.2f} M {record['gmacs']:8.2f} GMAC"
             published = ", ".join(f"{name} {value}" for name, value in e.published.items())
-            line = f"{state:9} {e.key} {parameters / 1e6:7.2f} M {gmacs:8.2f} GMAC  {e.label}"
+            line = f"{state:9} {e.key} {size}  {e.label}"
             lines.append(line + (f"  (published: {published})" if published else ""))
         rest = f"{sum(map(len, groups))} of them to do in {len(groups)} trainings"
         return "\n".join([*lines, f"{len(self.keys)} different rows, {rest}"])

@@ -19,11 +19,10 @@ from yacs.config import CfgNode
 
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, defaults, read_entries
+from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.programs.ablation_tables import METRICS
-from hrpose.programs.train import RUNTIME_OPTIONS
 
 REPOSITORY = Path(__file__).parents[3]
-ROW_PRESETS = ("full", "bench")
 BENCH = REPOSITORY / "configs" / "bench.yaml"
 
 RESULT_NEUTRAL = (

@@ -1,4 +1,4 @@
-"""The processes of an ablation: each training and evaluation is a subprocess of its own."""
+"""Processes of an ablation: each training and evaluation is a subprocess."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from concurrent.futures import CancelledError, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
-from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from typing import IO, TYPE_CHECKING, Any
 
 import yaml
 
 from hrpose.config import load_config
+from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.engine.run_dir import acquire_lock
 from hrpose.ops.atomic_io import atomic_write, check_writable
 from hrpose.programs.ablation_plan import (
@@ -30,7 +31,6 @@ from hrpose.programs.ablation_plan import (
     compared_options,
     get_option,
 )
-from hrpose.programs.train import RUNTIME_OPTIONS
 
 if TYPE_CHECKING:
     from hrpose.programs.ablate import Ablation
@@ -80,15 +80,6 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
             )
 
 
-class RowJob(NamedTuple):
-    """What the processes of one training work with."""
-
-    folder: Path
-    device: str
-    lock: IO[str]
-    stop: Event
-
-
 def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
     """Run the trainings, one at a time on each device. A request to stop stops all processes."""
     from hrpose.builders.devices import build_devices
@@ -102,7 +93,8 @@ def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
     def run(group: list[Experiment]) -> None:
         device = devices.get()
         try:
-            _run_group(ablation, group, device, stop)
+            with _locked(group[0].folder, stop) as lock:
+                _run_group(ablation, group, RowProcesses(group[0].folder, device, lock, stop))
         except CancelledError:
             pass
         finally:
@@ -118,35 +110,6 @@ def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
             stop.set()
 
 
-def _run_group(ablation: Ablation, group: list[Experiment], device: str, stop: Event) -> None:
-    """Train the network that the experiments share, unless that is done, and evaluate each."""
-    if stop.is_set():
-        raise CancelledError
-    folder, start = group[0].folder, time.monotonic()
-    with _locked(folder, stop) as lock:
-        finished = ablation.finished()  # perhaps by the process that had the lock before
-        group = [e for e in group if e.key not in finished]
-        if not group:
-            return
-        ablation.report(f"{group[0].label}: begins on {device}, log: {folder / 'log.txt'}")
-        job = RowJob(folder, device, lock, stop)
-        try:
-            run = _finished_run(folder) or _train(group[0], job)
-            facts, tests = _facts(run), _tests_of(run)
-        except ROW_ERRORS as error:
-            for e in group:
-                ablation.fail(e, error)
-            return
-        for e in group:
-            try:
-                trained_so = _test_options(e.options) == tests
-                figures = facts["figures"] if trained_so else _evaluate(e, run, job)
-                ablation.keep(e, figures, facts, time.monotonic() - start)
-            except ROW_ERRORS as error:
-                ablation.fail(e, error)
-            start = time.monotonic()
-
-
 @contextmanager
 def _locked(folder: Path, stop: Event) -> Iterator[IO[str]]:
     """Lock the folder of a training, or wait until its owner has ended.
@@ -154,7 +117,8 @@ def _locked(folder: Path, stop: Event) -> Iterator[IO[str]]:
     Child processes inherit the lock: one that outlives a killed command is waited for, and its
     result is used.
     """
-
+    if stop.is_set():
+        raise CancelledError
     folder.mkdir(parents=True, exist_ok=True)
     lock = acquire_lock(folder)
     if not lock:
@@ -167,53 +131,123 @@ def _locked(folder: Path, stop: Event) -> Iterator[IO[str]]:
         yield lock
 
 
-def _finished_run(folder: Path) -> Path | None:
-    """The newest run that was trained to its end and still has its weights."""
-    runs = sorted((path.parent for path in folder.glob("*/run.json")), reverse=True)
-    return next((r for r in runs if _facts(r).get("finished") and _weights(r).is_file()), None)
+def _run_group(ablation: Ablation, group: list[Experiment], job: RowProcesses) -> None:
+    """Train the network that the experiments share, unless that is done, and evaluate each."""
+    finished = ablation.finished()  # perhaps by the process that had the lock before
+    group = [e for e in group if e.key not in finished]
+    if not group:
+        return
+    start = time.monotonic()
+    ablation.report(f"{group[0].label}: begins on {job.device}, log: {job.log}")
+    try:
+        run = job.train(group[0])
+        facts = _facts(run)
+    except ROW_ERRORS as error:
+        for e in group:
+            ablation.fail(e, error)
+        return
+    for e in group:
+        try:
+            evaluated = _test_options(_options_of(run)) == _test_options(e.options)
+            figures = facts["figures"] if evaluated else job.evaluate(e, run)
+            ablation.keep(e, figures, facts, time.monotonic() - start)
+        except ROW_ERRORS as error:
+            ablation.fail(e, error)
+        start = time.monotonic()
 
 
-def _train(e: Experiment, job: RowJob) -> Path:
-    """Start or continue a training; its run folder."""
-    path = job.folder / "training.yaml"
-    if not path.is_file():  # TRAIN.RESUME auto finds an interrupted run by the config it began with
-        _write_config(path, e)
-    _run_tool("train", ["--cfg", str(path), *_runtime_overrides(e, job.device)], job)
-    run = _finished_run(job.folder)
-    if not run:
-        raise RowError("training ended without an error, but left no finished run")
-    return run
+class RowProcesses:
+    """The subprocesses of one training and its evaluations, on one device."""
+
+    def __init__(self, folder: Path, device: str, lock: IO[str], stop: Event):
+        self.folder, self.device, self.lock, self.stop = folder, device, lock, stop
+        self.log = folder / "log.txt"
+
+    def train(self, e: Experiment) -> Path:
+        """The run folder of the training, which is started or continued unless it has finished."""
+        run = self._finished_run()
+        if run:
+            return run
+        path = self.folder / "training.yaml"
+        if not path.is_file():  # TRAIN.RESUME auto finds a run by the config it began with
+            _write_config(path, e)
+        self._run_tool("train", "--cfg", str(path), *self._runtime_overrides(e))
+        run = self._finished_run()
+        if not run:
+            raise RowError("training ended without an error, but left no finished run")
+        return run
+
+    def evaluate(self, e: Experiment, run: Path) -> dict[str, float]:
+        """Figures of the run's last weights under the row's TEST options."""
+        folder = self.folder / "evaluations" / e.key
+        _write_config(folder / "row.yaml", e)
+        words = ["--cfg", str(folder / "row.yaml"), "--output", str(folder)]
+        words += ["TEST.MODEL_FILE", str(_weights(run))]
+        self._run_tool("valid", *words, *self._runtime_overrides(e))
+        return _facts(folder)["figures"]
+
+    def _finished_run(self) -> Path | None:
+        """The newest run that was trained to its end and still has its weights."""
+        runs = sorted((path.parent for path in self.folder.glob("*/run.json")), reverse=True)
+        return next((r for r in runs if _facts(r).get("finished") and _weights(r).is_file()), None)
+
+    def _runtime_overrides(self, e: Experiment) -> list[str]:
+        values = {key: get_option(e.config, key) for key in RUNTIME_OPTIONS}
+        values["DEVICE"] = self.device
+        return [word for key, value in values.items() for word in (key, as_override(value))]
+
+    def _run_tool(self, tool: str, *arguments: str) -> None:
+        """Run tools/<tool>.py until it ends or is stopped. RowError: it failed."""
+        if self.stop.is_set():
+            raise CancelledError
+        words = [sys.executable, str(TOOLS / f"{tool}.py"), *arguments]
+        with self.log.open("ab") as log:
+            start = log.tell()
+            log.write(f"$ {shlex.join(words)}\n".encode())
+            log.flush()
+            process = subprocess.Popen(
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                pass_fds=(self.lock.fileno(),) if os.name == "posix" else (),
+            )
+            while process.poll() is None and not self.stop.wait(0.05):
+                pass
+            try:
+                status = process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGINT)  # as Ctrl-C: it saves and ends
+                status = process.wait()
+        if status and self.stop.wait(DELAY):
+            raise CancelledError
+        if status:
+            raise RowError(_reason(status, self.log.read_bytes()[start:].decode(errors="replace")))
 
 
-def _evaluate(e: Experiment, run: Path, job: RowJob) -> dict[str, float]:
-    """Figures of the run's last weights under the row's TEST options."""
-    folder = job.folder / "evaluations" / e.key
-    _write_config(folder / "row.yaml", e)
-    weights = ["TEST.MODEL_FILE", str(_weights(run)), *_runtime_overrides(e, job.device)]
-    config = ["--cfg", str(folder / "row.yaml"), "--output", str(folder)]
-    _run_tool("valid", [*config, *weights], job)
-    return _facts(folder)["figures"]
+def _reason(status: int, output: str) -> str:
+    """Why a process failed: its signal, its last error or the last line of its output."""
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    lines = [line.strip() for line in output.splitlines()[1:] if line.strip()]
+    errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+    return (errors or lines or [f"status {status}"])[-1]
 
 
 def _write_config(path: Path, e: Experiment) -> None:
-    """The experiment as YAML, without what `_runtime_overrides` gives."""
+    """The experiment as YAML, without the options that are given on the command line."""
     elsewhere = (*RUNTIME_OPTIONS, "TRAIN.RESUME", "TEST.MODEL_FILE")
     options = {k: v for k, v in changed_options(e.config).items() if k not in elsewhere}
     text = yaml.safe_dump({**options, "NAME": f"ablations/{e.training_key}"})
     atomic_write(path, lambda file: file.write(text.encode()))
 
 
-def _runtime_overrides(e: Experiment, device: str) -> list[str]:
-    values = {key: get_option(e.config, key) for key in RUNTIME_OPTIONS} | {"DEVICE": device}
-    return [word for key, value in values.items() for word in (key, as_override(value))]
-
-
-def _tests_of(run: Path) -> dict[str, Any] | None:
-    """The TEST options of the run's own evaluation; None if this version cannot read them."""
+def _options_of(run: Path) -> dict[str, Any]:
+    """The options of a run; none, unlike any row's, if this version cannot read them."""
     try:
-        return _test_options(compared_options(load_config(run / "config.yaml")))
+        return compared_options(load_config(run / "config.yaml"))
     except ValueError:
-        return None
+        return {"TEST.": "unknown"}
 
 
 def _test_options(options: dict[str, Any]) -> dict[str, Any]:
@@ -226,37 +260,3 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 def _weights(run: Path) -> Path:
     return run / "checkpoints" / "last.pth"
-
-
-def _run_tool(tool: str, arguments: list[str], job: RowJob) -> None:
-    """Run tools/<tool>.py until it ends or is stopped. RowError: it failed."""
-    if job.stop.is_set():
-        raise CancelledError
-    asked = [sys.executable, str(TOOLS / f"{tool}.py"), *arguments]
-    with (job.folder / "log.txt").open("ab") as log:
-        start = log.tell()
-        log.write(f"$ {shlex.join(asked)}\n".encode())
-        log.flush()
-        process = subprocess.Popen(
-            asked,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            pass_fds=(job.lock.fileno(),) if os.name == "posix" else (),
-        )
-        while process.poll() is None and not job.stop.wait(0.05):
-            pass
-        try:
-            status = process.wait(GRACE)
-        except subprocess.TimeoutExpired:
-            process.send_signal(signal.SIGINT)  # as Ctrl-C: it saves and ends
-            status = process.wait()
-    if status and job.stop.wait(DELAY):
-        raise CancelledError
-    if status < 0:
-        raise RowError(f"killed by {signal.Signals(-status).name}")
-    if status:
-        output = (job.folder / "log.txt").read_bytes()[start:].decode(errors="replace")
-        lines = [line.strip() for line in output.splitlines()[1:] if line.strip()]
-        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
-        raise RowError((errors or lines or [f"status {status}"])[-1])

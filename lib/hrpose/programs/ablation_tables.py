@@ -1,128 +1,110 @@
 """Tables of an ablation: Markdown, CSV, LaTeX and a plot, from one record per row and seed.
 
 A record is a dict: row, seed, state (finished, failed or missing), hash, parameters, gmacs, METRICS
-in percent ("" where unknown), and "published <metric>".
+in percent (None where unknown), and "published <metric>".
 """
 
 from __future__ import annotations
 
-import csv
 import io
 import re
-import statistics
-from collections.abc import Iterator, Sequence
-from functools import partial
-from itertools import groupby
+from collections.abc import Sequence
+from operator import methodcaller
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from hrpose.ops.atomic_io import atomic_write
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 METRICS = ("AP", "AP50", "AP75", "AP-M", "AP-L")
 PUBLISHED_METRICS = tuple(f"published {name}" for name in METRICS)
 
-FinishedRow = dict[str, Any]
+
+def frame_of(records: Sequence[dict[str, Any]]) -> DataFrame:
+    """The records as a table. ValueError, with the cure: pandas is not installed."""
+    try:
+        import pandas
+    except ImportError:
+        raise ValueError(
+            "the tables need pandas, which is not installed: pip install -e '.[ablations]'"
+        ) from None
+    heads = ["row", "seed", "state", "hash", "parameters", "gmacs", *METRICS, *PUBLISHED_METRICS]
+    figures = dict.fromkeys([*METRICS, *PUBLISHED_METRICS], float)
+    return pandas.DataFrame(list(records), columns=heads).astype(figures)
 
 
 def write_tables(
-    records: Sequence[FinishedRow], folder: Path, title: str, command: str, notes: Sequence[str]
+    frame: DataFrame, folder: Path, title: str, command: str, notes: Sequence[str]
 ) -> list[Path]:
-    """Write the tables as `folder`/`title`.{md,csv,tex,png}; the files."""
-    text = "".join(f"- {_markdown(note)}\n" for note in notes)
-    markdown = f"# {_markdown(title)}\n\n{markdown_table(records)}\n{text}\n```\n{command}\n```\n"
-    contents = {
-        "md": markdown.encode(),
-        "csv": _csv(records).encode(),
-        "tex": _latex_table(records, f"% {title}. \\usepackage{{booktabs}}\n% {command}").encode(),
-        "png": _plot(records),
-    }
-    paths = []
+    """Write `folder`/`title`.{md,csv,tex,png} and return the paths; png only with matplotlib."""
+    text = "".join(f"- {_escape_markdown(note)}\n" for note in notes)
+    heading = f"# {_escape_markdown(title)}"
+    markdown = f"{heading}\n\n{markdown_table(frame)}\n{text}\n```\n{command}\n```\n"
+    latex = f"% {title}. \\usepackage{{booktabs}}\n% {command}\n{latex_table(frame)}"
+    csv = frame.to_csv(index=False, lineterminator="\n")
+    contents = {"md": markdown.encode(), "csv": csv.encode(), "tex": latex.encode()}
+    picture = _plot(frame)
+    contents |= {"png": picture} if picture else {}
     for suffix, content in contents.items():
-        if content is not None:
-            paths.append(folder / f"{title}.{suffix}")
-            atomic_write(paths[-1], partial(_write, content))
-    return paths
+        atomic_write(folder / f"{title}.{suffix}", methodcaller("write", content))
+    return [folder / f"{title}.{suffix}" for suffix in contents]
 
 
-def _write(content: bytes, file: BinaryIO) -> None:
-    file.write(content)
-
-
-def _by_row(records: Sequence[FinishedRow]) -> Iterator[tuple[str, list[FinishedRow]]]:
-    return ((name, list(group)) for name, group in groupby(records, lambda r: r["row"]))
-
-
-def _values(records: Sequence[FinishedRow], metric: str) -> list[float]:
-    return [record[metric] for record in records if record[metric] != ""]
-
-
-def _cells(records: Sequence[FinishedRow]) -> list[list[str]]:
-    """A row of headings, then one row for each experiment: mean ± deviation over its seeds."""
-    published = [name for name in PUBLISHED_METRICS if any(_values(records, name))]
-    table = [["row", "params (M)", "GMAC", *METRICS, "seeds", *published]]
-    for name, group in _by_row(records):
-        first, states = group[0], [record["state"] for record in group]
-        metrics = []
-        for values in (_values(group, metric) for metric in METRICS):
-            mean = f"{statistics.fmean(values):.1f}" if values else "–"
-            spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-            metrics.append(mean + spread)
-        done, failed = states.count("finished"), states.count("failed")
+def _summary(frame: DataFrame) -> DataFrame:
+    """A row of text cells per experiment: mean ± sample standard deviation over its seeds."""
+    groups = frame.groupby("row", sort=False)
+    table = groups[["parameters", "gmacs"]].first().reset_index()
+    table.columns = ["row", "params (M)", "GMAC"]
+    table["params (M)"] = [f"{value / 1e6:.2f}" for value in table["params (M)"]]
+    table["GMAC"] = [f"{value:.2f}" for value in table["GMAC"]]
+    for metric in METRICS:
+        pairs = zip(groups[metric].mean(), groups[metric].std())
+        table[metric] = [
+            "–" if mean != mean else f"{mean:.1f}" + (f" ± {std:.1f}" if std == std else "")
+            for mean, std in pairs  # NaN, unequal to itself, is unknown
+        ]
+    counts = [
+        (*(list(s).count(w) for w in ("finished", "failed")), len(s)) for _, s in groups.state
+    ]
+    table["seeds"] = [
+        (f"{done}" if done == total else f"{done} of {total}")
+        + (f", {failed} failed" if failed else "")
+        for done, failed, total in counts
+    ]
+    for i, (done, failed, _) in enumerate(counts):
         if not done:
-            metrics[0] = "failed" if failed else "missing"
-        seeds = f"{done} of {len(group)}" if done < len(group) else f"{done}"
-        seeds += f", {failed} failed" if failed else ""
-        size = [f"{first['parameters'] / 1e6:.2f}", f"{first['gmacs']:.2f}"]
-        theirs = ["–" if first[p] == "" else f"{first[p]:.1f}" for p in published]
-        table.append([name, *size, *metrics, seeds, *theirs])
+            table.loc[i, "AP"] = "failed" if failed else "missing"
+    for name in PUBLISHED_METRICS:
+        if frame[name].notna().any():
+            values = groups[name].first()
+            table[name] = ["–" if value != value else f"{value:.1f}" for value in values]
     return table
 
 
-def _markdown(text: str) -> str:
-    return re.sub(r"([\\|_*`<\[\]])", r"\\\1", text)
-
-
-def markdown_table(records: Sequence[FinishedRow]) -> str:
-    heads, *rows = [[_markdown(cell) for cell in row] for row in _cells(records)]
+def markdown_table(frame: DataFrame) -> str:
+    table = _summary(frame)
+    heads, *rows = [[*map(_escape_markdown, row)] for row in [table.columns, *table.values]]
     rule = ["---", *["---:"] * (len(heads) - 1)]
     return "".join(f"| {' | '.join(row)} |\n" for row in [heads, rule, *rows])
 
 
-def _csv(records: Sequence[FinishedRow]) -> str:
-    text = io.StringIO()
-    heads = ["row", "seed", "state", "hash", "parameters", "gmacs", *METRICS, *PUBLISHED_METRICS]
-    writer = csv.DictWriter(text, heads, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+def _escape_markdown(text: str) -> str:
+    return re.sub(r"([\\|_*`<\[\]])", r"\\\1", text)
 
 
-_LATEX = {letter: f"\\{letter}" for letter in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-}
-
-
-def _latex_cell(text: str) -> str:
-    text = "".join(_LATEX.get(letter, letter) for letter in text)
-    return re.sub(r"^(\S+) ± (\S+)$", r"$\1 \\pm \2$", text).replace("–", "--")
-
-
-def _latex_table(records: Sequence[FinishedRow], comment: str) -> str:
+def latex_table(frame: DataFrame) -> str:
     """A tabular; the document needs \\usepackage{booktabs}."""
-    heads, *rows = [
-        " & ".join(_latex_cell(cell) for cell in row) + r" \\" for row in _cells(records)
-    ]
-    columns = "r" * heads.count(" & ")
-    begin = [comment, rf"\begin{{tabular}}{{l{columns}}}", r"\toprule", heads, r"\midrule"]
-    return "\n".join([*begin, *rows, r"\bottomrule", r"\end{tabular}", ""])
+    table = _summary(frame)
+    columns = "l" + "r" * (len(table.columns) - 1)
+    text = table.to_latex(index=False, escape=True, column_format=columns)
+    for letter, name in {"<": "less", ">": "greater", "|": "bar"}.items():
+        text = text.replace(letter, rf"\text{name}{{}}")
+    return re.sub(r"(?<= )(\S+) ± (\S+)(?= )", r"$\1 \\pm \2$", text).replace("–", "--")
 
 
-def _plot(records: Sequence[FinishedRow]) -> bytes | None:
+def _plot(frame: DataFrame) -> bytes | None:
     """A PNG of every row's AP: seeds, mean and deviation; beside them the published AP, if any.
 
     The panels have axes of their own, since a preset is another experiment. None: no matplotlib.
@@ -131,29 +113,21 @@ def _plot(records: Sequence[FinishedRow]) -> bytes | None:
         from matplotlib.figure import Figure  # draws with Agg, without a display
     except ImportError:
         return None
-    rows = list(_by_row(records))
-    published = any(_values(records, "published AP"))
-    figure = Figure(figsize=(9 if published else 6, 1.2 + 0.32 * len(rows)), layout="constrained")
-    panels = figure.subplots(1, 1 + published, sharey=True, squeeze=False)[0]
-    for y, (_, group) in enumerate(rows):
-        values = _values(group, "AP")
-        if values:
-            spread = statistics.stdev(values) if len(values) > 1 else 0.0
-            mean = statistics.fmean(values)
-            panels[0].errorbar(mean, y, xerr=spread, fmt="D", color="tab:blue", capsize=3)
-            panels[0].plot(
-                values, [y] * len(values), "o", color="tab:blue", alpha=0.4, markersize=4
-            )
-        if group[0]["published AP"] != "":
-            panels[1].plot(group[0]["published AP"], y, "D", color="tab:orange")
-    panels[0].set_yticks(range(len(rows)), [name.replace("$", r"\$") for name, _ in rows])
-    panels[0].set_ylim(len(rows) - 0.5, -0.5)
-    labels = [("ours", "AP: mean, deviation, every seed"), ("published", "AP")]
-    for panel, (title, label) in zip(panels, labels):
-        panel.set_title(title)
-        panel.set_xlabel(label)
+    groups = frame.groupby("row", sort=False)
+    names, columns = list(groups.groups), ["AP", "published AP"]
+    columns = [c for c in columns if c == "AP" or frame[c].notna().any()]
+    figure = Figure(figsize=(3 + 3 * len(columns), 1.2 + 0.32 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for panel, column in zip(panels, columns):
+        mean, spread = groups[column].mean(), groups[column].std().fillna(0)
+        panel.errorbar(mean, range(len(names)), xerr=spread, fmt="D", capsize=3)
+        panel.set(title="ours" if column == "AP" else "published", xlabel="AP")
         panel.grid(axis="x", alpha=0.4)
         panel.locator_params(axis="x", nbins=6)
+    panels[0].plot(frame["AP"], groups.ngroup(), "o", color="tab:blue", alpha=0.4, markersize=4)
+    panels[0].set_xlabel("AP: mean, deviation, every seed")
+    panels[0].set_yticks(range(len(names)), [name.replace("$", r"\$") for name in names])
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)
     return picture.getvalue()

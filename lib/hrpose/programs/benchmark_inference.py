@@ -1,4 +1,4 @@
-"""How fast people are found: decoding, the network computed in several ways, whole data sets."""
+"""Speed of inference: decoding, the network in several variants, and the whole pipeline."""
 
 from __future__ import annotations
 
@@ -33,23 +33,18 @@ from hrpose.programs.timing import CONFIGURED, REFERENCE, Report, Row
 from hrpose.skeletons import COCO
 from hrpose.structures import Poses
 
-STAGES = [
-    (decoding, function, partial(timing.label, name))
-    for name, function in (
-        ("candidates", "find_candidates"),
-        ("fill", "fill_missing"),
-        ("score", "score_and_filter"),
-    )
-]
-"""Labels for the steps of decoding, whose module imports no torch."""
-DECODING = ("candidates", "fill", "score")
+DECODING = {
+    "candidates": "find_candidates", "fill": "fill_missing", "score": "score_and_filter"
+}  # fmt: skip
+"""Label of each timed stage of decoding -> its function."""
+STAGES = [(decoding, function, label) for label, function in DECODING.items()]
 
 
 # decode -----------------------------------------------------------------------------------------
 
 
 def benchmark_decode(options: Namespace, config: None, device: torch.device) -> Report:
-    """Milliseconds for crowds on maps of a size (H, W), and for noise."""
+    """Milliseconds to decode synthetic crowds, and noise, on maps of --size (H, W)."""
     size, rng = tuple(options.size), np.random.default_rng(0)
     if min(size) < 32:
         raise ValueError(f"--size {size[0]} {size[1]}: give 32 pixels or more")
@@ -67,7 +62,7 @@ def benchmark_decode(options: Namespace, config: None, device: torch.device) -> 
             equal += _same(*(call() for call in calls.values()))
         report.tables[name] = timing.compare_calls(calls, options.repeats)
         ours[name] = calls[CONFIGURED]
-    with timing.replaced(STAGES):
+    with timing.labelled(STAGES):
         report.tables["Where the time goes"] = timing.phases(ours, DECODING, device)
     report.notes.append(f"17 x {size[0]} x {size[1]}, two tag values, matcher {options.matcher}.")
     if options.against:
@@ -82,20 +77,11 @@ def _same(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> bool:
 # forward ----------------------------------------------------------------------------------------
 
 EAGER = "fp32"
-WAYS = {
-    name: (
-        *("TEST.PRECISION", name[:4], "TEST.CHANNELS_LAST", str("channels last" in name)),
-        *("TEST.FUSE_BN", str("fused" in name), "TEST.COMPILE", str("compiled" in name)),
-    )
-    for name in (
-        EAGER,
-        *("fp32, channels last", "fp32, channels last, fused"),
-        *("fp32, channels last, fused, compiled", "bf16", "bf16, channels last, fused"),
-        "bf16, channels last, fused, compiled",
-    )
-}
-"""Ways to compute at test, as options."""
-
+VARIANTS = (
+    *(EAGER, "fp32, channels last", "fp32, channels last, fused"),
+    *("fp32, channels last, fused, compiled", "bf16", "bf16, channels last, fused"),
+    "bf16, channels last, fused, compiled",
+)
 Maps = dict[str, Tensor]
 """heatmaps_<stride> and tags_<stride>, each (B, K, h, w)"""
 ForwardFn = Callable[[Tensor], Maps]
@@ -103,35 +89,35 @@ ForwardFn = Callable[[Tensor], Maps]
 
 
 def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device) -> Report:
-    """A table for every size, in which all ways of computing take turns."""
+    """A table per size that compares all variants of the network in interleaved runs."""
     model = (load_model(config) if config.TEST.MODEL_FILE else random_network(config)).to(device)
     networks, failed = dict[str, ForwardFn](), dict[str, str]()
-    for name, way in WAYS.items():
+    for name in VARIANTS:
         if name != EAGER and {*name.split(", ")} & {*options.skip}:
             continue
-        own = load_config(options.cfg, [*options.overrides, *way])
+        overrides = [*options.overrides, *timing.speed_options(name, "TEST")]
         try:
+            own = load_config(options.cfg, overrides)
             networks[name] = NetworkGraph(build_inference_model(own, model))
-        except ValueError as error:  # for want of a compiler
+        except ValueError as error:  # no compiler
             failed[name] = str(error)
     networks |= {path.name: onnx_network(path) for path in options.onnx}
-    report, rates = (
-        Report(),
-        {each: timing.matmul_rate(device, each) for each in ("fp32", "bf16")},
-    )
+    rates = {each: timing.matmul_rate(device, each) for each in ("fp32", "bf16")}
+    report = Report()
     for size in options.size or [config.TEST.INPUT_SIZE or config.DATASET.INPUT_SIZE]:
         noise = example(options.batch, (size, size)).to(device)
         work = 2e9 * options.batch * operations_in(model, (size, size))
         with torch.inference_mode():
             rows = _compare_networks(networks, noise, options.repeats, failed)
         for row in rows:
-            rate = rates.get(row[""][:4])
-            row["% of matmul"] = rate and timing.spread(1e5 * work / rate / ms for ms in row["ms"])
+            rate, times = rates.get(row[""][:4]), row["ms"].values()
+            row["% of matmul"] = rate and timing.spread(1e5 * work / rate / ms for ms in times)
         report.tables[f"{options.batch} x {size} x {size}"] = rows
     report.notes = [
         f"Weights: {config.TEST.MODEL_FILE or 'random, in which rounding errors grow more'}. "
-        "Images are noise; their normalisation counts. Off by: the largest difference to the "
-        "first row, in the range of its maps. % of matmul: of what large products reach here.",
+        "Images are noise; their normalization counts. Off by: the largest difference to the "
+        "first row, relative to the range of its maps. % of matmul: of the rate of large products "
+        "here.",
         *(f"Not measured: {name}, since {why}" for name, why in failed.items()),
     ]
     return report
@@ -140,7 +126,7 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
 def _compare_networks(
     networks: Mapping[str, ForwardFn], images: Tensor, repeats: int, failed: dict[str, str]
 ) -> list[Row]:
-    """A row for each network that works; `failed` gets the others."""
+    """A row for each network that runs; the errors of the others go to `failed`."""
     maps, started = dict[str, Maps](), dict[str, float]()
     for name, network in networks.items():
         begun = time.perf_counter()
@@ -166,7 +152,7 @@ def _compare_networks(
 
 
 def onnx_network(path: Path) -> ForwardFn:
-    """An ONNX file of one input, uint8 or normalised float32, in as many threads as torch has."""
+    """An ONNX file with one input, uint8 or normalized float32, run in as many threads as torch."""
     session = open_session(path, torch.get_num_threads(), ["CPUExecutionProvider"])
     (given,), names = session.get_inputs(), [output.name for output in session.get_outputs()]
 
@@ -179,7 +165,7 @@ def onnx_network(path: Path) -> ForwardFn:
 
 
 def largest_difference(kind: str, maps: Maps, wanted: Maps) -> float | None:
-    """Of maps of a kind, in the range of the wanted ones; None where a file has other maps."""
+    """Between maps of a kind, relative to the range of `wanted`; None if names or shapes differ."""
     names = [name for name in wanted if name.startswith(kind)]
     if any(name not in maps or maps[name].shape != wanted[name].shape for name in names):
         return None
@@ -188,13 +174,13 @@ def largest_difference(kind: str, maps: Maps, wanted: Maps) -> float | None:
 
 
 def random_network(config: CfgNode) -> nn.Module:
-    """The config's network with weights whose signals neither grow nor vanish, nor overflow."""
+    """The config's network, initialized and with BatchNorm statistics so that nothing overflows."""
     torch.manual_seed(0)
     network = build_model(config)
     kaiming_init(network)
     for layer in network.modules():
         if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = None  # the plain mean of the one batch that follows
+            layer.momentum = None  # statistics of the next batch alone
     with torch.no_grad():
         network.train()(normalize(example(2, (128, 128))))
     return network.eval()
@@ -202,67 +188,62 @@ def random_network(config: CfgNode) -> nn.Module:
 
 # infer ------------------------------------------------------------------------------------------
 
-FINDING = ("read", "preprocess", "forward", "aggregate", *DECODING)
 STAGED = 20
-"""Images that are taken through the stages one by one."""
+"""Images whose stages are timed one by one."""
 
 
 def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -> Report:
-    """images/s on the first images of DATASET.VAL, stages of some, and the AP of what is found."""
+    """images/s on the first images of DATASET.VAL, stages of some, AP of the predictions."""
     split = first(read_split(config, config.DATASET.VAL), options.images)
-    images = ImageDataset(split.records, split.images)
+    images, count = ImageDataset(split.records, split.images), min(STAGED, len(split.records))
     model = (load_model(config) if config.TEST.MODEL_FILE else build_model(config)).to(device)
     predictor = build_predictor(config, build_inference_model(config, model))
-    alone: dict[str, Any] = {CONFIGURED: predictor}
-    found: dict[str, list] = {}
+    predictors: dict[str, Any] = {CONFIGURED: predictor}
     if options.against:
-        alone[REFERENCE] = timing.load_reference("predictor").ReferencePredictor(predictor, model)
+        reference = timing.load_reference("predictor")
+        predictors[REFERENCE] = reference.ReferencePredictor(predictor, model)
+    found: dict[str, list[tuple[int, Poses]]] = {}
 
-    some = min(STAGED, len(images))
-
-    def find_all(name: str) -> None:
-        if name == CONFIGURED:
-            found[name] = list(
-                stream([predictor], images, build_pipeline_config(config, [predictor]))
-            )
+    def predict_all(name: str) -> None:
+        if name == REFERENCE:
+            found[name] = _one_by_one(predictors[name], images, len(images))
         else:
-            found[name] = predict_sequentially(name, len(images))
+            pipeline = build_pipeline_config(config, [predictor])
+            found[name] = list(stream([predictor], images, pipeline))
 
-    def predict_sequentially(name: str, count: int) -> list[tuple[int, Poses]]:
-        poses = []
-        for i in range(count):
-            with record_function("read"):
-                image_id, image = images[i]
-            poses.append((image_id, alone[name](image)))
-        return poses
-
-    calls = {name: partial(find_all, name) for name in alone}
+    calls = {name: partial(predict_all, name) for name in predictors}
     peaks = {name: timing.peak_memory(call, device) for name, call in calls.items()}
     rows = timing.compare_calls(calls, options.repeats, len(images))
     for row in rows:
-        row |= _figures(config, split, found[row[""]])
+        row |= _accuracy(config, split, found[row[""]])
         row["peak memory, GiB"] = peaks[row[""]]
-    labels = [
-        (predictor, "preprocess", partial(timing.label, "preprocess")),
-        (predictor, "forward", partial(timing.label, "aggregate")),  # less the network
-        (predictor.model, "forward", partial(timing.label, "forward")),
-        *STAGES,
-    ]
-    with timing.replaced(labels):
-        staged = {name: partial(predict_sequentially, name, some) for name in alone}
-        parts = timing.phases(staged, FINDING, device, some)
+    model_label = (predictor.model, "forward", "forward")  # excluded from its caller's "aggregate"
+    labels = (predictor, "preprocess", "preprocess"), (predictor, "forward", "aggregate")
+    with timing.labelled([*labels, model_label, *STAGES]):
+        few = {name: partial(_one_by_one, each, images, count) for name, each in predictors.items()}
+        stages = ("read", "preprocess", "forward", "aggregate", *DECODING)
+        parts = timing.phases(few, stages, device, count)
     notes = [
-        f"{len(images)} images of {config.DATASET.VAL}, {config.TEST.BATCH} at a time where of one "
-        f"size. Phases are of the first {some}, one by one. Weights: "
+        f"{len(images)} images of {config.DATASET.VAL}, up to {config.TEST.BATCH} of one size at a "
+        f"time. Phases are of the first {count}, one by one. Weights: "
         f"{config.TEST.MODEL_FILE or 'random'}."
     ]
     if options.against:
-        equal = sum(_decoded_alike(predictor, images[i][1]) for i in range(some))
-        notes.append(f"The same maps decoded by both, bit for bit: {equal} of {some} images.")
-    return Report({"Finding people": rows, "Where the time of an image goes": parts}, notes)
+        equal = sum(_decoded_alike(predictor, images[i][1]) for i in range(count))
+        notes.append(f"The same maps decoded by both, bit for bit: {equal} of {count} images.")
+    return Report({"Inference": rows, "Where the time of an image goes": parts}, notes)
 
 
-def _figures(config: CfgNode, split: Split, found: Sequence[tuple[int, Poses]]) -> Row:
+def _one_by_one(predict: Any, images: ImageDataset, count: int) -> list[tuple[int, Poses]]:
+    poses = []
+    for i in range(count):
+        with record_function("read"):
+            image_id, image = images[i]
+        poses.append((image_id, predict(image)))
+    return poses
+
+
+def _accuracy(config: CfgNode, split: Split, found: Sequence[tuple[int, Poses]]) -> Row:
     evaluator = build_evaluator(config, split.truth)
     for image_id, poses in found:
         evaluator.add(image_id, poses)

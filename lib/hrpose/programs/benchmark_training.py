@@ -1,13 +1,15 @@
-"""How fast a config trains, where the time goes, and what each means of speed is worth."""
+"""Speed of training: the step and its phases, the options that speed it up, loading, tag loss."""
 
 from __future__ import annotations
 
+import gc
 import itertools
 import math
 import os
 from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,42 +20,39 @@ from yacs.config import CfgNode
 from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
+from hrpose.data.samples import BottomUpDataset
 from hrpose.engine.step import Batch
+from hrpose.losses.associative_embedding import tag_loss
 from hrpose.models.complexity import operations_in
 from hrpose.programs import timing
-from hrpose.programs.benchmark_data import configured_samples, sample_keys
-from hrpose.programs.timing import CONFIGURED, REFERENCE, Report, Row
+from hrpose.programs.timing import CONFIGURED, REFERENCE, Call, Report, Row
 
 PHASES = ("wait for data", "to_device", "forward", "loss", "backward", "optimizer")
-FEW, LARGEST = 8, 1024
-"""Real images that a batch of --sweep repeats, and its largest batch."""
-SWEEP = {
-    REFERENCE: (),
-    **{
-        name: (
-            *("TRAIN.PRECISION", name[:4], "TRAIN.CHANNELS_LAST", str("last" in name)),
-            *("TRAIN.COMPILE", str("compiled" in name)),
-        )
-        for name in (
-            *("fp32", "fp32, channels last"),
-            *("bf16", "bf16, channels last", "bf16, channels last, compiled"),
-        )
-    },
-}
-"""Means of speed, one after the other, as options."""
+LARGEST_BATCH = 1024
+"""The largest batch that --sweep tries."""
+SWEEP = (
+    *(REFERENCE, "fp32", "fp32, channels last"),
+    *("bf16", "bf16, channels last", "bf16, channels last, compiled"),
+)
+
+
+# train ------------------------------------------------------------------------------------------
 
 
 class Side(NamedTuple):
-    """A training: as the config has it, or by the reference."""
+    """A training run: as the config has it, or by the reference."""
 
     name: str
     config: CfgNode
     batches: Iterator[Batch]
-    size: int  # images of a batch
+    size: int  # images per batch
 
-    def build(self, device: torch.device, steps: int) -> Callable[[], None]:
-        """A call that takes so many steps in one go; nothing is waited for but data."""
-        timing.release_memory()
+    def build(self, device: torch.device, steps: int) -> Call:
+        """Build a new network; returns a call that trains it for `steps`, without synchronizing."""
+        gc.collect()
+        torch.compiler.reset()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
         if self.name == REFERENCE:
             step = timing.load_reference("training_step").ReferenceStep(self.config, device)
         else:
@@ -72,12 +71,17 @@ class Side(NamedTuple):
         return call
 
     def peak(self, device: torch.device) -> float:
-        """GiB that two steps take: the second is the first with the optimizer's state."""
+        """Peak GiB of two steps: only the second has the optimizer's state from the start."""
         return timing.peak_memory(self.build(device, 2), device)
 
-    @property
-    def precision(self) -> str:
-        return "fp32" if self.name == REFERENCE else self.config.TRAIN.PRECISION
+    def fits(self, device: torch.device) -> bool:
+        try:
+            self.peak(device)
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            return False
+        return True
 
 
 def benchmark_train(options: Namespace, config: CfgNode, device: torch.device) -> Report:
@@ -90,18 +94,23 @@ def benchmark_train(options: Namespace, config: CfgNode, device: torch.device) -
     if options.against:
         reference_loader = timing.load_reference("data").reference_loader
         loaders[REFERENCE] = reference_loader(config, loaders[CONFIGURED])
-    size = loaders[CONFIGURED].batch_sampler.batch  # type: ignore[union-attr]
-    sides = [Side(name, config, _endless(loader), size) for name, loader in loaders.items()]
-    # The first call of each turn does not count, and uses up what workers had prepared.
-    steps = max(options.steps, config.WORKERS * (loaders[CONFIGURED].prefetch_factor or 0))
-    rows = _measure(sides, device, steps, options.repeats)
-    parts = timing.phases(
-        {side.name: side.build(device, steps) for side in sides}, PHASES, device, steps
-    )
+    loader, workers = loaders[CONFIGURED], config.WORKERS
+    size = loader.batch_sampler.batch  # type: ignore[union-attr]
+    sides = [Side(name, config, _endless(each), size) for name, each in loaders.items()]
+    # The untimed first call of each turn uses up what workers had prepared.
+    steps = max(options.steps, workers * (loader.prefetch_factor or 0))
+    rows = _compare(sides, device, steps, options.repeats)
+    calls = {side.name: side.build(device, steps) for side in sides}
+    parts = timing.phases(calls, PHASES, device, steps)
+    keys, pace = sample_keys(loader, 24), rows[0]["images/s"]["median"]
+    with timing.one_thread():
+        seconds = timing.measure(configured_samples(config, loader, keys)).median
+    rate = sum(map(len, keys)) / seconds
     notes = [
-        f"{config.DATASET.INPUT_SIZE} px, {config.WORKERS} workers, one device; {steps} steps in "
-        "one go; medians (least to most) over the repeats. Phases are of as many steps more.",
-        _feed(config, loaders[CONFIGURED], rows[0]["images/s"].median),
+        f"{config.DATASET.INPUT_SIZE} px, {workers} workers, one device; {steps} steps per run; "
+        "median (min to max) over the repeats. Phases are of a separate profiled run.",
+        f"One worker makes {rate:.0f} samples/s, so {pace:.0f} images/s need "
+        f"{math.ceil(pace / rate)} of them; WORKERS is {workers}, of {os.cpu_count()} cores.",
     ]
     return Report({"A step": rows, "Where the time of a step goes": parts}, notes)
 
@@ -113,81 +122,67 @@ def _endless(loader: DataLoader) -> Iterator[Batch]:
         yield from loader
 
 
-def _measure(
+def _compare(
     sides: Sequence[Side], device: torch.device, steps: int, repeats: int, baseline: str = ""
 ) -> list[Row]:
-    """A row of a step for each side; each is built anew for its turns, and alone on the device.
+    """A row per side; each is built anew for its turns, so that it is alone on the device.
 
-    % of matmul: of what large matrix products reach here, two operations a multiply-add, backward
-    taking twice as many as forward. What is there in training only (SWAHR's scale branches) is
-    not counted, nor is the loss.
+    % of matmul: of the rate of large matrix products here, at two operations a multiply-add and
+    a backward pass of twice the forward pass. Layers that exist in training only (SWAHR's scale
+    branches) and the loss are not counted.
     """
     peaks = {side.name: side.peak(device) for side in sides}
+    named, sizes = {side.name: side for side in sides}, {side.name: side.size for side in sides}
     rows = timing.compare_calls(
-        {side.name: side for side in sides},
-        repeats,
-        steps,
-        {side.name: side.size for side in sides},
-        baseline,
-        prepare=lambda side: side.build(device, steps),
+        named, repeats, steps, sizes, baseline, prepare=lambda side: side.build(device, steps)
     )
-    precisions = dict.fromkeys(side.precision for side in sides)
-    rates = {precision: timing.matmul_rate(device, precision) for precision in precisions}
     config = sides[0].config
     work = 6e9 * operations_in(build_model(config), (config.DATASET.INPUT_SIZE,) * 2)
-    for side, row in zip(sides, rows):
-        share = 100 * work / rates[side.precision]
-        row["% of matmul"] = timing.spread(share * rate for rate in row["images/s"])
-        row |= {"batch": side.size, "peak memory, GiB": peaks[side.name]}
+    precision = {s.name: "fp32" if s.name == REFERENCE else s.config.TRAIN.PRECISION for s in sides}
+    rates = {each: timing.matmul_rate(device, each) for each in dict.fromkeys(precision.values())}
+    for name, row in zip(named, rows):
+        share = 100 * work / rates[precision[name]]
+        row["% of matmul"] = timing.spread(share * rate for rate in row["images/s"].values())
+        row |= {"batch": sizes[name], "peak memory, GiB": peaks[name]}
     return rows
 
 
-def _feed(config: CfgNode, loader: DataLoader, pace: float) -> str:
-    """Whether the data path can feed the step."""
-    keys = sample_keys(loader, 24)
-    with timing.one_thread():
-        rate = sum(map(len, keys)) / timing.seconds_of(configured_samples(config, loader, keys))
-    return (
-        f"One worker makes {rate:.0f} samples/s, so {pace:.0f} images/s need "
-        f"{math.ceil(pace / rate)} of them; WORKERS is {config.WORKERS}, of {os.cpu_count()} cores."
-    )
-
-
 def _sweep(options: Namespace, device: torch.device) -> Report:
-    """images/s of every means of speed, at --batch or else at the largest batch that fits."""
+    """images/s of each row of SWEEP, at --batch or else at the largest batch that fits."""
     if options.against:
         raise ValueError("--sweep begins with the reference; leave --against out")
     if not options.batch and device.type == "cpu":
         raise ValueError("give --batch N with --sweep; on a CPU no batch is the largest that fits")
-    config = lambda *more: load_config(options.cfg, [*options.overrides, *more])  # noqa: E731
-    small = config("WORKERS", "0", "TRAIN.BATCH", str(FEW))
+    small = load_config(options.cfg, [*options.overrides, "WORKERS", "0", "TRAIN.BATCH", "8"])
     loader = build_training_loader(small)
     theirs = timing.load_reference("data").reference_loader(small, loader)
-    few = {False: next(iter(loader)), True: next(iter(theirs))}
+    ours, slow = next(iter(loader)), next(iter(theirs))
     sides: list[Side] = []
     failed: dict[str, str] = {}
-    for name, means in SWEEP.items():
-        sized = partial(_resident_side, name, config(*means), few[name == REFERENCE])
+    for name in SWEEP:
+        overrides = () if name == REFERENCE else timing.speed_options(name, "TRAIN")
+        config = load_config(options.cfg, [*options.overrides, *overrides])
+        sized = partial(_repeated_side, name, config, slow if name == REFERENCE else ours)
         try:
             start = sides[-1].size if sides else 1
             size = options.batch or largest_that_fits(sized, start, device)
             sized(size).peak(device)
             sides.append(sized(size))
-        except RuntimeError as error:  # for want of a compiler, or of memory
+        except RuntimeError as error:  # no compiler, or not enough memory
             failed[name] = str(error).strip().split("\n")[0]
     if not sides:
         raise ValueError(f"nothing can be measured here: {failed}; try a smaller --batch")
     notes = [
-        f"One batch of real images, {options.steps} times in one go: loading does not count. "
-        "The speed-up is in images/s, to the first row.",
+        f"One batch of real images, {options.steps} steps per run, without loading. "
+        "The speed-up is in images/s, relative to the first row.",
         *(f"Not measured: {name}, since {why}" for name, why in failed.items()),
     ]
-    rows = _measure(sides, device, options.steps, options.repeats, sides[0].name)
-    return Report({"Means of speed": rows}, notes)
+    rows = _compare(sides, device, options.steps, options.repeats, sides[0].name)
+    return Report({"Training options": rows}, notes)
 
 
-def _resident_side(name: str, config: CfgNode, images: Batch, size: int) -> Side:
-    """Training on the same images for ever, as many times as it takes to make a batch."""
+def _repeated_side(name: str, config: CfgNode, images: Batch, size: int) -> Side:
+    """Training on the same few images forever, repeated to fill a batch."""
     times = -(-size // len(images["image"]))
     batch = {key: torch.cat([value] * times)[:size] for key, value in images.items()}
     if torch.cuda.is_available():
@@ -196,24 +191,98 @@ def _resident_side(name: str, config: CfgNode, images: Batch, size: int) -> Side
 
 
 def largest_that_fits(sized: Callable[[int], Side], size: int, device: torch.device) -> int:
-    """The largest batch that fits, of `size` times a power of two.
+    """The largest batch that fits, `size` times a power of two.
 
-    RuntimeError: not one image fits, or something other than memory is wanting
+    RuntimeError: not one image fits, or an error other than lack of memory
     """
-    while size and not _fits(sized(size), device):
+    while size and not sized(size).fits(device):
         size //= 2
     if not size:
         raise RuntimeError("not one image fits")
-    while size < LARGEST and _fits(sized(2 * size), device):
+    while size < LARGEST_BATCH and sized(2 * size).fits(device):
         size *= 2
     return size
 
 
-def _fits(side: Side, device: torch.device) -> bool:
-    try:
-        side.peak(device)
-    except RuntimeError as error:
-        if "out of memory" not in str(error):
-            raise
-        return False
-    return True
+# data -------------------------------------------------------------------------------------------
+
+Keys = list[list[tuple[int, int]]]
+"""(epoch, index) of every sample of every batch"""
+
+
+def benchmark_data(options: Namespace, config: CfgNode, device: torch.device) -> Report:
+    """samples/s, phases and bytes of one worker with one thread, files being cached."""
+    loader = build_training_loader(config)
+    keys = sample_keys(loader, options.samples)
+    count, labels = sum(map(len, keys)), ["read", *config.DATASET.AUGMENTATIONS, "collate"]
+    calls = {CONFIGURED: configured_samples(config, loader, keys)}
+    if options.against:
+        theirs = timing.load_reference("data").reference_loader(config, loader)
+        calls[REFERENCE] = partial(_make_batches, theirs.dataset, theirs.collate_fn, keys)
+        labels.insert(-1, "draw heatmaps")
+    with timing.one_thread():
+        rows = timing.compare_calls(calls, options.repeats, count)
+        parts = timing.phases(calls, labels, device, count)
+    for row in rows:
+        row["MB shipped"] = calls[row[""]]() / count / 1e6
+    note = (
+        f"One worker with one thread, {count} samples of {config.DATASET.INPUT_SIZE} px per run, "
+        f"collated {len(keys[0])} at a time, from cached files."
+    )
+    return Report({"A sample": rows, "Where the time of a sample goes": parts}, [note])
+
+
+def sample_keys(loader: DataLoader, samples: int) -> Keys:
+    """The first batches in shuffled order, epoch after epoch, of the config's size."""
+    sampler: Any = loader.batch_sampler
+    size, keys, epoch = min(sampler.batch, samples), list[tuple[int, int]](), 0
+    while len(keys) < samples:
+        sampler.enter(epoch)
+        keys += [key for batch in sampler for key in batch]
+        epoch += 1
+    return [keys[i : i + size] for i in range(0, samples - size + 1, size)]
+
+
+def configured_samples(config: CfgNode, loader: DataLoader, keys: Keys) -> Callable[[], int]:
+    """A call that makes the batches as training does, with a label for each augmentation."""
+    source: Any = loader.dataset
+    read = record_function("read")(source.images.read)
+    images: Any = SimpleNamespace(read=read, name=source.images.name)
+    named = zip(config.DATASET.AUGMENTATIONS, source.augmentations)
+    steps = [record_function(name)(step) for name, step in named]
+    dataset = BottomUpDataset(source.records, images, steps, source.seed)
+    return partial(_make_batches, dataset, loader.collate_fn, keys)
+
+
+def _make_batches(dataset: Any, collate: Callable, keys: Keys) -> int:
+    """Make all batches; returns the bytes of their tensors."""
+    shipped = 0
+    for batch in keys:
+        samples = [dataset[key] for key in batch]
+        with record_function("collate"):
+            collated = collate(samples)
+        shipped += sum(value.nbytes for value in collated.values())
+    return shipped
+
+
+# tags -------------------------------------------------------------------------------------------
+
+
+def benchmark_tags(options: Namespace, config: None, device: torch.device) -> Report:
+    """Milliseconds of the tag loss on random tags, 80 % of the joints being labelled."""
+    generator = torch.Generator().manual_seed(0)
+    area, shape = options.size**2, (options.images, options.people, options.joints)
+    tags = torch.randn(options.images, options.joints * area, generator=generator)
+    cells = torch.randint(area, shape, generator=generator) + area * torch.arange(options.joints)
+    cells = cells.where(torch.rand(shape, generator=generator) < 0.8, -1)
+    losses: dict[str, Callable] = {CONFIGURED: tag_loss}
+    if options.against:
+        losses[REFERENCE] = timing.load_reference("losses").looped_tag_loss
+
+    def call(loss: Callable) -> None:
+        pull, push = loss(tags.clone().requires_grad_(), cells)
+        (pull + push).sum().backward()
+
+    calls = {name: partial(call, loss) for name, loss in losses.items()}
+    rows = timing.compare_calls(calls, options.repeats, images=dict.fromkeys(calls, options.images))
+    return Report({"Tag loss, forward and backward": rows})

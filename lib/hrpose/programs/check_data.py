@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -29,21 +30,13 @@ from hrpose.data.convert import (
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_images
 from hrpose.data.validate import ERROR, NOTE, Finding, compare_splits, finding, validate
 from hrpose.ops.atomic_io import write_json
-from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.visual_reports import save_samples
 
 IMAGES_PER_PROCESS = 500
 """With fewer, a process takes longer to start than to read them."""
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = config_parser("Check what a config trains and evaluates on; status 1: has errors.")
-    parser.add_argument("--images", type=int, help="decode only N random images of each split")
-    parser.add_argument(
-        "--build-trainval", action="store_true", help="merge CrowdPose's train and val, and stop"
-    )
-    known, config = parsed_config(parser, arguments)
+def main(known: argparse.Namespace, config: CfgNode) -> None:
     if known.build_trainval:
         print(build_trainval(config))
         return

@@ -30,7 +30,6 @@ from hrpose.models.weights import (
     load_contents,
     to_published,
 )
-from hrpose.programs.cli import command
 from hrpose.programs.train import checkpoint_metadata, config_yaml
 from hrpose.skeletons import COCO, CROWDPOSE
 
@@ -56,9 +55,7 @@ class Source(NamedTuple):
     info: WeightInfo
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    known = _parser().parse_intermixed_args(arguments)
+def main(known: argparse.Namespace) -> None:
     check_target(known.target)
     source = read_source(known.source, known.weights)
     config = config_of(source, known.cfg, known.overrides)
@@ -75,22 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         f"written: {known.target}, {len(tensors)} tensors (keys: {known.keys}), "
         f"{count / 1e6:.2f} M parameters ({count})\nsha256 {digest}"
     )
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description="Write weights in another format, once they are known to fit their network."
-    )
-    parser.add_argument("source", type=Path, help="a checkpoint, a published file, or a release")
-    parser.add_argument("target", type=Path, help="a new file: .safetensors (a release) or .pth")
-    parser.add_argument("--cfg", help="config of the network; default: the one stored in SOURCE")
-    parser.add_argument("--keys", choices=tuple(KEYS), default="hrpose", help="tensor names")
-    parser.add_argument(
-        "--weights", choices=("model", "ema"), default="model", help="ema: the EMA of a last.pth"
-    )
-    parser.add_argument("--half", action="store_true", help="write float16, half the size")
-    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
-    return parser
 
 
 # Reading ----------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +17,8 @@ from hrpose.builders.common import load_model
 from hrpose.builders.datasets import Split, first, read_split
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
-from hrpose.inference.spec import GRAPHS, ExportedModel
+from hrpose.inference.spec import ExportedModel
 from hrpose.ops.atomic_io import check_writable
-from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, write_exported
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.programs.exporting.int8 import quantize
@@ -36,9 +35,7 @@ CALIBRATION = 64
 """Images of DATASET.TRAIN that --int8 calibrates on by default."""
 
 
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    known, config = parsed_config(_parser(), arguments)
+def main(known: argparse.Namespace, config: CfgNode) -> None:
     _check_options(known, config)
     count = known.calibrate or CALIBRATION
     scored = first(read_split(config, config.DATASET.VAL), known.data) if known.data else None
@@ -69,35 +66,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _verify(graph, exported)
     if scored:
         _compare_metrics(config, predictor, exported, scored)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = config_parser("Export TEST.MODEL_FILE to one file that runs without this repository.")
-    parser.add_argument("--output", required=True, type=Path, help="model.onnx, or model.pt2")
-    parser.add_argument("--format", choices=sorted(FORMATS), default="onnx")
-    parser.add_argument(
-        "--decode",
-        choices=GRAPHS,
-        default="network",
-        help="what the graph holds: the network only; or also its views, averages and peaks",
-    )
-    parser.add_argument("--verify", action="store_true", help="compare the file with the network")
-    parser.add_argument(
-        "--data",
-        type=int,
-        default=0,
-        metavar="N",
-        help="evaluate network and file on N images of DATASET.VAL",
-    )
-    parser.add_argument("--int8", action="store_true", help="write model.int8.onnx beside it")
-    parser.add_argument(
-        "--calibrate",
-        type=int,
-        metavar="N",
-        help=f"images of DATASET.TRAIN that --int8 calibrates on (default: {CALIBRATION})",
-    )
-    parser.add_argument("--force", action="store_true", help="replace existing files")
-    return parser
 
 
 def int8_path(path: Path) -> Path:

@@ -1,17 +1,17 @@
-"""Visualize SWAHR's predicted scale maps, and correlate them with the sizes of people.
+"""Visualize SWAHR's predicted scale maps, and correlate them with person size.
 
 Source: Luo et al., Rethinking the Heatmap Regression for Bottom-up Human Pose Estimation, CVPR
 2021, section 3 and figure 5, which shows 1 / s = 1 + alpha, the mean over all joints. Where it is
 high Gaussians are narrow, so that it should fall as people grow.
 
-The loss reaches a joint's scales only where its Gaussians are drawn (losses/swahr.py).
-Hence people are measured at their own joints, and a second picture shows each joint's scales only
-there. s itself is not measured: its rank correlation is that of 1 / s with the other sign.
+The loss reaches a joint's scales only where its Gaussians are drawn (losses/swahr.py). Hence people
+are measured at their own joints, and a second row of pictures shows each joint's scales only there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import argparse
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from torch import Tensor
 from tqdm import tqdm
 from yacs.config import CfgNode
 
+from hrpose import visualize
 from hrpose.builders.bottomup import build_convention, output_strides
 from hrpose.builders.common import load_model
 from hrpose.builders.datasets import Split, build_skeleton, read_split
@@ -34,19 +35,8 @@ from hrpose.ops.coordinates import Affine, resize_transform
 from hrpose.ops.image import write
 from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import resize
-from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import make_batch_targets
-from hrpose.visualize import (
-    Panel,
-    colour_bar,
-    draw_notes,
-    draw_poses,
-    draw_values,
-    scatter,
-    side_by_side,
-    titled,
-)
 
 CAPTION = (
     "1/s; high: narrow Gaussians. Trained only where Gaussians are drawn, arbitrary elsewhere."
@@ -54,9 +44,11 @@ CAPTION = (
 CHANGED = 0.1
 """|alpha| above which the width of a joint's Gaussian has noticeably changed."""
 CHANGED_FRACTION = f"|alpha| > {CHANGED}"
+AXES = ("longer side of the person's box, network pixels", "1/s, mean over labelled joints")
 
 PredictScales = Callable[[np.ndarray], tuple[list[Tensor], Affine]]
 """image (H, W, 3) uint8 RGB -> alpha (K, h, w) of every output; transform to network pixels"""
+NOT_FLIPPED = torch.zeros(1, dtype=torch.bool)
 
 
 class PersonScales(NamedTuple):
@@ -66,20 +58,25 @@ class PersonScales(NamedTuple):
     sizes: np.ndarray  # (N,) longer side of the box in network pixels
     joints: dict[int, np.ndarray]  # stride -> (N, K) 1 / s, NaN where a joint is not labelled
 
+    def means(self) -> list[np.ndarray]:
+        """The mean over labelled joints of each person, (N,), at every output."""
+        return [np.nanmean(joints, 1) for joints in self.joints.values()]
 
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = config_parser("Show the scale maps of TEST.MODEL_FILE, a SWAHR, on DATASET.VAL.")
-    parser.add_argument("--output", type=Path, help="default: scale_maps/ in a new run folder")
-    parser.add_argument("--images", type=int, default=8, help="pictures to draw; default: 8")
-    known, config = parsed_config(parser, arguments)
+
+def main(known: argparse.Namespace, config: CfgNode) -> None:
     predict, split = build_predict_scales(config), read_people(config)
     people = measure_people(config, predict, split)
     figures = summarize_scales(people)
     folder = known.output or create_run_folder(Path(config.OUTPUT_DIR) / config.NAME) / "scale_maps"
     facts = {**environment_info(build_devices(config)), "weights": config.TEST.MODEL_FILE}
     write_json(folder / "scales.json", {**facts, "figures": figures}, indent=1)
-    atomic_write(folder / "scales.csv", lambda file: file.write(format_csv(people).encode()))
+    head = ["image_id", "size", *(f"inverse_scale/{stride}" for stride in people.joints)]
+    rows = (
+        [str(image_id), f"{size:.1f}", *(f"{mean:.4f}" for mean in means)]
+        for image_id, size, *means in zip(people.image_ids, people.sizes, *people.means())
+    )
+    table = "".join(",".join(row) + "\n" for row in (head, *rows))
+    atomic_write(folder / "scales.csv", lambda file: file.write(table.encode()))
     atomic_write(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
     # The colours span 96 % of all joints: means over people vary less than joints do.
     joints = np.concatenate([values.ravel() for values in people.joints.values()])
@@ -90,7 +87,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sheet = draw_sheet(config, image, record, predict(image), bounds)
         write(folder / f"scales_{record.image_id}.jpg", sheet)
     print(format_scales(figures))
-    write(folder / "scatter.png", draw_scatter(people, figures))
+    panels = []
+    for (name, row), means in zip(figures.items(), people.means()):
+        rho = "not defined" if row["rho"] is None else f"{row['rho']:.2f}"
+        title = f"resolution {name}: {row['people']} people, Spearman's rho {rho}"
+        panels.append(visualize.Panel(title, people.sizes, means))
+    write(folder / "scatter.png", visualize.scatter(panels, AXES, level=1))
     print(f"written to {folder}")
 
 
@@ -103,14 +105,12 @@ def build_predict_scales(config: CfgNode) -> PredictScales:
         )
     device = build_devices(config)[0]
     model: Any = load_model(config).to(device).eval()
-    input_size = config.TEST.INPUT_SIZE or config.DATASET.INPUT_SIZE
+    side, convention = config.TEST.INPUT_SIZE or config.DATASET.INPUT_SIZE, build_convention(config)
 
     @torch.inference_mode()
     def predict(image: np.ndarray) -> tuple[list[Tensor], Affine]:
         image_size = (image.shape[1], image.shape[0])
-        size, to_network = resize_transform(
-            image_size, input_size, convention=build_convention(config)
-        )
+        size, to_network = resize_transform(image_size, side, convention=convention)
         pixels = torch.from_numpy(to_network.image(image, size)).permute(2, 0, 1)[None]
         outputs = model.with_scales(normalize(pixels.to(device)))
         return [output.scales[0].cpu() for output in outputs], to_network
@@ -129,9 +129,6 @@ def read_people(config: CfgNode) -> Split:
     return Split(truth, [record for record in records if len(record.joints)], split.images)
 
 
-# Measurement ----------------------------------------------------------------------------------
-
-
 def measure_people(config: CfgNode, predict: PredictScales, split: Split) -> PersonScales:
     """1 / s at the labelled joints of every person with a joint within the maps."""
     strides, codec = output_strides(config), TagCodec(build_convention(config))
@@ -144,9 +141,9 @@ def measure_people(config: CfgNode, predict: PredictScales, split: Split) -> Per
             cells = codec.encode(joints, (alpha.shape[-2], alpha.shape[-1]), stride)
             values.append(codec.decode(1 + alpha[None], cells)[0].numpy())  # (N, K)
         sizes = record.boxes[:, 2:].max(1) * to_network.scale
-        for size, *own in zip(sizes, *values):
-            if all(np.isfinite(each).any() for each in own):
-                rows.append((record.image_id, size, own))
+        for size, *person in zip(sizes, *values):
+            if all(np.isfinite(each).any() for each in person):
+                rows.append((record.image_id, size, person))
     if not rows:
         raise ValueError(
             f"no person of {config.DATASET.VAL} who is not a crowd has a labelled joint within an "
@@ -166,8 +163,7 @@ def summarize_scales(people: PersonScales) -> dict[str, dict[str, Any]]:
     mean, quartiles: over people   CHANGED_FRACTION: of joints
     """
     figures = {}
-    for stride, joints in people.joints.items():
-        mean = np.nanmean(joints, 1)  # (N,)
+    for (stride, joints), mean in zip(people.joints.items(), people.means()):
         labelled = np.isfinite(joints)
         evened = joints - np.nansum(joints, 0) / labelled.sum(0).clip(min=1)
         rho, p = rank_correlation(people.sizes, mean)
@@ -206,18 +202,6 @@ def format_scales(figures: Mapping[str, Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def format_csv(people: PersonScales) -> str:
-    """A line for each person: image_id, size, and the mean 1 / s at every output."""
-    lines = [",".join(["image_id", "size", *(f"inverse_scale/{s}" for s in people.joints)])]
-    means = [np.nanmean(joints, 1) for joints in people.joints.values()]
-    for image_id, size, *values in zip(people.image_ids, people.sizes, *means):
-        lines.append(",".join([f"{image_id},{size:.1f}", *(f"{value:.4f}" for value in values)]))
-    return "\n".join(lines) + "\n"
-
-
-# Pictures -------------------------------------------------------------------------------------
-
-
 def draw_sheet(
     config: CfgNode,
     image: np.ndarray,
@@ -230,29 +214,29 @@ def draw_sheet(
     bounds: 1 / s of the first and the last colour
     """
     alphas, to_network = prediction
+    titled, draw_values = visualize.titled, visualize.draw_values
     sizes = [f"{size:.0f}" for size in record.boxes[:, 2:].max(1) * to_network.scale]
-    people = draw_poses(image, record.joints, build_skeleton(config))
-    people = draw_notes(people, record.boxes[:, :2], sizes)
+    people = visualize.draw_poses(image, record.joints, build_skeleton(config))
+    people = visualize.draw_notes(people, record.boxes[:, :2], sizes)
     above = [titled(image, f"image {record.image_id}")]
     below = [titled(people, "people; longer side in network pixels")]
     batch = {
         "mask": torch.ones(1, *alphas[-1].shape[-2:]),
         "joints": torch.from_numpy(to_network.joints(record.joints)).float()[None],
         "widths": torch.from_numpy(record.boxes[:, 2] * to_network.scale)[None],
-        "flipped": torch.zeros(1, dtype=torch.bool),
+        "flipped": NOT_FLIPPED,
     }
-    for alpha, stride, truth in zip(
-        alphas, output_strides(config), make_batch_targets(config, batch)
-    ):
-        heat = truth.heatmaps[0]  # (K, h, w) as the loss draws them
+    targets = make_batch_targets(config, batch)
+    for alpha, stride, target in zip(alphas, output_strides(config), targets):
+        heat = target.heatmaps[0]  # (K, h, w) as the loss draws them
         maps = (alpha.mean(0), (alpha * heat).sum(0) / heat.sum(0).clamp(min=1e-6), heat.amax(0))
         mean, own, drawn = (to_image(values, stride, to_network, image) for values in maps)
         everywhere = draw_values(image, 1 + mean, bounds, np.full_like(mean, 0.6))
         at_joints = draw_values(image, 1 + own, bounds, (1.5 * drawn).clip(0, 1))
         above.append(titled(everywhere, f"1/{stride}: 1/s, mean over joints"))
         below.append(titled(at_joints, f"1/{stride}: 1/s where Gaussians are drawn"))
-    tiles = side_by_side([*above, *below], columns=len(above))
-    return np.concatenate([tiles, titled(colour_bar(tiles.shape[1], bounds), CAPTION)])
+    tiles = visualize.side_by_side([*above, *below], columns=len(above))
+    return np.concatenate([tiles, titled(visualize.colour_bar(tiles.shape[1], bounds), CAPTION)])
 
 
 def to_image(values: Tensor, stride: int, to_network: Affine, image: np.ndarray) -> np.ndarray:
@@ -260,14 +244,3 @@ def to_image(values: Tensor, stride: int, to_network: Affine, image: np.ndarray)
     size = (values.shape[0] * stride, values.shape[1] * stride)
     in_network = resize(values[None, None], size)[0, 0].numpy()
     return to_network.inverse().image(in_network, (image.shape[1], image.shape[0]))
-
-
-def draw_scatter(people: PersonScales, figures: Mapping[str, Mapping[str, Any]]) -> np.ndarray:
-    """1 / s against size: a dot for each person, a panel for each output."""
-    panels = []
-    for (name, row), joints in zip(figures.items(), people.joints.values()):
-        rho = "not defined" if row["rho"] is None else f"{row['rho']:.2f}"
-        title = f"resolution {name}: {row['people']} people, Spearman's rho {rho}"
-        panels.append(Panel(title, people.sizes, np.nanmean(joints, 1)))
-    names = ("longer side of the person's box, network pixels", "1/s, mean over labelled joints")
-    return scatter(panels, names, level=1)

@@ -22,7 +22,6 @@ from hrpose.data.samples import ImageDataset
 from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import IMAGE_SUFFIXES, describe_error, encode, read_image
-from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
 from hrpose.programs.visual_reports import draw_confident
 from hrpose.structures import PERSON, to_results
@@ -38,22 +37,7 @@ class Photo(NamedTuple):
     name: str  # its path below --input, with /; also the name of its picture
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = config_parser("Find poses with TEST.MODEL_FILE, draw them and write COCO results.")
-    parser.add_argument("--input", required=True, help="an image, a folder, or a 'pattern*.jpg'")
-    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
-    parser.add_argument(
-        "--image-info",
-        type=Path,
-        help="a COCO image list, e.g. image_info_test-dev2017.json: predict on its images in the "
-        "folder --input, as stored, and write the submission file; nothing is drawn",
-    )
-    return parser
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    known, config = parsed_config(parser(), arguments)
+def main(known: argparse.Namespace, config: CfgNode) -> None:
     if config.TEST.GT_HEATMAPS:
         raise ValueError("TEST.GT_HEATMAPS needs annotations; use tools/valid.py")
     if known.image_info:

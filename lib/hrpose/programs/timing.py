@@ -1,9 +1,9 @@
-"""Interleaved timings on a machine that others use too; phases, memory, and tables of them."""
+"""Interleaved timings, phases from the profiler, memory, and tables of them."""
 
 from __future__ import annotations
 
-import gc
 import importlib
+import itertools
 import math
 import os
 import platform
@@ -11,17 +11,17 @@ import re
 import statistics
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import wraps
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
+from unittest.mock import patch
 
 import cv2
 import torch
 from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
-from torch.utils.benchmark import Timer
+from torch.utils.benchmark import Measurement, Timer
 
 from hrpose.builders.devices import PRECISIONS
 from hrpose.engine.logger import memory_in_use
@@ -31,27 +31,11 @@ from hrpose.programs.environment import environment_info
 CONFIGURED, REFERENCE = "as configured", "reference"
 Call = Callable[[], object]
 Row = dict[str, Any]
-"""A row of a table: head of the column -> text, number, Spread or None"""
-
-MATMUL_SIZE = {"cuda": 8192, "cpu": 1024}
-"""Rows and columns of the square matrices of `matmul_rate`, by kind of device."""
-
-
-class Spread(NamedTuple):
-    """Several measurements of one quantity."""
-
-    median: float
-    min: float
-    max: float
-
-
-def spread(values: Iterable[float]) -> Spread:
-    values = list(values)
-    return Spread(statistics.median(values), min(values), max(values))
+"""A row of a table: column -> text, number, `spread` or None"""
 
 
 def load_reference(module: str) -> Any:
-    """A module of tests/reference, the slow implementation that only a checkout has."""
+    """Import a module of tests/reference, the slow implementation, which only a checkout has."""
     tests = Path(__file__).parents[3] / "tests"
     if not (tests / "reference" / "__init__.py").is_file():
         raise FileNotFoundError(
@@ -63,41 +47,50 @@ def load_reference(module: str) -> Any:
     return importlib.import_module(f"reference.{module}")
 
 
+def speed_options(name: str, section: str) -> list[str]:
+    """Overrides of TRAIN or TEST for e.g. "bf16, channels last, fused, compiled"."""
+    precision, *switches = name.split(", ")
+    keys = {"CHANNELS_LAST": "channels last", "COMPILE": "compiled"}
+    if section == "TEST":
+        keys["FUSE_BN"] = "fused"
+    chosen = {key: str(switch in switches) for key, switch in keys.items()}
+    pairs = {"PRECISION": precision, **chosen}.items()
+    return [word for key, value in pairs for word in (f"{section}.{key}", value)]
+
+
 # Time -------------------------------------------------------------------------------------------
 
 
-def seconds_of(call: Call) -> float:
-    """Median seconds of a call after a first that does not count; the device is waited for."""
+def measure(call: Call, min_run_time: float = 0.2) -> Measurement:
+    """Time a call after one untimed call; the device is synchronized."""
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange().median
+    return timer.blocked_autorange(min_run_time=min_run_time)
 
 
 def compare_calls(
     sides: Mapping[str, Any],
     repeats: int,
-    count: int = 1,
+    steps: int = 1,
     images: Mapping[str, int] | None = None,
     baseline: str = "",
     prepare: Callable[[Any], Call] = lambda call: call,
 ) -> list[Row]:
-    """Time all sides in turns (A B A B), so that a slow spell slows all of them alike.
+    """Time all sides alternately (A B A B), so that load from others slows all of them alike.
 
-    A row for each: milliseconds, images/s and, beside others, how many times as fast as `baseline`,
-    by default the last.
+    Returns a row for each side: ms per step, images/s and, if there are several, the speed-up over
+    `baseline`, by default the last.
 
-    sides: calls of `count` steps each, or what `prepare` makes one of, gone again after its turn
-    images: of a step; by default 1
+    sides: calls of `steps` steps each, or objects that `prepare` turns into one before each turn
+    images: per step; default: 1
     """
+    batch = images or dict.fromkeys(sides, 1)
     rates: dict[str, list[float]] = {name: [] for name in sides}
-    for _ in range(repeats):
-        for name, side in sides.items():
-            of_call = count * (images[name] if images else 1)
-            rates[name].append(of_call / seconds_of(prepare(side)))
+    for _, (name, side) in itertools.product(range(repeats), sides.items()):
+        rates[name].append(steps * batch[name] / measure(prepare(side)).median)
     base = rates[baseline or list(sides)[-1]]
     rows = []
     for name, own in rates.items():
-        size = images[name] if images else 1
-        row: Row = {"": name, "ms": spread(1000 * size / rate for rate in own)}
+        row: Row = {"": name, "ms": spread(1000 * batch[name] / rate for rate in own)}
         row["images/s"] = spread(own)
         if len(sides) > 1:
             row["speed-up"] = spread(a / b for a, b in zip(own, base))
@@ -105,30 +98,50 @@ def compare_calls(
     return rows
 
 
-def phases(
-    calls: Mapping[str, Call], labels: Sequence[str], device: torch.device, count: int = 1
-) -> list[Row]:
-    """A row for each `record_function` label and the `rest`: milliseconds of a step, and share.
+def spread(values: Iterable[float]) -> dict[str, float]:
+    values = list(values)
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
-    calls: of `count` steps each, called once before
-    A label inside another does not count for the outer one. On a GPU, which is waited for wherever
-    a label begins or ends, all of them are longer than they are without.
+
+def phases(
+    calls: Mapping[str, Call], labels: Iterable[str], device: torch.device, steps: int = 1
+) -> list[Row]:
+    """A row for each `record_function` label and the `rest`: milliseconds per step, and share.
+
+    The time of a label excludes labels nested in it. A GPU is synchronized wherever a label begins
+    or ends, which makes every phase longer than it is in an unprofiled run.
+
+    calls: of `steps` steps each; profiled after one warm-up call
     """
+
+    def synchronized(method: Callable) -> Callable:
+        def run(*given: Any) -> Any:
+            torch.cuda.synchronize(device)
+            return method(*given)
+
+        return run
+
     rows: list[Row] = [{"": name} for name in (*labels, "rest")]
+    ends = ("__enter__", "__exit__") if device.type == "cuda" else ()
     for side, call in calls.items():
         call()
         profiler = profile(activities=[ProfilerActivity.CPU])
-        with _waiting_for(device), profiler, record_function("rest"):
+        with ExitStack() as stack:
+            for end in ends:
+                method = synchronized(getattr(record_function, end))
+                stack.enter_context(patch.object(record_function, end, method))
+            stack.enter_context(profiler)
+            stack.enter_context(record_function("rest"))
             call()
-        spent = _spent(profiler.events() or [], [row[""] for row in rows])
+        spent = _self_times(profiler.events() or [], [row[""] for row in rows])
         for row in rows:
-            row[f"{side}, ms"] = spent[row[""]] / 1000 / count
+            row[f"{side}, ms"] = spent[row[""]] / 1000 / steps
             row[f"{side}, %"] = 100 * spent[row[""]] / sum(spent.values())
     return rows
 
 
-def _spent(events: Iterable[Any], labels: Sequence[str]) -> dict[str, float]:
-    """Microseconds under each label, less those under labels inside it."""
+def _self_times(events: Iterable[Any], labels: Sequence[str]) -> dict[str, float]:
+    """Microseconds under each label, less those under labels nested in it."""
     spent = dict.fromkeys(labels, 0.0)
     for event in events:
         if event.name in spent:
@@ -141,45 +154,19 @@ def _spent(events: Iterable[Any], labels: Sequence[str]) -> dict[str, float]:
     return spent
 
 
-def label(name: str, call: Callable) -> Callable:
-    """The same function under a `record_function` label."""
-
-    @wraps(call)
-    def run(*given: Any, **named: Any) -> Any:
-        with record_function(name):
-            return call(*given, **named)
-
-    return run
-
-
 @contextmanager
-def replaced(places: Iterable[tuple[Any, str, Callable[[Callable], Callable]]]) -> Iterator[None]:
-    """Functions in other modules, classes or objects: (owner, name, old function -> new one)."""
+def labelled(places: Iterable[tuple[Any, str, str]]) -> Iterator[None]:
+    """Run functions of modules or objects under a label: (owner, name of the function, label)."""
     with ExitStack() as stack:
-        for owner, name, change in places:
-            before = getattr(owner, name)
-            setattr(owner, name, change(before))
-            stack.callback(setattr, owner, name, before)
+        for owner, name, label in places:
+            function = record_function(label)(getattr(owner, name))
+            stack.enter_context(patch.object(owner, name, function))
         yield
-
-
-def _waiting_for(device: torch.device) -> AbstractContextManager:
-    """Labels begin and end when a GPU has done what was asked of it before."""
-
-    def synchronized(method: Callable) -> Callable:
-        def run(*given: Any) -> Any:
-            torch.cuda.synchronize(device)
-            return method(*given)
-
-        return run
-
-    names = ("__enter__", "__exit__") if device.type == "cuda" else ()
-    return replaced((record_function, name, synchronized) for name in names)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """As a worker of the loader has."""
+    """Limit torch and OpenCV to one thread, as in a worker of the loader."""
     before = torch.get_num_threads(), cv2.getNumThreads()
     torch.set_num_threads(1)
     cv2.setNumThreads(0)
@@ -194,7 +181,7 @@ def one_thread() -> Iterator[None]:
 
 
 def peak_memory(call: Call, device: torch.device) -> float:
-    """GiB that a call takes at most: of the GPU or, on a CPU, of this whole process."""
+    """Peak GiB during a call: of the GPU or, on a CPU, of the whole process."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with suppress(OSError):
@@ -203,21 +190,11 @@ def peak_memory(call: Call, device: torch.device) -> float:
     return memory_in_use(device) / 2**30
 
 
-def release_memory() -> None:
-    """Free what is not referenced any more, compiled programs included."""
-    gc.collect()
-    torch.compiler.reset()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
 def matmul_rate(device: torch.device, precision: str) -> float:
-    """Floating-point operations/s of large matrix products: the best, since others compute too."""
-    side = MATMUL_SIZE[device.type]
+    """Floating-point operations/s of large matrix products: the best, as others may use the CPU."""
+    side = 8192 if device.type == "cuda" else 1024
     one, other = torch.randn(2, side, side, device=device).to(PRECISIONS[precision])
-    call = {"call": lambda: torch.matmul(one, other)}
-    timer = Timer("call()", globals=call, num_threads=torch.get_num_threads())
-    return 2 * side**3 / min(timer.blocked_autorange(min_run_time=0.5).times)
+    return 2 * side**3 / min(measure(lambda: torch.matmul(one, other), 0.5).times)
 
 
 # Reports ----------------------------------------------------------------------------------------
@@ -225,56 +202,41 @@ def matmul_rate(device: torch.device, precision: str) -> float:
 
 @dataclass
 class Report:
-    """Tables, each under its title, and what has to be known to read them."""
+    """Tables by title, and notes on how to read them."""
 
     tables: dict[str, list[Row]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 
 def publish(report: Report, environment: Mapping[str, Any], path: Path | None) -> None:
-    """Print the report; write the same numbers to a JSON file if one is named."""
+    """Print the report as Markdown; write the same numbers to a JSON file if one is named."""
     for title, rows in report.tables.items():
-        print(f"{title}\n\n{markdown(rows)}\n")
+        head = list(dict.fromkeys(column for row in rows for column in row))
+        cells = [[_cell(row.get(column)) for column in head] for row in rows]
+        lines = [head, ["---"] + ["---:"] * (len(head) - 1), *cells]
+        print(f"{title}\n", *(f"| {' | '.join(line)} |" for line in lines), sep="\n", end="\n\n")
     print("\n\n".join(report.notes))
     facts = {key: environment[key] for key in environment if key not in ("command", "options")}
     print("\n" + "; ".join(f"{name} {value}" for name, value in facts.items()))
     if path:
-        tables = {title: [_plain(row) for row in rows] for title, rows in report.tables.items()}
-        write_json(path, {"tables": tables, "notes": report.notes, "environment": environment}, 1)
+        write_json(path, {**vars(report), "environment": environment}, 1)
         print(f"written to {path}")
 
 
-def _plain(row: Row) -> Row:
-    return {k: v._asdict() if isinstance(v, Spread) else v for k, v in row.items()}
-
-
-def markdown(rows: Sequence[Row]) -> str:
-    head = list(dict.fromkeys(column for row in rows for column in row))
-    cells = [[cell(row.get(column)) for column in head] for row in rows]
-    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *cells]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def cell(value: Any) -> str:
-    """Text of a table's cell; of a Spread the median, and the extremes where they differ."""
-    if isinstance(value, Spread):
-        median, least, most = map(number, value)
+def _cell(value: Any) -> str:
+    """Three digits or more; the range of a spread only where its ends differ."""
+    if isinstance(value, dict):
+        median, least, most = map(_cell, value.values())
         return median if least == most else f"{median} ({least} to {most})"
-    if isinstance(value, float):
-        return number(value)
-    return "" if value is None else str(value)
-
-
-def number(value: float) -> str:
-    """Three digits or more."""
+    if not isinstance(value, float):
+        return "" if value is None else str(value)
     if 0 < value < 1e-3:
         return f"{value:.1e}"
-    digits = max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0
-    return f"{value:.{digits}f}"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0}f}"
 
 
 def environment_of(device: torch.device, options: Mapping[str, Any]) -> dict[str, Any]:
-    """On what is measured and with which options; taken before, so that the load is of others."""
+    """Hardware, software, options, and the load, which is that of others before measuring."""
     text = ""
     with suppress(OSError):
         text = Path("/proc/cpuinfo").read_text()

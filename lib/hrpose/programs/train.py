@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
@@ -27,6 +27,7 @@ from hrpose.builders.training import (
     build_training_loader,
     uses_sync_bn,
 )
+from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.config.renamed import current
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
@@ -40,36 +41,12 @@ from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
 from hrpose.ops.atomic_io import write_json
 from hrpose.ops.image import write
-from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
 from hrpose.programs.visual_reports import draw_training_batch
 
-RUNTIME_OPTIONS = (
-    "OUTPUT_DIR",
-    "DEVICE",
-    "WORKERS",
-    "PRINT_FREQ",
-    "LOGGERS",
-    "TEST.BATCH",
-    "TEST.PRESET",
-    "TRAIN.MICRO_BATCH",
-    "TRAIN.ACTIVATION_CHECKPOINTING",
-    "TRAIN.SAVE_MINUTES",
-    "TRAIN.SAVE_STEPS",
-    "TRAIN.KEEP_CHECKPOINTS",
-    "TRAIN.MAX_NONFINITE_STEPS",
-)
-"""Options that may differ between two starts of one run, as TRAIN.RESUME may."""
 
-
-def parser() -> argparse.ArgumentParser:
-    return config_parser("Train the network of a config; started again, it resumes.")
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    _, config = parsed_config(parser(), arguments)
+def main(known: argparse.Namespace, config: CfgNode) -> None:
     with distributed_context() as dist:
         _train(config, dist)
 

@@ -21,21 +21,11 @@ from hrpose.evaluation.coco import format_table
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import atomic_write, write_json
-from hrpose.programs.cli import command, config_parser, parsed_config
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import save_predictions
 
 
-def parser() -> argparse.ArgumentParser:
-    parser = config_parser("Evaluate TEST.MODEL_FILE, or a file of COCO results, on DATASET.VAL.")
-    parser.add_argument("--results", type=Path, help="score this COCO results file instead")
-    parser.add_argument("--output", type=Path, help="where to write; default: a new run folder")
-    return parser
-
-
-@command
-def main(arguments: Sequence[str] | None = None) -> None:
-    known, config = parsed_config(parser(), arguments)
+def main(known: argparse.Namespace, config: CfgNode) -> None:
     with distributed_context() as dist:
         folder = known.output
         if not folder:  # the main process makes a new one

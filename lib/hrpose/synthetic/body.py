@@ -28,34 +28,40 @@ Swings = tuple[float, float, float, float]
 SIDES = ("left", "right")
 _SIGN = {"left": 1.0, "right": -1.0}
 
-HEAD_RADIUS, HALF_SHOULDERS, HALF_HIPS = 0.088, 0.108, 0.062
+HEAD_RADIUS, _HALF_SHOULDERS, _HALF_HIPS = 0.088, 0.108, 0.062
 _TORSO, _NECK = 0.275, 0.03
 _UPPER_ARM, _FOREARM, _HAND = 0.15, 0.13, 0.032
 _THIGH, _SHIN = 0.22, 0.21
 
+
+def _both_sides(places: dict[str, tuple[float, float, float]]) -> Points:
+    """`places`, and the mirror images on the right of those on the left."""
+    return {
+        name.replace("left", side): np.array([_SIGN[side] * x, y, z])
+        for side in ("right", "left")
+        for name, (x, y, z) in places.items()
+    }
+
+
 # fmt: off
-_SPINE = {  # points that move with the spine; chest_front and chest_back carry the jacket's seams
-    "neck": (0, -_TORSO - 0.005, 0), "chest": (0, -0.72 * _TORSO, 0),
-    "chest_front": (0, -0.86 * _TORSO, 0.075), "chest_back": (0, -0.86 * _TORSO, -0.07),
-    "left_shoulder": (HALF_SHOULDERS, -_TORSO + 0.02, 0), "left_waist": (0.058, -0.12 * _TORSO, 0),
-    "right_shoulder": (-HALF_SHOULDERS, -_TORSO + 0.02, 0),
-    "right_waist": (-0.058, -0.12 * _TORSO, 0),
-}
-_PELVIS = {
+# _SPINE moves with the spine; chest_front and chest_back carry the jacket's seams.
+_SPINE = _both_sides({
+    "neck": (0.0, -_TORSO - 0.005, 0.0), "chest": (0.0, -0.72 * _TORSO, 0.0),
+    "chest_front": (0.0, -0.86 * _TORSO, 0.075), "chest_back": (0.0, -0.86 * _TORSO, -0.07),
+    "left_shoulder": (_HALF_SHOULDERS, -_TORSO + 0.02, 0.0),
+    "left_waist": (0.058, -0.12 * _TORSO, 0.0),
+})
+_PELVIS = _both_sides({
     "pelvis": (0.0, 0.0, 0.0), "fly": (0.0, 0.02, 0.06), "tail": (0.0, 0.02, -0.065),
-    "left_hip": (HALF_HIPS, 0.0, 0.0), "right_hip": (-HALF_HIPS, 0.0, 0.0),
-}
-_HEAD = {  # on a head of radius 1 that faces along z
+    "left_hip": (_HALF_HIPS, 0.0, 0.0),
+})
+_HEAD = _both_sides({  # on a head of radius 1 that faces along z
     "nose": (0.0, 0.2, 1.0), "peak": (0.0, -0.36, 1.4), "chin": (0.0, 0.78, 0.42),
-    "crown": (0.0, -0.75, -0.05), "nape": (0.0, 0.35, -0.75),
-    "left_eye": (0.37, -0.04, 0.88), "right_eye": (-0.37, -0.04, 0.88),
-    "left_ear": (1.0, 0.1, -0.02), "right_ear": (-1.0, 0.1, -0.02),
-    "left_cheek": (0.4, 0.3, 0.66), "right_cheek": (-0.4, 0.3, 0.66),
-    "left_brow": (0.4, -0.32, 0.7), "right_brow": (-0.4, -0.32, 0.7),
-    "left_temple": (0.86, -0.38, 0.0), "right_temple": (-0.86, -0.38, 0.0),
-    "left_smile": (0.24, 0.48, 0.86), "right_smile": (-0.24, 0.48, 0.86),
-    "left_lip": (0.13, 0.57, 0.88), "right_lip": (-0.13, 0.57, 0.88),
-}
+    "crown": (0.0, -0.75, -0.05), "nape": (0.0, 0.35, -0.75), "left_eye": (0.37, -0.04, 0.88),
+    "left_ear": (1.0, 0.1, -0.02), "left_cheek": (0.4, 0.3, 0.66), "left_brow": (0.4, -0.32, 0.7),
+    "left_temple": (0.86, -0.38, 0.0), "left_smile": (0.24, 0.48, 0.86),
+    "left_lip": (0.13, 0.57, 0.88),
+})
 
 # Degrees: abduction in the plane of the chest (0 hangs, 90 sideways, 180 up) and flexion forwards
 # out of that plane, of the upper bone, then of the lower bone; and the weight of each gesture.
@@ -82,23 +88,33 @@ _LEGS: dict[str, tuple[int, tuple[Swings, Swings]]] = {
 _BENT = {"running": 12.0, "crouching": 20.0, "sitting": 4.0, "lunging": 6.0, "walking": 4.0}
 _TURNS = {(0, 32): 52, (180, 30): 20, (60, 25): 9, (-60, 25): 9, (125, 25): 5, (-125, 25): 5}
 
-_SKINS = ((255, 219, 188), (243, 196, 158), (224, 168, 126), (192, 132, 92), (150, 98, 66))
-_HAIRS = ((44, 32, 30), (78, 50, 34), (122, 74, 40), (196, 148, 76), (96, 92, 96), (140, 58, 34))
-_TOPS = {
-    "left": ((252, 206, 84), (255, 164, 84), (250, 128, 106), (255, 232, 196), (252, 178, 190),
-             (246, 244, 238), (255, 112, 84), (228, 208, 132)),
-    "right": ((38, 56, 110), (22, 92, 98), (78, 52, 120), (34, 84, 62), (52, 58, 74),
-              (86, 38, 66), (28, 76, 132), (44, 44, 52)),
+# Depth relative to a point, in standing heights, beyond which the body hides its own joint.
+_HIDDEN_DEPTH = {
+    "eye": ("head", 0.05 * HEAD_RADIUS), "ear": ("head", -0.62 * HEAD_RADIUS),
+    "shoulder": ("chest", -0.85 * _HALF_SHOULDERS), "hip": ("pelvis", -0.85 * _HALF_HIPS),
 }
-_LEGWEAR = {
-    "left": ((238, 214, 160), (206, 196, 176), (238, 186, 130), (226, 226, 222), (232, 170, 150)),
-    "right": ((36, 44, 76), (46, 50, 58), (40, 66, 70), (66, 46, 70), (60, 52, 46)),
+
+_COLOURS: dict[str, Sequence[Colour]] = {  # what an outfit chooses from, in the order of the draws
+    "left_top": ((252, 206, 84), (255, 164, 84), (250, 128, 106), (255, 232, 196), (252, 178, 190),
+                 (246, 244, 238), (255, 112, 84), (228, 208, 132)),
+    "right_top": ((38, 56, 110), (22, 92, 98), (78, 52, 120), (34, 84, 62), (52, 58, 74),
+                  (86, 38, 66), (28, 76, 132), (44, 44, 52)),
+    "skin": ((255, 219, 188), (243, 196, 158), (224, 168, 126), (192, 132, 92), (150, 98, 66)),
+    "hair": ((44, 32, 30), (78, 50, 34), (122, 74, 40), (196, 148, 76), (96, 92, 96),
+             (140, 58, 34)),
+    "left_leg": ((238, 214, 160), (206, 196, 176), (238, 186, 130), (226, 226, 222),
+                 (232, 170, 150)),
+    "right_leg": ((36, 44, 76), (46, 50, 58), (40, 66, 70), (66, 46, 70), (60, 52, 46)),
+    "left_shoe": ((255, 250, 240), (255, 226, 90), (255, 150, 120)),
+    "right_shoe": ((30, 30, 36), (56, 30, 40), (26, 36, 66)),
+    "accent": ((226, 52, 62), (255, 255, 255), (34, 168, 196), (250, 190, 40)),
 }
-_SHOES = {
-    "left": ((255, 250, 240), (255, 226, 90), (255, 150, 120)),
-    "right": ((30, 30, 36), (56, 30, 40), (26, 36, 66)),
+_STYLES = {  # an option named twice is twice as common
+    "sleeves": ("long", "short"),
+    "bottoms": ("trousers", "trousers", "shorts", "shorts", "skirt"),
+    "hair": ("short", "short", "long", "long", "bun", "cap"),
+    "face": ("plain", "plain", "plain", "glasses", "beard"),
 }
-_ACCENTS = ((226, 52, 62), (255, 255, 255), (34, 168, 196), (250, 190, 40))
 # fmt: on
 
 
@@ -109,16 +125,8 @@ class Outfit(NamedTuple):
     left and right differ in appearance, seen from the front and from behind.
     """
 
-    tops: dict[str, Colour]  # by side
-    skin: Colour
-    hair: Colour
-    legs: dict[str, Colour]
-    shoes: dict[str, Colour]
-    accent: Colour
-    sleeves: str  # long | short
-    bottoms: str  # trousers | shorts | skirt
-    hairstyle: str  # short | long | bun | cap
-    face: str  # plain | glasses | beard
+    colours: dict[str, Colour]  # by the keys of _COLOURS
+    styles: dict[str, str]  # by the keys of _STYLES
     girth: float
 
 
@@ -134,15 +142,20 @@ class SyntheticPerson(NamedTuple):
         """How much nearer to the camera `name` is than `reference`, in standing heights."""
         return float(self.points[name][2] - self.points[reference][2]) / self.unit
 
-    def disc(self, name: str, radius: float) -> Disc:
-        """A disc about a point; radius in standing heights."""
-        x, y, _ = self.points[name].tolist()
-        return x, y, radius * self.unit
+    def hides(self, joint: str) -> bool:
+        """Whether a joint lies behind the person's own head or trunk."""
+        _, _, kind = joint.partition("_")
+        reference, limit = _HIDDEN_DEPTH.get(kind, (joint, 0.0))
+        return self.depth(joint, reference) < limit
 
-    def disc_between(self, start: str, end: str, fraction: float, radius: float) -> Disc:
-        """A disc `fraction` of the way from `start` to `end`."""
+    def faces_away(self) -> bool:
+        """Whether only hair is visible of the head."""
+        return self.depth("nose", "head") < -0.25 * HEAD_RADIUS
+
+    def disc(self, radius: float, start: str, end: str = "", fraction: float = 0.0) -> Disc:
+        """A disc at `start`, or `fraction` of the way to `end`; radius in standing heights."""
         first = self.points[start]
-        x, y, _ = (first + (self.points[end] - first) * fraction).tolist()
+        x, y, _ = (first + (self.points[end or start] - first) * fraction).tolist()
         return x, y, radius * self.unit
 
     def lowest(self) -> float:
@@ -168,19 +181,9 @@ def _bell(rng: np.random.Generator) -> float:
 
 def sample_outfit(rng: np.random.Generator) -> Outfit:
     """Draw the clothes, hair and build of one person."""
-    return Outfit(
-        tops={side: choice(_TOPS[side], rng) for side in SIDES},
-        skin=choice(_SKINS, rng),
-        hair=choice(_HAIRS, rng),
-        legs={side: choice(_LEGWEAR[side], rng) for side in SIDES},
-        shoes={side: choice(_SHOES[side], rng) for side in SIDES},
-        accent=choice(_ACCENTS, rng),
-        sleeves=choice(("long", "short"), rng),
-        bottoms=choice(("trousers", "trousers", "shorts", "shorts", "skirt"), rng),
-        hairstyle=choice(("short", "short", "long", "long", "bun", "cap"), rng),
-        face=choice(("plain", "plain", "plain", "glasses", "beard"), rng),
-        girth=0.92 + 0.3 * float(rng.random()),
-    )
+    colours = {name: choice(options, rng) for name, options in _COLOURS.items()}
+    styles = {name: choice(options, rng) for name, options in _STYLES.items()}
+    return Outfit(colours, styles, girth=0.92 + 0.3 * float(rng.random()))
 
 
 def sample_posture(rng: np.random.Generator) -> tuple[str, Points]:
@@ -188,8 +191,7 @@ def sample_posture(rng: np.random.Generator) -> tuple[str, Points]:
     stance = weighted_choice(list(_LEGS), [weight for weight, _ in _LEGS.values()], rng)
     lean = 25 * _bell(rng) if rng.random() < 0.35 else 8 * _bell(rng)
     spine = _rotation("z", lean) @ _rotation("x", -_BENT.get(stance, 0.0) - 4 * rng.random())
-    points = {name: spine @ place for name, place in _SPINE.items()}
-    points |= {name: np.array(place) for name, place in _PELVIS.items()}
+    points = {name: spine @ place for name, place in _SPINE.items()} | _PELVIS
     _add_legs(points, stance, rng)
     _add_arms(points, spine, rng)
     _add_head(points, spine, rng)

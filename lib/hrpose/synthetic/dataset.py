@@ -56,9 +56,17 @@ def write_synthetic(
             "split": split, "count": count, "seed": seed, "joints": list(joints)}  # fmt: skip
     path = Path(root) / "annotations" / f"person_keypoints_{split}.json"
     folder = Path(root) / "images" / split
-    if _read_info(path) == info and len(list(folder.glob("*.jpg"))) >= count:
+    existing = _read_info(path)
+    if existing == info and len(list(folder.glob("*.jpg"))) >= count:
         return
-    _refuse_foreign(path, folder)
+    # `--output data/coco` must not replace COCO's own files.
+    ours = existing.get("description") == SET_DESCRIPTION
+    images = folder.is_dir() and any(folder.iterdir())
+    if path.exists() and not ours or images and not ours and not (folder / MARKER).exists():
+        raise FileExistsError(
+            f"{path if path.exists() else folder} is there already, and is no synthetic data set; "
+            "name an empty folder"
+        )
     with naming_full_disk(folder):
         path.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,30 +78,17 @@ def write_synthetic(
     (folder / MARKER).unlink(missing_ok=True)
 
 
-def _refuse_foreign(path: Path, folder: Path) -> None:
-    """`--output data/coco` must not replace COCO's own files."""
-    info = _read_info(path)
-    ours = isinstance(info, dict) and info.get("description") == SET_DESCRIPTION
-    drawn = ours or (folder / MARKER).exists()
-    images = folder.is_dir() and any(folder.iterdir())
-    foreign = path if path.exists() and not ours else folder if images and not drawn else None
-    if foreign:
-        raise FileExistsError(
-            f"{foreign} is there already, and is no synthetic data set; name an empty folder"
-        )
-
-
 def scene_rng(seed: int, split: str, index: int) -> np.random.Generator:
     """The random generator of scene `index` of a split."""
     return np.random.default_rng((seed, zlib.crc32(split.encode()), index))
 
 
-def _read_info(path: Path) -> dict[str, Any] | None:
-    """The `info` of a complete annotation file; None where there is no such file."""
+def _read_info(path: Path) -> dict[str, Any]:
+    """The `info` of a complete annotation file; empty where there is none."""
     try:
-        return parse_json(path.read_bytes())["info"]
+        return dict(parse_json(path.read_bytes())["info"])
     except (OSError, ValueError, KeyError, TypeError):
-        return None
+        return {}
 
 
 def _write_images(
@@ -130,15 +125,15 @@ def _write_image(folder: Path, seed: int, joints: Sequence[str], index: int) -> 
 
 def _to_coco(info: dict[str, Any], scenes: Sequence[_Annotated]) -> dict[str, Any]:
     """The annotation file; a limb without both of its joints is left out."""
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for image_id, (name, found) in enumerate(scenes, start=1):
-        images.append(
-            {"id": image_id, "file_name": name, "width": IMAGE_SIZE, "height": IMAGE_SIZE}
-        )
-        for annotation in found:
-            ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1}
-            annotations.append(ids | annotation)
+    images = [
+        {"id": image_id, "file_name": name, "width": IMAGE_SIZE, "height": IMAGE_SIZE}
+        for image_id, (name, _) in enumerate(scenes, start=1)
+    ]
+    found = [(image["id"], each) for image, (_, labels) in zip(images, scenes) for each in labels]
+    annotations = [
+        {"id": number, "image_id": image_id, "category_id": 1} | annotation
+        for number, (image_id, annotation) in enumerate(found, start=1)
+    ]
     joints = info["joints"]
     indices = {COCO.joints.index(name): number for number, name in enumerate(joints, start=1)}
     limbs = [

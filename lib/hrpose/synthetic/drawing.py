@@ -27,12 +27,7 @@ PARTS = ("torso", "head", *(f"{side}_{bone}" for side in SIDES for bone in _BONE
 IDS_PER_PERSON = 16
 """Person n = 1, 2, ... has the IDs n * IDS_PER_PERSON + index into PARTS."""
 
-FAR_EAR, FAR_EYE = -0.62, 0.05
-"""An ear or eye is hidden at this depth, in head radii, relative to the centre of the head."""
-
 _SHIFT = 4  # fractional bits of OpenCV's fixed-point coordinates
-_FLESH = {"shoulder": 0.037, "elbow": 0.029, "wrist": 0.022,
-          "hip": 0.05, "knee": 0.038, "ankle": 0.027}  # fmt: skip
 
 
 class Canvas(NamedTuple):
@@ -43,19 +38,33 @@ class Canvas(NamedTuple):
 
 
 class Shape(NamedTuple):
-    """The hull of a few discs, belonging to a part of the body."""
+    """The convex hull of a few discs."""
 
-    part: str
-    discs: Sequence[Disc]
+    part: str  # of the body; "": a detail, without a contour or an ID of its own
     colour: Colour
+    discs: Sequence[Disc]
 
 
-class Layer(NamedTuple):
-    """Shapes of similar depth inside a common contour, and details on top, without a contour."""
+class _Limb(NamedTuple):
+    """What an arm and a leg differ in, from the trunk outwards; radii in standing heights."""
 
-    depth: float
-    shapes: list[Shape]
-    details: list[Shape]
+    joints: dict[str, float]  # radii of the flesh
+    parts: tuple[str, str, str]
+    tips: dict[str, float]  # radii of the points of the hand or foot
+    colours: tuple[str, str]  # of the cloth and of the hand or foot
+    patch: float  # radius of the patch on the middle joint
+    band: tuple[float, float]  # the cuff's or sock's radius and where on the lower bone it starts
+    order: tuple[int, int, int]  # in which the parts are drawn
+
+
+# fmt: off
+_ARM = _Limb(joints={"shoulder": 0.037, "elbow": 0.029, "wrist": 0.022},
+             parts=("upper_arm", "forearm", "hand"), tips={"hand": 0.028},
+             colours=("{}_top", "skin"), patch=0.02, band=(0.02, 0.88), order=(2, 1, 0))
+_LEG = _Limb(joints={"hip": 0.05, "knee": 0.038, "ankle": 0.027},
+             parts=("thigh", "shin", "foot"), tips={"heel": 0.024, "toe": 0.02},
+             colours=("{}_leg", "{}_shoe"), patch=0.026, band=(0.024, 0.86), order=(1, 2, 0))
+# fmt: on
 
 
 @lru_cache(maxsize=4)
@@ -113,181 +122,144 @@ def draw_person(canvas: Canvas, person: SyntheticPerson, number: int) -> None:
     Limbs are sorted by depth (painter's algorithm), so that arms cross in front of or behind the
     trunk.
     """
-    contour = tint(person.outfit.tops["right"], 0.45)
+    contour = tint(person.outfit.colours["right_top"], 0.45)
     width = min(max(0.6, 0.007 * person.unit), 2.2)
-    for layer in sorted(_layers(person), key=lambda layer: layer.depth):
-        for shape in layer.shapes:
-            outline, part_id = _hull(shape.discs, width), PARTS.index(shape.part)
-            cv2.fillConvexPoly(canvas.image, outline, contour, cv2.LINE_AA, _SHIFT)
-            part_id += number * IDS_PER_PERSON
-            cv2.fillConvexPoly(canvas.ids, outline, part_id, cv2.LINE_8, _SHIFT)
-        for shape in layer.shapes + layer.details:
+    for _, shapes in sorted(_layers(person), key=lambda layer: layer[0]):
+        for shape in shapes:
+            if shape.part:
+                outline = _hull(shape.discs, width)
+                part_id = number * IDS_PER_PERSON + PARTS.index(shape.part)
+                cv2.fillConvexPoly(canvas.image, outline, contour, cv2.LINE_AA, _SHIFT)
+                cv2.fillConvexPoly(canvas.ids, outline, part_id, cv2.LINE_8, _SHIFT)
+        for shape in shapes:
             outline = _hull(shape.discs)
             cv2.fillConvexPoly(canvas.image, outline, shape.colour, cv2.LINE_AA, _SHIFT)
 
 
-def _layers(person: SyntheticPerson) -> Iterator[Layer]:
-    yield _hips(person)
-    yield _torso(person)
-    yield from _head(person)
+def _layers(person: SyntheticPerson) -> Iterator[tuple[float, list[Shape]]]:
+    """Depths, and shapes of similar depth inside a common contour, followed by their details."""
+    disc, colours, styles, girth = person.disc, *person.outfit
+    hips = {side: [disc(0.044 * girth, f"{side}_hip"), disc(0.03, "pelvis")] for side in SIDES}
+    yield -1.0, [Shape("torso", colours[f"{side}_leg"], hips[side]) for side in SIDES]
+    yield 0.0, list(_torso(person))
+    if styles["hair"] == "long":
+        mane = [disc(0.98 * HEAD_RADIUS, "head"), disc(0.78 * HEAD_RADIUS, "neck")]
+        yield (
+            -0.14 if person.depth("nose", "head") > 0 else 0.01,
+            [Shape("head", colours["hair"], mane)],
+        )
+    yield 0.02, [*_head(person), *_face(person), *_cap(person)]
     for side in SIDES:
-        yield _arm(person, side)
-        yield _leg(person, side)
+        reach = person.depth(f"{side}_elbow", "chest") + person.depth(f"{side}_wrist", "chest")
+        yield 0.5 * reach + 0.03, _limb(person, side, _ARM, covered=styles["sleeves"] == "long")
+        trousers = styles["bottoms"] == "trousers"
+        yield person.depth(f"{side}_knee", "pelvis") - 0.1, _limb(person, side, _LEG, trousers)
 
 
-def _hips(person: SyntheticPerson) -> Layer:
-    """What is visible between the jacket and the legs, behind everything else."""
-    disc, outfit = person.disc, person.outfit
-    halves = [
-        Shape("torso", [disc(f"{side}_hip", 0.044 * outfit.girth), disc("pelvis", 0.03)],
-              outfit.legs[side])
-        for side in SIDES
-    ]  # fmt: skip
-    return Layer(-1.0, halves, [])
-
-
-def _torso(person: SyntheticPerson) -> Layer:
+def _torso(person: SyntheticPerson) -> Iterator[Shape]:
     """Neck, skirt and a jacket in two colours, with a neckline and zip in front, a yoke behind."""
-    disc, between, outfit = person.disc, person.disc_between, person.outfit
-    skin, tops, girth = outfit.skin, outfit.tops, outfit.girth
-    front = person.depth("chest_front", "chest") > 0
-    far, near = sorted(SIDES, key=lambda side: person.depth(f"{side}_shoulder", "chest"))
-    flanks = {side: [disc(f"{side}_shoulder", 0.034), disc(f"{side}_waist", 0.038 * girth)]
-              for side in SIDES}  # fmt: skip
-    shapes = [Shape("torso", [disc("neck", 0.03), disc("head", 0.03)], skin)]
-    if outfit.bottoms == "skirt":
+    disc, colours, styles, girth = person.disc, *person.outfit
+    yield Shape("torso", colours["skin"], [disc(0.03, "neck"), disc(0.03, "head")])
+    if styles["bottoms"] == "skirt":
         left, right = (
-            [disc(f"{side}_hip", 0.05), between(f"{side}_hip", f"{side}_knee", 0.6, 0.055)]
+            [disc(0.05, f"{side}_hip"), disc(0.055, f"{side}_hip", f"{side}_knee", 0.6)]
             for side in SIDES
         )
-        shapes += [Shape("torso", left + right, outfit.legs["right"]),
-                   Shape("torso", left, outfit.legs["left"])]  # fmt: skip
-    jacket = [disc("chest", 0.068 * girth), *flanks[far], *flanks[near]]
-    shapes.append(Shape("torso", jacket, tops[near]))
+        yield Shape("torso", colours["right_leg"], left + right)
+        yield Shape("torso", colours["left_leg"], left)
+    far, near = sorted(SIDES, key=lambda side: person.depth(f"{side}_shoulder", "chest"))
+    flanks = {side: [disc(0.034, f"{side}_shoulder"), disc(0.038 * girth, f"{side}_waist")]
+              for side in SIDES}  # fmt: skip
+    jacket = [disc(0.068 * girth, "chest"), *flanks[far], *flanks[near]]
+    yield Shape("torso", colours[f"{near}_top"], jacket)
 
+    front = person.depth("chest_front", "chest") > 0
     seam = ("chest_front", "fly") if front else ("chest_back", "tail")
-    fold = [between(*seam, fraction, 0.004) for fraction in (0.0, 0.9)]
-    details = [Shape("torso", flanks[side] + fold, tops[side]) for side in (far, near)]
+    fold = [disc(0.004, *seam, fraction) for fraction in (0.0, 0.9)]
+    for side in (far, near):
+        yield Shape("", colours[f"{side}_top"], flanks[side] + fold)
     if front:
-        neckline = [disc("neck", 0.03), between("neck", "chest_front", 0.8, 0.01)]
-        zipper = [between(*seam, fraction, 0.004) for fraction in (0.2, 0.9)]
-        details += [Shape("torso", neckline, skin),
-                    Shape("torso", zipper, tint(tops["right"], 0.6))]  # fmt: skip
+        neckline = [disc(0.03, "neck"), disc(0.01, "neck", "chest_front", 0.8)]
+        yield Shape("", colours["skin"], neckline)
+        zipper = [disc(0.004, *seam, fraction) for fraction in (0.2, 0.9)]
+        yield Shape("", tint(colours["right_top"], 0.6), zipper)
     else:
-        yoke = [between("chest_back", f"{side}_shoulder", 0.6, 0.014) for side in SIDES]
-        details.append(Shape("torso", yoke, outfit.accent))
-    belt = [between("left_waist", "right_waist", fraction, 0.011) for fraction in (-0.2, 1.2)]
-    return Layer(0.0, shapes, [*details, Shape("torso", belt, outfit.accent)])
+        yoke = [disc(0.014, "chest_back", f"{side}_shoulder", 0.6) for side in SIDES]
+        yield Shape("", colours["accent"], yoke)
+    belt = [disc(0.011, "left_waist", "right_waist", fraction) for fraction in (-0.2, 1.2)]
+    yield Shape("", colours["accent"], belt)
 
 
-def _arm(person: SyntheticPerson, side: str) -> Layer:
-    """Sleeve, patch on the elbow, cuff and hand."""
-    outfit = person.outfit
-    elbow, wrist = f"{side}_elbow", f"{side}_wrist"
-    long, sleeve = outfit.sleeves == "long", outfit.tops[side]
-    ends = [_flesh(person, side, joint) for joint in ("shoulder", "elbow", "wrist")]
-    shapes = [
-        Shape(f"{side}_hand", [person.disc(f"{side}_hand", 0.028)], outfit.skin),
-        Shape(f"{side}_forearm", ends[1:], sleeve if long else outfit.skin),
-        Shape(f"{side}_upper_arm", ends[:2], sleeve),
-    ]
-    cuff = [person.disc_between(elbow, wrist, t, 0.02 * outfit.girth) for t in (0.88, 1.0)]
-    details = [
-        Shape(f"{side}_forearm", [person.disc(elbow, 0.02)], _patch_colour(sleeve)),
-        Shape(f"{side}_forearm", cuff, outfit.accent if long else outfit.shoes[side]),
-    ]
-    depth = 0.5 * (person.depth(elbow, "chest") + person.depth(wrist, "chest")) + 0.03
-    return Layer(depth, shapes, details)
+def _limb(person: SyntheticPerson, side: str, limb: _Limb, covered: bool) -> list[Shape]:
+    """Sleeve or trouser leg, hand or foot, patch on the elbow or knee, cuff or sock."""
+    disc, colours, _, girth = person.disc, *person.outfit
+    cloth, end = (colours[name.format(side)] for name in limb.colours)
+    flesh = [disc(radius * girth, f"{side}_{joint}") for joint, radius in limb.joints.items()]
+    tips = [disc(radius, f"{side}_{tip}") for tip, radius in limb.tips.items()]
+    hulls = (flesh[:2], flesh[1:], tips)
+    fills = (cloth, cloth if covered else colours["skin"], end)
+    parts = [Shape(f"{side}_{limb.parts[i]}", fills[i], hulls[i]) for i in limb.order]
+    _, middle, outer = (f"{side}_{joint}" for joint in limb.joints)
+    contrast = tint(cloth, 0.74 if sum(cloth) > 384 else 1.55)
+    radius, start = limb.band
+    band = [disc(radius * girth, middle, outer, fraction) for fraction in (start, 1.0)]
+    trim = colours["accent" if covered else f"{side}_shoe"]
+    return [*parts, Shape("", contrast, [disc(limb.patch, middle)]), Shape("", trim, band)]
 
 
-def _leg(person: SyntheticPerson, side: str) -> Layer:
-    """Thigh and shin, patch on the knee, sock and shoe."""
-    outfit = person.outfit
-    knee, ankle = f"{side}_knee", f"{side}_ankle"
-    trousers, cloth, shoe = outfit.bottoms == "trousers", outfit.legs[side], outfit.shoes[side]
-    ends = [_flesh(person, side, joint) for joint in ("hip", "knee", "ankle")]
-    foot = [person.disc(f"{side}_heel", 0.024), person.disc(f"{side}_toe", 0.02)]
-    shapes = [
-        Shape(f"{side}_shin", ends[1:], cloth if trousers else outfit.skin),
-        Shape(f"{side}_foot", foot, shoe),
-        Shape(f"{side}_thigh", ends[:2], cloth),
-    ]
-    sock = [person.disc_between(knee, ankle, t, 0.024 * outfit.girth) for t in (0.86, 1.0)]
-    details = [
-        Shape(f"{side}_shin", [person.disc(knee, 0.026)], _patch_colour(cloth)),
-        Shape(f"{side}_shin", sock, outfit.accent if trousers else shoe),
-    ]
-    return Layer(person.depth(knee, "pelvis") - 0.1, shapes, details)
+def _head(person: SyntheticPerson) -> Iterator[Shape]:
+    """Bun, jaw, hair and ears; only hair from behind."""
+    disc, r, colours = person.disc, HEAD_RADIUS, person.outfit.colours
+    skin, hair = colours["skin"], colours["hair"]
+    if person.outfit.styles["hair"] == "bun":
+        yield Shape("head", hair, [disc(0.36 * r, "head", "crown", 1.4)])
+    jaw = [disc(0.86 * r, "head"), disc(0.34 * r, "head", "chin", 0.9)]
+    yield Shape("head", hair if person.faces_away() else skin, jaw)
+    skull = [disc(0.92 * r, "head", "crown", 0.2), disc(0.7 * r, "head", "nape", 0.4)]
+    yield Shape("head", hair, skull)
+    for ear in ("left_ear", "right_ear"):
+        if not person.hides(ear):
+            yield Shape("head", tint(skin, 0.93), [disc(0.19 * r, ear)])
 
 
-def _flesh(person: SyntheticPerson, side: str, joint: str) -> Disc:
-    """The disc of flesh and cloth about a joint."""
-    return person.disc(f"{side}_{joint}", _FLESH[joint] * person.outfit.girth)
-
-
-def _patch_colour(cloth: Colour) -> Colour:
-    """A colour that contrasts with `cloth`."""
-    return tint(cloth, 0.74 if sum(cloth) > 384 else 1.55)
-
-
-def _head(person: SyntheticPerson) -> Iterator[Layer]:
-    """Hair, ears, face and cap; only hair from behind."""
-    disc, between, r = person.disc, person.disc_between, HEAD_RADIUS
-    skin, hair, style = person.outfit.skin, person.outfit.hair, person.outfit.hairstyle
-    facing = person.depth("nose", "head") / r
-    has_face = facing > -0.25
-    if style == "long":
-        mane = [disc("head", 0.98 * r), between("head", "neck", 1.0, 0.78 * r)]
-        yield Layer(-0.14 if facing > 0 else 0.01, [Shape("head", mane, hair)], [])
-    shapes = [Shape("head", [between("head", "crown", 1.4, 0.36 * r)], hair)] * (style == "bun")
-    jaw = [disc("head", 0.86 * r), between("head", "chin", 0.9, 0.34 * r)]
-    skull = [between("head", "crown", 0.2, 0.92 * r), between("head", "nape", 0.4, 0.7 * r)]
-    shapes += [Shape("head", jaw, skin if has_face else hair), Shape("head", skull, hair)]
-    for ear in (f"{side}_ear" for side in SIDES):
-        if person.depth(ear, "head") > FAR_EAR * r:
-            shapes.append(Shape("head", [disc(ear, 0.19 * r)], tint(skin, 0.93)))
-    details = _face(person, facing) if has_face else []
-    if style == "cap":
-        details += _cap(person)
-    yield Layer(0.02, shapes, details)
-
-
-def _face(person: SyntheticPerson, facing: float) -> list[Shape]:
+def _face(person: SyntheticPerson) -> Iterator[Shape]:
     """Skin within the hair, beard, eyes, nose and mouth, where they are on the visible side."""
-    disc, between, r = person.disc, person.disc_between, HEAD_RADIUS
-    skin, hair, kind = person.outfit.skin, person.outfit.hair, person.outfit.face
-    spots = [(f"{side}_{spot}", radius) for spot, radius in (("cheek", 0.46), ("brow", 0.3))
-             for side in SIDES]  # fmt: skip
-    flesh = [disc(spot, radius * r) for spot, radius in spots
+    if person.faces_away():
+        return
+    disc, r, colours = person.disc, HEAD_RADIUS, person.outfit.colours
+    skin, hair, style = colours["skin"], colours["hair"], person.outfit.styles["face"]
+    spots = {"left_cheek": 0.46, "right_cheek": 0.46, "left_brow": 0.3, "right_brow": 0.3}
+    flesh = [disc(radius * r, spot) for spot, radius in spots.items()
              if person.depth(spot, "head") > -0.05 * r]  # fmt: skip
-    jaw = between("head", "chin", 0.9, 0.32 * r)
-    shapes = [Shape("head", [*flesh, jaw], skin)]
-    if kind == "beard":
-        beard = [between(f"{side}_cheek", "chin", 0.45, 0.24 * r) for side in SIDES]
-        shapes.append(Shape("head", [*beard, jaw], hair))
-    for eye, own, other in (("left_eye", "left_brow", "right_brow"),
-                            ("right_eye", "right_brow", "left_brow")):  # fmt: skip
-        if person.depth(eye, "head") >= FAR_EYE * r:
-            brow = [between(own, other, fraction, 0.055 * r) for fraction in (-0.18, 0.2)]
-            if kind == "glasses":
-                shapes.append(Shape("head", [disc(eye, 0.29 * r)], (40, 40, 52)))
-            shapes += [Shape("head", [disc(eye, 0.2 * r)], (255, 255, 255)),
-                       Shape("head", [disc(eye, 0.125 * r)], (36, 28, 30)),
-                       Shape("head", brow, hair)]  # fmt: skip
-    nose = [between("head", "nose", 0.96, 0.12 * r), disc("nose", 0.1 * r)]
-    shapes.append(Shape("head", nose, tint(skin, 0.78)))
-    if facing > 0.3:
-        lips = [disc(f"{side}_{edge}", 0.045 * r) for side in SIDES for edge in ("smile", "lip")]
-        shapes.append(Shape("head", lips, (190, 60, 66)))
-    return shapes
+    jaw = disc(0.32 * r, "head", "chin", 0.9)
+    yield Shape("", skin, [*flesh, jaw])
+    if style == "beard":
+        beard = [disc(0.24 * r, f"{side}_cheek", "chin", 0.45) for side in SIDES]
+        yield Shape("", hair, [*beard, jaw])
+    for side, other in (SIDES, SIDES[::-1]):
+        eye = f"{side}_eye"
+        if person.hides(eye):
+            continue
+        if style == "glasses":
+            yield Shape("", (40, 40, 52), [disc(0.29 * r, eye)])
+        yield Shape("", (255, 255, 255), [disc(0.2 * r, eye)])
+        yield Shape("", (36, 28, 30), [disc(0.125 * r, eye)])
+        brow = [disc(0.055 * r, f"{side}_brow", f"{other}_brow", t) for t in (-0.18, 0.2)]
+        yield Shape("", hair, brow)
+    yield Shape("", tint(skin, 0.78), [disc(0.12 * r, "head", "nose", 0.96), disc(0.1 * r, "nose")])
+    if person.depth("nose", "head") > 0.3 * r:
+        lips = [disc(0.045 * r, f"{side}_{edge}") for side in SIDES for edge in ("smile", "lip")]
+        yield Shape("", (190, 60, 66), lips)
 
 
 def _cap(person: SyntheticPerson) -> list[Shape]:
     """A dome and its peak, the nearer one last."""
-    r, accent = HEAD_RADIUS, person.outfit.accent
-    dome = [person.disc(f"{side}_temple", 0.12 * r) for side in SIDES]
-    dome.append(person.disc_between("head", "crown", 0.8, 0.42 * r))
-    peak = [person.disc_between(f"{s}_brow", f"{s}_temple", 0.3, 0.06 * r) for s in SIDES]
-    peak.append(person.disc("peak", 0.12 * r))
-    shapes = [Shape("head", dome, accent), Shape("head", peak, tint(accent, 0.7))]
+    if person.outfit.styles["hair"] != "cap":
+        return []
+    disc, r, accent = person.disc, HEAD_RADIUS, person.outfit.colours["accent"]
+    dome = [disc(0.12 * r, "left_temple"), disc(0.12 * r, "right_temple"),
+            disc(0.42 * r, "head", "crown", 0.8)]  # fmt: skip
+    peak = [disc(0.06 * r, f"{side}_brow", f"{side}_temple", 0.3) for side in SIDES]
+    peak.append(disc(0.12 * r, "peak"))
+    shapes = [Shape("", accent, dome), Shape("", tint(accent, 0.7), peak)]
     return shapes if person.depth("peak", "head") > 0 else shapes[::-1]

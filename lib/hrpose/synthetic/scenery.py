@@ -17,9 +17,9 @@ from hrpose.synthetic.drawing import BACKGROUND, IMAGE_SIZE, Canvas, draw_box, d
 
 Box = tuple[float, float, float, float]
 Geometry = list[Disc] | Box
-ObjectShape = tuple[Colour | float, Geometry]
-"""A colour, or a tint of the object's own, and the hull of discs (x, height, radius) or
-the box (left, top, right, bottom) that has it; lengths: heights of a person standing there."""
+Shapes = list[tuple[Colour | float, Geometry]]
+"""Colours, or tints of the object's own, and the hulls of discs (x, height, radius) or the boxes
+(left, top, right, bottom) that have them; lengths: heights of a person standing there."""
 
 # fmt: off
 _WALLS = ((214, 190, 160), (178, 188, 196), (196, 150, 130), (160, 176, 150), (226, 214, 190),
@@ -31,21 +31,21 @@ _WOOD, _STEEL = (150, 104, 66), (92, 98, 108)
 _RUBBER, _HUB, _GLASS = (36, 36, 42), (170, 172, 176), (150, 186, 204)
 
 
-def _tree(rng: np.random.Generator) -> list[ObjectShape]:
+def _tree(rng: np.random.Generator) -> Shapes:
     crown = [(1 + 0.15 * r, [(0.35 * dx, 1.7 + 0.35 * up, 0.45 + 0.1 * r)])
              for dx, up, r in 2 * rng.random((4, 3)) - 1]
     return [(_WOOD, [(0, 0, 0.08), (0, 1.2, 0.05)]), *crown]
 
 
-def _plant(rng: np.random.Generator) -> list[ObjectShape]:
+def _plant(rng: np.random.Generator) -> Shapes:
     leaves = [(1 + x, [(0.2 * x, 0.2, 0.015), (x, 0.6 - abs(x), 0.04)])
               for x in (-0.2, -0.1, 0.0, 0.12, 0.22)]
     pot = [(-0.08, 0.2, 0.02), (0.08, 0.2, 0.02), (-0.05, 0.02, 0.02), (0.05, 0.02, 0.02)]
     return [*leaves, (choice(_BRIGHT, rng), pot)]
 
 
-def _bookcase(rng: np.random.Generator) -> list[ObjectShape]:
-    shapes: list[ObjectShape] = [(1.0, (-0.3, 1.1, 0.3, 0))]
+def _bookcase(rng: np.random.Generator) -> Shapes:
+    shapes: Shapes = [(1.0, (-0.3, 1.1, 0.3, 0))]
     for low in (0.06, 0.4, 0.74):
         shapes.append((0.6, (-0.27, low + 0.3, 0.27, low)))
         for index, height in enumerate(rng.random(int(rng.integers(2, 7)))):
@@ -56,11 +56,7 @@ def _bookcase(rng: np.random.Generator) -> list[ObjectShape]:
 
 
 # Half the width of the shadow, the colours to choose from, the shapes or what draws them at random.
-_OBJECTS: dict[
-    str,
-    tuple[float, Sequence[Colour],
-          list[ObjectShape] | Callable[[np.random.Generator], list[ObjectShape]]],
-] = {
+_OBJECTS: dict[str, tuple[float, Sequence[Colour], Shapes | Callable[..., Shapes]]] = {
     "tree": (0.24, _LEAVES, _tree), "plant": (0.2, _LEAVES, _plant),
     "bookcase": (0.34, (_WOOD,), _bookcase),
     "bush": (0.5, _LEAVES, [

@@ -14,28 +14,9 @@ import cv2
 import numpy as np
 
 from hrpose.skeletons import COCO
-from hrpose.synthetic.body import (
-    HALF_HIPS,
-    HALF_SHOULDERS,
-    HEAD_RADIUS,
-    SyntheticPerson,
-    body_extent,
-    place_person,
-    sample_outfit,
-    sample_posture,
-    weighted_choice,
-)
-from hrpose.synthetic.drawing import (
-    FAR_EAR,
-    FAR_EYE,
-    IDS_PER_PERSON,
-    IMAGE_SIZE,
-    PARTS,
-    Canvas,
-    draw_box,
-    draw_person,
-    draw_shadow,
-)
+from hrpose.synthetic import body, drawing
+from hrpose.synthetic.body import SyntheticPerson, weighted_choice
+from hrpose.synthetic.drawing import IDS_PER_PERSON, IMAGE_SIZE, PARTS, Canvas
 from hrpose.synthetic.scenery import add_texture, draw_object, draw_place, sample_object
 
 SHORTEST, TALLEST = 32, 400  # pixels from the highest point of a body to the lowest
@@ -49,12 +30,15 @@ _CROWD_SHARE, _UNLABELLED_SHARE, _TRUNCATED_SHARE = 0.12, 0.04, 0.1
 _MIN_AREA, _MIN_LABELLED_AREA = 16, 32 * 32
 """Visible pixels below which a person is not annotated, or, as in COCO, has no joints."""
 
-_FAR_SIDE = 0.85  # a shoulder turned away by 58 degrees is behind the trunk
 _BONES = {  # the parts on which a joint is visible; every other joint: the head
     "shoulder": ("torso", "{side}_upper_arm"), "elbow": ("{side}_upper_arm", "{side}_forearm"),
     "wrist": ("{side}_forearm", "{side}_hand"), "hip": ("torso", "{side}_thigh"),
     "knee": ("{side}_thigh", "{side}_shin"), "ankle": ("{side}_shin", "{side}_foot"),
 }  # fmt: skip
+
+
+Ground = Callable[[float], float]
+"""y at the feet of a standing person who appears that many pixels tall."""
 
 
 class Scene(NamedTuple):
@@ -65,23 +49,16 @@ class Scene(NamedTuple):
     labelled: list[bool]  # False: an outline, but no joints
 
 
-class GroundPlane(NamedTuple):
-    """Level ground under an upright camera."""
-
-    horizon: float  # y in pixels
-    slope: float  # pixels below the horizon for each pixel of a standing person's height
-
-    def y_at(self, height: float) -> float:
-        """y at the feet of a person who appears `height` pixels tall."""
-        return self.horizon + self.slope * height
-
-
 def compose_scene(rng: np.random.Generator) -> Scene:
     """Draw a scene from back to front (painter's algorithm)."""
-    ground = GroundPlane(150 + 100 * rng.random(), 0.6 + 0.3 * rng.random())
+    horizon, slope = 150 + 100 * rng.random(), 0.6 + 0.3 * rng.random()
+
+    def ground(height: float) -> float:
+        return horizon + slope * height
+
     people = _sample_people(ground, rng)
     labelled = [bool(rng.random() >= _UNLABELLED_SHARE) for _ in people]
-    canvas, objects = draw_place(ground.horizon, rng)
+    canvas, objects = draw_place(horizon, rng)
     if rng.random() < _CROWD_SHARE:
         _draw_crowd(canvas, ground, rng)
     drawings: list[tuple[float, Callable[[], None]]] = [
@@ -90,29 +67,26 @@ def compose_scene(rng: np.random.Generator) -> Scene:
     ]
     for _ in range(int(rng.integers(3, 11))):  # objects, mostly far enough to stand behind people
         height = 40 + 220 * float(rng.random()) ** 2
-        x, y = float(rng.random()) * IMAGE_SIZE, ground.y_at(height)
+        x, y = float(rng.random()) * IMAGE_SIZE, ground(height)
         half_shadow, shapes = sample_object(objects, np.random.default_rng(rng.integers(1 << 32)))
         reach = half_shadow * height
         radii = (reach, min(0.2 * reach, 0.06 * height))
-        drawings.append((y, partial(draw_shadow, canvas, (x, y), radii)))
+        drawings.append((y, partial(drawing.draw_shadow, canvas, (x, y), radii)))
         drawings.append((y, partial(draw_object, canvas, shapes, x, y, height)))
-    for _, draw in sorted(drawings, key=lambda drawing: drawing[0]):
+    for _, draw in sorted(drawings, key=lambda item: item[0]):
         draw()
     add_texture(canvas, rng)
     return Scene(canvas, people, labelled)
 
 
-def _sample_people(ground: GroundPlane, rng: np.random.Generator) -> list[SyntheticPerson]:
+def _sample_people(ground: Ground, rng: np.random.Generator) -> list[SyntheticPerson]:
     """The people of a scene; each stands at the least crowded of three places."""
     count = weighted_choice(range(len(_COUNT_WEIGHTS)), _COUNT_WEIGHTS, rng)
     people: list[SyntheticPerson] = []
 
     def crowding(x: float) -> float:
-        overlaps = (
-            1 - abs(x - float(other.points["pelvis"][0])) / (0.2 * (height + other.unit))
-            for other in people
-        )
-        return sum(max(0.0, overlap) for overlap in overlaps)
+        distances = ((abs(x - float(each.points["pelvis"][0])), each.unit) for each in people)
+        return sum(max(0.0, 1 - distance / (0.2 * (height + unit))) for distance, unit in distances)
 
     for _ in range(count):
         height = float(np.interp(rng.random(), *_HEIGHTS)) * (0.75 if count > 6 else 1.0)
@@ -122,41 +96,41 @@ def _sample_people(ground: GroundPlane, rng: np.random.Generator) -> list[Synthe
 
 
 def _sample_person(
-    x: float, height: float, ground: GroundPlane, rng: np.random.Generator
+    x: float, height: float, ground: Ground, rng: np.random.Generator
 ) -> SyntheticPerson:
     """A person who would be `height` pixels tall standing upright."""
-    posture = sample_posture(rng)
-    top, soles = body_extent(posture[1])
+    posture = body.sample_posture(rng)
+    top, soles = body.body_extent(posture[1])
     unit = min(max(height, SHORTEST / (soles - top)), TALLEST / (soles - top))
-    feet = ground.y_at(unit) + 0.05 * height * (rng.random() - 0.5)
+    feet = ground(unit) + 0.05 * height * (rng.random() - 0.5)
     if rng.random() < _TRUNCATED_SHARE:
         feet += unit * (0.1 + 0.4 * rng.random())  # too near to be seen whole
     if posture[0] == "jumping":
         feet -= 0.08 * unit
-    return place_person(posture, sample_outfit(rng), unit, x, feet)
+    return body.place_person(posture, body.sample_outfit(rng), unit, x, feet)
 
 
 def _draw_on_ground(canvas: Canvas, person: SyntheticPerson, number: int) -> None:
     """Draw a person, the shadow below and the seat of a sitting one."""
     x, y, _ = (float(value) for value in person.points["pelvis"])
     feet, unit = person.lowest(), person.unit
-    draw_shadow(canvas, (x, feet), (0.2 * unit, 0.045 * unit))
+    drawing.draw_shadow(canvas, (x, feet), (0.2 * unit, 0.045 * unit))
     if person.stance == "sitting":
         left, top, right = x - 0.13 * unit, y + 0.03 * unit, x + 0.13 * unit
-        draw_box(canvas, (left, top, right, feet), (112, 82, 60))
-        draw_box(canvas, (left, top, right, top + 0.04 * unit), (160, 122, 88))
-    draw_person(canvas, person, number)
+        drawing.draw_box(canvas, (left, top, right, feet), (112, 82, 60))
+        drawing.draw_box(canvas, (left, top, right, top + 0.04 * unit), (160, 122, 88))
+    drawing.draw_person(canvas, person, number)
 
 
-def _draw_crowd(canvas: Canvas, ground: GroundPlane, rng: np.random.Generator) -> None:
+def _draw_crowd(canvas: Canvas, ground: Ground, rng: np.random.Generator) -> None:
     """A distant group of small people, who share one number."""
     middle = 60 + (IMAGE_SIZE - 120) * rng.random()
     for nearness in np.sort(rng.random(int(rng.integers(6, 13)))):
         height = 34 + 16 * nearness
         x = middle + 90 * (rng.random() - 0.5)
-        posture, outfit = sample_posture(rng), sample_outfit(rng)
-        person = place_person(posture, outfit, height, x, ground.y_at(height))
-        draw_person(canvas, person, CROWD_NUMBER)
+        posture, outfit = body.sample_posture(rng), body.sample_outfit(rng)
+        person = body.place_person(posture, outfit, height, x, ground(height))
+        drawing.draw_person(canvas, person, CROWD_NUMBER)
 
 
 def annotate_scene(scene: Scene, joints: Sequence[str] = COCO.joints) -> list[dict[str, Any]]:
@@ -176,21 +150,19 @@ def annotate_scene(scene: Scene, joints: Sequence[str] = COCO.joints) -> list[di
         annotation["num_keypoints"] = int((keypoints[:, 2] > 0).sum())
         annotations.append(annotation)
     mask = ids // IDS_PER_PERSON == CROWD_NUMBER
-    crowd = _annotate_mask(mask)
-    if crowd is not None:
+    if crowd := _annotate_mask(mask):
         crowd["segmentation"] = {"size": list(mask.shape), "counts": run_lengths(mask)}
-        annotations.append(
-            crowd | {"iscrowd": 1, "keypoints": [0] * (3 * len(joints)), "num_keypoints": 0}
-        )
+        crowd |= {"iscrowd": 1, "keypoints": [0] * (3 * len(joints)), "num_keypoints": 0}
+        annotations.append(crowd)
     return annotations
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
     """COCO's uncompressed RLE of `mask` (H, W) bool: column by column, starting with zeros."""
-    flat = np.concatenate([[False], mask.ravel(order="F"), [False]])
-    edges = np.flatnonzero(flat[1:] != flat[:-1])
-    counts = np.diff(np.concatenate([[0], edges, [mask.size]])).tolist()
-    return counts[:-1] if counts[-1] == 0 else counts
+    flat = mask.ravel(order="F")
+    edges = np.flatnonzero(np.diff(flat, prepend=False))
+    counts: list[int] = np.diff(edges, prepend=0, append=flat.size).tolist()
+    return counts
 
 
 def _annotate_mask(mask: np.ndarray) -> dict[str, Any] | None:
@@ -224,31 +196,18 @@ def _keypoints(
     """
     counts = np.bincount(ids.ravel(), minlength=(number + 1) * IDS_PER_PERSON)
     shown = counts[number * IDS_PER_PERSON : (number + 1) * IDS_PER_PERSON] > 0  # by part
-    faces_away = person.depth("nose", "head") < -0.25 * HEAD_RADIUS
     keypoints = np.zeros((len(joints), 3))
     for joint, row in zip(joints, keypoints):
         x, y = (round(float(value), 2) + 0.0 for value in person.points[joint][:2])  # no -0.0
         if not (0 <= x < IMAGE_SIZE and 0 <= y < IMAGE_SIZE):
             continue
-        if faces_away and ("eye" in joint or joint == "nose"):
+        if person.faces_away() and ("eye" in joint or joint == "nose"):
             continue  # an annotator cannot place them
         side, _, kind = joint.partition("_")
         parts = [PARTS.index(part.format(side=side)) for part in _BONES.get(kind, ("head",))]
         part = int(ids[int(y), int(x)]) - number * IDS_PER_PERSON
-        if part in parts and not _on_far_side(person, joint, part):
+        if part in parts and not (PARTS[part] in ("torso", "head") and person.hides(joint)):
             row[:] = x, y, 2
         elif 0 <= part < IDS_PER_PERSON or shown[parts].any():
             row[:] = x, y, 1
     return keypoints
-
-
-def _on_far_side(person: SyntheticPerson, joint: str, part: int) -> bool:
-    """Whether a joint lies behind the very part of its body that is visible there."""
-    _, _, kind = joint.partition("_")
-    if kind in ("eye", "ear"):
-        limit = FAR_EYE if kind == "eye" else FAR_EAR
-        return person.depth(joint, "head") < limit * HEAD_RADIUS
-    if kind in ("shoulder", "hip") and PARTS[part] == "torso":
-        middle, half = ("chest", HALF_SHOULDERS) if kind == "shoulder" else ("pelvis", HALF_HIPS)
-        return person.depth(joint, middle) < -_FAR_SIDE * half
-    return False

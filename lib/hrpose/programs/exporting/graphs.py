@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from hrpose.inference.spec import InferenceSpec
-from hrpose.inference.tta import VIEWS, run_views
+from hrpose.inference.bottomup import run_views
+from hrpose.inference.spec import VIEWS, InferenceSpec
 from hrpose.models.swahr import SWAHR
 from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import find_peaks, gather_cells
@@ -43,7 +43,7 @@ class PeaksGraph(nn.Module):
         super().__init__()
         self.network = inference_part(network).eval()
         self.spec = spec
-        self.views = [VIEWS[name](spec.skeleton.flip_order) for name in spec.views]
+        self.views = [VIEWS[name](spec.skeleton) for name in spec.views]
 
     def forward(self, images: Tensor) -> GraphOutputs:
         stride = self.spec.stride
@@ -62,7 +62,7 @@ class PeaksGraph(nn.Module):
     def _run_batched(self, images: Tensor) -> Iterator[list[HeadOutput]]:
         """The outputs of each view, from one pass over all: the file holds the network once."""
         count = len(self.views)
-        batch = torch.cat([view.apply(images) for view in self.views])  # (views * B, 3, H, W)
+        batch = torch.cat([images.flip(view.axes) for view in self.views])  # (views * B, 3, H, W)
         outputs = self.network(normalize(batch))
         heatmaps = [output.heatmaps.unflatten(0, (count, -1)) for output in outputs]
         tags = [o.tags if o.tags is None else o.tags.unflatten(0, (count, -1)) for o in outputs]

@@ -1,0 +1,285 @@
+"""The command lines of all programs; imported before torch, so that `--help` takes no second."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from hrpose.config import load_config
+from hrpose.ops.atomic_io import check_writable
+from hrpose.skeletons import COCO
+
+
+def parse(program: str, arguments: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """What the `main` of a program takes: its arguments and, if it has one, its config."""
+    words = sys.argv[1:] if arguments is None else list(arguments)
+    if program == "benchmark":  # its first word chooses the other options
+        what = _benchmark().parse_args(words[:1]).what
+        parser, words = BENCHMARK_PARSERS[what](), words[1:]
+        parser.prog += f" {what}"
+        parser.set_defaults(what=what)
+    else:
+        parser = PARSERS[program]()
+    known = parser.parse_intermixed_args(words)
+    if getattr(known, "takes_config", False):
+        return known, load_config(known.cfg, known.overrides)
+    return (known,)
+
+
+def with_config(description: str) -> argparse.ArgumentParser:
+    """A parser of `--cfg FILE [KEY VALUE ...]`, whose config its program takes."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.set_defaults(takes_config=True)
+    parser.add_argument("--cfg", required=True, help="the experiment, e.g. configs/w32_512.yaml")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="KEY VALUE", help="options over it, e.g. TRAIN.LR 1e-3"
+    )
+    return parser
+
+
+def _train() -> argparse.ArgumentParser:
+    return with_config("Train the network of a config; started again, it resumes.")
+
+
+def _valid() -> argparse.ArgumentParser:
+    parser = with_config("Evaluate TEST.MODEL_FILE, or a file of COCO results, on DATASET.VAL.")
+    parser.add_argument("--results", type=Path, help="score this COCO results file instead")
+    parser.add_argument("--output", type=Path, help="where to write; default: a new run folder")
+    return parser
+
+
+def _test() -> argparse.ArgumentParser:
+    parser = with_config("Find poses with TEST.MODEL_FILE, draw them and write COCO results.")
+    parser.add_argument("--input", required=True, help="an image, a folder, or a 'pattern*.jpg'")
+    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
+    parser.add_argument(
+        "--image-info",
+        type=Path,
+        help="a COCO image list, e.g. image_info_test-dev2017.json: predict on its images in the "
+        "folder --input, as stored, and write the submission file; nothing is drawn",
+    )
+    return parser
+
+
+def _check_data() -> argparse.ArgumentParser:
+    parser = with_config("Check what a config trains and evaluates on; status 1: has errors.")
+    parser.add_argument("--images", type=int, help="decode only N random images of each split")
+    parser.add_argument(
+        "--build-trainval", action="store_true", help="merge CrowdPose's train and val, and stop"
+    )
+    return parser
+
+
+def _synthesize() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write the synthetic set: an ordinary COCO-layout folder of drawn scenes."
+    )
+    parser.add_argument("--output", type=Path, default=Path("data/synthetic"))
+    parser.add_argument("--train", type=int, default=2400, help="training scenes")
+    parser.add_argument("--val", type=int, default=100, help="held-out scenes")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--joints", default=",".join(COCO.joints), help="which of COCO's to annotate"
+    )
+    return parser
+
+
+def _scale_maps() -> argparse.ArgumentParser:
+    parser = with_config("Show the scale maps of TEST.MODEL_FILE, a SWAHR, on DATASET.VAL.")
+    parser.add_argument("--output", type=Path, help="default: scale_maps/ in a new run folder")
+    parser.add_argument("--images", type=int, default=8, help="pictures to draw; default: 8")
+    return parser
+
+
+def _export() -> argparse.ArgumentParser:
+    parser = with_config("Export TEST.MODEL_FILE to one file that runs without this repository.")
+    parser.add_argument("--output", required=True, type=Path, help="model.onnx, or model.pt2")
+    parser.add_argument("--format", choices=("onnx", "torch"), default="onnx")
+    parser.add_argument(
+        "--decode",
+        choices=("network", "peaks"),
+        default="network",
+        help="what the graph holds: the network only; or also its views, averages and peaks",
+    )
+    parser.add_argument("--verify", action="store_true", help="compare the file with the network")
+    parser.add_argument(
+        "--data",
+        type=int,
+        default=0,
+        metavar="N",
+        help="evaluate network and file on N images of DATASET.VAL",
+    )
+    parser.add_argument("--int8", action="store_true", help="write model.int8.onnx beside it")
+    parser.add_argument(
+        "--calibrate",
+        type=int,
+        metavar="N",
+        help="images of DATASET.TRAIN that --int8 calibrates on (default: 64)",
+    )
+    parser.add_argument("--force", action="store_true", help="replace existing files")
+    return parser
+
+
+def _convert() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write weights in another format, once they are known to fit their network."
+    )
+    parser.add_argument("source", type=Path, help="a checkpoint, a published file, or a release")
+    parser.add_argument("target", type=Path, help="a new file: .safetensors (a release) or .pth")
+    parser.add_argument("--cfg", help="config of the network; default: the one stored in SOURCE")
+    parser.add_argument(
+        "--keys", choices=("hrpose", "published"), default="hrpose", help="tensor names"
+    )
+    parser.add_argument(
+        "--weights", choices=("model", "ema"), default="model", help="ema: the EMA of a last.pth"
+    )
+    parser.add_argument("--half", action="store_true", help="write float16, half the size")
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
+    return parser
+
+
+def _ablate() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train and evaluate every row of an ablation and make its tables. Started "
+        "again, it continues; finished rows are kept as docs/ablations/rows/*.json. Status 1: a "
+        "row failed."
+    )
+    add = parser.add_argument
+    add("--cfg", type=Path, action="append", required=True, help="a YAML or a folder; repeatable")
+    add("--seeds", default="", help="e.g. 0,1,2; default: TRAIN.SEED of each config")
+    add(
+        "--preset",
+        choices=("full", "bench"),
+        default="full",
+        help="bench: minutes per row on two CPU cores",
+    )
+    add("--output", type=Path, default=Path("docs/ablations"), help="folder of rows and tables")
+    add("--name", default="", help="of the tables; default: that of the first --cfg")
+    add("--list", action="store_true", help="show the rows and their state, run nothing")
+    add(
+        "overrides",
+        nargs="*",
+        metavar="KEY VALUES",
+        help="options over every row and over --preset; several values, e.g. LOSS.GAMMA 1,0.1, "
+        "are a grid",
+    )
+    return parser
+
+
+def writable(text: str) -> Path:
+    path = Path(text)
+    check_writable(path)
+    return path
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
+def network_sizes(text: str) -> list[int]:
+    """512,704"""
+    chosen = [positive(part) for part in text.split(",")]
+    if any(size % 32 for size in chosen):
+        raise argparse.ArgumentTypeError(f"{text}: HRNet takes multiples of 32 only")
+    return chosen
+
+
+def _benchmark() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Measure how fast training, loading, decoding and inference are here."
+    )
+    parser.add_argument(
+        "what", choices=BENCHMARK_PARSERS, help="`train -h` lists the options of train"
+    )
+    return parser
+
+
+def repeated(parser: argparse.ArgumentParser, reference: bool = True) -> argparse.ArgumentParser:
+    """With the options of all benchmarks, and of those that have a reference implementation."""
+    parser.add_argument("--repeats", type=positive, default=4, help="turns that each side takes")
+    parser.add_argument("--json", type=writable, metavar="FILE", help="write the numbers there")
+    if reference:
+        parser.add_argument(
+            "--against",
+            choices=("reference",),
+            help="take turns with the slow implementation in tests/reference of a checkout",
+        )
+    return parser
+
+
+def _benchmark_train() -> argparse.ArgumentParser:
+    parser = repeated(with_config("images/s of a config's training, and its phases."))
+    parser.add_argument("--steps", type=positive, default=10, help="in one go, between two waits")
+    parser.add_argument("--sweep", action="store_true", help="one means of speed after the other")
+    parser.add_argument("--batch", type=positive, help="of --sweep; default: the largest that fits")
+    return parser
+
+
+def _benchmark_data() -> argparse.ArgumentParser:
+    parser = repeated(with_config("samples/s of one worker, and where its time goes."))
+    parser.add_argument("--samples", type=positive, default=48, help="in one go")
+    return parser
+
+
+def _benchmark_tags() -> argparse.ArgumentParser:
+    description = "The tag loss, forward and backward, on the CPU."
+    parser = repeated(argparse.ArgumentParser(description=description))
+    for name, default in (("images", 12), ("people", 30), ("joints", 17), ("size", 128)):
+        parser.add_argument(f"--{name}", type=positive, default=default)
+    return parser
+
+
+def _benchmark_decode() -> argparse.ArgumentParser:
+    description = "Heatmaps and tags to people, on the CPU."
+    parser = repeated(argparse.ArgumentParser(description=description))
+    parser.add_argument("--people", type=positive, nargs="+", default=[5, 15, 30])
+    parser.add_argument("--size", type=positive, nargs=2, default=[512, 704], help="H W")
+    parser.add_argument("--matcher", choices=("munkres", "scipy"), default="munkres")
+    return parser
+
+
+def _benchmark_forward() -> argparse.ArgumentParser:
+    parser = repeated(with_config("The network at test, in one way after the other."), False)
+    parser.add_argument("--size", type=network_sizes, help="sides of images, e.g. 512,704")
+    parser.add_argument("--batch", type=positive, default=1, help="images at once")
+    parser.add_argument(
+        "--skip",
+        action="append",
+        default=[],
+        choices=("bf16", "channels last", "fused", "compiled"),
+        help="leave out the ways that have it",
+    )
+    parser.add_argument("--onnx", action="append", default=[], type=Path, help="time this file too")
+    return parser
+
+
+def _benchmark_infer() -> argparse.ArgumentParser:
+    parser = repeated(with_config("images/s of finding people, and the stages."))
+    parser.add_argument("--images", type=positive, default=180, help="the first of DATASET.VAL")
+    return parser
+
+
+BENCHMARK_PARSERS = {
+    "train": _benchmark_train,
+    "data": _benchmark_data,
+    "tags": _benchmark_tags,
+    "decode": _benchmark_decode,
+    "forward": _benchmark_forward,
+    "infer": _benchmark_infer,
+}
+PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
+    "train": _train,
+    "valid": _valid,
+    "test": _test,
+    "check_data": _check_data,
+    "synthesize": _synthesize,
+    "scale_maps": _scale_maps,
+    "export": _export,
+    "convert": _convert,
+    "ablate": _ablate,
+}

@@ -1,0 +1,56 @@
+"""Command lines: they are checked before torch is imported, and offer what the programs know."""
+
+import subprocess
+import sys
+
+import pytest
+
+from commands import QUICKSTART
+from hrpose.inference.decode import MATCHERS
+from hrpose.inference.spec import GRAPHS
+from hrpose.programs.arguments import BENCHMARK_PARSERS, PARSERS
+from hrpose.programs.convert import KEYS
+from hrpose.programs.exporting.formats import FORMATS
+
+
+def choices(parser, option):
+    return next(each.choices for each in parser._actions if option in each.option_strings)
+
+
+def test_the_choices_are_those_of_the_tables():
+    export, convert = PARSERS["export"](), PARSERS["convert"]()
+    assert set(choices(export, "--format")) == set(FORMATS)
+    assert set(choices(export, "--decode")) == set(GRAPHS)
+    assert set(choices(convert, "--keys")) == set(KEYS)
+    assert set(choices(BENCHMARK_PARSERS["decode"](), "--matcher")) == set(MATCHERS)
+
+
+def run_without_torch(*words):
+    """Status and output of a program in a process that ends with "torch" if it was imported."""
+    code = (
+        "import sys\nfrom hrpose.programs.cli import main\n"
+        "try:\n    main(sys.argv[1], sys.argv[2:])\n"
+        "finally:\n    print('torch' if 'torch' in sys.modules else 'light', file=sys.stderr)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "program", [*PARSERS, "benchmark", *(f"benchmark {b}" for b in BENCHMARK_PARSERS)]
+)
+def test_help_needs_no_torch(program):
+    status, output = run_without_torch(*program.split(), "--help")
+    assert status == 0 and output.endswith("light\n"), output
+    assert output.startswith("usage: ")
+
+
+@pytest.mark.parametrize("program", [p for p in PARSERS if p not in ("synthesize", "convert")])
+def test_a_mistake_in_the_config_is_found_without_torch(program):
+    words = ["--cfg", QUICKSTART, "TRAIN.LRR", "1"]
+    words += {"test": ["--input", "a", "--output", "b"], "export": ["--output", "b"]}.get(
+        program, []
+    )
+    status, output = run_without_torch(program, *words)
+    assert status == 2 and "did you mean TRAIN.LR" in output
+    assert output.endswith("light\n"), output
