@@ -1,4 +1,4 @@
-"""Building blocks of all networks, and weight initialisation."""
+"""Building blocks shared by all networks, and weight initialisation."""
 
 from __future__ import annotations
 
@@ -103,7 +103,7 @@ def _checkpointed(layer: nn.Module, x: Any) -> Any:
 
 @contextmanager
 def _on_copies_of_buffers(module: nn.Module) -> Iterator[None]:
-    """Let the recomputation update copies of BatchNorm's buffers: a step updates them only once."""
+    """Recompute on copies of the BatchNorm buffers, so that a step updates statistics only once."""
     kept = [
         (layer, name, buffer)
         for layer in module.modules()
@@ -132,32 +132,29 @@ def normal_init(model: nn.Module) -> None:
     """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
-            _draw(layer, INIT_STD)
+            nn.init.normal_(layer.weight, std=INIT_STD)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
         elif isinstance(layer, _BatchNorm):
-            layer.reset_parameters()  # scale 1, shift 0, no statistics yet
+            layer.reset_parameters()  # scale 1, shift 0, initial statistics
 
 
 def kaiming_init(model: nn.Module) -> None:
-    """Kaiming initialisation, to train from scratch (He et al., ICCV 2015, equation 10).
+    """Kaiming initialisation, to train from scratch: N(0, 2 / fan_in).
 
     Prediction layers (those with a bias) stay at N(0, 0.001), since heatmaps are nearly zero
     almost everywhere.
+    Source: He et al., ICCV 2015, equation 10.
     """
     normal_init(model)
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is None:
-            _draw(layer, math.sqrt(2 / _fan_in(layer)))
-
-
-def _draw(conv: nn.Conv2d | nn.ConvTranspose2d, deviation: float) -> None:
-    nn.init.normal_(conv.weight, std=deviation)
-    if conv.bias is not None:
-        nn.init.zeros_(conv.bias)
+            nn.init.normal_(layer.weight, std=math.sqrt(2 / _fan_in(layer)))
 
 
 def _fan_in(conv: nn.Conv2d | nn.ConvTranspose2d) -> float:
     """Number of products summed into one output."""
     products = conv.in_channels // conv.groups * math.prod(conv.kernel_size)
     if isinstance(conv, nn.ConvTranspose2d):
-        return products / math.prod(conv.stride)  # a kernel lies on every stride-th output only
+        return products / math.prod(conv.stride)  # a kernel reaches every stride-th output only
     return products

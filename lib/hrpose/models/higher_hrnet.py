@@ -82,19 +82,16 @@ class HigherHRNet(nn.Module):
         (feature,) = self.backbone(images)
         levels = [(feature, self._predict(0, feature))]
         for level, up in enumerate(self.deconvs, start=1):
-            feature = up(self._deconv_input(*levels[-1]))
+            if self.cat_output:  # the papers concatenate the heatmaps, their code also the tags
+                coarser = levels[-1][1]
+                parts = (feature, coarser.heatmaps, coarser.tags)
+                feature = torch.cat([part for part in parts if part is not None], dim=1)
+            feature = up(feature)
             levels.append((feature, self._predict(level, feature)))
         return levels
 
     def _predict(self, level: int, feature: Tensor) -> HeadOutput:
-        prediction = self.heads[level](feature)  # (B, 2K | K, h, w)
+        prediction = self.heads[level](feature)  # (B, 2K or K, h, w): heatmaps, then tags
         heatmaps, tags = prediction[:, : self.joints], prediction[:, self.joints :]
         stride = BACKBONE_STRIDE // 2**level
         return HeadOutput(f"1_{stride}", stride, heatmaps, tags if tags.shape[1] else None)
-
-    def _deconv_input(self, feature: Tensor, output: HeadOutput) -> Tensor:
-        """The feature and the prediction; the papers concatenate heatmaps, their code tags too."""
-        if not self.cat_output:
-            return feature
-        parts = (feature, output.heatmaps, output.tags)
-        return torch.cat([part for part in parts if part is not None], dim=1)

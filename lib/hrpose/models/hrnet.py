@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import reduce
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -96,10 +95,9 @@ class FusionModule(nn.Module):
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
         xs = [branch(x) for branch, x in zip(self.branches, xs)]
-        routes: Any = self.routes.values()  # (sources -> one target) per target
         return [
-            F.relu(fuse(layer(x) for layer, x in zip(layers, xs)), inplace=True)
-            for layers, fuse in zip(routes, self.fusions)
+            F.relu(fuse(layer(x) for layer, x in zip(layers.children(), xs)), inplace=True)
+            for layers, fuse in zip(self.routes.values(), self.fusions)
         ]
 
 

@@ -1,17 +1,17 @@
-"""Files of weights: read without running code, written whole, with what a reader must know.
+"""Files of weights, with metadata: read without executing code, written atomically.
 
-A release is a .safetensors file, whose metadata are texts under these names:
+A release is a .safetensors file with these text metadata:
 
 format          "pt", as other readers of safetensors expect
 hrpose_release  "1", the version of this list
 hrpose          the version of hrpose that wrote it
-tensors_sha256  `checksum` of its tensors; compared whenever the file is read
-skeleton        JSON: joints, sigmas, grouping_order, limbs   } of a whole network;
-convention      of coordinates                                } a backbone alone
-config          YAML: what the network is built from          } has none of them
+tensors_sha256  `checksum` of its tensors; verified whenever the file is read
+skeleton        JSON: joints, sigmas, grouping_order, limbs   } of a complete network;
+convention      of coordinates                                } a backbone has
+config          YAML: what the network is built from          } none of them
 
-A .pth file is torch's own: {"model": tensors} and the same facts beside them, as in the checkpoints
-of a run, or bare tensors where there are no facts, as in the published files.
+A .pth file is torch's own: {"model": tensors} with the same metadata beside it, as in the
+checkpoints of a run, or bare tensors without metadata, as in the published files.
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ from torch import Tensor
 from hrpose.ops.atomic_io import DiskFullError, atomic_write, check_writable, parse_json
 
 RELEASE = "1"
-"""Version of the metadata above; another one is refused, not guessed at."""
+"""Version of the metadata above; files of another version are refused."""
 
 Metadata = Mapping[str, Any]
-"""name -> text, or what JSON can hold"""
+"""name -> text, or JSON-serializable data"""
 
 
 # Reading --------------------------------------------------------------------------------------
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """What a file of weights holds; no code in it is ever run, and a release is verified."""
+    """The contents of a file of weights. No code in it is executed; a release is verified.
+
+    Errors: FileNotFoundError; ValueError for another kind of file, or a damaged one
+    """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of weights at {path}")
@@ -61,76 +64,62 @@ def _read_torch(path: Path) -> dict[str, Any]:
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
     """The tensors under `model`, and the metadata beside them."""
-    safetensors = _safetensors(path)
-    with _readable(path), safetensors.safe_open(path, framework="pt") as file:
+    package = _safetensors(path)
+    with _readable(path), package.safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        metadata = file.metadata() or {}
-    _refuse_other_release(path, metadata)
-    _refuse_changed(path, metadata, tensors)
-    return {**metadata, **_skeleton(path, metadata), "model": tensors}
-
-
-def _refuse_other_release(path: Path, metadata: Mapping[str, str]) -> None:
+        metadata: dict[str, Any] = file.metadata() or {}
     if metadata.get("hrpose_release", RELEASE) != RELEASE:
         raise ValueError(
             f"{path} is a release of format {metadata['hrpose_release']}, written by hrpose "
             f"{metadata.get('hrpose')}; this one reads format {RELEASE}: upgrade it"
         )
-
-
-def _refuse_changed(path: Path, metadata: Mapping[str, str], tensors: Mapping[str, Tensor]) -> None:
-    """Files of other programs have no checksum; releases always have."""
-    wanted = metadata.get("tensors_sha256")
-    if (wanted or "hrpose_release" in metadata) and wanted != checksum(tensors):
+    expected = metadata.get("tensors_sha256")  # releases always have it, other files need not
+    if (expected or "hrpose_release" in metadata) and expected != checksum(tensors):
         raise ValueError(
             f"{path} is damaged: its tensors are not those that were written, as its checksum "
             "shows; fetch it again"
         )
+    if "skeleton" in metadata:
+        metadata["skeleton"] = _parse_skeleton(path, metadata["skeleton"])
+    return {**metadata, "model": tensors}
 
 
-def _skeleton(path: Path, metadata: Mapping[str, str]) -> dict[str, Any]:
-    """What the metadata say of the joints, read from their JSON."""
-    if "skeleton" not in metadata:
-        return {}
+def _parse_skeleton(path: Path, text: str) -> dict[str, Any]:
     try:
-        skeleton = parse_json(metadata["skeleton"])
+        skeleton = parse_json(text)
     except ValueError:
         skeleton = None
     if not isinstance(skeleton, dict) or not isinstance(skeleton.get("joints"), list):
         raise ValueError(
-            f"{path}: `skeleton` in its metadata is {metadata['skeleton']!r:.60}; expected JSON "
+            f"{path}: `skeleton` in its metadata is {text!r:.60}; expected JSON "
             'such as {"joints": ["nose", ...], ...}. Write the file with tools/convert.py'
         )
-    return {"skeleton": skeleton}
+    return skeleton
 
 
 @contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """What goes wrong while a file is read, in words for the user."""
+    """Turn the errors of reading a file into a ValueError with the cause and the cure."""
     try:
         yield
     except OSError:
         raise
-    except Exception as error:  # a damaged file may raise anything at all
-        raise ValueError(_why_unreadable(path, error)) from error
-
-
-def _why_unreadable(path: Path, error: Exception) -> str:
-    whole = zipfile.is_zipfile(path) or "Unsupported global" in str(error)
-    if whole and isinstance(error, pickle.UnpicklingError):
-        return (
-            f"{path} holds pickled objects beside its tensors, and unpickling runs code. Where you "
-            "trust it, load it with torch yourself and save its state dict alone"
-        )
-    return (
-        f"{path} ({path.stat().st_size} bytes) is cut short or is no file of weights "
-        f"({type(error).__name__}); compare its size and checksum with the original, then fetch it "
-        "again"
-    )
+    except Exception as error:  # a damaged file may raise any exception
+        whole = zipfile.is_zipfile(path) or "Unsupported global" in str(error)
+        if whole and isinstance(error, pickle.UnpicklingError):
+            raise ValueError(
+                f"{path} holds pickled objects beside its tensors, and unpickling runs code. If "
+                "you trust it, load it with torch yourself and save only its state dict"
+            ) from error
+        raise ValueError(
+            f"{path} ({path.stat().st_size} bytes) is cut short or is no file of weights "
+            f"({type(error).__name__}); compare its size and checksum with the original, then "
+            "fetch it again"
+        ) from error
 
 
 def _safetensors(path: Path) -> Any:
-    """The package, which only those need who have such files."""
+    """The package safetensors, which is optional."""
     try:
         return importlib.import_module("safetensors.torch")
     except ImportError:
@@ -141,9 +130,10 @@ def _safetensors(path: Path) -> Any:
 
 
 def checksum(tensors: Mapping[str, Tensor]) -> str:
-    """SHA-256 of every tensor in the order of their names: a line of JSON, then its bytes.
+    """SHA-256 over all tensors in the order of their names.
 
-    The line is ["name", "float32", [sizes]]; the bytes are little-endian, the last index fastest.
+    Each contributes a line of JSON, ["name", "float32", [sizes]], and its little-endian bytes, the
+    last index fastest.
     """
     digest = hashlib.sha256()
     for name in sorted(tensors):
@@ -158,7 +148,7 @@ def checksum(tensors: Mapping[str, Tensor]) -> str:
 
 
 def check_target(path: Path) -> None:
-    """Refuse a file that could not be written in the end, before anything is done for it."""
+    """Raise an error for a file that could not be written, before the weights are computed."""
     if path.suffix not in WRITERS:
         raise ValueError(f"{path}: a file of weights ends in {' or '.join(WRITERS)}")
     if path.exists():
@@ -169,7 +159,7 @@ def check_target(path: Path) -> None:
 
 
 def write_weights(path: Path, tensors: Mapping[str, Tensor], metadata: Metadata) -> str:
-    """Write a file of weights, in the format of its suffix; returns its SHA-256."""
+    """Write a file of weights in the format of its suffix; returns its SHA-256."""
     content = WRITERS[path.suffix](tensors, metadata)
     try:
         atomic_write(path, lambda file: file.write(content))
@@ -189,25 +179,19 @@ def _torch_bytes(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
 
 
 def _safetensors_bytes(tensors: Mapping[str, Tensor], metadata: Metadata) -> bytes:
+    """safetensors writes metadata in any order; its header is sorted here, so that the same release
+    always has the same SHA-256.
+
+    Layout: the header's length in 8 bytes, little-endian; the header, JSON; the tensors' bytes.
+    """
     package = importlib.import_module("safetensors.torch")
     plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    texts = {
-        key: value if isinstance(value, str) else json.dumps(value)
-        for key, value in metadata.items()
-    }
+    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
     marks = {"format": "pt", "hrpose_release": RELEASE, "tensors_sha256": checksum(plain)}
-    return _in_order(package.save(plain, {**texts, **marks}))
-
-
-def _in_order(content: bytes) -> bytes:
-    """The same file with its header sorted: safetensors writes metadata in any order, and a
-    release that is made again should have the same SHA-256.
-
-    A file: the header's length in 8 bytes, little-endian; the header, JSON; bytes of tensors.
-    """
+    content = package.save(plain, {**texts, **marks})
     end = 8 + int.from_bytes(content[:8], "little")
     header = json.dumps(json.loads(content[8:end]), sort_keys=True, separators=(",", ":")).encode()
-    header += b" " * (-len(header) % 8)  # tensors begin where eight divides
+    header += b" " * (-len(header) % 8)  # the tensors begin at a multiple of eight bytes
     return len(header).to_bytes(8, "little") + header + content[end:]
 
 

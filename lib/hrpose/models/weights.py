@@ -1,7 +1,8 @@
-"""Loading weights: tensor names are mapped, and the model is filled completely or not at all.
+"""Loading weights: maps tensor names, and fills the model completely or not at all.
 
-Three naming schemes are recognised: ours; that of the published HigherHRNet and SWAHR files; that
-of HRNet classifiers trained on ImageNet. Files: models/weight_io.py; names: models/key_mapping.py.
+Three naming schemes are recognised: ours, that of the published HigherHRNet and SWAHR files, and
+that of HRNet classifiers trained on ImageNet. Files: models/weight_io.py; names:
+models/key_mapping.py.
 """
 
 from __future__ import annotations
@@ -50,17 +51,6 @@ _CONTAINERS = ("model", "state_dict", "best_state_dict")
 _UNUSED = ".num_batches_tracked"  # BatchNorm's momentum is constant
 
 
-class ShapeMismatch(NamedTuple):
-    """A tensor of different shapes in the source and in the model."""
-
-    name: str
-    source: tuple[int, ...]
-    model: tuple[int, ...]
-
-    def __str__(self) -> str:
-        return f"{self.name} ({list(self.source)} in the source, {list(self.model)} in the model)"
-
-
 class LoadReport(NamedTuple):
     """What happened to every tensor: our names, but published ones for leftovers and unexpected."""
 
@@ -69,7 +59,7 @@ class LoadReport(NamedTuple):
     unexpected: tuple[str, ...]  # in the source, unknown; empty after successful loading
     leftovers: tuple[str, ...]  # in the source, known and not needed
     kind: str  # of the source: hrpose, swahr, higher_hrnet, hrnet or imagenet
-    mismatched: tuple[ShapeMismatch, ...]  # of another shape; the model keeps its values
+    mismatched: dict[str, str]  # name -> its two shapes; the model keeps its values
 
     def __str__(self) -> str:
         return "\n".join([f"{len(self.loaded)} tensors loaded ({self.kind})", *self.remarks()])
@@ -78,7 +68,7 @@ class LoadReport(NamedTuple):
         """A line for each group of tensors that were not loaded."""
         groups = (
             ("not in the source", self.missing),
-            ("of another shape", self.mismatched),
+            ("of another shape", [f"{name} ({text})" for name, text in self.mismatched.items()]),
             ("not in the model", self.unexpected),
             ("known leftovers", self.leftovers),
         )
@@ -120,19 +110,17 @@ def load_contents(
     model: nn.Module, contents: Mapping[str, Any], origin: str, allow_missing: Sequence[str] = ()
 ) -> LoadReport:
     """`load_weights` from contents already read; errors name their `origin`."""
-    _refuse_other_convention(model, contents, origin)
-    _refuse_other_joints(model, contents, origin, allow_missing)
-    source = _tensors_in(contents, origin)
-    tensors = _by_our_names(source, origin)
+    _check_convention(model, contents, origin)
+    _check_joints(model, contents, origin, allow_missing)
+    source, tensors = _tensors_in(contents, origin)
     state = model.state_dict()
     places = {bare_name(name): name for name in state}  # our name -> the model's, with prefixes
-    own = {name: state[place] for name, place in places.items()}
-    report = _compare(own, tensors, _kind_of(source))
-    _refuse_mismatch(report, allow_missing, origin)
+    report = _compare({name: state[place] for name, place in places.items()}, tensors, source)
+    _check_fit(report, allow_missing, origin)
     fitting = {
         place: tensors[name]
         for name, place in places.items()
-        if _fits(own[name], tensors.get(name))
+        if name in tensors and tensors[name].shape == state[place].shape
     }
     model.load_state_dict(fitting, strict=False)
     return report
@@ -149,22 +137,17 @@ class WeightInfo(NamedTuple):
 
 def inspect_weights(contents: Mapping[str, Any], origin: str) -> WeightInfo:
     """Naming scheme, wrapper prefixes, dtypes and joints of weights, bare or in a checkpoint."""
-    state = _tensors_in(contents, origin)
-    tensors = _by_our_names(state, origin)
+    state, tensors = _tensors_in(contents, origin)
     floats = {str(each.dtype) for each in state.values() if each.is_floating_point()}
+    heads = [name for name in tensors if fnmatchcase(name, "heads.*.weight")]
+    # The finest head has K channels, or 2K with the tags where it is the only one.
+    channels = len(tensors[max(heads)]) if heads else 0
     return WeightInfo(
         published=any(map(is_published, state)),
         prefixes=tuple(sorted({prefix(name) for name in state} - {"", OWN_WRAPPER})),
         dtypes=tuple(sorted(kind.removeprefix("torch.") for kind in floats)),
-        joints=_joints_of(tensors),
+        joints=channels // 2 if len(heads) == 1 else channels,
     )
-
-
-def _joints_of(tensors: Mapping[str, Tensor]) -> int:
-    """From the finest head, which has K channels, or 2K with the tags where it is the only one."""
-    heads = [name for name in tensors if fnmatchcase(name, "heads.*.weight")]
-    rows = len(tensors[max(heads)]) if heads else 0
-    return rows // 2 if len(heads) == 1 else rows
 
 
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -172,8 +155,10 @@ def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {published_name(name): tensor for name, tensor in state.items()}
 
 
-def _tensors_in(contents: Mapping[str, Any], origin: str) -> Mapping[str, Tensor]:
-    """The state dict in a checkpoint, or the contents themselves."""
+def _tensors_in(
+    contents: Mapping[str, Any], origin: str
+) -> tuple[Mapping[str, Tensor], dict[str, Tensor]]:
+    """The state dict in a checkpoint, or the contents themselves: as it is, and by our names."""
     inside = (contents.get(key) for key in _CONTAINERS)
     state = next((found for found in inside if isinstance(found, Mapping)), contents)
     others = [name for name, value in state.items() if not isinstance(value, Tensor)]
@@ -182,25 +167,21 @@ def _tensors_in(contents: Mapping[str, Any], origin: str) -> Mapping[str, Tensor
             f"{origin}: {_brief(others)} should be tensors; give a state dict, or a checkpoint "
             f"that holds one under {', '.join(_CONTAINERS)}"
         )
-    return state
-
-
-def _by_our_names(state: Mapping[str, Tensor], origin: str) -> dict[str, Tensor]:
     renamed = {our_name(name): tensor for name, tensor in state.items()}
     if len(renamed) < len(state):
         raise ValueError(f"{origin} holds tensors twice, with and without a prefix; remove one set")
-    return renamed
+    return state, renamed
 
 
 def _kind_of(names: Iterable[str]) -> str:
-    """The network of a source, by its names: the authors give files of different ones one name."""
+    """The network of a source, by its names: the authors' files have similar ones."""
     bare = [bare_name(name) for name in names]
     if not any(map(is_published, bare)):
         return "hrpose"
-    for beginning, kind in _PUBLISHED_KINDS.items():
-        if any(name.startswith(beginning) for name in bare):
-            return kind
-    return "imagenet"
+    kinds = _PUBLISHED_KINDS.items()
+    return next(
+        (kind for start, kind in kinds if any(n.startswith(start) for n in bare)), "imagenet"
+    )
 
 
 _PUBLISHED_KINDS = {
@@ -211,53 +192,51 @@ _PUBLISHED_KINDS = {
 """Beginning of a published name -> the network that has it; the first that occurs applies."""
 
 
-def _compare(own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], kind: str) -> LoadReport:
+def _compare(
+    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: Iterable[str]
+) -> LoadReport:
+    """own: the model's tensors, tensors: the source's, both by our names; source: its own names"""
     wanted = [name for name in own if not name.endswith(_UNUSED)]
     foreign = [name for name in tensors if name not in own and not name.endswith(_UNUSED)]
     foreign = [published_name(name) for name in foreign]
+    mismatched = {
+        name: f"{list(tensors[name].shape)} in the source, {list(own[name].shape)} in the model"
+        for name in wanted
+        if name in tensors and tensors[name].shape != own[name].shape
+    }
     return LoadReport(
-        loaded=tuple(name for name in wanted if _fits(own[name], tensors.get(name))),
+        loaded=tuple(name for name in wanted if name in tensors and name not in mismatched),
         missing=tuple(name for name in wanted if name not in tensors),
         unexpected=tuple(name for name in foreign if not _matches(name, KNOWN_LEFTOVERS)),
         leftovers=tuple(name for name in foreign if _matches(name, KNOWN_LEFTOVERS)),
-        kind=kind,
-        mismatched=tuple(
-            ShapeMismatch(name, tuple(tensors[name].shape), tuple(own[name].shape))
-            for name in wanted
-            if name in tensors and not _fits(own[name], tensors[name])
-        ),
+        kind=_kind_of(source),
+        mismatched=mismatched,
     )
 
 
-def _fits(tensor: Tensor, other: Tensor | None) -> bool:
-    return other is not None and tensor.shape == other.shape
-
-
-def _refuse_mismatch(report: LoadReport, allow_missing: Sequence[str], origin: str) -> None:
+def _check_fit(report: LoadReport, allow_missing: Sequence[str], origin: str) -> None:
+    """WeightsMismatchError, with the cure, if tensors are unknown or lack without permission."""
+    different = report.mismatched.items()
     refused = report._replace(
         missing=tuple(name for name in report.missing if not _matches(name, allow_missing)),
-        mismatched=tuple(one for one in report.mismatched if not _matches(one.name, allow_missing)),
+        mismatched={name: text for name, text in different if not _matches(name, allow_missing)},
         leftovers=(),
     )
-    if refused.remarks() or not report.loaded:
-        lines = [
-            f"{origin} does not fit; the model is unchanged",
-            *refused.remarks(),
-            _cure(refused),
-        ]
-        raise WeightsMismatchError("\n".join(lines), report)
+    if report.loaded and not refused.remarks():
+        return
+    cure = "use the config of these weights: width, deconvolutions, residual blocks, joints"
+    if report.loaded and not refused.unexpected:
+        names = [*refused.missing, *refused.mismatched]
+        for patterns in (BEYOND_BACKBONE, JOINT_DEPENDENT, SCALE_BRANCHES):  # the fewest win
+            if all(_matches(name, patterns) for name in names):
+                cure = (
+                    f"to keep the model's values for these, set MODEL.ALLOW_MISSING {[*patterns]}"
+                )
+    message = [f"{origin} does not fit; the model is unchanged", *refused.remarks(), cure]
+    raise WeightsMismatchError("\n".join(message), report)
 
 
-def _cure(refused: LoadReport) -> str:
-    names = [*refused.missing, *(difference.name for difference in refused.mismatched)]
-    same_build = refused.loaded and not refused.unexpected
-    for patterns in (SCALE_BRANCHES, JOINT_DEPENDENT, BEYOND_BACKBONE):
-        if same_build and all(_matches(name, patterns) for name in names):
-            return f"to keep the model's values for these, set MODEL.ALLOW_MISSING {list(patterns)}"
-    return "use the config of these weights: width, deconvolutions, residual blocks, joints"
-
-
-def _refuse_other_convention(model: nn.Module, contents: Mapping[str, Any], origin: str) -> None:
+def _check_convention(model: nn.Module, contents: Mapping[str, Any], origin: str) -> None:
     """Our checkpoints store their convention, published files have a known one, backbones none."""
     info = inspect_weights(contents, origin)
     known = PUBLISHED_CONVENTION if info.published and info.joints else None
@@ -270,10 +249,10 @@ def _refuse_other_convention(model: nn.Module, contents: Mapping[str, Any], orig
         )
 
 
-def _refuse_other_joints(
+def _check_joints(
     model: nn.Module, contents: Mapping[str, Any], origin: str, allow_missing: Sequence[str]
 ) -> None:
-    """The joints themselves are compared, not only their number, unless heads may be missing."""
+    """Compare the joints themselves, not only their number, unless heads may be missing."""
     skeleton = contents.get("skeleton")
     theirs = skeleton.get("joints") if isinstance(skeleton, Mapping) else None
     ours = getattr(model, "joint_names", None)

@@ -1,7 +1,7 @@
 """Convert weights between checkpoints of runs, releases and published files.
 
-The network is built and filled before anything is written, so weights that do not fit their config
-are refused here, with a report.
+The network is built and loaded before anything is written, so weights that do not fit their config
+are refused with a report.
 """
 
 from __future__ import annotations
@@ -61,7 +61,8 @@ def main(known: argparse.Namespace) -> None:
     config = config_of(source, known.cfg, known.overrides)
     notes = assumptions(source, config)
     model, report = filled_model(config, source)
-    state = {name: tensor for name, tensor in model.state_dict().items() if _kept(name, source)}
+    whole = bool(source.info.joints)  # backbone weights are written without heads
+    state = {k: v for k, v in model.state_dict().items() if whole or "backbone." in k}
     print("\n".join([f"{source.path}: {report}", *notes]))
     tensors = KEYS[known.keys](to_half(state) if known.half else state)
     bare = known.keys == "published" and known.target.suffix == ".pth"
@@ -77,7 +78,7 @@ def main(known: argparse.Namespace) -> None:
 
 
 def read_source(path: Path, weights: str) -> Source:
-    """A file of weights; of a checkpoint with an EMA, the chosen ones."""
+    """A file of weights; of a checkpoint with an EMA, the chosen ones ("model" or "ema")."""
     contents = read_weights(path)
     if weights == "ema" and contents.get("network") != "ema":  # a best.pth may be the EMA itself
         if "average" not in contents:
@@ -85,21 +86,20 @@ def read_source(path: Path, weights: str) -> Source:
                 f"{path} holds no EMA: only the last.pth of a run with TRAIN.EMA does, or a "
                 "best.pth where the EMA was best"
             )
-        contents = {**contents, "model": contents["average"]["model"]}
-        contents.pop("average")
+        contents["model"] = contents.pop("average")["model"]
     return Source(path, contents, inspect_weights(contents, str(path)))
 
 
 def config_of(source: Source, path: str | None, overrides: Sequence[str]) -> CfgNode:
-    """The config of a file, or the one stored with the weights; joints are the weights' own."""
+    """The config in the file `path`, or the one stored with the weights."""
     own = [*overrides, "TEST.MODEL_FILE", str(source.path)]
     if path:
         return load_config(path, own)
     text = source.contents.get("config")
     if not isinstance(text, str):
+        like = PUBLISHED_JOINTS.get(source.info.joints, PUBLISHED_JOINTS[17])[-1]
         raise ValueError(
-            f"{source.path} has no config stored with it; name the config, e.g. "
-            f"--cfg {_config_like(source.info.joints)}"
+            f"{source.path} has no config stored with it; name the config, e.g. --cfg {like}"
         )
     try:
         return parse_config(text, str(source.path), own)
@@ -107,13 +107,8 @@ def config_of(source: Source, path: str | None, overrides: Sequence[str]) -> Cfg
         raise ValueError(f"{error}. Another config can be named: --cfg") from None
 
 
-def _config_like(joints: int) -> str:
-    _, _, config = PUBLISHED_JOINTS.get(joints, PUBLISHED_JOINTS[17])
-    return config
-
-
 def assumptions(source: Source, config: CfgNode) -> list[str]:
-    """Notes on what is removed from the source or assumed of it. Errors: ValueError"""
+    """Notes on what is removed from the source or assumed about it. Errors: ValueError"""
     _, contents, info = source
     notes = [f"prefix removed: {prefix}" for prefix in info.prefixes]
     notes += [f"{dtype} converted to float32" for dtype in info.dtypes if dtype != "float32"]
@@ -131,17 +126,15 @@ def assumptions(source: Source, config: CfgNode) -> list[str]:
 
 
 def _assumed_joints(source: Source, config: CfgNode) -> str:
-    """The config's joints, if they are as many."""
+    """The config's joints, if there are as many."""
     joints, count = build_skeleton(config).joints, source.info.joints
-    data_set, theirs, their_config = PUBLISHED_JOINTS.get(count, ("", (), ""))
+    data_set, theirs, example = PUBLISHED_JOINTS.get(count, ("", (), ""))
     if len(joints) != count:
-        cure = (
-            f"use a {data_set} config, e.g. --cfg {their_config}" if data_set else "use its config"
-        )
+        cure = f"use a {data_set} config, e.g. --cfg {example}" if data_set else "use its config"
         raise ValueError(
             f"{source.path} is for {count} joints, the config for {len(joints)}; {cure}"
         )
-    return f"assumed: {data_set}" if joints == theirs else f"assumed: {', '.join(joints)}"
+    return f"assumed: {data_set if joints == theirs else ', '.join(joints)}"
 
 
 def _assumed_convention(source: Source, config: CfgNode) -> str:
@@ -157,28 +150,24 @@ def _assumed_convention(source: Source, config: CfgNode) -> str:
 
 
 def filled_model(config: CfgNode, source: Source) -> tuple[nn.Module, LoadReport]:
-    """The config's network with all weights; of backbone weights, only its backbone."""
+    """The config's network with the weights; backbone weights fill only its backbone."""
     model = build_model(config)
     allow_missing = () if source.info.joints else BEYOND_BACKBONE
     try:
         return model, load_contents(model, source.contents, str(source.path), allow_missing)
     except WeightsMismatchError as error:
+        remarks = "\n".join(error.report.remarks())
         raise ValueError(
-            "\n".join([f"{source.path} does not fit the config:", *error.report.remarks()])
-            + "\nuse the config that it was made with: --cfg, or KEY VALUE over it"
+            f"{source.path} does not fit the config:\n{remarks}\n"
+            "use the config that it was made with: --cfg, or KEY VALUE over it"
         ) from None
 
 
 # Writing ----------------------------------------------------------------------------------------
 
 
-def _kept(name: str, source: Source) -> bool:
-    """Backbone weights are written without heads."""
-    return bool(source.info.joints) or "backbone." in name
-
-
 def metadata(config: CfgNode, source: Source) -> dict[str, Any]:
-    """Version, skeleton, convention and config of the weights."""
+    """Version, skeleton, convention and config of the weights; of a backbone only the version."""
     version = {"hrpose": hrpose.__version__}
     if not source.info.joints:
         return version

@@ -82,11 +82,9 @@ def _check_options(known: argparse.Namespace, config: CfgNode) -> None:
         )
     if config.TEST.GT_HEATMAPS:
         raise ValueError("TEST.GT_HEATMAPS needs annotations, which no photo has")
-    wanted = [known.output, *([int8_path(known.output)] if known.int8 else [])]
-    existing = [path for path in wanted if path.exists()]
-    if existing and not known.force:
-        raise ValueError(f"{existing[0]} exists already; choose another --output, or --force")
-    for path in wanted:
+    for path in (known.output, int8_path(known.output))[: 1 + known.int8]:
+        if path.exists() and not known.force:
+            raise ValueError(f"{path} exists already; choose another --output, or --force")
         check_writable(path)
     if known.format == "onnx":
         require_extra()
@@ -105,7 +103,7 @@ def _check_arguments(known: argparse.Namespace) -> None:
 
 
 def _calibration(predictor: OnnxPredictor, split: Split) -> Iterator[np.ndarray]:
-    """Every image of the split as the network takes it, (3, H, W) uint8, at every scale."""
+    """Every image of the split as network input, (3, H, W) uint8, at every scale."""
     for record in tqdm(split.records, "calibrating", unit="image", leave=False, disable=None):
         image = split.images.read(record.file_name)
         yield from map(to_planes, predictor.preprocess(image).pixels)
@@ -137,8 +135,7 @@ def _compare_metrics(
     predictors |= {path.name: each for path, each in exported.items()}
     metrics = {name: evaluate_predictor(config, each, split) for name, each in predictors.items()}
     width = max(map(len, metrics)) + 2
-    columns = list(metrics["network"])
     print(f"\n{len(split.records)} images of {config.DATASET.VAL}")
-    print(" " * width + "".join(f"{name:>8}" for name in columns))
+    print(" " * width + "".join(f"{name:>8}" for name in metrics["network"]))
     for name, row in metrics.items():
-        print(f"{name:<{width}}" + "".join(f"{row[column]:>8.3f}" for column in columns))
+        print(f"{name:<{width}}" + "".join(f"{value:>8.3f}" for value in row.values()))

@@ -24,7 +24,7 @@ from hrpose.programs.exporting.graphs import example
 
 INPUT_NAME = "images"
 LARGEST = 128
-"""Side of the largest images, in units of 32 pixels. torch requires a bound; files carry none."""
+"""Side of the largest images, in units of 32 pixels: torch requires a bound, files have none."""
 
 DECOMPOSITIONS = {torch.ops.aten.remainder.Scalar: lambda value, by: value - value // by * by}
 """Operations that the ONNX converter supports only for fixed sizes, and their decompositions."""
@@ -47,7 +47,7 @@ def traced(graph: nn.Module) -> torch.export.ExportedProgram:
     """
     images = example(2, (64, 96))
     with torch.no_grad():
-        graph(images)  # what a first call caches must be real tensors, not torch's fake ones
+        graph(images)  # caches of a first call must hold real tensors, not torch's fake ones
     rows, columns = (torch.export.Dim(name, min=2, max=LARGEST) for name in ("rows", "columns"))
     free = {0: torch.export.Dim("batch"), 2: 32 * rows, 3: 32 * columns}
     with _quiet():
@@ -59,47 +59,36 @@ def traced(graph: nn.Module) -> torch.export.ExportedProgram:
 def to_onnx(graph: nn.Module, model: ExportedModel) -> bytes:
     """One ONNX file, with weights and metadata."""
     require_extra()
+    with torch.no_grad():
+        names = list(graph(example(1, (64, 64))))
     with _quiet():
         program = traced(graph).run_decompositions(DECOMPOSITIONS)
         converted = torch.onnx.export(
-            program,
-            dynamo=True,
-            verbose=False,
-            input_names=[INPUT_NAME],
-            output_names=list(_names(graph)),
+            program, dynamo=True, verbose=False, input_names=[INPUT_NAME], output_names=names
         )
     proto = converted.model_proto  # type: ignore[union-attr]
-    strip_origins(proto.graph)
-    name_dimensions(proto.graph)
+    _tidy(proto.graph)
     del proto.metadata_props[:]
-    entry = proto.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, to_json(model)
+    proto.metadata_props.add(key=METADATA_KEY, value=to_json(model))
     return proto.SerializeToString()
 
 
-def _names(graph: nn.Module) -> Iterator[str]:
-    with torch.no_grad():
-        yield from graph(example(1, (64, 64)))
-
-
-def strip_origins(graph: Any) -> None:
-    """Remove the source file and line that the exporter notes on every node."""
-    for part in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+def _tidy(graph: Any) -> None:
+    """Remove the source lines that the exporter notes on every node, and name the dynamic
+    dimensions batch, rows and columns instead of torch's s34, 32*s30 ...
+    """
+    values = [*graph.input, *graph.output, *graph.value_info]
+    for part in (*graph.node, *values, *graph.initializer):
         part.ClearField("metadata_props")
         part.ClearField("doc_string")
     graph.ClearField("metadata_props")
-
-
-def name_dimensions(graph: Any) -> None:
-    """Name the dynamic dimensions batch, rows and columns, instead of torch's s34, 32*s30 ..."""
     shape = graph.input[0].type.tensor_type.shape.dim
     symbols = [shape[axis].dim_param.split("*")[-1] for axis in (0, 2, 3)]
     names = dict(zip(symbols, ("batch", "rows", "columns")))
     symbol = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b")
-    for value in (*graph.input, *graph.output, *graph.value_info):
-        for side in value.type.tensor_type.shape.dim:
-            if side.dim_param:
-                side.dim_param = symbol.sub(lambda match: names[match[0]], side.dim_param)
+    for side in (side for value in values for side in value.type.tensor_type.shape.dim):
+        if side.dim_param:
+            side.dim_param = symbol.sub(lambda match: names[match[0]], side.dim_param)
 
 
 def to_torch(graph: nn.Module, model: ExportedModel) -> bytes:
@@ -110,7 +99,7 @@ def to_torch(graph: nn.Module, model: ExportedModel) -> bytes:
 
 
 def load_torch(path: Path) -> OnnxPredictor:
-    """The same predictor, with a .pt2 file in this process's torch."""
+    """The same predictor, running a .pt2 file in torch."""
     extra = {METADATA_KEY: ""}
     network = torch.export.load(path, extra_files=extra).module()
 
@@ -150,7 +139,7 @@ def sha256(path: Path) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence the exporter's warnings of optional packages and of its own deprecated code."""
+    """Silence the exporter's warnings about optional packages and its own deprecated code."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

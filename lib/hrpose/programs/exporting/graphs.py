@@ -60,20 +60,17 @@ class PeaksGraph(nn.Module):
         return gather_cells(heatmaps, tags, cells)
 
     def _run_batched(self, images: Tensor) -> Iterator[list[HeadOutput]]:
-        """One pass over all views as one batch, so that the file holds the network once."""
+        """The outputs of each view, from one pass over all: the file holds the network once."""
         count = len(self.views)
         batch = torch.cat([images.flip(view.axes) for view in self.views])  # (views * B, 3, H, W)
-        outputs = [_split_views(output, count) for output in self.network(normalize(batch))]
-        return ([output[i] for output in outputs] for i in range(count))
-
-
-def _split_views(output: HeadOutput, views: int) -> list[HeadOutput]:
-    """The outputs of several views that were one batch."""
-    heatmaps = output.heatmaps.unflatten(0, (views, -1))
-    if output.tags is None:
-        return [output._replace(heatmaps=heat) for heat in heatmaps]
-    tags = output.tags.unflatten(0, (views, -1))
-    return [output._replace(heatmaps=heat, tags=tag) for heat, tag in zip(heatmaps, tags)]
+        outputs = self.network(normalize(batch))
+        heatmaps = [output.heatmaps.unflatten(0, (count, -1)) for output in outputs]
+        tags = [o.tags if o.tags is None else o.tags.unflatten(0, (count, -1)) for o in outputs]
+        for i in range(count):
+            yield [
+                output._replace(heatmaps=heat[i], tags=tag if tag is None else tag[i])
+                for output, heat, tag in zip(outputs, heatmaps, tags)
+            ]
 
 
 def inference_part(network: nn.Module) -> nn.Module:

@@ -1,11 +1,11 @@
-"""Static int8 quantization of an ONNX model: a quarter of the size, and half the time.
+"""Static int8 quantization of an ONNX model: a quarter of the size and half the time.
 
-That is on processors with int8 dot products (VNNI); on older ones products may saturate.
+The time is that of processors with int8 dot products (VNNI); on older ones products may saturate.
 
-Activations are rounded to 256 steps, whose ranges are calibrated once, on real images. The heads,
-and all that follows them, stay in float: the coarsest one outputs heatmaps and tags in one tensor,
-and in steps of a range as wide as that of tags, heat between 0 and 1 has few left. (On the
-quickstart's network that more than doubles the error of these heatmaps; its AP is the same.)
+Activations are rounded to 256 steps over ranges calibrated once on real images. The heads and all
+that follows stay in float: the coarsest head outputs heatmaps and tags in one tensor, and the range
+of tags is so wide that heatmaps between 0 and 1 would have only a few steps. (On the quickstart's
+network that more than doubles the error of these heatmaps; its AP is the same.)
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from hrpose.ops.atomic_io import atomic_write, naming_full_disk
 from hrpose.programs.exporting.formats import INPUT_NAME
 
 QUANTIZED = ("Conv", "ConvTranspose", "Add", "Relu", "Concat", "Resize", "MaxPool")
-"""Kinds of nodes that are quantized, before the heads."""
+"""Kinds of nodes to quantize, before the heads."""
 
 
 def quantize(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
@@ -64,9 +64,10 @@ def _reader(images: Iterable[np.ndarray]) -> Any:
 
 
 def before_heads(model: Any) -> list[str]:
-    """Names of the nodes to quantize: those that heads depend on, without the heads."""
+    """Names of the nodes to quantize: those that the heads depend on, without the heads."""
     maker = {name: node for node in model.graph.node for name in node.output}
-    heads = [node for node in model.graph.node if _is_head(node)]
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    heads = [node for node in convolutions if any(".heads." in f".{name}" for name in node.input)]
     if not heads:
         raise ValueError("the model has no layer named heads.*: it was not exported from hrpose")
     seen: dict[str, Any] = {}
@@ -77,7 +78,3 @@ def before_heads(model: Any) -> list[str]:
             seen[node.name] = node
             waiting.extend(node.input)
     return [name for name, node in seen.items() if node.op_type in QUANTIZED and node not in heads]
-
-
-def _is_head(node: Any) -> bool:
-    return node.op_type == "Conv" and any(".heads." in f".{name}" for name in node.input)

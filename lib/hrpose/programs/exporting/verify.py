@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import Split, build_evaluator
@@ -18,7 +19,7 @@ from hrpose.programs.exporting.graphs import PeaksGraph, example
 from hrpose.structures import Poses
 
 Predict = Callable[[np.ndarray], Poses]
-"""An image (H, W, 3) uint8 RGB -> the people in it"""
+"""Image (H, W, 3) uint8 RGB -> poses"""
 
 SIZES = ((64, 64), (96, 160), (256, 128), (320, 352))
 BATCHES = (1, 3)
@@ -36,37 +37,35 @@ class BatchDifference(NamedTuple):
 
 def compare(graph: nn.Module, network: Network) -> Iterator[BatchDifference]:
     """The graph and its exported form, on noise of several sizes and batches."""
-    for size in SIZES:
-        for batch in BATCHES:
-            images = example(batch, size)
-            with torch.inference_mode():
-                expected = graph(images)
-            actual = network(images.numpy())
-            yield BatchDifference(batch, size, dict(_differences(graph, expected, actual)))
+    for size, batch in itertools.product(SIZES, BATCHES):
+        images = example(batch, size)
+        with torch.inference_mode():
+            expected = {name: each.numpy() for name, each in graph(images).items()}
+        yield BatchDifference(batch, size, _differences(graph, expected, network(images.numpy())))
 
 
 def _differences(
-    graph: nn.Module, expected: Mapping[str, Tensor], actual: Mapping[str, np.ndarray]
-) -> Iterator[tuple[str, float]]:
-    """Maps are compared as they are; peaks with those of the exported file's own maps.
+    graph: nn.Module, expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray]
+) -> dict[str, float]:
+    """Maps are compared directly, peaks with those of the exported file's own maps.
 
     Two maps that differ in the last digit may have their peaks in another order.
     """
     if set(expected) != set(actual):
         raise ValueError(f"the file outputs {sorted(actual)}, the network {sorted(expected)}")
-    maps = [name for name in expected if name.startswith(("heatmaps", "tags"))]
-    for name in maps:
-        yield name, _distance(expected[name].numpy(), actual[name])
+    differences = {}
+    for name in expected:
+        true, found = expected[name], actual[name]
+        if name == "peaks":
+            continue
+        if true.shape != found.shape:
+            raise ValueError(f"the file outputs shape {found.shape}, the network {true.shape}")
+        highest = max(abs(true).max(), np.finfo(np.float32).tiny)
+        differences[name] = float(abs(true - found).max() / highest)
     if isinstance(graph, PeaksGraph):
         peaks = graph.peaks(*(torch.from_numpy(actual[name]) for name in ("heatmaps", "tags")))
-        yield "peaks", 0.0 if np.array_equal(peaks.numpy(), actual["peaks"]) else np.inf
-
-
-def _distance(expected: np.ndarray, actual: np.ndarray) -> float:
-    if expected.shape != actual.shape:
-        raise ValueError(f"the file outputs shape {actual.shape}, the network {expected.shape}")
-    highest = max(abs(expected).max(), np.finfo(np.float32).tiny)
-    return float(abs(expected - actual).max() / highest)
+        differences["peaks"] = 0.0 if np.array_equal(peaks.numpy(), actual["peaks"]) else np.inf
+    return differences
 
 
 def table(comparisons: Sequence[BatchDifference]) -> str:
@@ -75,8 +74,8 @@ def table(comparisons: Sequence[BatchDifference]) -> str:
     width = max(12, *map(len, names)) + 2
     lines = [f"{'batch':<7}{'size':<12}" + "".join(f"{name:>{width}}" for name in names)]
     for batch, (height, columns), differences in comparisons:
-        figures = "".join(f"{differences[name]:>{width}.1e}" for name in names)
-        lines.append(f"{batch:<7}{f'{height} x {columns}':<12}{figures}")
+        row = "".join(f"{differences[name]:>{width}.1e}" for name in names)
+        lines.append(f"{batch:<7}{f'{height} x {columns}':<12}{row}")
     return "\n".join(lines)
 
 
