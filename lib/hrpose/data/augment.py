@@ -57,10 +57,12 @@ def move(
     stride: int = 1,
     convention: Convention = HIGHERHRNET,
 ) -> Sample:
-    """Transform image, joints, mask and box widths. Pixels from outside the image are masked.
+    """Transform image, joints, mask and boxes. Pixels from outside the image are masked.
 
     size: (width, height) of the new frame   stride: pixels of it per cell of the new mask
     """
+    extents = sample.boxes[:, 2:] * np.float32(by.scale)  # not those of a rotated box's hull
+    centres = by.points(sample.boxes[:, :2] + sample.boxes[:, 2:] / 2)
     cells = (size[0] // stride, size[1] // stride)
     covered = by.to_stride(stride, convention).image(sample.mask.view(np.uint8) * 255, cells)
     return replace(
@@ -68,17 +70,21 @@ def move(
         image=by.image(sample.image, size),
         joints=by.joints(sample.joints).astype(np.float32),
         mask=covered > 127,
-        widths=sample.widths * np.float32(by.scale),
+        boxes=np.hstack([centres - extents / 2, extents]).astype(np.float32),
     )
 
 
 def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
-    """Mirror image, mask and joints, and exchange left and right joints."""
+    """Mirror image, mask, joints and boxes, and exchange left and right joints."""
+    width = sample.image.shape[1]
+    boxes = sample.boxes.copy()
+    boxes[:, 0] = width - 1 - boxes[:, 0] - boxes[:, 2]
     return replace(
         sample,
         image=mirror_image(sample.image),
         mask=mirror_image(sample.mask),
-        joints=mirror_joints(sample.joints, sample.image.shape[1], list(flip_order)),
+        joints=mirror_joints(sample.joints, width, list(flip_order)),
+        boxes=boxes,
         flipped=not sample.flipped,
     )
 
