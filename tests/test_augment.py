@@ -223,3 +223,25 @@ def test_nobody_can_be_moved_too():
     moved = flip(random_affine(sample(people=0), np.random.default_rng(0), CropConfig(64)), FLIP)
     assert moved.joints.shape == (0, 3, 3)
     assert moved.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("size", [(192, 256), (256, 192)])
+def test_a_rectangular_crop_holds_the_middle_of_the_square_one(seed, size):
+    """The same draws and scale give the same pixels around the centre of the frame."""
+    square, rectangle = (
+        random_affine(sample(seed), np.random.default_rng(seed), CropConfig(frame, stride=2))
+        for frame in (192, size)
+    )
+    width, height = size
+    x, y = (width - 192) // 2, (height - 192) // 2
+    assert rectangle.image.shape == (height, width, 3)
+    assert rectangle.mask.shape == (height // 2, width // 2)
+    middle = rectangle.image[y : y + 192, x : x + 192].astype(int)
+    source = sample(seed).image.astype(int)
+    slope = max(abs(np.diff(source, axis=axis)).max() for axis in (0, 1))
+    assert abs(middle - square.image).max() <= 1 + 2 * slope / 32  # OpenCV rounds to 1/32 pixel
+    np.testing.assert_allclose(
+        rectangle.joints[..., :2] - (x, y), square.joints[..., :2], atol=1e-3
+    )
+    np.testing.assert_allclose(rectangle.boxes - (x, y, 0, 0), square.boxes, atol=1e-3)

@@ -28,13 +28,20 @@ Augment = Callable[[Sample, np.random.Generator], Sample]
 class CropConfig(NamedTuple):
     """Ranges of the random training crop, which is centred on the image."""
 
-    size: int = 512  # pixels of the square network input
+    size: int | tuple[int, int] = 512  # network pixels: a square, or (width, height)
     max_rotation: float = 30.0  # degrees, either way
-    min_scale: float = 0.75  # side of the crop, in shorter sides of the image; above 1: zoomed out
+    min_scale: float = (
+        0.75  # shorter side of the crop, in shorter sides of the image; above 1: zoomed out
+    )
     max_scale: float = 1.5
-    max_translate: float = 40.0  # in 200ths of the crop's side, either way
+    max_translate: float = 40.0  # in 200ths of that side, either way
     stride: int = 1  # network pixels per cell of the mask: the finest output's
     convention: Convention = HIGHERHRNET
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """(width, height) of the network input."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
 
 def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Generator) -> Affine:
@@ -47,7 +54,8 @@ def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Ge
     shift = rng.integers(-reach, reach + 1, size=2)  # whole image pixels
     degrees = rng.uniform(-crop.max_rotation, crop.max_rotation)
     centre = (image_size[0] / 2 + shift[0], image_size[1] / 2 + shift[1])
-    return similarity(centre, (crop.size, crop.size), crop.size / side, degrees, crop.convention)
+    scale = min(crop.frame) / side
+    return similarity(centre, crop.frame, scale, degrees, crop.convention)
 
 
 def move(
@@ -97,7 +105,7 @@ def random_affine(sample: Sample, rng: np.random.Generator, crop: CropConfig) ->
             "a sample is cropped once, and then mirrored; put affine first in DATASET.AUGMENTATIONS"
         )
     by = random_crop((width, height), crop, rng)
-    return move(sample, by, (crop.size, crop.size), crop.stride, crop.convention)
+    return move(sample, by, crop.frame, crop.stride, crop.convention)
 
 
 def random_flip(

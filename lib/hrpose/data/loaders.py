@@ -100,11 +100,11 @@ class TrainingLoader(DataLoader):
 
 
 def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
-    """Samples of S x S pixels, masks at the finest output's stride s, as one batch of tensors.
+    """Samples of H x W pixels, masks at the finest output's stride s, as one batch of tensors.
 
-    image (B, 3, S, S) uint8 in channels-last memory format; joints (B, N, K, 3) float32 in network
+    image (B, 3, H, W) uint8 in channels-last memory format; joints (B, N, K, 3) float32 in network
     pixels, N the largest number of people, padded with 0; boxes (B, N, 4) float32 alike;
-    mask (B, S / s, S / s) uint8; flipped (B,) bool; index (B,) int64.
+    mask (B, H / s, W / s) uint8; flipped (B,) bool; index (B,) int64.
     """
     parts = [sample for _, sample in samples]
     return {
