@@ -224,7 +224,7 @@ def image_annotations(
     every = np.array(keypoints, np.float32).reshape(len(people), joints, 3)  # (P, K, 3)
     labelled = np.any(every[..., 2] > 0, axis=1)  # (P,)
     boxes = np.zeros((len(people), 4), np.float32)
-    for i in np.flatnonzero(labelled):
+    for i in np.flatnonzero(labelled).tolist():
         boxes[i] = people[i].get("bbox") or _bounding_box(every[i])
     regions = IGNORE_REGIONS[ignore]
     by_image: dict[int, list[int]] = defaultdict(list)  # image id -> indices of its people
