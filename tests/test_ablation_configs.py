@@ -279,7 +279,7 @@ def samples(kinds: int, side: int, rng: np.random.Generator) -> list[Sample]:
             mask=np.ones((side, side), bool),
             image_id=i,
             flipped=bool(i),
-            widths=np.full(3, 40, np.float32),
+            boxes=np.full((3, 4), 40, np.float32),
         )
         for i in range(2)
     ]

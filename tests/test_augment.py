@@ -28,8 +28,8 @@ def sample(seed=0, people=2):
         image[..., k] = spot(SIZE, *joints[0, k, :2])
     mask = np.ones((SIZE[1], SIZE[0]), bool)
     mask[:100, :80] = False
-    widths = np.array([20.0, 80.0], np.float32)[:people]
-    return Sample(image, joints.astype(np.float32), mask, image_id=3, widths=widths)
+    boxes = np.array([[90, 80, 20, 50], [100, 60, 80, 90]], np.float32)[:people]
+    return Sample(image, joints.astype(np.float32), mask, image_id=3, boxes=boxes)
 
 
 def centroid(channel):
@@ -67,8 +67,10 @@ def test_everything_goes_through_one_map():
     moved = move(start, by, (128, 128))
     np.testing.assert_allclose(moved.joints, by.joints(start.joints), rtol=1e-6)
     assert moved.joints.dtype == np.float32
-    np.testing.assert_allclose(moved.widths, [10, 40])
-    assert moved.widths.dtype == np.float32
+    np.testing.assert_allclose(moved.boxes[:, 2:], start.boxes[:, 2:] / 2)
+    middles, before = (s.boxes[:, :2] + s.boxes[:, 2:] / 2 for s in (moved, start))
+    np.testing.assert_allclose(middles, by.points(before), rtol=1e-6)
+    assert moved.boxes.dtype == np.float32
     whole = np.full(start.mask.shape, 255, np.uint8)
     assert np.array_equal(moved.mask, by.image(whole * start.mask, (128, 128)) > 127)
     assert moved.mask.dtype == bool
@@ -162,14 +164,16 @@ def test_a_mirror():
         turned.joints[0, 1], [299 - start.joints[0, 2, 0], *start.joints[0, 2, 1:]]
     )
     assert turned.flipped
-    assert np.array_equal(turned.widths, [20, 80])
+    corners = start.boxes[:, 0] + start.boxes[:, 2]
+    assert np.array_equal(turned.boxes[:, 0], 299 - corners)
+    assert np.array_equal(turned.boxes[:, 1:], start.boxes[:, 1:])
 
 
 def test_two_mirrors_change_nothing():
     start = sample()
     whole = replace(start, joints=np.trunc(start.joints))
     back = flip(flip(whole, FLIP), FLIP)
-    for name in ("image", "mask", "joints", "widths", "flipped"):
+    for name in ("image", "mask", "joints", "boxes", "flipped"):
         assert np.array_equal(getattr(back, name), getattr(whole, name))
 
 
@@ -178,7 +182,7 @@ def test_nothing_is_changed_in_place():
     rng = np.random.default_rng(0)
     flip(random_affine(start, rng, CropConfig(64)), FLIP)
     flip(start, FLIP)
-    for name in ("image", "mask", "joints", "widths"):
+    for name in ("image", "mask", "joints", "boxes"):
         assert np.array_equal(getattr(start, name), getattr(before, name))
 
 
@@ -218,4 +222,26 @@ def test_a_mirror_comes_by_its_chance():
 def test_nobody_can_be_moved_too():
     moved = flip(random_affine(sample(people=0), np.random.default_rng(0), CropConfig(64)), FLIP)
     assert moved.joints.shape == (0, 3, 3)
-    assert moved.widths.shape == (0,)
+    assert moved.boxes.shape == (0, 4)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("size", [(192, 256), (256, 192)])
+def test_a_rectangular_crop_holds_the_middle_of_the_square_one(seed, size):
+    """The same draws and scale give the same pixels around the centre of the frame."""
+    square, rectangle = (
+        random_affine(sample(seed), np.random.default_rng(seed), CropConfig(frame, stride=2))
+        for frame in (192, size)
+    )
+    width, height = size
+    x, y = (width - 192) // 2, (height - 192) // 2
+    assert rectangle.image.shape == (height, width, 3)
+    assert rectangle.mask.shape == (height // 2, width // 2)
+    middle = rectangle.image[y : y + 192, x : x + 192].astype(int)
+    source = sample(seed).image.astype(int)
+    slope = max(abs(np.diff(source, axis=axis)).max() for axis in (0, 1))
+    assert abs(middle - square.image).max() <= 1 + 2 * slope / 32  # OpenCV rounds to 1/32 pixel
+    np.testing.assert_allclose(
+        rectangle.joints[..., :2] - (x, y), square.joints[..., :2], atol=1e-3
+    )
+    np.testing.assert_allclose(rectangle.boxes - (x, y, 0, 0), square.boxes, atol=1e-3)

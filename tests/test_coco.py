@@ -341,11 +341,11 @@ def test_a_sample_is_the_image_with_its_marks(tmp_path):
     sample = read_sample(only(annotation(), crowd), ImageFiles(tmp_path))
     assert np.array_equal(sample.image, picture())
     assert sample.joints.shape == (1, 2, 3)
-    assert sample.widths.tolist() == [30]
+    assert sample.boxes[:, 2].tolist() == [30]
     assert np.array_equal(sample.mask, ~SQUARE)
     assert (sample.image_id, sample.flipped) == (7, False)
     nobody = read_sample(only(crowd), ImageFiles(tmp_path))
-    assert nobody.widths.shape == (0,)
+    assert nobody.boxes.shape == (0, 4)
 
 
 @pytest.mark.parametrize(

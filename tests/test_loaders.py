@@ -128,17 +128,19 @@ def test_however_many_workers_the_batches_are_the_same(dataset):
     assert all(same(a, b) for a, b in zip(middle, wanted[1][1:]))
 
 
-def test_a_sample_knows_how_wide_its_people_are(dataset):
-    """The width of a box, not its longer side; through the crop it grows as the joints do."""
+def test_boxes_scale_with_the_joints(dataset):
+    """A box keeps its size times the scale of the crop, whatever the rotation."""
     record = dataset.records[7]
     sample = read_sample(record, dataset.images)
-    assert np.array_equal(sample.widths, record.boxes[:, 2])
+    assert np.array_equal(sample.boxes, record.boxes)
     _, moved = dataset[0, 7]
     apart, before = (
         np.linalg.norm(joints[:, 1, :2] - joints[:, 2, :2], axis=-1)
         for joints in (moved.joints, sample.joints)
     )  # of two joints that a mirror swaps
-    np.testing.assert_allclose(moved.widths / sample.widths, apart / before, rtol=1e-4)
+    np.testing.assert_allclose(
+        moved.boxes[:, 2:] / sample.boxes[:, 2:], (apart / before)[:, None].repeat(2, 1), rtol=1e-4
+    )
     assert abs(apart / before - 1).min() > 0.1
 
 
@@ -235,8 +237,8 @@ def numbered(people, mirrored, side=8):
     image = np.arange(side * side * 3, dtype=np.uint8).reshape(side, side, 3)
     mask = np.random.default_rng(people).random((side // 2, side // 2)) < 0.5
     joints = np.full((people, 2, 3), people + 1, np.float32)
-    widths = np.full(people, 5, np.float32)
-    return Sample(image, joints, mask, 40 + people, mirrored, widths)
+    boxes = np.full((people, 4), 5, np.float32)
+    return Sample(image, joints, mask, 40 + people, mirrored, boxes)
 
 
 def test_a_batch_holds_what_its_samples_hold():
@@ -245,7 +247,7 @@ def test_a_batch_holds_what_its_samples_hold():
     assert {name: value.dtype for name, value in batch.items()} == {
         "image": torch.uint8,
         "joints": torch.float32,
-        "widths": torch.float32,
+        "boxes": torch.float32,
         "mask": torch.uint8,
         "flipped": torch.bool,
         "index": torch.int64,
@@ -255,7 +257,7 @@ def test_a_batch_holds_what_its_samples_hold():
     assert batch["joints"].shape == (3, 2, 2, 3)
     assert batch["joints"][:, :, 0, 0].tolist() == [[3, 3], [0, 0], [2, 0]]
     assert batch["joints"][..., 2].gt(0).any(-1).sum(-1).tolist() == [2, 0, 1]
-    assert batch["widths"].tolist() == [[5, 5], [0, 0], [5, 0]]
+    assert batch["boxes"][..., 2].tolist() == [[5, 5], [0, 0], [5, 0]]
     assert batch["flipped"].tolist() == [False, True, True]
     assert batch["index"].tolist() == [5, 3, 8]
     for i, (_, sample) in enumerate(samples):
@@ -266,7 +268,7 @@ def test_a_batch_holds_what_its_samples_hold():
 def test_a_batch_without_people():
     batch = collate([(0, numbered(0, False)), (1, numbered(0, True))])
     assert batch["joints"].shape == (2, 0, 2, 3)
-    assert batch["widths"].shape == (2, 0)
+    assert batch["boxes"].shape == (2, 0, 4)
 
 
 def test_samples_of_a_data_set_can_be_a_batch(dataset):

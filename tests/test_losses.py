@@ -193,7 +193,7 @@ def test_the_kind_of_push_is_chosen_by_the_term():
 def test_nothing_is_read_back_from_the_device():
     """On tensors that hold no values nobody can: no .item(), no choice by a mask."""
     batch = {name: value.to("meta") for name, value in make_batch().items()}
-    batch["widths"] = torch.empty(2, 4, device="meta")
+    batch["boxes"] = torch.empty(2, 4, 4, device="meta")
     outputs = [
         output._replace(
             heatmaps=output.heatmaps.to("meta"),

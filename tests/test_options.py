@@ -59,7 +59,7 @@ def test_every_yaml_builds_and_takes_a_step(path):
     finest = 64 // outputs[-1].stride
     batch = {
         "joints": joints,
-        "widths": 16 + 400 * torch.rand(2, 3),
+        "boxes": 16 + 400 * torch.rand(2, 3, 4),
         "mask": torch.ones(2, finest, finest, dtype=torch.uint8),
         "flipped": torch.tensor([False, True]),
     }

@@ -37,7 +37,7 @@ def make_batch(people=3):
     joints[..., 2] = (joints[..., 2] > SIDE / 3).float()
     return {
         "joints": joints,
-        "widths": uniform(2, people, seed=1, low=20, high=400),
+        "boxes": uniform(2, people, 4, seed=1, low=20, high=400),
         "mask": (uniform(2, SIDE // 2, SIDE // 2, seed=2) > 0.3).to(torch.uint8),
         "flipped": torch.tensor([False, True]),
     }
@@ -195,7 +195,7 @@ def test_truths_oracle(sigma, unit_width, record_difference):
     """One deviation for all resolutions or one for each; SHR: s is the width over the unit."""
     batch, outputs = make_batch(), make_outputs()
     truths = make_targets(batch, STRIDES, TargetConfig(sigma, unit_width=unit_width))
-    scales = (batch["widths"] / unit_width).numpy() if unit_width else None
+    scales = (batch["boxes"][..., 2] / unit_width).numpy() if unit_width else None
     each = np.broadcast_to(sigma, 2).tolist()
     for output, truth, deviation in zip(outputs, truths, each):
         plain, mask = plain_truth(batch, output.stride, deviation, scales)
@@ -209,7 +209,9 @@ def test_shr_of_a_config_reaches_the_loss():
     batch, outputs = make_batch(), make_outputs()
     terms = build("LOSS.SHR", "256", "LOSS.SIGMA", "[2, 3]")(outputs, batch)
     for output, sigma in zip(outputs, (2.0, 3.0)):
-        drawn, mask = plain_truth(batch, output.stride, sigma, (batch["widths"] / 256).numpy())
+        drawn, mask = plain_truth(
+            batch, output.stride, sigma, (batch["boxes"][..., 2] / 256).numpy()
+        )
         plain = adaptive_losses(output.heatmaps.detach(), drawn, np.zeros(drawn.shape), mask, None)
         ours = terms.losses[f"heatmap/{output.name}"].detach().numpy()
         np.testing.assert_allclose(ours, plain.heatmap, rtol=1e-5)
@@ -217,7 +219,7 @@ def test_shr_of_a_config_reaches_the_loss():
 
 def test_a_person_of_the_unit_width_is_drawn_as_without_shr():
     batch = make_batch()
-    wide = {**batch, "widths": torch.full((2, 3), 256.0)}
+    wide = {**batch, "boxes": torch.full((2, 3, 4), 256.0)}
     plain = heatmap_losses(TargetConfig(), batch)
     ours = heatmap_losses(TargetConfig(unit_width=256.0), wide)
     for name, value in plain.items():
@@ -232,9 +234,10 @@ def test_shr_draws_where_nobody_is_and_where_rows_are_empty():
     for truth in make_targets(nobody, STRIDES, TargetConfig(unit_width=256.0)):
         assert not truth.heatmaps.any()
     batch = make_batch()
-    batch["joints"][1, 1:], batch["widths"][1, 1:] = 0, 0
+    batch["joints"][1, 1:], batch["boxes"][1, 1:] = 0, 0
     alone = {
-        name: values[:, :1] if values.ndim in (2, 4) else values for name, values in batch.items()
+        name: values[:, :1] if name in ("joints", "boxes") else values
+        for name, values in batch.items()
     }
     pair = (make_targets(part, STRIDES, TargetConfig(unit_width=256.0)) for part in (batch, alone))
     for truth, of_one in zip(*pair):
@@ -247,7 +250,7 @@ def test_shr_draws_where_nobody_is_and_where_rows_are_empty():
 def test_a_box_without_a_width_is_no_danger(width):
     """Everybody is drawn at least as if the box were one pixel wide."""
     batch, rule = make_batch(), TargetConfig(unit_width=256.0)
-    pair = ({**batch, "widths": torch.full((2, 3), each)} for each in (width, 1.0))
+    pair = ({**batch, "boxes": torch.full((2, 3, 4), each)} for each in (width, 1.0))
     for truth, of_one_pixel in zip(*(make_targets(part, STRIDES, rule) for part in pair)):
         assert torch.equal(truth.heatmaps, of_one_pixel.heatmaps)
         assert truth.heatmaps.max() == 1

@@ -3,7 +3,17 @@
 import pytest
 
 from hrpose import skeletons
-from hrpose.skeletons import COCO, CROWDPOSE, DEFAULT_SIGMA, Skeleton, from_category, side
+from hrpose.skeletons import (
+    AIC,
+    COCO,
+    CROWDPOSE,
+    DEFAULT_SIGMA,
+    MPII,
+    Skeleton,
+    from_category,
+    map_joints,
+    side,
+)
 
 COCO_FLIP = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 CROWDPOSE_FLIP = [1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 12, 13]
@@ -149,3 +159,48 @@ def test_laws_of_further_skeletons(skeleton):
     assert [order[i] for i in order] == list(range(len(order)))
     assert {end for limb in skeleton.limbs for end in limb} <= set(skeleton.joints)
     assert all(skeleton.sigmas[i] > 0 for i in skeleton.grouping_indices)
+
+
+BUILT_IN = {"coco": COCO, "crowdpose": CROWDPOSE, "mpii": MPII, "aic": AIC}
+
+
+@pytest.mark.parametrize("known", BUILT_IN.values(), ids=BUILT_IN)
+def test_half_bodies_partition_the_joints_and_keep_pairs_together(known):
+    """COCO's is the published split, joints 0 to 10 and 11 to 16."""
+    upper, lower = set(known.upper_joints), set(known.lower_joints)
+    assert upper | lower == set(range(len(known.joints)))
+    assert not upper & lower
+    assert {known.flip_order[k] for k in lower} == lower
+    assert len(lower) == (7 if known is MPII else 6)
+    assert known is not COCO or known.lower_joints == [11, 12, 13, 14, 15, 16]
+
+
+@pytest.mark.parametrize("source", BUILT_IN.values(), ids=BUILT_IN)
+@pytest.mark.parametrize("target", BUILT_IN.values(), ids=BUILT_IN)
+def test_joints_map_to_the_same_joint_there_and_back(source, target):
+    there, back = map_joints(source, target), map_joints(target, source)
+    assert len(there) == len(target.joints)
+    for k, origin in enumerate(there):
+        if origin >= 0:
+            assert source.joints[origin] == target.joints[k]
+            assert back[origin] == k
+            assert there[target.flip_order[k]] == source.flip_order[origin]
+    limbs = sum(origin >= 0 for origin in there)
+    assert limbs == (
+        len(target.joints) if source is target else 13 if {source, target} == {MPII, AIC} else 12
+    )
+
+
+def test_joints_annotated_at_different_points_are_not_mapped():
+    for source, target in ((CROWDPOSE, AIC), (CROWDPOSE, MPII), (AIC, MPII)):
+        mapped = dict(zip(target.joints, map_joints(source, target)))
+        assert mapped.get("neck", -1) == -1
+        assert mapped.get("upper_neck", -1) == mapped.get("thorax", -1) == -1
+    assert dict(zip(MPII.joints, map_joints(CROWDPOSE, MPII)))["head_top"] == -1
+
+
+def test_aliases_of_joints_are_mapped():
+    assert map_joints(skeleton("r_hip", "l_hip", "tail"), skeleton("left_hip", "right_hip")) == [
+        1,
+        0,
+    ]

@@ -151,7 +151,7 @@ def make_batch(count=3, finest=2):
     return {
         "image": image,
         "joints": joints,
-        "widths": 100 * torch.rand(count, 4, generator=dice),
+        "boxes": 100 * torch.rand(count, 4, 4, generator=dice),
         "mask": mask.to(torch.uint8),
         "flipped": torch.arange(count) % 2 == 0,
     }

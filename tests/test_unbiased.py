@@ -52,8 +52,8 @@ def spotted(rng, size=(301, 243), people=2):
     image = np.repeat((255 * np.exp(-away / 32)).astype(np.uint8)[..., None], 3, -1)
     mask = np.ones(size[::-1], bool)
     mask[:, :90] = False
-    widths = np.full(people, 80, np.float32)
-    return Sample(image, joints.astype(np.float32), mask, image_id=1, widths=widths)
+    boxes = np.full((people, 4), 80, np.float32)
+    return Sample(image, joints.astype(np.float32), mask, image_id=1, boxes=boxes)
 
 
 def batch_of(*samples):

@@ -21,7 +21,23 @@ _SIDE = re.compile(
     r"|(?<![A-Za-z])[LlRr](?=[A-Z]|[^A-Za-z]|$)"  # l_eye, L-Eye, LEye, lEye
     r"|(?<=[a-z])[LR](?![A-Za-z])"  # eyeL
 )
+_LOWER = re.compile("pelvis|hip|knee|ankle|heel|foot|toe", re.IGNORECASE)
 _OTHER_SIDE = {"left": "right", "right": "left", "l": "r", "r": "l"}
+
+
+ALIASES: dict[str, str] = {
+    f"{letter}_{joint}": f"{side}_{joint}"
+    for letter, side in (("l", "left"), ("r", "right"))
+    for joint in ("eye", "ear", "shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+}
+"""Other spellings of joints -> the names used here.
+
+Joints that were annotated at different points of the body stay apart: CrowdPose's `head` is not
+the `head_top` of MPII and AIC, and `neck` (CrowdPose, AIC) is not MPII's `upper_neck`.
+"""
+
+AMBIGUOUS = ("neck",)
+"""Names that data sets give to different points: CrowdPose's and AIC's necks are not the same."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,17 @@ class Skeleton:
     def grouping_indices(self) -> list[int]:
         """`grouping_order` as indices of `joints`."""
         return [self.joints.index(name) for name in self.grouping_order]
+
+    @property
+    def upper_joints(self) -> list[int]:
+        """Indices of the joints above the hips: all but `lower_joints`."""
+        lower = self.lower_joints
+        return [k for k in range(len(self.joints)) if k not in lower]
+
+    @property
+    def lower_joints(self) -> list[int]:
+        """Indices of the joints whose names have a word of the body from the pelvis down."""
+        return [k for k, name in enumerate(self.joints) if _LOWER.search(name)]
 
     @property
     def limb_indices(self) -> list[tuple[int, int]]:
@@ -109,6 +136,19 @@ def _like(example: str, word: str) -> str:
     if example.isupper():
         return word.upper()
     return word.capitalize() if example[0].isupper() else word
+
+
+def map_joints(source: Skeleton, target: Skeleton) -> list[int]:
+    """For each joint of `target`, the index of the same joint of `source`; -1 where it has none.
+
+    Joints are the same if ALIASES gives them one name. Those of AMBIGUOUS are the same only
+    between skeletons of equal joints.
+    """
+    if source.joints == target.joints:
+        return list(range(len(target.joints)))
+    shared = (name for name in source.joints if name not in AMBIGUOUS)
+    named = {ALIASES.get(name, name): source.joints.index(name) for name in shared}
+    return [named.get(ALIASES.get(name, name), -1) for name in target.joints]
 
 
 def from_plain(fields: Mapping[str, Any]) -> Skeleton:

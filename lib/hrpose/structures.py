@@ -28,8 +28,9 @@ class Sample:
     network's size (H / s, W / s), s the stride of its finest output."""
     image_id: int
     flipped: bool = False
-    widths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.float32))
-    """(N,): width of each person's box, in pixels of `image`; empty where it is not known."""
+    boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
+    """(N, 4) float32: x, y, width, height of each person in pixels of `image`; a rotated box keeps
+    its proportions about its centre. Empty where boxes are not known."""
 
 
 class HeadOutput(NamedTuple):

@@ -22,9 +22,9 @@ from hrpose.data.statistics import DatasetView, Schema
 from hrpose.data.validate import EVALUATION, TRAINING, require
 from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
 from hrpose.models.weight_io import read_weights
-from hrpose.skeletons import COCO, CROWDPOSE, Skeleton, from_category, from_plain
+from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, Skeleton, from_category, from_plain
 
-SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE}
+SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE, "mpii": MPII, "aic": AIC}
 
 
 def build_skeleton(config: CfgNode) -> Skeleton:

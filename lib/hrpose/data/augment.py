@@ -28,13 +28,20 @@ Augment = Callable[[Sample, np.random.Generator], Sample]
 class CropConfig(NamedTuple):
     """Ranges of the random training crop, which is centred on the image."""
 
-    size: int = 512  # pixels of the square network input
+    size: int | tuple[int, int] = 512  # network pixels: a square, or (width, height)
     max_rotation: float = 30.0  # degrees, either way
-    min_scale: float = 0.75  # side of the crop, in shorter sides of the image; above 1: zoomed out
+    min_scale: float = (
+        0.75  # shorter side of the crop, in shorter sides of the image; above 1: zoomed out
+    )
     max_scale: float = 1.5
-    max_translate: float = 40.0  # in 200ths of the crop's side, either way
+    max_translate: float = 40.0  # in 200ths of that side, either way
     stride: int = 1  # network pixels per cell of the mask: the finest output's
     convention: Convention = HIGHERHRNET
+
+    @property
+    def frame(self) -> tuple[int, int]:
+        """(width, height) of the network input."""
+        return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
 
 def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Generator) -> Affine:
@@ -47,7 +54,8 @@ def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Ge
     shift = rng.integers(-reach, reach + 1, size=2)  # whole image pixels
     degrees = rng.uniform(-crop.max_rotation, crop.max_rotation)
     centre = (image_size[0] / 2 + shift[0], image_size[1] / 2 + shift[1])
-    return similarity(centre, (crop.size, crop.size), crop.size / side, degrees, crop.convention)
+    scale = min(crop.frame) / side
+    return similarity(centre, crop.frame, scale, degrees, crop.convention)
 
 
 def move(
@@ -57,10 +65,12 @@ def move(
     stride: int = 1,
     convention: Convention = HIGHERHRNET,
 ) -> Sample:
-    """Transform image, joints, mask and box widths. Pixels from outside the image are masked.
+    """Transform image, joints, mask and boxes. Pixels from outside the image are masked.
 
     size: (width, height) of the new frame   stride: pixels of it per cell of the new mask
     """
+    extents = sample.boxes[:, 2:] * np.float32(by.scale)  # not those of a rotated box's hull
+    centres = by.points(sample.boxes[:, :2] + sample.boxes[:, 2:] / 2)
     cells = (size[0] // stride, size[1] // stride)
     covered = by.to_stride(stride, convention).image(sample.mask.view(np.uint8) * 255, cells)
     return replace(
@@ -68,17 +78,21 @@ def move(
         image=by.image(sample.image, size),
         joints=by.joints(sample.joints).astype(np.float32),
         mask=covered > 127,
-        widths=sample.widths * np.float32(by.scale),
+        boxes=np.hstack([centres - extents / 2, extents]).astype(np.float32),
     )
 
 
 def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
-    """Mirror image, mask and joints, and exchange left and right joints."""
+    """Mirror image, mask, joints and boxes, and exchange left and right joints."""
+    width = sample.image.shape[1]
+    boxes = sample.boxes.copy()
+    boxes[:, 0] = width - 1 - boxes[:, 0] - boxes[:, 2]
     return replace(
         sample,
         image=mirror_image(sample.image),
         mask=mirror_image(sample.mask),
-        joints=mirror_joints(sample.joints, sample.image.shape[1], list(flip_order)),
+        joints=mirror_joints(sample.joints, width, list(flip_order)),
+        boxes=boxes,
         flipped=not sample.flipped,
     )
 
@@ -91,7 +105,7 @@ def random_affine(sample: Sample, rng: np.random.Generator, crop: CropConfig) ->
             "a sample is cropped once, and then mirrored; put affine first in DATASET.AUGMENTATIONS"
         )
     by = random_crop((width, height), crop, rng)
-    return move(sample, by, (crop.size, crop.size), crop.stride, crop.convention)
+    return move(sample, by, crop.frame, crop.stride, crop.convention)
 
 
 def random_flip(

@@ -218,35 +218,36 @@ def image_annotations(
 
     joints: K of each annotation   ignore: a key of IGNORE_REGIONS
     """
-    by_image: dict[int, list[dict[str, Any]]] = defaultdict(list)
-    for annotation in truth["annotations"]:
-        if annotation["category_id"] == category_id:
-            by_image[annotation["image_id"]].append(annotation)
-    images = {image["id"]: image for image in truth["images"]}
-    ids = [i for i in image_ids if i in images] if image_ids else list(images)
-    return [_record(images[i], by_image[i], joints, IGNORE_REGIONS[ignore]) for i in ids]
-
-
-def _record(
-    image: Mapping[str, Any], people: list[dict], joints: int, regions: Any
-) -> ImageAnnotation:
+    people = [one for one in truth["annotations"] if one["category_id"] == category_id]
     # An annotation without keypoints is a person without a labelled joint.
     keypoints = [person.get("keypoints") or [0] * (3 * joints) for person in people]
     every = np.array(keypoints, np.float32).reshape(len(people), joints, 3)  # (P, K, 3)
     labelled = np.any(every[..., 2] > 0, axis=1)  # (P,)
-    boxes = [
-        person.get("bbox") or _bounding_box(own)
-        for person, own, has_label in zip(people, every, labelled)
-        if has_label
-    ]
-    return ImageAnnotation(
-        image_id=image["id"],
-        file_name=image["file_name"],
-        joints=every[labelled],
-        boxes=np.array(boxes, np.float32).reshape(-1, 4),
-        ignore=tuple(region for person in people for region in regions(person)),
-        annotated=bool(people),
-    )
+    boxes = np.zeros((len(people), 4), np.float32)
+    for i in np.flatnonzero(labelled).tolist():
+        boxes[i] = people[i].get("bbox") or _bounding_box(every[i])
+    regions = IGNORE_REGIONS[ignore]
+    by_image: dict[int, list[int]] = defaultdict(list)  # image id -> indices of its people
+    for i, person in enumerate(people):
+        by_image[person["image_id"]].append(i)
+    images = {image["id"]: image for image in truth["images"]}
+    records = []
+    for image_id in image_ids or images:
+        if image_id not in images:
+            continue
+        own = by_image.get(image_id, [])
+        kept = [i for i in own if labelled[i]]
+        records.append(
+            ImageAnnotation(
+                image_id=image_id,
+                file_name=images[image_id]["file_name"],
+                joints=every[kept],
+                boxes=boxes[kept],
+                ignore=tuple(region for i in own for region in regions(people[i])),
+                annotated=bool(own),
+            )
+        )
+    return records
 
 
 def _bounding_box(keypoints: np.ndarray) -> list[float]:

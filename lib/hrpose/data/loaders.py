@@ -100,17 +100,17 @@ class TrainingLoader(DataLoader):
 
 
 def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
-    """Samples of S x S pixels, masks at the finest output's stride s, as one batch of tensors.
+    """Samples of H x W pixels, masks at the finest output's stride s, as one batch of tensors.
 
-    image (B, 3, S, S) uint8 in channels-last memory format; joints (B, N, K, 3) float32 in network
-    pixels, N the largest number of people, padded with 0; widths (B, N) float32;
-    mask (B, S / s, S / s) uint8; flipped (B,) bool; index (B,) int64.
+    image (B, 3, H, W) uint8 in channels-last memory format; joints (B, N, K, 3) float32 in network
+    pixels, N the largest number of people, padded with 0; boxes (B, N, 4) float32 alike;
+    mask (B, H / s, W / s) uint8; flipped (B,) bool; index (B,) int64.
     """
     parts = [sample for _, sample in samples]
     return {
         "image": torch.from_numpy(np.stack([s.image for s in parts])).permute(0, 3, 1, 2),
         "joints": _padded([sample.joints for sample in parts]),
-        "widths": _padded([sample.widths for sample in parts]),
+        "boxes": _padded([sample.boxes for sample in parts]),
         "mask": torch.from_numpy(np.stack([s.mask for s in parts]).view(np.uint8)),
         "flipped": torch.tensor([sample.flipped for sample in parts]),
         "index": torch.tensor([index for index, _ in samples]),

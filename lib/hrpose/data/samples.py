@@ -71,7 +71,7 @@ def read_sample(record: ImageAnnotation, images: ImageFiles) -> Sample:
         joints=record.joints,
         mask=loss_mask(record, image.shape[:2], images.name(record.file_name)),
         image_id=record.image_id,
-        widths=record.boxes[:, 2],
+        boxes=record.boxes,
     )
 
 

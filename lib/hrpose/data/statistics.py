@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, partial
-from itertools import compress
+from itertools import chain, compress
 from multiprocessing import get_context
 from typing import Any, NamedTuple
 
@@ -136,6 +136,13 @@ class DatasetView:
         """(P,) bool: whether the keypoints are 3 numbers for each of K joints"""
         count = 3 * len(self.schema.joints)
         keypoints = [person.get("keypoints") or () for person in self.people]
+        if all(len(each) == count for each in keypoints):  # the common case, all at once
+            kinds = set(map(type, chain.from_iterable(keypoints)))
+            if kinds <= {int, float} and (
+                min(map(min, keypoints), default=0) >= -MAX_INTEGER
+                and max(map(max, keypoints), default=0) <= MAX_INTEGER
+            ):
+                return np.ones(len(keypoints), bool)
         return np.array([len(each) == count and _are_numbers(each) for each in keypoints], bool)
 
     @cached_property

@@ -100,7 +100,7 @@ def _person_variances(batch: Mapping[str, Tensor], unit_width: float) -> Tensor 
     """SHR: variances proportional to the widths of people's boxes, (B, N) (SWAHR, Table 4)."""
     if not unit_width:
         return None
-    return batch["widths"].clamp(min=1) / unit_width  # padded rows have width 0
+    return batch["boxes"][..., 2].clamp(min=1) / unit_width  # padded rows have width 0
 
 
 def mse(predicted: Tensor, target: Tensor, targets: Targets) -> Tensor:

@@ -215,7 +215,9 @@ def repeated(parser: argparse.ArgumentParser, reference: bool = True) -> argpars
 def _benchmark_train() -> argparse.ArgumentParser:
     parser = repeated(with_config("images/s of a config's training, and its phases."))
     parser.add_argument("--steps", type=positive, default=10, help="in one go, between two waits")
-    parser.add_argument("--sweep", action="store_true", help="measure one optimisation after another")
+    parser.add_argument(
+        "--sweep", action="store_true", help="measure one optimisation after another"
+    )
     parser.add_argument("--batch", type=positive, help="of --sweep; default: the largest that fits")
     return parser
 

@@ -223,7 +223,7 @@ def draw_sheet(
     batch = {
         "mask": torch.ones(1, *alphas[-1].shape[-2:]),
         "joints": torch.from_numpy(to_network.joints(record.joints)).float()[None],
-        "widths": torch.from_numpy(record.boxes[:, 2] * to_network.scale)[None],
+        "boxes": torch.from_numpy(record.boxes * to_network.scale)[None],
         "flipped": NOT_FLIPPED,
     }
     targets = make_batch_targets(config, batch)
