@@ -84,8 +84,8 @@ def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
         return load_weights(model, Path(config.MODEL.PRETRAINED), config.MODEL.ALLOW_MISSING)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"MODEL.PRETRAINED: {error}. The README names the source of ImageNet weights; "
-            "MODEL.PRETRAINED '' trains from nothing"
+            f"MODEL.PRETRAINED: {error}. docs/weights.md names the source of ImageNet weights; "
+            "MODEL.PRETRAINED '' trains from scratch"
         ) from None
 
 
