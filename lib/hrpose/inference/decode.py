@@ -36,7 +36,7 @@ NOT_FINITE = "heatmaps or tags are not finite: the weights are broken, perhaps b
 
 # The search for missing joints: which cells, and how many at once. Speed only; never the result.
 BLOCK = 16  # side of the blocks of cells whose extremes bound the score of a missing joint
-FIRST_BLOCKS = 8  # blocks of highest bound, in which each missing joint is searched first
+FIRST_BLOCKS = 12  # blocks of highest bound, in which each missing joint is searched first
 AT_ONCE = 32  # missing joints that are searched at once, so that their cells stay in the cache
 FEW_BLOCKS = 1 / 8  # of a map; where more remain, as in noise, cells are selected by their heat
 HIGH_CELLS = 1 / 64  # of a map, the highest, which are then searched first
@@ -100,7 +100,11 @@ def find_candidates(
         np.equal(heat, highest, out=is_peak)
         is_peak &= np.greater(heat, config.detection_threshold, out=is_high)
         found = np.flatnonzero(is_peak)
-        found = found[np.argsort(-heat.ravel()[found], kind="stable")][:count]
+        heights = heat[is_peak]
+        if len(found) > count:  # in noise, thousands: sort only those that may be kept
+            is_high_enough = heights >= np.partition(heights, -count)[-count]
+            found, heights = found[is_high_enough], heights[is_high_enough]
+        found = found[np.argsort(-heights, kind="stable")][:count]
         row[: len(found)] = found
     joint = np.arange(len(cells))[:, None].repeat(count, 1)
     peaks = gather_keypoints(heatmaps, tags, joint, cells, config.subpixel)
@@ -201,55 +205,56 @@ def search_maps(
     """
     joints, height, width = heatmaps.shape
     rows, columns = -(-height // BLOCK), -(-width // BLOCK)
-    maps = [heatmaps, *np.moveaxis(tags, -1, 0)]
+    maps = [heatmaps[..., None], tags]
     if height % BLOCK or width % BLOCK:  # what is added equals cells inside, and comes after them
-        added = ((0, 0), (0, rows * BLOCK - height), (0, columns * BLOCK - width))
+        added = ((0, 0), (0, rows * BLOCK - height), (0, columns * BLOCK - width), (0, 0))
         maps = [np.pad(each, added, mode="edge") for each in maps]
-    maps = [np.ascontiguousarray(each).reshape(joints, rows, BLOCK, -1) for each in maps]
-    highest, least, most = (
-        ufunc.reduceat(ufunc.reduce(each, 2), np.arange(0, columns * BLOCK, BLOCK), axis=2)
-        for ufunc, each in ((np.maximum, maps[0]), (np.minimum, maps[1]), (np.maximum, maps[1]))
-    )  # (K, rows, columns) each
-    # A range is finite where all of its tags are.
-    if not np.isfinite(sum(np.vdot(each, each) for each in (least, most, *maps[2:]))):
+    heat, tags = (each.reshape(joints, rows, BLOCK, columns * BLOCK, -1) for each in maps)
+    extremes = [np.maximum.reduce(heat, 2), np.minimum.reduce(tags, 2), np.maximum.reduce(tags, 2)]
+    if not all(np.isfinite(each).all() for each in extremes):
         raise FloatingPointError(NOT_FINITE)
+    highest, least, most = (
+        ufunc.reduceat(each[..., 0], np.arange(0, columns * BLOCK, BLOCK), axis=2)
+        for ufunc, each in zip((np.maximum, np.minimum, np.maximum), extremes)
+    )  # (K, rows, columns) each
     cells = np.empty(len(joint), int)
     for start in range(0, len(joint), AT_ONCE):
         part = slice(start, start + AT_ONCE)
         k, tag = joint[part], wanted[part]
         away = np.clip(tag[:, :1, None], least[k], most[k]) - tag[:, :1, None]
         bound = highest[k] - np.rint(np.sqrt(np.square(away)))
-        cells[part] = _search_blocks(bound, maps, k, tag)
+        cells[part] = _search_blocks(bound, heat[..., 0], tags, k, tag)
     row, column = np.divmod(cells, columns * BLOCK)
     return row * width + column
 
 
 def _search_blocks(
-    bound: np.ndarray, maps: Sequence[np.ndarray], joint: np.ndarray, wanted: np.ndarray
+    bound: np.ndarray, heat: np.ndarray, tags: np.ndarray, joint: np.ndarray, wanted: np.ndarray
 ) -> np.ndarray:
     """The best cell (L,) of each joint (L,) for tags (L, T), given the bounds of blocks.
 
     The blocks of highest bound are searched first, then those whose bound is not below the score
-    found there.   bound: (L, rows, columns)   maps: heat, then tags, (K, rows, BLOCK, W) each
+    found there.   bound: (L, rows, columns)   heat: (K, rows, BLOCK, W)   tags: (..., T)
     """
-    width, bound = maps[0].shape[-1], bound.reshape(len(bound), -1)
+    width, views, bound = heat.shape[-1], tags.shape[-1], bound.reshape(len(bound), -1)
     row, column = np.divmod(np.arange(bound.shape[1]), width // BLOCK)
     corner = (row * width + column) * BLOCK
     inside = np.add.outer(np.arange(BLOCK) * width, np.arange(BLOCK)).ravel()
-    blocks_of = [each.reshape(*each.shape[:3], -1, BLOCK) for each in maps]
+    heat_of = heat.reshape(*heat.shape[:3], -1, BLOCK)
+    tags_of = tags.reshape(*heat_of.shape, -1)
     best, cells = np.full(len(joint), -np.inf, np.float32), np.zeros(len(joint), int)
     is_open = np.zeros(bound.shape, bool)
     first = np.argpartition(bound, -min(FIRST_BLOCKS, bound.shape[1]))[:, -FIRST_BLOCKS:]
     np.put_along_axis(is_open, first, True, 1)
     while is_open.any():
         i, block = np.divmod(np.flatnonzero(is_open), bound.shape[1])
-        at = joint[i], row[block], slice(None), column[block]
-        heat, *tags = (each[at].reshape(len(i), inside.size) for each in blocks_of)
-        squares = sum(np.square(t - w) for t, w in zip(tags, wanted[i].T[..., None]))
-        score = heat - np.rint(np.sqrt(squares))  # (pairs, cells of a block)
+        at = joint[i], row[block], slice(None), column[block]  # of a block, then (BLOCK, BLOCK)
+        around, tag = tags_of[at], wanted[i, None, None]
+        squares = sum(np.square(around[..., t] - tag[..., t]) for t in range(views))
+        score = (heat_of[at] - np.rint(np.sqrt(squares))).reshape(len(i), -1)
         highest, known = score.max(1), best.copy()
         np.maximum.at(best, i, highest)
-        cells[best > known] = maps[0][0].size
+        cells[best > known] = heat[0].size
         equal = np.flatnonzero(highest == best[i])
         cell = corner[block[equal]] + inside[score[equal].argmax(1)]
         np.minimum.at(cells, i[equal], cell)
@@ -258,27 +263,29 @@ def _search_blocks(
         is_many = is_open.sum(1) > FEW_BLOCKS * bound.shape[1]
         for k in np.unique(joint[is_many]):
             mine = is_many & (joint == k)
-            cells[mine] = _search_by_heat([each[k] for each in maps], wanted[mine], best[mine])
+            cells[mine] = _search_by_heat(heat[k], tags[k], wanted[mine], best[mine])
         bound[is_many], is_open[is_many] = -np.inf, False
     return cells
 
 
-def _search_by_heat(maps: Sequence[np.ndarray], wanted: np.ndarray, best: np.ndarray) -> np.ndarray:
+def _search_by_heat(
+    heat: np.ndarray, tags: np.ndarray, wanted: np.ndarray, best: np.ndarray
+) -> np.ndarray:
     """The best cell (P,) of one joint for tags (P, T), of which scores (P,) are known.
 
     No cell scores more than its heat: only cells of at least the least score are searched, after a
     few of the highest, which raise the scores.
     """
-    heat, *tags = (each.ravel() for each in maps)
+    heat, tags = heat.ravel(), tags.reshape(heat.size, -1)
     sample = heat[::16]
     rank = max(1, int(len(sample) * HIGH_CELLS))
     floor = max(np.partition(sample, -rank)[-rank], best.min())
     found = np.empty(len(wanted), int)
     for _ in range(2):
         cells = np.flatnonzero(heat >= floor)
-        high, *values = (each[cells] for each in (heat, *tags))
+        high, values = heat[cells], tags[cells]
         for i, tag in enumerate(wanted):
-            squares = sum(np.square(value - mean) for value, mean in zip(values, tag))
+            squares = sum(np.square(value - mean) for value, mean in zip(values.T, tag))
             score = high - np.rint(np.sqrt(squares))
             first = score.argmax()
             best[i], found[i] = max(best[i], score[first]), cells[first]
