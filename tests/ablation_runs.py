@@ -9,7 +9,9 @@ from typing import NamedTuple
 from hrpose.programs import cli
 
 ROOT = Path(__file__).parents[1]
-TINY = "MODEL: {WIDTH: 8, STEM: 8, MODULES: [1, 1, 1], BLOCKS: 1, NUM_BASIC_BLOCKS: 0}\n"
+TINY = (
+    "MODEL: {WIDTH: 8, BACKBONE: {STEM: 8, MODULES: [1, 1, 1], BLOCKS: 1}, NUM_BASIC_BLOCKS: 0}\n"
+)
 
 TRAIN = """
 import json, pathlib, shutil, sys, yaml

@@ -455,9 +455,9 @@ def test_every_table_in_the_documentation_follows_from_its_rows(ablate, monkeypa
 
 TINY = """
 BASE: {base}
-MODEL: {{WIDTH: 8, STEM: 8, BLOCKS: 1, NUM_BASIC_BLOCKS: 0}}
+MODEL: {{WIDTH: 8, BACKBONE: {{STEM: 8, BLOCKS: 1}}, NUM_BASIC_BLOCKS: 0}}
 DATASET: {{ROOT: {root}, INPUT_SIZE: 64}}
-TRAIN: {{BATCH: 4, EPOCHS: 3, PRECISION: fp32, VISUALIZE_EVERY: 0, MAX_NONFINITE_STEPS: 0}}
+TRAIN: {{BATCH: 4, EPOCHS: 3, PRECISION: fp32, VISUALIZE_EVERY: 0}}
 TEST: {{FLIP_TEST: false}}
 PRINT_FREQ: 1
 DEVICE: cpu

@@ -175,7 +175,7 @@ def test_a_malformed_published_line_is_reported_with_its_place(write, line):
 NEUTRAL = {
     "NAME": "another", "WORKERS": "7", "PRINT_FREQ": "3", "TRAIN.VALIDATE_EVERY": "1",
     "TRAIN.VISUALIZE_EVERY": "0", "TEST.BATCH": "1", "TRAIN.ACTIVATION_CHECKPOINTING": "true",
-    "TRAIN.SAVE_MINUTES": "1", "TRAIN.SAVE_STEPS": "7", "TRAIN.KEEP_CHECKPOINTS": "5",
+    "TRAIN.SAVE.MINUTES": "1", "TRAIN.SAVE.STEPS": "7", "TRAIN.SAVE.KEEP": "5",
     "TRAIN.MAX_NONFINITE_STEPS": "0", "LOGGERS": "[wandb]", "DEVICE": "cuda:1",
     "OUTPUT_DIR": "elsewhere",
 }  # fmt: skip

@@ -45,7 +45,7 @@ def test_a_lit_pixel_and_its_joint_move_together(seed, chance, convention, recor
     """Through the random crop and the mirror; in a mirror a left spot is a right joint."""
     rng = np.random.default_rng(seed)
     moved = random_affine(
-        sample(seed), rng, CropConfig(256, max_translate=20, convention=BOTTOM_UP[convention])
+        sample(seed), rng, CropConfig(256, translate=20, convention=BOTTOM_UP[convention])
     )
     moved = random_flip(moved, rng, chance, FLIP)
     assert moved.image.shape == (256, 256, 3)
@@ -205,7 +205,7 @@ def test_random_parameters_keep_to_the_bounds_and_use_them():
 
 
 def test_a_crop_without_randomness_is_the_middle():
-    still = CropConfig(100, max_rotation=0, min_scale=1, max_scale=1, max_translate=0)
+    still = CropConfig(100, rotation=0, min_scale=1, max_scale=1, translate=0)
     by = random_crop((400, 200), still, np.random.default_rng(0))
     np.testing.assert_allclose(by.matrix, similarity((200, 100), (100, 100), 0.5).matrix)
 

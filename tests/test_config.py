@@ -3,12 +3,13 @@
 import math
 
 import pytest
+import yaml
 
 from commands import ROOT
 from hrpose.config import load_config, parse_config
-from hrpose.config.loading import BY_KEY, PRESETS, defaults
+from hrpose.config.loading import BY_KEY, defaults
 from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
-from hrpose.config.renamed import REMOVED, RENAMED
+from hrpose.config.renamed import NO_EFFECT, REMOVED, RENAMED, current
 from hrpose.ops.coordinates import resize_transform
 
 
@@ -82,14 +83,15 @@ def test_every_option_refuses_another_type_and_null(option, refused):
 BAD = {
     "WORKERS": "-1", "PRINT_FREQ": "0", "DEVICE": "gpu", "OUTPUT_DIR": "''",
     "DATASET.FORMAT": "voc", "DATASET.INPUT_SIZE": "500", "DATASET.FLIP": "1.1",
-    "DATASET.MAX_ROTATION": "-1", "DATASET.MIN_SCALE": "0", "DATASET.AUGMENTATIONS": "[]",
+    "DATASET.AFFINE.ROTATION": "-1", "DATASET.AFFINE.MIN_SCALE": "0", "DATASET.AUGMENTATIONS": "[]",
     "DATASET.MAX_NUM_PEOPLE": "0", "DATASET.SKELETON": "dog", "DATASET.IGNORE_REGIONS": "all",
-    "DATASET.OKS_SIGMAS": "[0.1, 0]", "MODEL.WIDTH": "0", "MODEL.MODULES": "[1, 4]",
-    "MODEL.NUM_DECONVS": "3", "MODEL.COORDINATES": "exakt", "LOSS.AE_TYPE": "linear",
-    "LOSS.SIGMA": "0", "LOSS.PULL": "-1", "LOSS.TERMS": "[]", "TRAIN.BATCH": "0", "TRAIN.LR": "0",
-    "TRAIN.LR_SCALING": "sqrt", "TRAIN.EPOCHS": "0", "TRAIN.LR_FACTOR": "2", "TRAIN.SEED": "-1",
-    "TEST.INPUT_SIZE": "-32", "TEST.NMS_KERNEL": "4", "TEST.MATCHER": "greedy",
-    "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.TAG_THRESHOLD": "0", "TEST.CROWD_BOUNDS": "[0.8, 0.2]",
+    "DATASET.OKS_SIGMAS": "[0.1, 0]", "MODEL.WIDTH": "0", "MODEL.BACKBONE.MODULES": "[1, 4]",
+    "MODEL.NUM_DECONVS": "3", "MODEL.COORDINATES": "exakt", "LOSS.TAGS.KIND": "linear",
+    "LOSS.SIGMA": "0", "LOSS.TAGS.PULL": "-1", "LOSS.TERMS": "[]", "TRAIN.BATCH": "0",
+    "TRAIN.LR": "0", "TRAIN.BASE_BATCH": "-1", "TRAIN.EPOCHS": "0", "TRAIN.LR_FACTOR": "2",
+    "TRAIN.SEED": "-1",
+    "TEST.INPUT_SIZE": "-32", "TEST.MATCHER": "greedy",
+    "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.TAG_THRESHOLD": "0",
     "MODEL.DILATIONS": "[1, 0]", "LOSS.HEATMAP": "[1, -1]", "LOSS.LAMBDA": "-0.1",
     "LOSS.GAMMA": "0", "LOSS.SHR": "-256", "TEST.AGGREGATE": "[4, 0]", "TEST.GT_HEATMAPS": "drawn",
 }  # fmt: skip
@@ -333,48 +335,21 @@ def test_a_weight_for_every_resolution_or_for_all(weights, deconvs, holds, write
 
 
 def test_scales_of_a_crop_stand_in_order(refused):
-    assert "MIN_SCALE" in refused("DATASET: {MIN_SCALE: 2, MAX_SCALE: 1}")
+    assert "MIN_SCALE" in refused("DATASET: {AFFINE: {MIN_SCALE: 2, MAX_SCALE: 1}}")
 
 
 def test_published_defaults(write):
     """What makes the published figures; each is a fact of the papers or of the released code."""
     config = load_config(write(""))
-    assert config.DATASET.MAX_TRANSLATE == 40
-    assert (config.DATASET.MIN_SCALE, config.DATASET.MAX_SCALE) == (0.75, 1.5)
-    assert (config.DATASET.MAX_ROTATION, config.DATASET.FLIP) == (30, 0.5)
-    assert (config.LOSS.PULL, config.LOSS.PUSH, config.LOSS.SIGMA) == (1e-3, 1e-3, (2,))
+    assert config.DATASET.AFFINE.TRANSLATE == 40
+    assert (config.DATASET.AFFINE.MIN_SCALE, config.DATASET.AFFINE.MAX_SCALE) == (0.75, 1.5)
+    assert (config.DATASET.AFFINE.ROTATION, config.DATASET.FLIP) == (30, 0.5)
+    assert (config.LOSS.TAGS.PULL, config.LOSS.TAGS.PUSH, config.LOSS.SIGMA) == (1e-3, 1e-3, (2,))
     assert (config.TRAIN.LR, config.TRAIN.BASE_BATCH, config.TRAIN.WEIGHT_DECAY) == (1e-3, 48, 0)
     assert (config.TRAIN.LR_STEP, config.TRAIN.EPOCHS) == ((200, 260), 300)
     assert math.isclose(config.TRAIN.LR_FACTOR, 0.1)
-    assert (config.TEST.NMS_KERNEL, config.TEST.DETECTION_THRESHOLD) == (5, 0.1)
+    assert config.TEST.DETECTION_THRESHOLD == 0.1
     assert config.DATASET.MAX_NUM_PEOPLE == 30
-
-
-def test_a_preset_gives_way_to_what_else_is_said_with_it(write):
-    path = write("TEST:\n  MATCHER: munkres\n  PRESET: fast\n")
-    assert (load_config(path).TEST.PROJECT2IMAGE, load_config(path).TEST.MATCHER) == (
-        False,
-        "munkres",
-    )
-    both = ["TEST.PRESET", "fast", "TEST.PROJECT2IMAGE", "true"]
-    assert load_config(path, both).TEST.PROJECT2IMAGE
-    assert load_config(path, both).TEST.MATCHER == "scipy"
-    assert load_config(path, ["TEST.PRESET", "published"]).TEST.PROJECT2IMAGE
-
-
-def test_a_preset_goes_over_a_base_and_a_frozen_config(write):
-    write("TEST:\n  MATCHER: munkres\n", "base.yaml")
-    assert load_config(write("BASE: base.yaml\nTEST:\n  PRESET: fast\n")).TEST.MATCHER == "scipy"
-    frozen = write(load_config(write("TEST:\n  MATCHER: munkres\n")).dump(), "frozen.yaml")
-    fast = load_config(frozen, ["TEST.PRESET", "fast"]).TEST
-    assert (fast.PROJECT2IMAGE, fast.MATCHER) == (False, "scipy")
-
-
-@pytest.mark.parametrize("preset", PRESETS)
-def test_a_preset_says_what_is_allowed(preset):
-    assert BY_KEY["TEST.PRESET"].check(preset) is None
-    for key, value in PRESETS[preset].items():
-        assert BY_KEY[key].check(value) is None
 
 
 def test_configs_that_claim_published_numbers_decode_as_published():
@@ -411,7 +386,7 @@ def test_a_stored_config_of_older_names_is_read_and_a_written_one_refused(key, w
 def test_every_renamed_option_is_one_of_today_and_none_of_then():
     assert parse_config("TEST.ADJUST: true", "best.pth").TEST.SUBPIXEL == "convention"
     assert set(RENAMED.values()) <= set(BY_KEY)
-    assert not (set(RENAMED) | set(REMOVED)) & set(BY_KEY)
+    assert not (set(RENAMED) | set(REMOVED) | NO_EFFECT) & set(BY_KEY)
     with pytest.raises(ValueError, match=r"best\.pth|TEST\.SCORE was 'found'"):
         parse_config("TEST.SCORE: found\n", "best.pth")
 
@@ -436,3 +411,47 @@ def test_an_alias_to_one_value_may_stand_in_a_config(tmp_path):
     path = tmp_path / "alias.yaml"
     path.write_text("DATASET: {INPUT_SIZE: &side 128}\nTEST: {INPUT_SIZE: *side}")
     assert load_config(path).TEST.INPUT_SIZE == 128
+
+
+# Sizes and structured options ---------------------------------------------------------------------
+
+
+def test_an_input_is_a_square_or_has_a_width_and_a_height(write, refused):
+    from hrpose.builders.bottomup import inference_side, input_size
+
+    square, upright = (
+        load_config(write("")),
+        load_config(write("DATASET: {INPUT_SIZE: [192, 256]}")),
+    )
+    assert (input_size(square), inference_side(square)) == ((512, 512), 512)
+    assert (input_size(upright), inference_side(upright)) == ((192, 256), 192)
+    given = load_config(write(""), ["DATASET.INPUT_SIZE", "[384,288]", "TEST.INPUT_SIZE", "640"])
+    assert (input_size(given), inference_side(given)) == ((384, 288), 640)
+    for wrong in ("[192, 250]", "[192, 0]", "[192, 256, 3]", "[]", "[a, b]", "192.5"):
+        assert "DATASET.INPUT_SIZE" in refused(f"DATASET.INPUT_SIZE: {wrong}")
+
+
+def test_fields_that_are_not_given_keep_their_defaults(write):
+    write("DATASET: {AFFINE: {ROTATION: 0}}", "base.yaml")
+    crop = load_config(write("BASE: base.yaml\nDATASET: {AFFINE: {MAX_SCALE: 1}}")).DATASET.AFFINE
+    assert dict(crop) == {"ROTATION": 0, "MIN_SCALE": 0.75, "MAX_SCALE": 1, "TRANSLATE": 40}
+
+
+GONE = {
+    "TRAIN.LR_SCALING": ("linear", "none"), "TRAIN.MOMENTUM": ("0.9", "0.5"),
+    "TEST.NMS_KERNEL": ("5", "7"), "TEST.CROWD_BOUNDS": ("[0.2, 0.8]", "[0.1, 0.8]"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", GONE)
+def test_a_stored_option_that_is_gone_counts_where_it_changes_what_is_found(key):
+    same, other = GONE[key]
+    parse_config(f"{key}: {same}\nTEST.FUSE_BN: false\n", "best.pth")
+    assert current(key, yaml.safe_load(same)) is None
+    with pytest.raises(ValueError, match=rf"{key} was .* no option any more"):
+        current(key, yaml.safe_load(other))
+    if key.startswith("TRAIN"):  # the weights of such a training are weights like others
+        parse_config(f"{key}: {other}\n", "best.pth")
+    else:
+        with pytest.raises(ValueError, match=key):
+            parse_config(f"{key}: {other}\n", "best.pth")

@@ -28,7 +28,10 @@ from hrpose.programs.exporting import formats, int8, verify
 from hrpose.programs.exporting.graphs import NetworkGraph, example
 from hrpose.skeletons import COCO
 
-TINY = [*SMALL, "MODEL.MODULES", "[1,1,1]", "TEST.FLIP_TEST", "true", "TEST.SCALE_FACTOR", "[1]"]
+TINY = [
+    *SMALL,
+    *("MODEL.BACKBONE.MODULES", "[1,1,1]", "TEST.FLIP_TEST", "true", "TEST.SCALE_FACTOR", "[1]"),
+]
 
 
 def lively(network, images):

@@ -38,7 +38,7 @@ def whole(scenes, tmp_path_factory):
 
 def interrupted(scenes, output):
     """A run of 12 epochs that was stopped early, with checkpoints of every step."""
-    asked = arguments(scenes, output, "TRAIN.EPOCHS", "12", "TRAIN.SAVE_STEPS", "1")
+    asked = arguments(scenes, output, "TRAIN.EPOCHS", "12", "TRAIN.SAVE.STEPS", "1")
     process = start("train", *asked)
     said = read_until(process, "epoch 2/12")
     os.kill(process.pid, signal.SIGTERM)
@@ -62,7 +62,7 @@ def test_a_cut_newest_checkpoint_costs_only_what_came_after_the_one_before(scene
 
 def test_a_full_disk_stops_the_run_and_leaves_what_was_saved(scenes, whole, tmp_path):
     with small_disk(tmp_path / "disk", 64) as output:
-        asked = arguments(scenes, output, "TRAIN.EPOCHS", "12", "TRAIN.SAVE_STEPS", "1")
+        asked = arguments(scenes, output, "TRAIN.EPOCHS", "12", "TRAIN.SAVE.STEPS", "1")
         process = start("train", *asked)
         said = read_until(process, "epoch 2/12")
         with contextlib.suppress(OSError), (output / "others").open("wb") as file:

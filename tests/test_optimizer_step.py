@@ -108,7 +108,7 @@ def make_stepper(config, kind="adam", precision=torch.float32, spoil=None):
         return LossOutput({"near": near * batch["spoil"]}, {"near": 1.0}, {})
 
     step = TrainStep(lambda images: images, model, loss, PrecisionConfig(precision)).train()
-    optimizer = OPTIMIZERS[kind](parameter_groups(model, 0.0), lr=0.1, momentum=0.9)
+    optimizer = OPTIMIZERS[kind](parameter_groups(model, 0.0), lr=0.1)
     return OptimizerStep(step, optimizer, config, DistInfo(), CPU)
 
 

@@ -16,7 +16,10 @@ from hrpose.config.options import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = shipped_configs()
-SMALL = ["MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MODEL.BLOCKS", "1"]
+SMALL = [
+    *("MODEL.WIDTH", "8", "MODEL.BACKBONE.STEM", "8", "MODEL.BACKBONE.BLOCKS", "1"),
+    *("MODEL.BACKBONE.MODULES", "[1,1,1]"),
+]
 
 
 def readers() -> str:
@@ -40,7 +43,7 @@ def test_every_option_has_a_meaning_and_a_reader(option):
     names = [
         rf"config\.{option.key}",
         rf"given.get..{option.key}",
-        *(rf"{name}\.{last}" for name in short),
+        *(rf"{name}\.{option.key.partition('.')[2]}" for name in short),
         *([f'"{last}"'] * bool(groups)),  # named to `keywords` of builders/common.py
     ]
     assert option.meaning.endswith(".")
@@ -89,3 +92,14 @@ def test_every_yaml_says_only_what_differs(path):
 def test_every_yaml_begins_with_what_it_is_and_how_to_run_it(path):
     header = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert any("python tools/" in line or "make " in line for line in header)
+
+
+def test_there_are_few_options_and_each_is_used_by_a_config_or_a_document():
+    names = {".".join(option.key.split(".")[:2]) for option in OPTIONS}
+    assert len(names) <= 85
+    written = {entry.key for path in CONFIGS for entry in read_entries(path)}
+    documents = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
+    text = "\n".join(path.read_text() for path in documents if path.name != "options.md")
+    used = {key for key in BY_KEY if key in written or re.search(rf"\b{key}\b", text)}
+    used |= {name for name in names if re.search(rf"\b{name}\b", text)}
+    assert names == {".".join(key.split(".")[:2]) for key in used}

@@ -63,7 +63,10 @@ def test_sigmas_reach_the_targets():
     assert build_targets(load()).unit_width == 0
 
 
-SMALL = ("MODEL.WIDTH", "8", "MODEL.STEM", "8", "MODEL.MODULES", "[1,1,1]", "MODEL.BLOCKS", "1")
+SMALL = [
+    *("MODEL.WIDTH", "8", "MODEL.BACKBONE.STEM", "8", "MODEL.BACKBONE.BLOCKS", "1"),
+    *("MODEL.BACKBONE.MODULES", "[1,1,1]"),
+]
 
 
 def dilations(*overrides):
@@ -142,7 +145,9 @@ def test_lambda_is_not_below_nothing(text):
     assert "LOSS.LAMBDA" in refused("LOSS.LAMBDA", text)
 
 
-@pytest.mark.parametrize("key", ["TRAIN.LR", "LOSS.GAMMA", "LOSS.SHR", "LOSS.PULL", "LOSS.SIGMA"])
+@pytest.mark.parametrize(
+    "key", ["TRAIN.LR", "LOSS.GAMMA", "LOSS.SHR", "LOSS.TAGS.PULL", "LOSS.SIGMA"]
+)
 def test_nothing_else_may_be_endless(key):
     assert key in refused(key, ".inf")
 

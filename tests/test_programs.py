@@ -310,7 +310,7 @@ def test_two_processes_train_in_one_folder_and_are_stopped_at_the_same_step(trai
     [
         "TRAIN.ACTIVATION_CHECKPOINTING true TRAIN.CHANNELS_LAST false",
         "TRAIN.PRECISION fp16 TRAIN.OPTIMIZER adamw",
-        pytest.param("TRAIN.COMPILE true MODEL.MODULES [1,1,1]", marks=pytest.mark.long),
+        pytest.param("TRAIN.COMPILE true MODEL.BACKBONE.MODULES [1,1,1]", marks=pytest.mark.long),
     ],
 )
 def test_however_the_network_computes_it_trains(trained, tmp_path, more):

@@ -25,7 +25,7 @@ ADAPTIVE = ["MODEL.NAME", "swahr", "LOSS.SAHR", "true", "LOSS.WAHR", "true"]
 @pytest.fixture
 def config_of(scenes):
     """(KEY, VALUE, ...) -> the config of a small network on the scenes."""
-    more = ["DATASET.ROOT", str(scenes), "MODEL.MODULES", "[1,1,1]", "DATASET.FLIP", ".5"]
+    more = ["DATASET.ROOT", str(scenes), "MODEL.BACKBONE.MODULES", "[1,1,1]", "DATASET.FLIP", ".5"]
     return lambda *overrides: load_config(QUICKSTART, [*SMALL, *more, *overrides])
 
 
@@ -84,7 +84,13 @@ def test_images_and_targets_are_the_same(config_of, more, record_difference):
 
 @pytest.mark.parametrize(
     "more",
-    [[], ["LOSS.AE_TYPE", "max"], ["LOSS.HEATMAP", "[1,.5]"], ["LOSS.TERMS", "['tags']"], ADAPTIVE],
+    [
+        [],
+        ["LOSS.TAGS.KIND", "max"],
+        ["LOSS.HEATMAP", "[1,.5]"],
+        ["LOSS.TERMS", "['tags']"],
+        ADAPTIVE,
+    ],
 )
 def test_losses_and_their_gradients_are_the_same(config_of, more, record_difference):
     config = config_of(*more)

@@ -46,11 +46,11 @@ def test_the_convention_decides_offsets_and_duplicates(convention, option, rule)
 
 def test_every_option_of_the_decoder_is_read():
     decoder = spec_of(
-        *("TEST.DETECTION_THRESHOLD", "0.2", "TEST.TAG_THRESHOLD", "0.5", "TEST.NMS_KERNEL", "7"),
+        *("TEST.DETECTION_THRESHOLD", "0.2", "TEST.TAG_THRESHOLD", "0.5"),
         *("DATASET.MAX_NUM_PEOPLE", "9", "TEST.REFINE", "false", "TEST.MATCHER", "scipy"),
         *("TEST.MATCHING_COST", "clipped", "TEST.MIN_SCORE", "0.1", "TEST.OKS_NMS", "0.8"),
     ).decoder
-    assert decoder == (0.2, 0.5, 9, 7, "quarter", False, False, "scipy", "clipped", 0.1, 0.8)
+    assert decoder == (0.2, 0.5, 9, 5, "quarter", False, False, "scipy", "clipped", 0.1, 0.8)
 
 
 @pytest.mark.parametrize("convention", BOTTOM_UP)

@@ -19,8 +19,9 @@ from hrpose.ops.normalize import normalize
 
 PLAIN = Path(__file__).parents[1] / "configs" / "w32_512.yaml"
 SMALL = {
-    "MODEL.WIDTH": "8", "MODEL.STEM": "8", "MODEL.MODULES": "[1,1,1]", "MODEL.BLOCKS": "1",
-    "MODEL.BOTTLENECKS": "1", "MODEL.NUM_BASIC_BLOCKS": "1", "MODEL.INIT": "fan_in",
+    "MODEL.WIDTH": "8", "MODEL.BACKBONE.STEM": "8", "MODEL.BACKBONE.MODULES": "[1,1,1]",
+    "MODEL.BACKBONE.BLOCKS": "1", "MODEL.BACKBONE.BOTTLENECKS": "1",
+    "MODEL.NUM_BASIC_BLOCKS": "1", "MODEL.INIT": "fan_in",
 }  # fmt: skip
 WITH_SAHR = {"MODEL.NAME": "swahr", "LOSS.SAHR": "true"}
 KINDS, SIDE = 17, 64
@@ -181,7 +182,7 @@ VARIANTS = [
     {"LOSS.WAHR": "true", "LOSS.DETACH_WEIGHT": "true"},
     {"TRAIN.PRECISION": "bf16"},
     {"MODEL.NUM_DECONVS": "2", "MODEL.INIT": "published"},
-    {"LOSS.HEATMAP": "[0.3, 0.7]", "LOSS.PUSH": "0.37", "LOSS.LAMBDA": "13"},
+    {"LOSS.HEATMAP": "[0.3, 0.7]", "LOSS.TAGS.PUSH": "0.37", "LOSS.LAMBDA": "13"},
 ]
 
 

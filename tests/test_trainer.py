@@ -475,9 +475,7 @@ def test_too_many_non_finite_losses_end_the_run(tmp_path, log_every):
         visualize_every=0,
         max_nonfinite_steps=1,
     )
-    with pytest.raises(
-        FloatingPointError, match=r"step [56].*TRAIN\.MAX_NONFINITE_STEPS.*TRAIN\.LR"
-    ):
+    with pytest.raises(FloatingPointError, match=r"step [56].*More than 1.*TRAIN\.LR"):
         start.run()
     assert start.last["progress"]["step"] in (5, 6)
     assert all_finite(start.last)

@@ -45,7 +45,8 @@ def data_config(config):
     sigmas = list(config.LOSS.SIGMA)
     return DataConfig(
         crop=CropConfig(
-            data.INPUT_SIZE, data.MAX_ROTATION, data.MIN_SCALE, data.MAX_SCALE, data.MAX_TRANSLATE
+            data.INPUT_SIZE,
+            *(data.AFFINE[k] for k in ("ROTATION", "MIN_SCALE", "MAX_SCALE", "TRANSLATE")),
         ),
         flip=data.FLIP,
         flip_order=tuple(build_skeleton(config).flip_order),

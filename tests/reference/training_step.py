@@ -49,7 +49,7 @@ def reference_loss(config):
         adaptive = config.LOSS.SAHR or config.LOSS.WAHR
         terms.append(chosen["heatmap"][0] if adaptive else _heatmap_term)
     if "tags" in chosen:
-        terms.append(partial(_tag_term, kind=config.LOSS.AE_TYPE))
+        terms.append(partial(_tag_term, kind=config.LOSS.TAGS.KIND))
     return partial(_sum_of_terms, terms=terms, weights=weights)
 
 

@@ -58,19 +58,27 @@ def output_strides(config: CfgNode) -> list[int]:
     return strides_of(config.MODEL.NUM_DECONVS)
 
 
+def input_size(config: CfgNode) -> tuple[int, int]:
+    """(width, height) of a training crop in network pixels."""
+    size = config.DATASET.INPUT_SIZE
+    return size if isinstance(size, tuple) else (size, size)
+
+
+def inference_side(config: CfgNode) -> int:
+    """The shorter side of an image at test in network pixels."""
+    return config.TEST.INPUT_SIZE or min(input_size(config))
+
+
 # Samples -------------------------------------------------------------------------------------
 
 
 def _random_affine(config: CfgNode) -> Augment:
     data = config.DATASET
     crop = CropConfig(
-        data.INPUT_SIZE,
-        data.MAX_ROTATION,
-        data.MIN_SCALE,
-        data.MAX_SCALE,
-        data.MAX_TRANSLATE,
-        output_strides(config)[-1],
-        build_convention(config),
+        size=input_size(config),
+        stride=output_strides(config)[-1],
+        convention=build_convention(config),
+        **keywords(data.AFFINE, "ROTATION", "MIN_SCALE", "MAX_SCALE", "TRANSLATE"),
     )
     return partial(random_affine, crop=crop)
 
@@ -99,7 +107,8 @@ def build_dataset(config: CfgNode, split: Split) -> BottomUpDataset:
 
 def _heatmap_loss(config: CfgNode) -> tuple[LossTerm, Weights]:
     """Heatmaps against the drawn ones or, with SAHR, against those of the predicted scales."""
-    loss, distance = config.LOSS, mse
+    loss = config.LOSS
+    distance: Callable = mse
     if loss.WAHR:
         weigh = constant_weight if loss.DETACH_WEIGHT else adaptive_weight
         distance = partial(wahr_mse, weigh=partial(weigh, gamma=loss.GAMMA))
@@ -111,7 +120,8 @@ def _heatmap_loss(config: CfgNode) -> tuple[LossTerm, Weights]:
 
 def _tag_loss(config: CfgNode) -> tuple[LossTerm, Weights]:
     loss = config.LOSS
-    return partial(tag_term, kind=loss.AE_TYPE), {"pull": loss.PULL, "push": loss.PUSH}
+    weights = {"pull": loss.TAGS.PULL, "push": loss.TAGS.PUSH}
+    return partial(tag_term, kind=loss.TAGS.KIND), weights
 
 
 LOSSES: dict[str, Callable[[CfgNode], tuple[LossTerm, Weights]]] = {
@@ -144,7 +154,7 @@ def build_spec(config: CfgNode) -> InferenceSpec:
     """Preprocessing, views, aggregation and decoding, as TEST specifies."""
     test, convention = config.TEST, build_convention(config)
     shared = (
-        *("DETECTION_THRESHOLD", "TAG_THRESHOLD", "NMS_KERNEL", "REFINE", "MATCHER"),
+        *("DETECTION_THRESHOLD", "TAG_THRESHOLD", "REFINE", "MATCHER"),
         *("MATCHING_COST", "MIN_SCORE", "OKS_NMS"),
     )
     decoder = DecoderConfig(
@@ -155,7 +165,7 @@ def build_spec(config: CfgNode) -> InferenceSpec:
     )
     return InferenceSpec(
         skeleton=build_skeleton(config),
-        input_size=test.INPUT_SIZE or config.DATASET.INPUT_SIZE,
+        input_size=inference_side(config),
         scales=tuple(map(float, test.SCALE_FACTOR)),
         views=("identity", "flip") if test.FLIP_TEST else ("identity",),
         stride=1 if test.PROJECT2IMAGE else output_strides(config)[-1],

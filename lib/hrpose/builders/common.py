@@ -37,7 +37,9 @@ def keywords(options: CfgNode, *names: str) -> dict[str, Any]:
 
 def _higher_hrnet(config: CfgNode) -> HigherHRNet:
     model = config.MODEL
-    backbone = HRNet(model.WIDTH, model.MODULES, model.BLOCKS, model.STEM, model.BOTTLENECKS)
+    backbone = HRNet(
+        model.WIDTH, **keywords(model.BACKBONE, "MODULES", "BLOCKS", "STEM", "BOTTLENECKS")
+    )
     dilations = list(model.DILATIONS) * (model.NUM_BASIC_BLOCKS // len(model.DILATIONS))
     joints = len(build_skeleton(config).joints)
     network = HigherHRNet(backbone, joints, model.NUM_DECONVS, dilations, model.CAT_OUTPUT)
@@ -104,4 +106,4 @@ def build_inference_model(config: CfgNode, model: nn.Module) -> nn.Module:
     """A copy of a network that computes as TEST specifies, on the same device."""
     test = config.TEST
     precision = PRECISIONS[test.PRECISION]
-    return prepare_for_inference(model, test.FUSE_BN, test.CHANNELS_LAST, precision, test.COMPILE)
+    return prepare_for_inference(model, precision, test.COMPILE)

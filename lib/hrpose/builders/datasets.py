@@ -129,7 +129,7 @@ def expected_tree(config: CfgNode) -> str:
 
 
 EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
-    "coco": lambda bounds, **data: KeypointEvaluator(**data),
+    "coco": KeypointEvaluator,
     "crowdpose": crowdpose_evaluator,
 }
 
@@ -143,7 +143,6 @@ def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> KeypointEvaluator
         skeleton=build_skeleton(config),
         category_id=person_category(truth, config.DATASET.CATEGORY)["id"],
         image_ids=[i for i in config.DATASET.IMAGE_IDS if i in known] or None,
-        bounds=config.TEST.CROWD_BOUNDS,
     )
 
 

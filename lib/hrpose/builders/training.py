@@ -48,8 +48,7 @@ def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
     options = config.TRAIN
     if options.ACTIVATION_CHECKPOINTING:
         enable_activation_checkpointing(model)
-    memory_format = torch.channels_last if options.CHANNELS_LAST else torch.contiguous_format
-    precision = PrecisionConfig(PRECISIONS[options.PRECISION], memory_format, options.COMPILE)
+    precision = PrecisionConfig(PRECISIONS[options.PRECISION], options.COMPILE)
     return TrainStep(normalize, model, build_loss(config), precision)
 
 
@@ -78,25 +77,29 @@ def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
     options = config.TRAIN
     make = pick(OPTIMIZERS, options.OPTIMIZER, "TRAIN.OPTIMIZER")
     groups = parameter_groups(model, options.WEIGHT_DECAY)
-    return make(groups, lr=options.LR, momentum=options.MOMENTUM)
+    return make(groups, lr=options.LR)
 
 
 def build_schedule(config: CfgNode) -> Schedule:
     options = config.TRAIN
     schedule = pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE")
-    names = ("LR_STEP", "LR_FACTOR", "WARMUP", "EPOCHS", "T_0", "T_MULT")
-    return partial(schedule, **keywords(options, *names))
+    names = ("LR_STEP", "LR_FACTOR", "WARMUP", "EPOCHS")
+    restarts = keywords(options.RESTARTS, "T_0", "T_MULT")
+    return partial(schedule, **keywords(options, *names), **restarts)
 
 
 def build_train_config(config: CfgNode, batch: int) -> TrainConfig:
     """The loop's configuration for steps of `batch` images, which the learning rate follows."""
     options = config.TRAIN
-    names = ("EPOCHS", "VALIDATE_EVERY", "VISUALIZE_EVERY", "SAVE_MINUTES", "SAVE_STEPS")
+    names = ("EPOCHS", "VALIDATE_EVERY", "VISUALIZE_EVERY")
     return TrainConfig(
-        lr=scale_learning_rate(options.LR, batch, options.BASE_BATCH, options.LR_SCALING),
+        lr=scale_learning_rate(options.LR, batch, options.BASE_BATCH),
         schedule=build_schedule(config),
         log_every=config.PRINT_FREQ,
-        **keywords(options, *names, "KEEP_CHECKPOINTS", "MAX_NONFINITE_STEPS"),
+        save_minutes=options.SAVE.MINUTES,
+        save_steps=options.SAVE.STEPS,
+        keep_checkpoints=options.SAVE.KEEP,
+        **keywords(options, *names),
     )
 
 

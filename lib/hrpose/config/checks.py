@@ -41,18 +41,21 @@ def _is_device(name: str) -> bool:
     return name in ("auto", "cpu", "cuda") or bool(re.fullmatch(r"cuda:\d+", name))
 
 
+def _sides(size: int | tuple[int, ...]) -> tuple[int, ...]:
+    return size if isinstance(size, tuple) else (size, size)
+
+
 anything = rule(lambda value: True, "")
 above_0 = rule(lambda value: 0 < value < math.inf, "above 0 and finite")
 not_negative = rule(lambda value: 0 <= value < math.inf, "0 or more and finite")
 not_negative_or_inf = rule(lambda value: value >= 0, "0 or more, or .inf")
 at_least_1 = rule(lambda value: 1 <= value < math.inf, "1 or more and finite")
 fraction = rule(lambda value: 0 <= value <= 1, "between 0 and 1")
-by_32 = rule(
-    lambda value: value > 0 and value % 32 == 0,
-    "a multiple of 32 (HRNet halves five times)",
+sizes_by_32 = rule(
+    lambda value: all(side > 0 and side % 32 == 0 for side in _sides(value)),
+    "a multiple of 32 (HRNet halves five times), or [width, height] of such",
 )
 by_32_or_0 = rule(lambda value: value >= 0 and value % 32 == 0, "a multiple of 32, or 0")
-odd = rule(lambda value: value > 0 and value % 2 == 1, "odd and above 0")
 a_device = rule(_is_device, "auto, cpu, cuda or cuda:N")
 template = rule(_is_template, "a path in which braces stand around nothing but {split}")
 scales = rule(

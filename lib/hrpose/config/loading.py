@@ -5,22 +5,16 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from yacs.config import CfgNode
 
-from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
+from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS, SIZE_OPTIONS
 from hrpose.config.renamed import RENAMED, current
 
 BY_KEY = {option.key: option for option in OPTIONS}
-
-FAST_PRESET: dict[str, Any] = {"TEST.PROJECT2IMAGE": False, "TEST.MATCHER": "scipy"}
-PUBLISHED_PRESET: dict[str, Any] = {"TEST.PROJECT2IMAGE": True, "TEST.MATCHER": "munkres"}
-PRESETS = {"none": {}, "published": PUBLISHED_PRESET, "fast": FAST_PRESET}
-"""TEST.PRESET -> the options it sets."""
 
 MOST_VALUES = 10_000
 """Bound on the values of one YAML file, aliases expanded; hrpose has about a hundred options."""
@@ -56,29 +50,25 @@ def stored_entries(text: str, origin: str) -> list[Entry]:
     place = Path(f"{origin}, its config")
     entries = []
     for entry in _flatten(_parse(text, place), place, {}):
-        known = current(entry.key, entry.value)
+        try:
+            known = current(entry.key, entry.value)
+        except ValueError:
+            if not entry.key.startswith("TRAIN."):  # how it was trained, its weights no longer need
+                raise
+            known = None
         if known:
             entries.append(Entry(*known, entry.where))
     return entries
 
 
 def _config_of(written: Sequence[Entry], overrides: Sequence[str], name: str) -> CfgNode:
-    """`written` over the defaults, `overrides` over both; `name` where NAME is empty.
-
-    A preset overrides files read before its own, and yields to other options of the same file.
-    """
+    """`written` over the defaults, `overrides` over both; `name` where NAME is empty."""
     values = defaults()
-    for _, entries in groupby([*written, *_override_entries(overrides)], _source):
-        given = {entry.key: _checked(entry) for entry in entries}
-        values |= PRESETS[given.get("TEST.PRESET", "none")] | given
+    for entry in (*written, *_override_entries(overrides)):
+        values[entry.key] = _checked(entry)
     values["NAME"] = values["NAME"] or name
     _check_together(values)
     return _as_node(values)
-
-
-def _source(entry: Entry) -> str:
-    """The file of an entry, or "command line"."""
-    return entry.where.rsplit(":", 1)[0]
 
 
 def defaults() -> dict[str, Any]:
@@ -194,7 +184,14 @@ def _checked(entry: Entry) -> Any:
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see config/options.py"
         raise ValueError(f"{entry.where}: unknown option {entry.key}{hint}")
     option = BY_KEY[entry.key]
-    value = _coerced(entry.value, option.default)
+    like = option.default
+    if (
+        entry.key in SIZE_OPTIONS
+        and isinstance(entry.value, (list, tuple))
+        and len(entry.value) == 2
+    ):
+        like = (like,)
+    value = _coerced(entry.value, like)
     if value is None:
         raise ValueError(
             f"{entry.where}: {entry.key} is {entry.value!r}, but must be {_kind(option.default)}. "
@@ -245,8 +242,8 @@ def _check_together(values: dict[str, Any]) -> None:
     _check_scale_set(values["TEST.SCALE_FACTOR"])
     _check_resolutions(values)
     _check_scale_losses(values)
-    if values["DATASET.MIN_SCALE"] > values["DATASET.MAX_SCALE"]:
-        raise ValueError("DATASET.MIN_SCALE is above DATASET.MAX_SCALE")
+    if values["DATASET.AFFINE.MIN_SCALE"] > values["DATASET.AFFINE.MAX_SCALE"]:
+        raise ValueError("DATASET.AFFINE.MIN_SCALE is above DATASET.AFFINE.MAX_SCALE")
 
 
 def _check_scale_set(scales: Sequence[float]) -> None:

@@ -1,10 +1,14 @@
 """Every option: its key, default, meaning, and the check that its values must pass.
 
+A structured option has several fields, SECTION.NAME.FIELD, and in YAML a mapping:
+`AFFINE: {ROTATION: 30, MIN_SCALE: 0.75}`. A field that is not given keeps its default.
+
 A new option is a line here and a reader in builders/ or programs/; nothing else knows of options.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from hrpose.config.checks import (
@@ -13,17 +17,16 @@ from hrpose.config.checks import (
     above_0,
     anything,
     at_least_1,
-    by_32,
     by_32_or_0,
     each,
     fraction,
     named,
     not_negative,
     not_negative_or_inf,
-    odd,
     one_of,
     rule,
     scales,
+    sizes_by_32,
     some,
     some_of,
     template,
@@ -80,19 +83,20 @@ OPTIONS = (
     Option("DATASET.IGNORE_REGIONS", "segmentation", one_of("segmentation", "box", "none"),
            "Region without heatmap loss for crowds and people without keypoints: their "
            "segmentation, box, or none."),
-    Option("DATASET.INPUT_SIZE", 512, by_32,
-           "Side of the training crop, and the shorter side at test, in pixels."),
+    Option("DATASET.INPUT_SIZE", 512, sizes_by_32,
+           "Training crop in pixels: the side of a square, or [width, height]. The shorter side at "
+           "test."),
     Option("DATASET.AUGMENTATIONS", ("affine", "flip"), some,
            "Augmentations of a training sample, in order."),
     Option("DATASET.FLIP", 0.5, fraction,
            "Probability of a horizontal flip."),
-    Option("DATASET.MAX_ROTATION", 30.0, not_negative,
+    Option("DATASET.AFFINE.ROTATION", 30.0, not_negative,
            "Largest rotation in degrees, in both directions."),
-    Option("DATASET.MIN_SCALE", 0.75, above_0,
+    Option("DATASET.AFFINE.MIN_SCALE", 0.75, above_0,
            "Smallest side of the crop relative to the shorter side of the image."),
-    Option("DATASET.MAX_SCALE", 1.5, above_0,
+    Option("DATASET.AFFINE.MAX_SCALE", 1.5, above_0,
            "Largest side of the crop relative to the shorter side of the image."),
-    Option("DATASET.MAX_TRANSLATE", 40.0, not_negative,
+    Option("DATASET.AFFINE.TRANSLATE", 40.0, not_negative,
            "Largest translation of the crop in 200ths of its side."),
     Option("DATASET.MAX_NUM_PEOPLE", 30, above_0,
            "Maximum number of people per image: in the tag loss, of candidates per joint, and of "
@@ -102,14 +106,14 @@ OPTIONS = (
            "Network: higher_hrnet, or swahr (higher_hrnet with a scale branch)."),
     Option("MODEL.WIDTH", 32, above_0,
            "Channels of the 1/4 branch; the others have 2, 4 and 8 times as many."),
-    Option("MODEL.STEM", 64, above_0,
+    Option("MODEL.BACKBONE.STEM", 64, above_0,
            "Channels of the stem; the first stage has 4 times as many."),
-    Option("MODEL.BOTTLENECKS", 4, above_0,
+    Option("MODEL.BACKBONE.BOTTLENECKS", 4, above_0,
            "Bottleneck blocks of the first stage."),
-    Option("MODEL.MODULES", (1, 4, 3),
+    Option("MODEL.BACKBONE.MODULES", (1, 4, 3),
            rule(lambda v: len(v) == 3 and min(v) > 0, "three numbers above 0"),
            "Exchange modules of stages 2, 3 and 4."),
-    Option("MODEL.BLOCKS", 4, above_0,
+    Option("MODEL.BACKBONE.BLOCKS", 4, above_0,
            "Residual blocks per branch of a module."),
     Option("MODEL.NUM_DECONVS", 1, rule(lambda v: v in (0, 1, 2), "0, 1 or 2"),
            "Deconvolution modules: the finest output has stride 4, 2 or 1."),
@@ -133,11 +137,11 @@ OPTIONS = (
            "Loss terms: heatmap, tags."),
     Option("LOSS.HEATMAP", (1.0,), some_of(not_negative),
            "Weight of the heatmap loss: one, or one per output, coarse to fine."),
-    Option("LOSS.PULL", 1e-3, not_negative,
+    Option("LOSS.TAGS.PULL", 1e-3, not_negative,
            "Weight of the pull loss, within people."),
-    Option("LOSS.PUSH", 1e-3, not_negative,
+    Option("LOSS.TAGS.PUSH", 1e-3, not_negative,
            "Weight of the push loss, between people."),
-    Option("LOSS.AE_TYPE", "exp", one_of("exp", "max"),
+    Option("LOSS.TAGS.KIND", "exp", one_of("exp", "max"),
            "Form of the push loss: exp or max."),
     Option("LOSS.SIGMA", (2.0,), some_of(above_0),
            "Standard deviation of the target Gaussians in cells: one, or one per output."),
@@ -157,16 +161,12 @@ OPTIONS = (
 
     Option("TRAIN.BATCH", 48, above_0,
            "Global batch size, over all devices and accumulation passes."),
-    Option("TRAIN.BASE_BATCH", 48, above_0,
-           "Batch size that LR refers to."),
+    Option("TRAIN.BASE_BATCH", 48, not_negative,
+           "Batch size that LR refers to: LR is scaled linearly to BATCH. 0: LR is used as it is."),
     Option("TRAIN.LR", 1e-3, above_0,
            "Learning rate for a batch of BASE_BATCH."),
-    Option("TRAIN.LR_SCALING", "linear", one_of("linear", "none"),
-           "Scaling of LR with the batch size: linear or none."),
     Option("TRAIN.OPTIMIZER", "adam", named,
            "Optimizer: adam, adamw or sgd."),
-    Option("TRAIN.MOMENTUM", 0.9, fraction,
-           "Momentum of the optimizer sgd."),
     Option("TRAIN.WEIGHT_DECAY", 0.0, not_negative,
            "Weight decay of weights, not of biases and norms. Published: 0 (Adam with 1e-4 ends at "
            "AP 12)."),
@@ -183,9 +183,9 @@ OPTIONS = (
            "Factor of multistep."),
     Option("TRAIN.WARMUP", 3.0, not_negative,
            "Warm-up epochs of warmup_linear and cosine, from a tenth of the rate."),
-    Option("TRAIN.T_0", 16.0, above_0,
+    Option("TRAIN.RESTARTS.T_0", 16.0, above_0,
            "Epochs before the first restart of cosine_restarts."),
-    Option("TRAIN.T_MULT", 2.0, at_least_1,
+    Option("TRAIN.RESTARTS.T_MULT", 2.0, at_least_1,
            "Ratio of the lengths of successive cycles of cosine_restarts."),
     Option("TRAIN.EPOCHS", 300, above_0,
            "Number of training epochs."),
@@ -198,8 +198,6 @@ OPTIONS = (
            "share of BATCH at once."),
     Option("TRAIN.PRECISION", "fp32", one_of("fp32", "bf16", "fp16"),
            "Precision of the network in training: fp32, bf16 or fp16; losses are float32."),
-    Option("TRAIN.CHANNELS_LAST", True, anything,
-           "Channels-last memory format, faster on most devices."),
     Option("TRAIN.COMPILE", False, anything,
            "torch.compile the network: minutes at the start, faster steps afterwards."),
     Option("TRAIN.ACTIVATION_CHECKPOINTING", False, anything,
@@ -207,15 +205,12 @@ OPTIONS = (
            "third more compute, the same gradients."),
     Option("TRAIN.SYNC_BN", False, anything,
            "Synchronise batch statistics over all processes (torchrun with GPUs)."),
-    Option("TRAIN.SAVE_MINUTES", 10.0, not_negative,
-           "Minutes between two checkpoints within an epoch; 0: only SAVE_STEPS counts."),
-    Option("TRAIN.SAVE_STEPS", 0, not_negative,
-           "Steps between two checkpoints within an epoch; 0: only SAVE_MINUTES counts."),
-    Option("TRAIN.KEEP_CHECKPOINTS", 2, above_0,
+    Option("TRAIN.SAVE.MINUTES", 10.0, not_negative,
+           "Minutes between two checkpoints within an epoch; 0: only STEPS counts."),
+    Option("TRAIN.SAVE.STEPS", 0, not_negative,
+           "Steps between two checkpoints within an epoch; 0: only MINUTES counts."),
+    Option("TRAIN.SAVE.KEEP", 2, above_0,
            "Number of recent checkpoints to keep, beside the best."),
-    Option("TRAIN.MAX_NONFINITE_STEPS", 20, not_negative,
-           "Abort if more than this many steps of an epoch are skipped because the loss or the "
-           "gradient is not finite."),
     Option("TRAIN.SEED", 0, not_negative,
            "Seed of initialisation, shuffling and augmentation."),
     Option("TRAIN.RESUME", "auto", named,
@@ -224,17 +219,13 @@ OPTIONS = (
 
     Option("TEST.MODEL_FILE", "", anything,
            "Weights to evaluate or predict with."),
-    Option("TEST.PRESET", "none", one_of("none", "published", "fast"),
-           "Values of several TEST options at once (config.loading.PRESETS): published, for "
-           "published numbers, or fast."),
     Option("TEST.BATCH", 4, above_0,
            "Images of one size per forward pass."),
     Option("TEST.INPUT_SIZE", 0, by_32_or_0,
            "Shorter side at test in pixels; 0: DATASET.INPUT_SIZE."),
     Option("TEST.FLIP_TEST", True, anything,
            "Average with the mirrored image."),
-    Option("TEST.SCALE_FACTOR", (1.0,),
-           scales,
+    Option("TEST.SCALE_FACTOR", (1.0,), scales,
            "Scales of multi-scale testing; several must include 1, whose tags are used."),
     Option("TEST.AGGREGATE", (4,), each(above_0),
            "Strides of the outputs whose heatmaps are averaged; empty: all."),
@@ -246,8 +237,6 @@ OPTIONS = (
            "Minimum score of a candidate."),
     Option("TEST.TAG_THRESHOLD", 1.0, above_0,
            "Tag distance beyond which a candidate starts a new person."),
-    Option("TEST.NMS_KERNEL", 5, odd,
-           "Window of the heatmap non-maximum suppression in cells."),
     Option("TEST.SUBPIXEL", "convention", one_of("convention", "none", "quarter", "dark"),
            "Place of joints within their cells: none (the middle), quarter (a quarter cell towards "
            "the higher neighbour), dark (a Taylor step) or convention (quarter; with COORDINATES "
@@ -267,15 +256,8 @@ OPTIONS = (
     Option("TEST.PRECISION", "fp32", one_of("fp32", "bf16", "fp16"),
            "Precision of the network at test (not of validation during training): fp32, bf16 or "
            "fp16; outputs are float32."),
-    Option("TEST.CHANNELS_LAST", True, anything,
-           "TRAIN.CHANNELS_LAST at test."),
-    Option("TEST.FUSE_BN", True, anything,
-           "Fuse batch normalisation into convolutions: faster, equal up to rounding."),
     Option("TEST.COMPILE", False, anything,
            "torch.compile the network at test: a minute for the first image and the first batch."),
-    Option("TEST.CROWD_BOUNDS", (0.2, 0.8),
-           rule(lambda v: len(v) == 2 and v[0] <= v[1], "two numbers, the lower first"),
-           "crowdIndex bounds of CrowdPose's AP-easy, -medium and -hard."),
 )
 # fmt: on
 
@@ -288,6 +270,9 @@ EMPTY_BY_DEFAULT = {
 }
 """Lists whose default only shows the type of their entries."""
 
+SIZE_OPTIONS = {"DATASET.INPUT_SIZE"}
+"""Options that are a number, or [width, height]."""
+
 RUNTIME_OPTIONS = (
     "OUTPUT_DIR",
     "DEVICE",
@@ -295,13 +280,11 @@ RUNTIME_OPTIONS = (
     "PRINT_FREQ",
     "LOGGERS",
     "TEST.BATCH",
-    "TEST.PRESET",
     "TRAIN.MICRO_BATCH",
     "TRAIN.ACTIVATION_CHECKPOINTING",
-    "TRAIN.SAVE_MINUTES",
-    "TRAIN.SAVE_STEPS",
-    "TRAIN.KEEP_CHECKPOINTS",
-    "TRAIN.MAX_NONFINITE_STEPS",
+    "TRAIN.SAVE.MINUTES",
+    "TRAIN.SAVE.STEPS",
+    "TRAIN.SAVE.KEEP",
 )
 """Options that may differ between two starts of one run, as TRAIN.RESUME may."""
 
@@ -327,17 +310,35 @@ def as_markdown() -> str:
     lines[-1] += "YAML or as `KEY VALUE`."
     for section, title in SECTIONS.items():
         lines += ["", f"## {title}", "", "| option | default | meaning |", "|---|---|---|"]
-        for key, default, _, meaning in OPTIONS:
-            if key.rpartition(".")[0].partition(".")[0] == section:
-                lines.append(f"| `{key}` | {_shown(key, default)} | {meaning} |".replace("  ", " "))
+        for name, fields in _structured().items():
+            if name.rpartition(".")[0] == section:
+                lines.append(_row(name, fields))
     return "\n".join(lines) + "\n"
 
 
-def _shown(key: str, default: Any) -> str:
+def _structured() -> dict[str, list[Option]]:
+    """Every option -> its fields: one, or those of a structured option, SECTION.NAME.FIELD."""
+    fields: dict[str, list[Option]] = {}
+    for option in OPTIONS:
+        fields.setdefault(".".join(option.key.split(".")[:2]), []).append(option)
+    return fields
+
+
+def _row(name: str, fields: Sequence[Option]) -> str:
+    if fields[0].key == name:
+        return f"| `{name}` | {_shown(fields[0])} | {fields[0].meaning} |".replace("  ", " ")
+    last = [field.key.rpartition(".")[2] for field in fields]
+    default = ", ".join(f"{n}: {_shown(f).strip('`')}" for n, f in zip(last, fields))
+    meaning = "<br>".join(f"`{n}`: {field.meaning}" for n, field in zip(last, fields))
+    return f"| `{name}` | `{{{default}}}` | {meaning} |"
+
+
+def _shown(option: Option) -> str:
     """A default as it would be written in YAML; nothing for an empty one."""
-    if key in EMPTY_BY_DEFAULT:
+    if option.key in EMPTY_BY_DEFAULT:
         return "`[]`"
-    if isinstance(default, tuple):
-        return f"`[{', '.join(map(str, default))}]`"
+    if isinstance(option.default, tuple):
+        return f"`[{', '.join(map(str, option.default))}]`"
+    default = option.default
     text = str(default).lower() if isinstance(default, bool) else f"{default}"
     return f"`{text}`" if text else ""

@@ -29,12 +29,12 @@ class CropConfig(NamedTuple):
     """Ranges of the random training crop, which is centred on the image."""
 
     size: int | tuple[int, int] = 512  # network pixels: a square, or (width, height)
-    max_rotation: float = 30.0  # degrees, either way
+    rotation: float = 30.0  # degrees, either way
     min_scale: float = (
         0.75  # shorter side of the crop, in shorter sides of the image; above 1: zoomed out
     )
     max_scale: float = 1.5
-    max_translate: float = 40.0  # in 200ths of that side, either way
+    translate: float = 40.0  # in 200ths of that side, either way
     stride: int = 1  # network pixels per cell of the mask: the finest output's
     convention: Convention = HIGHERHRNET
 
@@ -50,9 +50,9 @@ def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Ge
     Source: the augmentation of HigherHRNet's released training code.
     """
     side = min(image_size) * rng.uniform(crop.min_scale, crop.max_scale)
-    reach = round(crop.max_translate * side / 200)
+    reach = round(crop.translate * side / 200)
     shift = rng.integers(-reach, reach + 1, size=2)  # whole image pixels
-    degrees = rng.uniform(-crop.max_rotation, crop.max_rotation)
+    degrees = rng.uniform(-crop.rotation, crop.rotation)
     centre = (image_size[0] / 2 + shift[0], image_size[1] / 2 + shift[1])
     scale = min(crop.frame) / side
     return similarity(centre, crop.frame, scale, degrees, crop.convention)

@@ -21,21 +21,21 @@ def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
     ]
 
 
-# Optimizers: (parameter groups, lr, momentum) -> Optimizer. All are fused, one kernel over all
+# Optimizers: (parameter groups, lr) -> Optimizer. All are fused, one kernel over all
 # parameters, and so support `found_inf`: a tensor set as an attribute of the optimizer that, if
 # it is 1, makes step() a no-op without a host sync.
 
 
-def adam(groups: list[dict], lr: float, **_: float) -> Optimizer:
+def adam(groups: list[dict], lr: float) -> Optimizer:
     return Adam(groups, lr=lr, fused=True)
 
 
-def adamw(groups: list[dict], lr: float, **_: float) -> Optimizer:
+def adamw(groups: list[dict], lr: float) -> Optimizer:
     return AdamW(groups, lr=lr, fused=True)
 
 
-def sgd(groups: list[dict], lr: float, momentum: float) -> Optimizer:
-    optimizer = SGD(groups, lr=lr, momentum=momentum, fused=True)
+def sgd(groups: list[dict], lr: float) -> Optimizer:
+    optimizer = SGD(groups, lr=lr, momentum=0.9, fused=True)
     optimizer.register_step_pre_hook(_zero_momentum)
     return optimizer
 
@@ -51,9 +51,9 @@ def _zero_momentum(optimizer: Optimizer, *_: object) -> None:
 OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {"adam": adam, "adamw": adamw, "sgd": sgd}
 
 
-def scale_learning_rate(lr: float, batch: int, base_batch: int, scaling: str) -> float:
-    """The learning rate for `batch` images, given that for `base_batch`."""
-    return lr * batch / base_batch if scaling == "linear" else lr
+def scale_learning_rate(lr: float, batch: int, base_batch: int) -> float:
+    """The learning rate for `batch` images, given that for `base_batch`; 0: `lr` for any."""
+    return lr * batch / base_batch if base_batch else lr
 
 
 # Schedules: epochs done, with their fraction -> factor of the learning rate. Each takes the options

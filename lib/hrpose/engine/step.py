@@ -29,7 +29,6 @@ class PrecisionConfig(NamedTuple):
     """How the network is computed; up to rounding, its predictions are the same."""
 
     dtype: torch.dtype = torch.float32  # of autocast; losses are computed in float32 or better
-    memory_format: torch.memory_format = torch.channels_last  # faster on CPUs and tensor cores
     compiled: bool = False
 
 
@@ -45,7 +44,8 @@ class TrainStep(nn.Module):
     ):
         super().__init__()
         self.preprocess = preprocess
-        self.model = model.to(memory_format=precision.memory_format)  # type: ignore[call-overload]
+        # Channels last is faster on CPUs and on tensor cores.
+        self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
         self.precision = precision
         # The model itself keeps its parameter names and is evaluated uncompiled.
@@ -63,9 +63,9 @@ class TrainStep(nn.Module):
 
     def predict(self, images: Tensor) -> Any:
         """Raw images (B, 3, H, W) -> the model's outputs."""
-        dtype, memory_format, _ = self.precision
+        dtype = self.precision.dtype
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            images = self.preprocess(images).contiguous(memory_format=memory_format)
+            images = self.preprocess(images).contiguous(memory_format=torch.channels_last)
             # An occasional prediction in evaluation mode is not worth a second compilation.
             compiled = self.compiled_forward if self.training else None
             return (compiled or self.model)(images)

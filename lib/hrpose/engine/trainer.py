@@ -156,8 +156,8 @@ class Trainer:
         total = len(self.state.loader)
         if progress.skipped > limit or (progress.batch == total and 2 * progress.skipped > total):
             raise FloatingPointError(
-                f"{message}. More than TRAIN.MAX_NONFINITE_STEPS {limit}, or than half of the "
-                "epoch; lower TRAIN.LR, or check the data with tools/check_data.py"
+                f"{message}. More than {limit}, or than half of the epoch: "
+                "lower TRAIN.LR, or check the data with tools/check_data.py"
             )
         self.state.logger.info(message)
 

@@ -31,8 +31,6 @@ COMPILE_OPTIONS: dict[str, dict[str, Any]] = {
 
 def prepare_for_inference(
     model: nn.Module,
-    fuse_bn: bool = True,
-    channels_last: bool = True,
     precision: torch.dtype = torch.float32,
     compiled: bool = False,
 ) -> nn.Module:
@@ -40,9 +38,8 @@ def prepare_for_inference(
 
     Images (B, 3, H, W) and outputs are float32 whatever the precision.
     """
-    network = fuse_conv_bn(model) if fuse_bn else deepcopy(model).eval()
-    if channels_last:  # the first convolution converts the images to the layout of its weights
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    # The first convolution converts the images to the layout of its weights.
+    network = fuse_conv_bn(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if precision != torch.float32:
         network = HalfPrecision(network, precision)
     if compiled:

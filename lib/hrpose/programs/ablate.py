@@ -23,6 +23,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
+from hrpose.config.renamed import current_option
 from hrpose.ops.atomic_io import write_json
 from hrpose.programs.ablation_plan import (
     RESULT_NEUTRAL,
@@ -97,7 +98,9 @@ class Ablation:
             try:
                 row = json.loads(path.read_text())
                 row["figures"]["AP"], row["parameters"], row["gmacs"]
-                rows[digest(without_defaults(row["options"]))] = {**row, "hash": path.stem}
+                options = (current_option(*pair) for pair in row["options"].items())
+                known = without_defaults(dict(pair for pair in options if pair))
+                rows[digest(known)] = {**row, "hash": path.stem}
             except (ValueError, LookupError, TypeError, AttributeError):
                 raise ValueError(
                     f"{path} is not a finished row; delete it to evaluate that row again"

@@ -256,8 +256,12 @@ def bench_overrides(config: CfgNode) -> list[str]:
         """The nearest multiple of 32, the larger of two; 0 stays 0."""
         return side and 32 * max(1, math.floor(side / 128 + 0.5))
 
+    crop = config.DATASET.INPUT_SIZE
+
     values = _bench_options() | {
-        "DATASET.INPUT_SIZE": quarter(config.DATASET.INPUT_SIZE),
+        "DATASET.INPUT_SIZE": tuple(map(quarter, crop))
+        if isinstance(crop, tuple)
+        else quarter(crop),
         "TEST.INPUT_SIZE": quarter(config.TEST.INPUT_SIZE),
         "LOSS.SHR": config.LOSS.SHR / 4,  # a person's width in network pixels
         "MODEL.WIDTH": max(1, config.MODEL.WIDTH // 2),
@@ -272,7 +276,7 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
     """key -> (parameters, GMAC at the test's size). ValueError: an option names nothing known."""
     import torch  # only now: the arguments are valid
 
-    from hrpose.builders.bottomup import build_loss
+    from hrpose.builders.bottomup import build_loss, inference_side
     from hrpose.builders.common import build_model
     from hrpose.builders.training import build_optimizer, build_schedule
     from hrpose.models.complexity import count_parameters, operations_in
@@ -280,7 +284,7 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
     sizes: dict[str, tuple[int, float]] = {}
     networks: dict[str, tuple[int, float]] = {}
     for e in experiments:
-        data, side = e.config.DATASET, e.config.TEST.INPUT_SIZE or e.config.DATASET.INPUT_SIZE
+        data, side = e.config.DATASET, inference_side(e.config)
         joints = (data.SKELETON, data.ROOT, data.TRAIN, data.ANNOTATIONS, data.CATEGORY)
         network = f"{sorted(e.config.MODEL.items())} {joints} {side}"
         try:

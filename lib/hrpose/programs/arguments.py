@@ -253,7 +253,7 @@ def _benchmark_forward() -> argparse.ArgumentParser:
         "--skip",
         action="append",
         default=[],
-        choices=("bf16", "channels last", "fused", "compiled"),
+        choices=("fp32", "bf16", "compiled"),
         help="leave out the ways that have it",
     )
     parser.add_argument("--onnx", action="append", default=[], type=Path, help="time this file too")

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_pipeline_config, build_predictor
+from hrpose.builders.bottomup import build_pipeline_config, build_predictor, inference_side
 from hrpose.builders.common import build_inference_model, build_model, load_model
 from hrpose.builders.datasets import Split, build_evaluator, first, read_split
 from hrpose.config import load_config
@@ -76,12 +76,8 @@ def _same(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> bool:
 
 # forward ----------------------------------------------------------------------------------------
 
-EAGER = "fp32"
-VARIANTS = (
-    *(EAGER, "fp32, channels last", "fp32, channels last, fused"),
-    *("fp32, channels last, fused, compiled", "bf16", "bf16, channels last, fused"),
-    "bf16, channels last, fused, compiled",
-)
+AS_TRAINED = "fp32, as trained"  # BatchNorms not fused, maps contiguous
+VARIANTS = ("fp32", "fp32, compiled", "bf16", "bf16, compiled")
 Maps = dict[str, Tensor]
 """heatmaps_<stride> and tags_<stride>, each (B, K, h, w)"""
 ForwardFn = Callable[[Tensor], Maps]
@@ -91,9 +87,10 @@ ForwardFn = Callable[[Tensor], Maps]
 def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device) -> Report:
     """A table per size that compares all variants of the network in interleaved runs."""
     model = (load_model(config) if config.TEST.MODEL_FILE else random_network(config)).to(device)
-    networks, failed = dict[str, ForwardFn](), dict[str, str]()
+    networks: dict[str, ForwardFn] = {AS_TRAINED: NetworkGraph(model.eval())}
+    failed: dict[str, str] = {}
     for name in VARIANTS:
-        if name != EAGER and {*name.split(", ")} & {*options.skip}:
+        if {*name.split(", ")} & {*options.skip}:
             continue
         overrides = [*options.overrides, *timing.speed_options(name, "TEST")]
         try:
@@ -104,7 +101,7 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
     networks |= {path.name: onnx_network(path) for path in options.onnx}
     rates = {each: timing.matmul_rate(device, each) for each in ("fp32", "bf16")}
     report = Report()
-    for size in options.size or [config.TEST.INPUT_SIZE or config.DATASET.INPUT_SIZE]:
+    for size in options.size or [inference_side(config)]:
         noise = example(options.batch, (size, size)).to(device)
         work = 2e9 * options.batch * operations_in(model, (size, size))
         with torch.inference_mode():
@@ -133,17 +130,17 @@ def _compare_networks(
         try:
             maps[name] = {kind: map.cpu() for kind, map in network(images).items()}
         except RuntimeError as error:
-            if name == EAGER:
+            if name == AS_TRAINED:
                 raise
             failed[name] = str(error).strip().split("\n")[0]
             continue
         started[name] = time.perf_counter() - begun
     calls = {name: partial(networks[name], images) for name in maps}
-    rows = timing.compare_calls(calls, repeats, 1, dict.fromkeys(calls, len(images)), EAGER)
+    rows = timing.compare_calls(calls, repeats, 1, dict.fromkeys(calls, len(images)), AS_TRAINED)
     for row in rows:
         name = row[""]
         for kind in ("heatmaps", "tags"):
-            row[f"{kind} off by"] = largest_difference(kind, maps[name], maps[EAGER])
+            row[f"{kind} off by"] = largest_difference(kind, maps[name], maps[AS_TRAINED])
         row["first call, s"] = started[name]
         if images.is_cuda:
             held = torch.cuda.memory_allocated(images.device) / 2**30

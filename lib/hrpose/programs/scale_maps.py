@@ -23,7 +23,7 @@ from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose import visualize
-from hrpose.builders.bottomup import build_convention, output_strides
+from hrpose.builders.bottomup import build_convention, inference_side, output_strides
 from hrpose.builders.common import load_model
 from hrpose.builders.datasets import Split, build_skeleton, read_split
 from hrpose.builders.devices import build_devices
@@ -105,7 +105,7 @@ def build_predict_scales(config: CfgNode) -> PredictScales:
         )
     device = build_devices(config)[0]
     model: Any = load_model(config).to(device).eval()
-    side, convention = config.TEST.INPUT_SIZE or config.DATASET.INPUT_SIZE, build_convention(config)
+    side, convention = inference_side(config), build_convention(config)
 
     @torch.inference_mode()
     def predict(image: np.ndarray) -> tuple[list[Tensor], Affine]:

@@ -48,14 +48,9 @@ def load_reference(module: str) -> Any:
 
 
 def speed_options(name: str, section: str) -> list[str]:
-    """Overrides of TRAIN or TEST for e.g. "bf16, channels last, fused, compiled"."""
-    precision, *switches = name.split(", ")
-    keys = {"CHANNELS_LAST": "channels last", "COMPILE": "compiled"}
-    if section == "TEST":
-        keys["FUSE_BN"] = "fused"
-    chosen = {key: str(switch in switches) for key, switch in keys.items()}
-    pairs = {"PRECISION": precision, **chosen}.items()
-    return [word for key, value in pairs for word in (f"{section}.{key}", value)]
+    """Overrides of TRAIN or TEST for e.g. "bf16, compiled"."""
+    precision, *compiled = name.split(", ")
+    return [f"{section}.PRECISION", precision, f"{section}.COMPILE", str(bool(compiled))]
 
 
 # Time -------------------------------------------------------------------------------------------

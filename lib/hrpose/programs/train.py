@@ -28,7 +28,7 @@ from hrpose.builders.training import (
     uses_sync_bn,
 )
 from hrpose.config.options import RUNTIME_OPTIONS
-from hrpose.config.renamed import current
+from hrpose.config.renamed import current_option
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
@@ -101,14 +101,6 @@ def checkpoint_metadata(config: CfgNode) -> dict[str, Any]:
         "skeleton": asdict(build_skeleton(config)),
         "convention": config.MODEL.COORDINATES,
     }
-
-
-def current_option(key: str, value: Any) -> tuple[str, Any] | None:
-    """An option of a stored config under today's name; one that is gone but had an effect stays."""
-    try:
-        return current(key, value)
-    except ValueError:
-        return key, value
 
 
 # Building ------------------------------------------------------------------------------------
