@@ -305,9 +305,10 @@ def as_markdown() -> str:
     lines += [f"- [{title}](#{title.lower().replace(' ', '-')})" for title in SECTIONS.values()]
     lines += [
         "",
-        "Generated from `lib/hrpose/config/options.py` by `make docs`. Options are set in ",
+        "Generated from `lib/hrpose/config/options.py` by `make docs`. Options are set in YAML or as",
+        "`KEY VALUE`; one with several fields as a mapping, of which the fields that are not given keep",
+        "their defaults: `AFFINE: {ROTATION: 0}`, or `DATASET.AFFINE.ROTATION 0`.",
     ]
-    lines[-1] += "YAML or as `KEY VALUE`."
     for section, title in SECTIONS.items():
         lines += ["", f"## {title}", "", "| option | default | meaning |", "|---|---|---|"]
         for name, fields in _structured().items():
