@@ -14,11 +14,12 @@ from torch.utils.data import DataLoader, Dataset
 
 from hrpose.builders.bottomup import build_targets, output_strides
 from hrpose.builders.datasets import build_skeleton
-from hrpose.data.augment import CropConfig, random_crop
+from hrpose.data.augment import CropConfig, image_crop
 from hrpose.data.loaders import ResumableBatchSampler
 from hrpose.data.samples import loss_mask
 from hrpose.ops.coordinates import HIGHERHRNET
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
+from hrpose.structures import Sample
 from reference.targets import draw_gaussians, flat_cells
 
 
@@ -79,7 +80,9 @@ class ReferenceDataset(Dataset):
             image = images.read(record.file_name)
         height, width = image.shape[:2]
         mask = loss_mask(record, (height, width), images.name(record.file_name))
-        matrix = random_crop((width, height), self.config.crop, rng).matrix
+        matrix = image_crop(
+            Sample(image, record.joints, mask, image_id=0), self.config.crop, rng
+        ).matrix
         flipped = rng.random() < self.config.flip
         side = self.config.crop.size
         with record_function("affine"):

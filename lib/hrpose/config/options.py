@@ -305,9 +305,9 @@ def as_markdown() -> str:
     lines += [f"- [{title}](#{title.lower().replace(' ', '-')})" for title in SECTIONS.values()]
     lines += [
         "",
-        "Generated from `lib/hrpose/config/options.py` by `make docs`. Options are set in YAML or as",
-        "`KEY VALUE`; one with several fields as a mapping, of which the fields that are not given keep",
-        "their defaults: `AFFINE: {ROTATION: 0}`, or `DATASET.AFFINE.ROTATION 0`.",
+        "Generated from `lib/hrpose/config/options.py` by `make docs`. Options are set in YAML or",
+        "as `KEY VALUE`; one with several fields as a mapping, of which fields that are not given",
+        "keep their defaults: `AFFINE: {ROTATION: 0}`, or `DATASET.AFFINE.ROTATION 0`.",
     ]
     for section, title in SECTIONS.items():
         lines += ["", f"## {title}", "", "| option | default | meaning |", "|---|---|---|"]

@@ -26,7 +26,7 @@ Augment = Callable[[Sample, np.random.Generator], Sample]
 
 
 class CropConfig(NamedTuple):
-    """Ranges of the random training crop, which is centred on the image."""
+    """Ranges of the random training crop."""
 
     size: int | tuple[int, int] = 512  # network pixels: a square, or (width, height)
     rotation: float = 30.0  # degrees, either way
@@ -44,11 +44,17 @@ class CropConfig(NamedTuple):
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
 
-def random_crop(image_size: tuple[int, int], crop: CropConfig, rng: np.random.Generator) -> Affine:
-    """The transform from an image of (width, height) to a random crop.
+CropPolicy = Callable[[Sample, CropConfig, np.random.Generator], Affine]
+"""Draws where a training crop lies: the transform from a sample's image to the network's input."""
+
+
+def image_crop(sample: Sample, crop: CropConfig, rng: np.random.Generator) -> Affine:
+    """The crop policy of bottom-up training: about the centre of the image.
 
     Source: the augmentation of HigherHRNet's released training code.
     """
+    height, width = sample.image.shape[:2]
+    image_size = (width, height)
     side = min(image_size) * rng.uniform(crop.min_scale, crop.max_scale)
     reach = round(crop.translate * side / 200)
     shift = rng.integers(-reach, reach + 1, size=2)  # whole image pixels
@@ -97,14 +103,18 @@ def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
     )
 
 
-def random_affine(sample: Sample, rng: np.random.Generator, crop: CropConfig) -> Sample:
+def random_affine(
+    sample: Sample,
+    rng: np.random.Generator,
+    crop: CropConfig,
+    policy: CropPolicy = image_crop,
+) -> Sample:
     """Random crop, rotation and scale; before any flip, which each output frame does for itself."""
-    height, width = sample.image.shape[:2]
-    if sample.flipped or sample.mask.shape != (height, width):
+    if sample.flipped or sample.mask.shape != sample.image.shape[:2]:
         raise ValueError(
             "a sample is cropped once, and then mirrored; put affine first in DATASET.AUGMENTATIONS"
         )
-    by = random_crop((width, height), crop, rng)
+    by = policy(sample, crop, rng)
     return move(sample, by, crop.frame, crop.stride, crop.convention)
 
 
