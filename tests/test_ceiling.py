@@ -60,7 +60,7 @@ def averaged(joints, size, strides, shape, convention):
     maps, there = [], torch.as_tensor(joints)[None].float()
     for stride in strides:
         own = (size[1] // stride, size[0] // stride)
-        drawn = HeatmapCodec(2.0, convention).encode(there, own, stride)
+        drawn = HeatmapCodec(convention.name).encode(there, own, stride)[0]
         maps.append(resize(drawn, finest))
     return resize(torch.stack(maps).mean(0), shape)[0]
 

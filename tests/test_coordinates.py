@@ -55,7 +55,7 @@ def test_zoom_turn_and_centre(rng):
         linear = there.matrix[:, :2]
         assert np.linalg.det(linear) == pytest.approx(scale**2)
         assert there.scale == pytest.approx(scale)
-        turned = math.degrees(math.atan2(linear[1, 0], linear[0, 0]))
+        turned = math.degrees(math.atan2(linear[0, 1], linear[0, 0]))  # y points down
         assert turned == pytest.approx(degrees)
         np.testing.assert_allclose(there.points(np.array([30, 40])), [100, 50])
 

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from hrpose.ops.oks import oks, oks_nms
+from hrpose.ops.oks import joint_areas, oks, oks_nms
 from hrpose.skeletons import COCO
 
 
@@ -88,15 +88,22 @@ def test_needs_no_torch():
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def suppress(poses, threshold):
+    """As bottom-up decoding does: the first is the best, and joints found count."""
+    scores = np.arange(len(poses), 0, -1)
+    found = poses[..., 2] > 0
+    return oks_nms(poses, scores, joint_areas(poses), COCO.sigmas, threshold, found)
+
+
 def test_a_pose_like_a_better_one_is_suppressed():
     rng = np.random.default_rng(0)
     first = np.concatenate([rng.uniform(0, 100, (17, 2)), np.ones((17, 1))], -1)
     near, far, nearer = first + [1, 1, 0], first + [80, 0, 0], first + [81, 1, 0]
     poses = np.stack([first, near, far, nearer])
-    assert oks_nms(poses, COCO.sigmas, 0.7).tolist() == [0, 2]
-    assert oks_nms(poses, COCO.sigmas, 1.0).tolist() == [0, 1, 2, 3]
-    assert oks_nms(poses[:1], COCO.sigmas, 0.7).tolist() == [0]
-    assert oks_nms(poses[:0], COCO.sigmas, 0.7).tolist() == []
+    assert suppress(poses, 0.7).tolist() == [0, 2]
+    assert suppress(poses, 1.0).tolist() == [0, 1, 2, 3]
+    assert suppress(poses[:1], 0.7).tolist() == [0]
+    assert suppress(poses[:0], 0.7).tolist() == []
 
 
 def test_a_dropped_pose_drops_no_other():
@@ -107,11 +114,39 @@ def test_a_dropped_pose_drops_no_other():
     chain = np.stack([first + [step, 0, 0] for step in (0, 8, 16)])
     alike = oks(chain, chain, np.full(3, 1e4), COCO.sigmas, np.ones((3, 17)))
     threshold = (alike[0, 1] + alike[0, 2]) / 2
-    assert oks_nms(chain, COCO.sigmas, threshold).tolist() == [0, 2]
+    assert suppress(chain, threshold).tolist() == [0, 2]
 
 
 def test_only_joints_found_are_compared():
     pose = np.concatenate([np.random.default_rng(2).uniform(0, 100, (17, 2)), np.ones((17, 1))], -1)
     part = pose.copy()
     part[8:] = 0
-    assert oks_nms(np.stack([part, pose]), COCO.sigmas, 0.7).tolist() == [0]
+    assert suppress(np.stack([part, pose]), 0.7).tolist() == [0]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_suppression_oracle(seed):
+    """Pair by pair: all joints count, and the mean of both areas; ties keep the lower index."""
+    rng = np.random.default_rng(seed)
+    joints = rng.uniform(0, 40, (1, 17, 3)) + rng.normal(0, 9, (30, 17, 3))
+    scores, areas = rng.integers(0, 5, 30) / 4, rng.uniform(500, 5000, 30)
+    kept = []
+    for i in sorted(range(30), key=lambda i: (-scores[i], i)):
+        pairs = [
+            oks(
+                joints[k : k + 1],
+                joints[i : i + 1],
+                areas[[k, i]].mean()[None],
+                COCO.sigmas,
+                np.ones((1, 17)),
+            )
+            for k in kept
+        ]
+        if all(pair <= 0.3 for pair in pairs):
+            kept.append(i)
+    found = oks_nms(joints, scores, areas, COCO.sigmas, 0.3)
+    assert found.tolist() == kept and 1 < len(kept) < 30
+    assert np.array_equal(
+        oks_nms(joints[found], scores[found], areas[found], COCO.sigmas, 0.3), np.arange(len(kept))
+    )
+    assert len(oks_nms(joints, scores, areas, COCO.sigmas, 1.0)) == 30

@@ -28,7 +28,7 @@ from reference.targets import downsample_mask, draw_gaussians, flat_cells
 from test_options import CONFIGS, ROOT, SMALL
 
 UNBIASED_COORDINATES = ("MODEL.COORDINATES", "unbiased")
-CODEC = HeatmapCodec(2.0, UNBIASED)
+CODEC = HeatmapCodec("unbiased")
 
 
 def test_an_enlarged_map_shows_the_joint_where_it_is(rng, record_difference):

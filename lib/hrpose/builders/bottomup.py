@@ -217,5 +217,5 @@ def build_predict_fn(
     # have four highest cells, and each would start a person.
     stride = predictor.spec.stride
     sigma = config.LOSS.SIGMA[-1] * output_strides(config)[-1] / stride
-    codec = HeatmapCodec(sigma, build_convention(config))
+    codec = HeatmapCodec(build_convention(config).name, sigma)
     return partial(predict_with_gt_heatmaps, predictor, partial(codec.encode, stride=stride))

@@ -6,11 +6,11 @@ This module imports no torch: an exported model decodes its heatmaps without it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hrpose.ops.coordinates import HIGHERHRNET, Convention
+from hrpose.ops.coordinates import CONVENTIONS, Convention
 from hrpose.ops.subpixel import gather_keypoints, unpack_keypoints
 
 if TYPE_CHECKING:
@@ -21,9 +21,13 @@ if TYPE_CHECKING:
 class HeatmapCodec:
     """One Gaussian a joint, in the coordinates of a convention."""
 
+    coordinates: str = "hrnet"  # a name of CONVENTIONS
     sigma: float = 2.0  # cells
-    convention: Convention = HIGHERHRNET
-    subpixel: str = "convention"  # a value of TEST.SUBPIXEL
+    subpixel: str | None = None  # a value of TEST.SUBPIXEL; None: the convention's
+
+    @property
+    def convention(self) -> Convention:
+        return CONVENTIONS[self.coordinates]
 
     def encode(
         self,
@@ -32,42 +36,42 @@ class HeatmapCodec:
         stride: int,
         flipped: Tensor | None = None,
         variances: Tensor | None = None,
-    ) -> Tensor:
-        """Heatmaps (B, K, H, W) of all people.
+    ) -> tuple[Tensor, Tensor]:
+        """Heatmaps (B, K, H, W) of all people, and the weights of their joints in a loss.
 
-        joints: (B, N, K, 3) network pixels, visibility, already flipped   size: (H, W) of the maps
-        stride: network pixels per cell   flipped: (B,) bool, which images are
-        variances: (B, N) factors of sigma^2
+        joints: (B, N, K, 3), or (B, K, 3) of one person, network pixels and visibility, already
+                flipped
+        size: (H, W) of the maps   stride: network pixels per cell
+        flipped: (B,) bool, which images are   variances: (B, N) factors of sigma^2
+        The weights, (B, N, K) or (B, K) float32, are 1 for every joint that is supervised.
         """
-        from hrpose.ops.targets import draw_heatmaps
+        from hrpose.ops.targets import draw_heatmaps, drawn_joints
 
-        cells = self.convention.to_heatmap_coords(joints, stride, flipped)
-        return draw_heatmaps(cells, size, self.sigma, variances, self.convention)
+        people = joints[:, None] if joints.dim() == 3 else joints
+        cells = self.convention.to_heatmap_coords(people, stride, flipped)
+        maps = draw_heatmaps(cells, size, self.sigma, variances, self.convention)
+        weights = drawn_joints(cells, size, self.sigma, self.convention).float()
+        return maps, weights.view(joints.shape[:-1])
 
-    def weights(
-        self, joints: Tensor, size: tuple[int, int], stride: int, flipped: Tensor | None = None
-    ) -> Tensor:
-        """(B, N, K) float32: 1 for every joint that `encode` draws, for losses of single joints."""
-        from hrpose.ops.targets import drawn_joints
-
-        cells = self.convention.to_heatmap_coords(joints, stride, flipped)
-        return drawn_joints(cells, size, self.sigma, self.convention).float()
-
-    def decode(self, heatmaps: np.ndarray | Tensor, stride: int) -> np.ndarray:
+    def decode(self, heatmaps: Any, stride: int = 4) -> Any:
         """The highest cell of every map, and the place within it; of equal cells the first.
 
         heatmaps: (B, K, H, W) NumPy, or torch on any device, of which only 9 cells a map are copied
-        Returns (B, K, 3) float32: x, y in network pixels, value; all 0 where no cell is above 0.
+        Returns (B, K, 3) float32 as it was given, in host memory: x, y in network pixels, value;
+        all 0 where no cell is above 0.
         Errors: FloatingPointError if a highest value is not finite.
         """
         height, width = heatmaps.shape[-2:]
-        rule = self.convention.subpixel_rule(self.subpixel)
-        if isinstance(heatmaps, np.ndarray):
+        rule = self.convention.subpixel_rule(self.subpixel or "convention")
+        is_torch = not isinstance(heatmaps, np.ndarray)
+        if not is_torch:
             maps = heatmaps.reshape(-1, height, width)  # (B * K, H, W)
             cell = maps.reshape(len(maps), -1).argmax(1)
             no_tags = np.empty((*maps.shape, 0), np.float32)
             keypoints = gather_keypoints(maps, no_tags, np.arange(len(maps)), cell, rule)
         else:
+            import torch
+
             from hrpose.ops.peaks import gather_cells, highest_cells
 
             highest = highest_cells(heatmaps, 1)
@@ -82,4 +86,5 @@ class HeatmapCodec:
         xy = np.stack([column, row], -1) + np.float32(self.convention.cell_centre) + step
         keypoints[:, :2] = xy * stride - self.convention.pixel_offset
         keypoints[keypoints[:, 2] <= 0] = 0
-        return keypoints.reshape(*heatmaps.shape[:2], 3)
+        found = keypoints.reshape(*heatmaps.shape[:2], 3)
+        return torch.from_numpy(found) if is_torch else found

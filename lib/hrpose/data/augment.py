@@ -58,7 +58,7 @@ def image_crop(sample: Sample, crop: CropConfig, rng: np.random.Generator) -> Af
     side = min(image_size) * rng.uniform(crop.min_scale, crop.max_scale)
     reach = round(crop.translate * side / 200)
     shift = rng.integers(-reach, reach + 1, size=2)  # whole image pixels
-    degrees = rng.uniform(-crop.rotation, crop.rotation)
+    degrees = -rng.uniform(-crop.rotation, crop.rotation)
     centre = (image_size[0] / 2 + shift[0], image_size[1] / 2 + shift[1])
     scale = min(crop.frame) / side
     return similarity(centre, crop.frame, scale, degrees, crop.convention)

@@ -117,13 +117,13 @@ def run_views(
 
 def predict_with_gt_heatmaps(
     predictor: BottomUpPredictor,
-    draw: Callable[[Tensor, tuple[int, int]], Tensor],
+    draw: Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor]],
     annotated: tuple[np.ndarray, np.ndarray],
 ) -> Poses:
     """Group ground-truth heatmaps by the predicted tags: the errors of grouping only.
 
     draw: joints (1, N, K, 3) in network pixels, and the size (H, W) of the maps that are decoded
-          -> ground-truth heatmaps (1, K, H, W)
+          -> ground-truth heatmaps (1, K, H, W), weights of the joints
     annotated: an image (H, W, 3) uint8 RGB, and its joints (N, K, 3)
     Source: Newell et al. 2017, who replace their own detections by the ground truth.
     """
@@ -131,6 +131,6 @@ def predict_with_gt_heatmaps(
     inputs = predictor.preprocess(image)
     maps = predictor.forward([inputs])
     in_network = inputs.to_network.joints(joints).astype(np.float32)
-    heatmaps = draw(torch.from_numpy(in_network)[None].to(maps.heatmaps.device), inputs.size)
+    heatmaps, _ = draw(torch.from_numpy(in_network)[None].to(maps.heatmaps.device), inputs.size)
     people, scores = predictor.decode(heatmaps[0], maps.tags[0])
     return predictor.postprocess(people, scores, inputs)

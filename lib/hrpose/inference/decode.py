@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 
 from hrpose.inference.munkres import munkres
 from hrpose.inference.spec import PUBLISHED, DecoderConfig
-from hrpose.ops.oks import oks_nms
+from hrpose.ops.oks import joint_areas, oks_nms
 from hrpose.ops.subpixel import drop_duplicate_peaks, gather_keypoints
 from hrpose.skeletons import Skeleton
 from hrpose.structures import Candidates, TopCells
@@ -301,6 +301,7 @@ def score_and_filter(
     order = order[scores[order] >= config.min_score]
     people, scores = people[order], scores[order]
     if config.oks_nms < 1:
-        kept = oks_nms(people[..., :3], skeleton.sigmas, config.oks_nms)
+        found, areas = people[..., 2] > 0, joint_areas(people)
+        kept = oks_nms(people, scores, areas, skeleton.sigmas, config.oks_nms, found)
         people, scores = people[kept], scores[kept]
     return people, scores

@@ -88,8 +88,8 @@ def make_targets(
     for i, stride in enumerate(strides):
         mask = convention.downsample_mask(batch["mask"], stride // strides[-1], flipped)
         size = (mask.shape[-2], mask.shape[-1])
-        codec = HeatmapCodec(at_resolution(config.sigma, i), convention)
-        heatmaps = codec.encode(joints, size, stride, flipped, variances)
+        codec = HeatmapCodec(convention.name, at_resolution(config.sigma, i))
+        heatmaps, _ = codec.encode(joints, size, stride, flipped, variances)
         tagged = joints[:, : config.max_people]
         cells = TagCodec(convention).encode(tagged, size, stride, flipped)
         targets.append(Targets(heatmaps, mask, cells))

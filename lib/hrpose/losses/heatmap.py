@@ -1,4 +1,4 @@
-"""Heatmap regression loss: masked mean squared error."""
+"""Heatmap regression losses: squared errors of whole images, and of the joints of one person."""
 
 from __future__ import annotations
 
@@ -16,6 +16,33 @@ def masked_mse(predicted: Tensor, target: Tensor, mask: Tensor) -> Tensor:
     Source: Cheng et al. 2020 (HigherHRNet), section 3.4.
     """
     return masked_mean((to_float32(predicted) - target) ** 2, mask)
+
+
+def joints_mse(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """Mean over all joints and cells of a crop of (w (p - t))^2 / 2; weights enter squared.
+
+    Joints of weight 0 count in the mean, as in the authors' code: people with few labelled joints
+    train less.
+
+    predicted, target: (B, K, H, W)   weights: (B, K)
+    Returns (B,) in float32 or better.
+    Source: Sun et al. 2019 (HRNet), section 3, and its released code.
+    """
+    return _joint_errors(predicted, target, weights).mean(1)
+
+
+def ohkm_mse(predicted: Tensor, target: Tensor, weights: Tensor, hardest: int = 8) -> Tensor:
+    """The same over the `hardest` joints of each crop only, those of the largest error.
+
+    Source: Chen et al. 2018 (CPN), online hard keypoint mining; released code of HRNet.
+    """
+    return _joint_errors(predicted, target, weights).topk(hardest, dim=1).values.mean(1)
+
+
+def _joint_errors(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
+    """(B, K): mean over the cells of each joint's map of (w (p - t))^2 / 2."""
+    step = (to_float32(predicted) - target) * weights[..., None, None]
+    return 0.5 * step.square().mean((2, 3))
 
 
 def masked_mean(values: Tensor, mask: Tensor) -> Tensor:

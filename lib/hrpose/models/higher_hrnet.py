@@ -19,11 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from hrpose.models.blocks import CheckpointedSequential, basic_block
-from hrpose.models.hrnet import HRNet
+from hrpose.models.hrnet import FINEST_STRIDE, HRNet
 from hrpose.structures import HeadOutput
-
-BACKBONE_STRIDE = 4
-"""Image pixels per cell of the backbone's finest feature map."""
 
 
 def deconv(inputs: int, width: int, dilations: Sequence[int]) -> nn.Sequential:
@@ -93,5 +90,5 @@ class HigherHRNet(nn.Module):
     def _predict(self, level: int, feature: Tensor) -> HeadOutput:
         prediction = self.heads[level](feature)  # (B, 2K or K, h, w): heatmaps, then tags
         heatmaps, tags = prediction[:, : self.joints], prediction[:, self.joints :]
-        stride = BACKBONE_STRIDE // 2**level
+        stride = FINEST_STRIDE // 2**level
         return HeadOutput(f"1_{stride}", stride, heatmaps, tags if tags.shape[1] else None)

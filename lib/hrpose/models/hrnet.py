@@ -21,6 +21,9 @@ from torch.nn import functional as F
 
 from hrpose.models.blocks import CheckpointedSequential, basic_block, bottleneck, conv_bn
 
+FINEST_STRIDE = 4
+"""Network pixels per cell of the finest branch."""
+
 COARSEST_STRIDE = 32
 """Input pixels per cell of the coarsest branch; both sides of the input are multiples of it."""
 

@@ -15,6 +15,7 @@ RENAMES = (
     ("backbone.stage<s>.exchanges.<e>.branches.", "stage<s>.<e>.branches."),
     ("backbone.stage<s>.exchanges.<e>.routes.", "stage<s>.<e>.fuse_layers."),
     ("heads.", "final_layers."),
+    ("head.", "final_layer."),
     ("scale_branches.", "conv_scale_layers."),
     ("deconvs.<d>.up.", "deconv_layers.<d>.0."),
     ("deconvs.<d>.blocks.<b>.", "deconv_layers.<d>.<b+1>.0."),

@@ -85,6 +85,7 @@ MAX_ASPECT_RATIO = 32
 class Convention:
     """What a coordinate convention decides, as most of them do; each subclass states the rest."""
 
+    name: str = ""  # in CONVENTIONS
     pixel_offset: float = 0.0  # from the edge of a frame to its coordinate 0
     cell_centre: float = 0.5  # of cell 0, as decoders count
     subpixel: str = "quarter"  # value of TEST.SUBPIXEL for which `convention` stands
@@ -151,6 +152,7 @@ class Convention:
 class HigherHRNetCoordinates(Convention):
     """Published, bottom-up: scaled as it stands, truncated to cells after the flip."""
 
+    name: str = "higherhrnet"
     quarter: str = "quarter"
     centre_unit: float = 1.0
 
@@ -179,6 +181,7 @@ class HigherHRNetCoordinates(Convention):
 class HRNetCoordinates(Convention):
     """Published, top-down: scaled as it stands, rounded to cells, decoded without the half cell."""
 
+    name: str = "hrnet"
     cell_centre: float = 0.0
 
     def to_heatmap_coords(
@@ -210,6 +213,7 @@ class HRNetCoordinates(Convention):
 class UnbiasedCoordinates(Convention):
     """Pixel centres are carried through every transform; joints lie between the cells."""
 
+    name: str = "unbiased"
     pixel_offset: float = 0.5
     subpixel: str = "dark"
     duplicate_peaks: bool = True  # a joint halfway between cells has two or four highest ones
@@ -248,11 +252,7 @@ class UnbiasedCoordinates(Convention):
 
 
 HIGHERHRNET, HRNET, UNBIASED = HigherHRNetCoordinates(), HRNetCoordinates(), UnbiasedCoordinates()
-CONVENTIONS: dict[str, Convention] = {
-    "higherhrnet": HIGHERHRNET,
-    "hrnet": HRNET,
-    "unbiased": UNBIASED,
-}
+CONVENTIONS: dict[str, Convention] = {each.name: each for each in (HIGHERHRNET, HRNET, UNBIASED)}
 BOTTOM_UP: dict[str, Convention] = {"published": HIGHERHRNET, "unbiased": UNBIASED}
 """MODEL.COORDINATES -> the convention of a bottom-up network."""
 
@@ -314,11 +314,12 @@ def similarity(
     """Scale, rotate about `centre`, and move it to the middle of a frame of `size` (w, h).
 
     centre: counted from the edge of the image, whose middle is half its width and height
+    degrees: positive turns the picture counter-clockwise
     """
     offset = convention.pixel_offset
     angle = math.radians(degrees)
     rotation = scale * np.array(
-        [[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]
+        [[math.cos(angle), math.sin(angle)], [-math.sin(angle), math.cos(angle)]]
     )
     pivot = np.array(centre, np.float64) - offset
     middle = np.array(size, np.float64) / 2 - offset

@@ -25,32 +25,62 @@ def oks(
     sigmas:   (K,)           tolerance of each joint
     visible:  (N, K)         above 0 where a joint of a is labelled: flags 0 | 1 | 2, or booleans
     """
-    step = joints_b[None, :, :, :2].astype(float) - joints_a[:, None, :, :2]  # (N, M, K, 2)
+    areas, visible = np.asarray(areas, float)[:, None], np.asarray(visible)[:, None]
+    return _similarity(joints_a[:, None], joints_b[None], areas, sigmas, visible)
+
+
+def _similarity(
+    joints_a: np.ndarray,
+    joints_b: np.ndarray,
+    areas: np.ndarray,
+    sigmas: Sequence[float] | np.ndarray,
+    visible: np.ndarray,
+) -> np.ndarray:
+    """OKS of pairs: (..., K, 2 | 3) twice, (...), (K,), (..., K), all broadcast -> (...)."""
+    step = joints_b[..., :2].astype(float) - joints_a[..., :2]
     tolerance = 2 * (2 * np.asarray(sigmas, dtype=float)) ** 2  # (K,)
     # The smallest float step, as in pycocotools: an area of 0 does not divide 0 by 0.
-    area = np.asarray(areas, dtype=float)[:, None, None] + np.spacing(1.0)  # (N, 1, 1)
-    similarity = np.exp(-(step**2).sum(-1) / (tolerance * area))  # (N, M, K)
-
-    labelled = np.asarray(visible) > 0  # (N, K)
-    count = labelled.sum(-1)[:, None]  # (N, 1)
-    return (similarity * labelled[:, None]).sum(-1) / np.maximum(count, 1)
+    similarity = np.exp(-(step**2).sum(-1) / (tolerance * (areas[..., None] + np.spacing(1.0))))
+    labelled = visible > 0
+    return (similarity * labelled).sum(-1) / np.maximum(labelled.sum(-1), 1)
 
 
-def oks_nms(poses: np.ndarray, sigmas: Sequence[float], threshold: float) -> np.ndarray:
+def oks_nms(
+    joints: np.ndarray,
+    scores: np.ndarray,
+    areas: np.ndarray,
+    sigmas: Sequence[float] | np.ndarray,
+    threshold: float,
+    visible: np.ndarray | None = None,
+) -> np.ndarray:
     """Non-maximum suppression: drop poses whose OKS with a better, kept pose exceeds `threshold`.
 
-    The area of a pose is that of the box around its joints.
+    The area of a pair is the mean of both; of equal scores the lower index is better.
 
-    poses: (N, K, 3) x, y, score (0: not found), the best first   Returns indices, in order.
+    joints: (N, K, 2 | 3)   scores, areas: (N,)
+    visible: (N, K), joints of the better pose that count; None: all
+    Returns indices (M,), best first.
+    Source: the released code of HRNet.
     """
-    found = poses[..., 2] > 0
-    xy = poses[..., :2].astype(float)
+    areas, visible = (
+        np.asarray(areas, float),
+        np.ones(joints.shape[:2]) if visible is None else visible,
+    )
+    waiting, kept = np.argsort(-np.asarray(scores), kind="stable"), []
+    while len(waiting):
+        best, waiting = waiting[0], waiting[1:]
+        kept.append(best)
+        pairs = (areas[best] + areas[waiting]) / 2
+        # Of one pose to all others, so that memory grows with their number only.
+        one = np.broadcast_to(joints[best], joints[waiting].shape)
+        seen = np.broadcast_to(visible[best], (len(waiting), joints.shape[1]))
+        waiting = waiting[_similarity(one, joints[waiting], pairs, sigmas, seen) <= threshold]
+    return np.array(kept, int)
+
+
+def joint_areas(joints: np.ndarray) -> np.ndarray:
+    """Areas (N,) of the boxes around the joints found, of (N, K, 3) x, y, score (0: not found)."""
+    found, xy = joints[..., 2] > 0, joints[..., :2].astype(float)
     low = np.where(found[..., None], xy, np.inf).min(1, initial=np.inf)
     high = np.where(found[..., None], xy, -np.inf).max(1, initial=-np.inf)
-    areas = np.prod(np.maximum(high - low, 0), axis=1)
-    is_duplicate = oks(poses, poses, areas, sigmas, found) > threshold  # (N, N)
-    kept: list[int] = []
-    for pose in range(len(poses)):
-        if not is_duplicate[kept, pose].any():
-            kept.append(pose)
-    return np.array(kept, int)
+    return np.prod(np.maximum(high - low, 0), axis=1)
