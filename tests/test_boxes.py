@@ -78,9 +78,6 @@ def test_what_is_no_box_is_refused_by_its_index(box):
     with pytest.raises(ValueError, match=r"\(N, 4\)"):
         check_boxes(np.zeros((3, 5)))
 
-        errors = (weights[b, :, None, None] * (predicted[b] - target[b])) ** 2
-        terms = 0.5 * errors.mean((1, 2))
-
 
 def test_joints_mse_oracle(rng):
     predicted, target = rng.normal(size=(2, 3, 5, 6, 7)).astype(np.float32)
