@@ -455,3 +455,8 @@ def test_a_stored_option_that_is_gone_counts_where_it_changes_what_is_found(key)
     else:
         with pytest.raises(ValueError, match=key):
             parse_config(f"{key}: {other}\n", "best.pth")
+
+
+def test_overrides_may_be_values(write):
+    given = load_config(write(""), ["MODEL.WIDTH", 8, "TEST.SCALE_FACTOR", [0.5, 1], "NAME", "x"])
+    assert (given.MODEL.WIDTH, given.TEST.SCALE_FACTOR, given.NAME) == (8, (0.5, 1), "x")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from hrpose.builders.bottomup import build_loss, build_targets
+from hrpose.builders.bottomup import build_dataset, build_loss, build_targets
 from hrpose.builders.common import build_model
 from hrpose.config import load_config
 
@@ -176,3 +176,9 @@ def test_published_defaults():
     loss = load().LOSS
     assert (loss.LAMBDA, loss.GAMMA, loss.SHR) == (1, 0.01, 0)
     assert (loss.SAHR, loss.WAHR, loss.DETACH_WEIGHT) == (False, False, False)
+
+
+@pytest.mark.parametrize("names", ["[flip, affine]", "[flip]", "[affine, affine]"])
+def test_a_sample_is_cropped_once_and_then_flipped(names):
+    with pytest.raises(ValueError, match=r"DATASET\.AUGMENTATIONS is .*cropped once"):
+        build_dataset(load("DATASET.AUGMENTATIONS", names), None)

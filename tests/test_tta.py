@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from hrpose.inference.bottomup import BottomUpPredictor, run_views
 from hrpose.inference.spec import VIEWS, InferenceSpec
-from hrpose.skeletons import Skeleton
+from hrpose.skeletons import COCO, Skeleton
 from hrpose.structures import HeadOutput
 from reference.predictor import enlarge
 
@@ -218,3 +218,11 @@ def test_order_of_scales_does_not_matter():
     (forth, _), (back, _) = maps_at(0.5, 1.0, 2.0), maps_at(2.0, 1.0, 0.5)
     assert torch.allclose(forth.heatmaps, back.heatmaps, atol=1e-6)
     assert torch.equal(forth.tags, back.tags)
+
+
+@pytest.mark.parametrize("tagged", [(), (0, 1)])
+def test_people_are_grouped_by_the_tags_of_one_output(tagged):
+    maps = torch.zeros(1, 3, 8, 8)
+    outputs = [HeadOutput(f"{i}", 4, maps, maps if i in tagged else None) for i in range(2)]
+    with pytest.raises(ValueError, match=f"{len(tagged)} outputs of this network have tags"):
+        run_views(lambda _: outputs, maps, [VIEWS["identity"](COCO)], (8, 8))

@@ -60,7 +60,10 @@ class Skeleton:
             raise ValueError(f"sigmas are {self.sigmas}; each must be above 0")
         if sorted(self.grouping_order) != sorted(self.joints):
             wrong = sorted(set(self.grouping_order) ^ set(self.joints))
-            raise ValueError(f"the grouping order must name every joint once; see {wrong}")
+            raise ValueError(
+                f"the grouping order (DATASET.GROUPING_ORDER) must name every joint once; {wrong} "
+                "are missing, unknown, or named twice"
+            )
         # Computed here, so that ambiguous names fail now and not in the middle of training.
         self.flip_order, self.grouping_indices  # noqa: B018
 

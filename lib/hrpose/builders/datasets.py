@@ -30,7 +30,7 @@ SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE, "mpii": MPII, "aic": AIC}
 def build_skeleton(config: CfgNode) -> Skeleton:
     """A built-in skeleton, or that of the training split's annotations.
 
-    Where these are not at hand, on somebody else's machine, the weights know it too.
+    Without annotations, as where a model is only used, it is read from the weights.
     """
     data = config.DATASET
     if data.SKELETON != "file":
@@ -52,7 +52,7 @@ def _skeleton_of_file(
 def _skeleton_of_weights(path: Path) -> Skeleton:
     state = read_weights(path)
     if "skeleton" not in state:
-        raise ValueError(f"{path} does not say what its joints are; DATASET.SKELETON must")
+        raise ValueError(f"{path} does not contain a skeleton; name the joints by DATASET.SKELETON")
     return from_plain(state["skeleton"])
 
 

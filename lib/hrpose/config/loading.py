@@ -165,9 +165,9 @@ def _override_entries(overrides: Sequence[str]) -> list[Entry]:
     return [Entry(key, _override_value(key, text), "command line") for key, text in pairs]
 
 
-def _override_value(key: str, text: str) -> Any:
-    """The value as YAML reads it; for text options, the text as it is."""
-    if key in BY_KEY and isinstance(BY_KEY[key].default, str):
+def _override_value(key: str, text: Any) -> Any:
+    """The value as YAML reads it; for text options the text, and what is no text as it is."""
+    if not isinstance(text, str) or (key in BY_KEY and isinstance(BY_KEY[key].default, str)):
         return text
     try:
         return yaml.safe_load(text)

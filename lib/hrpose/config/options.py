@@ -87,7 +87,7 @@ OPTIONS = (
            "Training crop in pixels: the side of a square, or [width, height]. The shorter side at "
            "test."),
     Option("DATASET.AUGMENTATIONS", ("affine", "flip"), some,
-           "Augmentations of a training sample, in order."),
+           "Augmentations of a training sample, in order: affine, flip."),
     Option("DATASET.FLIP", 0.5, fraction,
            "Probability of a horizontal flip."),
     Option("DATASET.AFFINE.ROTATION", 30.0, not_negative,
