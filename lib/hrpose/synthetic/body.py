@@ -20,8 +20,7 @@ Colour = tuple[int, ...]  # red, green, blue: 0 to 255
 Disc = tuple[float, float, float]  # x, y, radius
 Points = dict[str, np.ndarray]  # name -> (3,): x, y, z
 
-SIDES = {"left": 1.0, "right": -1.0}
-"""Sign of x in the body frame."""
+SIDES = {"left": 1.0, "right": -1.0}  # and their sign of x in the body frame
 
 HEAD_RADIUS, _HALF_SHOULDERS, _HALF_HIPS = 0.088, 0.108, 0.062
 _TORSO, _NECK = 0.275, 0.03
@@ -114,8 +113,8 @@ _STYLES = {  # an option named twice is twice as common
 class Outfit(NamedTuple):
     """Clothes, hair and build, which distinguish one person from another.
 
-    Light and warm colours on the left, dark and cool ones on the right, from sleeve to shoe:
-    left and right differ in appearance, seen from the front and from behind.
+    Light and warm colours on the left, dark and cool ones on the right: the sides differ in
+    appearance, seen from the front and from behind.
     """
 
     colours: dict[str, Colour]  # by the keys of _COLOURS

@@ -23,16 +23,9 @@ from hrpose.skeletons import COCO
 from hrpose.synthetic.drawing import IMAGE_SIZE
 from hrpose.synthetic.scenes import annotate_scene, compose_scene
 
-EDITION = 1
-"""Raised whenever the scenes change, so that folders written before are written anew."""
-
-SET_DESCRIPTION = "hrpose synthetic people"
-"""`info.description` of our annotation files."""
-
-MARKER = ".synthetic"
-"""A file among the images of a set that is not complete, which may be drawn again."""
-
-_JPEG_QUALITY = 92
+EDITION = 1  # raised whenever the scenes change, so that folders written before are written anew
+SET_DESCRIPTION = "hrpose synthetic people"  # `info.description` of our annotation files
+MARKER = ".synthetic"  # a file among the images of an incomplete set, which may be drawn again
 _Annotated = tuple[str, list[dict[str, Any]]]  # file name, annotations
 
 
@@ -67,8 +60,7 @@ def write_synthetic(
             "name an empty folder"
         )
     with naming_full_disk(folder):
-        for each in (path.parent, folder):
-            each.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).touch()
     path.unlink(missing_ok=True)
     scenes = _write_images(folder, range(1, count + 1), seed, joints, processes)
@@ -112,7 +104,7 @@ def _write_image(folder: Path, seed: int, joints: Sequence[str], index: int) -> 
     scene = compose_scene(scene_rng(seed, folder.name, index))
     path = folder / f"{index:012d}.jpg"
     bgr = cv2.cvtColor(scene.canvas.image, cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
     with naming_full_disk(path):
         path.write_bytes(encoded.tobytes())
     return path.name, annotate_scene(scene, joints)

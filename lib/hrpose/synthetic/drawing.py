@@ -18,8 +18,7 @@ import numpy as np
 from hrpose.synthetic.body import HEAD_RADIUS, SIDES, Colour, Disc, SyntheticPerson
 
 IMAGE_SIZE = 512
-BACKGROUND = 0
-"""The ID of every pixel without a person."""
+BACKGROUND = 0  # the ID of every pixel without a person
 
 _BONES = ("upper_arm", "forearm", "hand", "thigh", "shin", "foot")
 PARTS = ("torso", "head", *(f"{side}_{bone}" for side in SIDES for bone in _BONES))
@@ -75,11 +74,13 @@ def _hull(discs: Sequence[Disc], grow: float = 0.0) -> np.ndarray:
     return cv2.convexHull(fixed.reshape(-1, 2))
 
 
-def draw_hull(canvas: Canvas, discs: Sequence[Disc], colour: Colour) -> None:
-    """Draw the hull of `discs` in front of everything so far, as background."""
-    outline = _hull(discs)
+def draw_hull(
+    canvas: Canvas, discs: Sequence[Disc], colour: Colour, own: int = BACKGROUND, grow: float = 0.0
+) -> None:
+    """Draw the hull of `discs`, `grow` pixels larger, in front of everything so far; ID: `own`."""
+    outline = _hull(discs, grow)
     cv2.fillConvexPoly(canvas.image, outline, colour, cv2.LINE_AA, _SHIFT)
-    cv2.fillConvexPoly(canvas.ids, outline, BACKGROUND, cv2.LINE_8, _SHIFT)
+    cv2.fillConvexPoly(canvas.ids, outline, own, cv2.LINE_8, _SHIFT)
 
 
 def draw_box(canvas: Canvas, box: tuple[float, float, float, float], colour: Colour) -> None:
@@ -108,23 +109,19 @@ def tint(colour: Colour, factor: float) -> Colour:
 
 
 def draw_person(canvas: Canvas, person: SyntheticPerson, number: int) -> None:
-    """Draw a person in front of everything so far, with the IDs of `number`: farthest layer first.
+    """Draw a person in front of everything so far, with the IDs of `number`.
 
-    Limbs are sorted by depth (painter's algorithm), so that arms cross in front of or behind the
-    trunk.
+    Farthest layer first (painter's algorithm): arms cross in front of or behind the trunk.
     """
     contour = tint(person.outfit.colours["right_top"], 0.45)
     width = min(max(0.6, 0.007 * person.unit), 2.2)
     for _, shapes in sorted(_layers(person), key=lambda layer: layer[0]):
-        for shape in shapes:
-            if shape.part:
-                outline = _hull(shape.discs, width)
-                part_id = number * IDS_PER_PERSON + PARTS.index(shape.part)
-                cv2.fillConvexPoly(canvas.image, outline, contour, cv2.LINE_AA, _SHIFT)
-                cv2.fillConvexPoly(canvas.ids, outline, part_id, cv2.LINE_8, _SHIFT)
-        for shape in shapes:
-            outline = _hull(shape.discs)
-            cv2.fillConvexPoly(canvas.image, outline, shape.colour, cv2.LINE_AA, _SHIFT)
+        for part, _, discs in shapes:
+            if part:
+                own = number * IDS_PER_PERSON + PARTS.index(part)
+                draw_hull(canvas, discs, contour, own, grow=width)
+        for _, colour, discs in shapes:
+            cv2.fillConvexPoly(canvas.image, _hull(discs), colour, cv2.LINE_AA, _SHIFT)
 
 
 def _layers(person: SyntheticPerson) -> Iterator[tuple[float, list[Shape]]]:

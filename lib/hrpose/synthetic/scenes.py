@@ -21,8 +21,7 @@ from hrpose.synthetic.drawing import IDS_PER_PERSON, IMAGE_SIZE, PARTS, Canvas
 from hrpose.synthetic.scenery import add_texture, draw_object, draw_place, sample_object
 
 SHORTEST, TALLEST = 32, 400  # pixels from the highest point of a body to the lowest
-CROWD_NUMBER = 13
-"""A crowd is drawn as one person with this number, the one after the last person's."""
+CROWD_NUMBER = 13  # the number, after the last person's, of all people of a crowd
 
 _COUNT_WEIGHTS = dict(enumerate((4, 16, 20, 18, 14, 9, 6, 4, 3, 2, 2, 1, 1)))  # number of people
 _HEIGHTS = ((0.0, 0.08, 0.5, 0.9, 1.0), (SHORTEST, 90, 195, 335, TALLEST))  # quantiles
@@ -89,8 +88,7 @@ def _sample_people(ground: Ground, rng: Generator) -> list[SyntheticPerson]:
     count = weighted_choice(_COUNT_WEIGHTS, rng)
     for _ in range(count):
         height = float(np.interp(rng.random(), *_HEIGHTS)) * (0.75 if count > 6 else 1.0)
-        x = min(rng.random(3) * (IMAGE_SIZE + 20) - 10, key=crowding)
-        height = max(height, SHORTEST)
+        height, x = max(height, SHORTEST), min(rng.random(3) * (IMAGE_SIZE + 20) - 10, key=crowding)
         posture = body.sample_posture(rng)
         top, soles = body.body_extent(posture[1])
         unit = min(max(height, SHORTEST / (soles - top)), TALLEST / (soles - top))
