@@ -33,17 +33,13 @@ RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 
 # name: curve, OKS threshold (None: mean over .50:.05:.95), size range of people
 _METRICS: dict[str, tuple[str, float | None, str]] = {
-    "AP": ("precision", None, "all"),
-    "AP50": ("precision", 0.5, "all"),
-    "AP75": ("precision", 0.75, "all"),
-    "AP-M": ("precision", None, "medium"),
-    "AP-L": ("precision", None, "large"),
-    "AR": ("recall", None, "all"),
-    "AR50": ("recall", 0.5, "all"),
-    "AR75": ("recall", 0.75, "all"),
-    "AR-M": ("recall", None, "medium"),
-    "AR-L": ("recall", None, "large"),
-}
+    f"{name}{suffix}": (curve, threshold, size)
+    for name, curve in (("AP", "precision"), ("AR", "recall"))
+    for suffix, threshold, size in (
+        ("", None, "all"), ("50", 0.5, "all"), ("75", 0.75, "all"),
+        ("-M", None, "medium"), ("-L", None, "large"),
+    )
+}  # fmt: skip
 
 
 class Comparison(NamedTuple):
@@ -202,12 +198,9 @@ class KeypointEvaluator:
             f"keypoints must be [x, y, score] of {self._joint_count} joints. Wrong are results "
             "number",
         )
+        values = [[*result["keypoints"], result["score"]] for result in results]
         _refuse(
-            (
-                n
-                for n, r in enumerate(results)
-                if not np.isfinite([*r["keypoints"], r["score"]]).all()
-            ),
+            (n for n, row in enumerate(values) if not np.isfinite(row).all()),
             "coordinates and scores must be finite, as pycocotools counts NaN as a match; check "
             "the network's outputs, half precision first. Wrong are results number",
         )
@@ -293,9 +286,6 @@ def format_table(metrics: Mapping[str, float]) -> str:
     """The metrics as a Markdown table of three lines: names, rule, values to three decimals."""
     values = [f"{value:.3f}" for value in metrics.values()]
     widths = [max(len(name), len(value)) for name, value in zip(metrics, values)]
-    rows = [
-        [name.rjust(width) for name, width in zip(metrics, widths)],
-        ["-" * (width - 1) + ":" for width in widths],
-        [value.rjust(width) for value, width in zip(values, widths)],
-    ]
+    rows = [map(str.rjust, metrics, widths), ["-" * (width - 1) + ":" for width in widths],
+            map(str.rjust, values, widths)]  # fmt: skip
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

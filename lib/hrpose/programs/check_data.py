@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -102,10 +102,8 @@ def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
         save_samples(config, folder)
     except Exception as error:  # any: the report lists it with all other findings
         cure = "correct the errors above; if there are none, please report this as a bug of hrpose"
-        what = "training cannot read its samples"
-        return [
-            finding("training-samples", ERROR, what, [f"{type(error).__name__}: {error}"], cure)
-        ]
+        what, message = "training cannot read its samples", f"{type(error).__name__}: {error}"
+        return [finding("training-samples", ERROR, what, [message], cure)]
     return []
 
 
@@ -116,43 +114,32 @@ def format_report(report: Mapping[str, Any]) -> str:
     """The report as plain text."""
     blocks = [_format_counts(split, table) for split, table in report["counts"].items()]
     for place, findings in report["findings"].items():
-        lines = [line for finding in findings for line in _format_finding(finding)]
-        blocks.append("\n".join([f"== {place}: {_verdict(findings)}", *lines]))
+        errors = sum(each["severity"] == ERROR for each in findings)
+        verdict = f"{errors} kinds of errors, {len(findings) - errors} of notes"
+        lines = [f"== {place}: {verdict if findings else 'nothing wrong'}"]
+        for each in findings:
+            lines.append(f"{each['severity']}: {each['count']} {each['what']}")
+            more = ["..."] * (each["count"] > len(each["examples"]))
+            lines += [f"    {example}" for example in (*each["examples"], *more)]
+            lines.append(f"  cure: {each['cure']}")
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
 def _format_counts(split: str, table: Mapping[str, Any]) -> str:
+    """Numbers, histograms, and the table of joints."""
     lines = [f"== {split}"]
     for name, value in table.items():
         if not isinstance(value, dict):
             lines.append(f"{name:30} {value:>8}")
-        elif any(isinstance(entry, dict) for entry in value.values()):
-            lines += [f"{name}:", *_format_table(value)]
-        else:
+        elif not any(isinstance(entry, dict) for entry in value.values()):
             lines.append(f"{name}: " + ", ".join(f"{key}: {n:g}" for key, n in value.items()))
+        else:
+            columns = next(iter(value.values()))
+            lines += [f"{name}:", " " * 18 + "".join(f"{column:>12}" for column in columns)]
+            for row, counts in value.items():
+                lines.append(f"  {row:16}" + "".join(f"{counts[column]:>12}" for column in columns))
     return "\n".join(lines)
-
-
-def _format_table(table: Mapping[str, Mapping[str, int]]) -> Iterable[str]:
-    columns = list(next(iter(table.values())))
-    yield " " * 18 + "".join(f"{column:>12}" for column in columns)
-    for name, row in table.items():
-        yield f"  {name:16}" + "".join(f"{row[column]:>12}" for column in columns)
-
-
-def _verdict(findings: Sequence[Mapping[str, Any]]) -> str:
-    if not findings:
-        return "nothing wrong"
-    errors = sum(finding["severity"] == ERROR for finding in findings)
-    return f"{errors} kinds of errors, {len(findings) - errors} of notes"
-
-
-def _format_finding(finding: Mapping[str, Any]) -> Iterable[str]:
-    yield f"{finding['severity']}: {finding['count']} {finding['what']}"
-    yield from (f"    {example}" for example in finding["examples"])
-    if finding["count"] > len(finding["examples"]):
-        yield "    ..."
-    yield f"  cure: {finding['cure']}"
 
 
 # CrowdPose's training set ---------------------------------------------------------------------
@@ -162,27 +149,20 @@ def build_trainval(config: CfgNode) -> str:
     """Merge the annotations of train and val into those of trainval; returns a summary."""
     if image_path(config, "train") != image_path(config, "val"):
         raise ValueError("--build-trainval is for sets with one folder of images, as CrowdPose")
-    parts = [open_split(config, split) for split in ("train", "val")]
-    merged = merge_annotations(parts[0][0], parts[1][0])
+    (train, images), (val, _) = (open_split(config, split) for split in ("train", "val"))
+    merged = merge_annotations(train, val)
     names = [image["file_name"] for image in merged.truth["images"]]
-    merged = with_decoded_sizes(
-        merged, inspect_files(parts[0][1], names, config.WORKERS, "trainval")
-    )
+    files = inspect_files(images, names, config.WORKERS, "trainval")
+    merged = with_decoded_sizes(merged, files)
     path = annotation_path(config, "trainval")
-    verb = _write_once(path, merged.truth)
-    return _format_merge(f"{verb} {path}", merged, [len(truth["images"]) for truth, _ in parts])
-
-
-def _write_once(path: Path, truth: dict[str, Any]) -> str:
-    """Write the file, or check that it is the same; either way the file is read back."""
     verb = "verified" if path.exists() else "written and verified"
     if not path.exists():
-        write_json(path, truth)
-    if load_annotations(path) != truth:
+        write_json(path, merged.truth)
+    if load_annotations(path) != merged.truth:
         raise ValueError(
             f"{path} is not the merge of train and val; move it away and run this again"
         )
-    return verb
+    return _format_merge(f"{verb} {path}", merged, [len(each["images"]) for each in (train, val)])
 
 
 def _format_merge(title: str, merged: MergedAnnotations, images: Sequence[int]) -> str:

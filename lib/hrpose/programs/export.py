@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -18,8 +19,8 @@ from hrpose.builders.datasets import Split, first, read_split
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
 from hrpose.inference.spec import ExportedModel
-from hrpose.ops.atomic_io import check_writable
-from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, write_exported
+from hrpose.ops.atomic_io import atomic_write, check_writable
+from hrpose.programs.exporting.formats import FORMATS, require_extra
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.programs.exporting.int8 import quantize
 from hrpose.programs.exporting.verify import (
@@ -46,15 +47,12 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
         if known.decode == "peaks"
         else NetworkGraph(predictor.model)
     )
-    model = ExportedModel(
-        predictor.spec,
-        known.decode,
-        tuple(output_strides(config)),
-        sha256(Path(config.TEST.MODEL_FILE)),
-        __version__,
-    )
+    strides = tuple(output_strides(config))
+    digest = hashlib.sha256(Path(config.TEST.MODEL_FILE).read_bytes()).hexdigest()
+    model = ExportedModel(predictor.spec, known.decode, strides, digest, __version__)
     format_ = FORMATS[known.format]
-    write_exported(known.output, format_, graph, model)
+    content = format_.encode(graph, model)
+    atomic_write(known.output, lambda file: file.write(content))
     print(f"written to {known.output} ({known.output.stat().st_size / 1e6:.1f} MB)")
     exported = {known.output: format_.load(known.output)}
     if seen:
