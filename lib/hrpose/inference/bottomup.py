@@ -99,7 +99,7 @@ def run_views(
     heatmaps, tags = [], []
     for view in views:
         outputs = model(images.flip(view.axes))
-        tagged = [each for each in outputs if each.tags is not None]
+        tagged = [each.tags for each in outputs if each.tags is not None]
         if len(tagged) != 1:
             raise ValueError(
                 f"{len(tagged)} outputs of this network have tags; people are grouped by the tags "
@@ -108,7 +108,7 @@ def run_views(
         # All are resized to the finest first: two resizes in a row are not the same as one.
         finest = outputs[-1].heatmaps.shape[-2:]
         maps = [each.heatmaps for each in outputs if not strides or each.stride in strides]
-        maps.append(tagged[0].tags)
+        maps += tagged
         *averaged, of_view = [
             each if each.shape[-2:] == finest else resize(each, finest) for each in maps
         ]
