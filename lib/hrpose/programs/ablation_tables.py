@@ -109,7 +109,7 @@ def _plot(frame: DataFrame) -> dict[str, bytes]:
         panel.set(title="ours" if column == "AP" else "published", xlabel="AP")
         panel.grid(axis="x", alpha=0.4)
     panels[0].set_yticks(range(len(names)), names)
-    panels[0].invert_yaxis()
+    panels[0].set_ylim(len(names) - 0.5, -0.5)
     picture = io.BytesIO()
     figure.savefig(picture, format="png", dpi=130)
     return {"png": picture.getvalue()}
