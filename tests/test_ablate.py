@@ -242,25 +242,31 @@ def test_a_stop_ends_the_processes_and_the_same_command_continues(ablate, number
     assert interrupted == {suffix: ablate.table(suffix) for suffix in interrupted}
 
 
+def in_another_process(ablate):
+    """The same command, on its way."""
+    code = "from hrpose.programs import ablation_runs, cli\nfrom pathlib import Path\n"
+    code += f"ablation_runs.TOOLS = Path({str(ablate.folder / 'tools')!r})\ncli.main('ablate')"
+    return subprocess.Popen([sys.executable, "-c", code, *ablate.words()])
+
+
+BEGUN = "import pathlib, sys, time\npathlib.Path(sys.argv[2]).with_name('begun').touch()\n"
+
+
 def test_two_instances_do_not_run_a_row_at_once(ablate):
     ablate.rows(a="", b="TRAIN: {LR: 0.5}")
-    ablate.tools(train="import time; time.sleep(0.7)\n" + TRAIN)
-    statuses = []
-    other = threading.Thread(target=lambda: statuses.append(ablate().status))
-    other.start()
-    statuses.append(ablate().status)
-    other.join()
-    assert statuses == [0, 0] and set(ablate.records()) == {"a", "b"}
+    ablate.tools(train=BEGUN + "time.sleep(1)\n" + TRAIN)
+    other = in_another_process(ablate)
+    appears(ablate.folder, "begun")
+    done = ablate()
+    assert done.status == other.wait() == 0
+    assert set(ablate.records()) == {"a", "b"}
     assert [log.count("tools/train.py") for log in ablate.logs()] == [1, 1]
 
 
 def test_a_process_that_outlives_a_killed_command_is_waited_for(ablate):
     ablate.rows(a="")
-    begun = "import pathlib, sys, time\npathlib.Path(sys.argv[2]).with_name('begun').touch()\n"
-    ablate.tools(train=begun + "time.sleep(1.5)\n" + TRAIN)
-    code = "from hrpose.programs import ablation_runs, cli\nfrom pathlib import Path\n"
-    code += f"ablation_runs.TOOLS = Path({str(ablate.folder / 'tools')!r})\ncli.main('ablate')"
-    process = subprocess.Popen([sys.executable, "-c", code, *ablate.words()])
+    ablate.tools(train=BEGUN + "time.sleep(1.5)\n" + TRAIN)
+    process = in_another_process(ablate)
     appears(ablate.folder, "begun")
     process.kill()
     process.wait()
