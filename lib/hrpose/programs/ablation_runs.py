@@ -34,7 +34,7 @@ GRACE = 2.0
 """Seconds that a process has to end by itself: a terminal sends Ctrl-C to it, too."""
 
 
-class Job(NamedTuple):
+class TrainingJob(NamedTuple):
     """What the processes of one training share."""
 
     device: str
@@ -117,10 +117,10 @@ def _run_groups(
             yield
             lock = acquire_lock(folder)
         with lock:
-            yield from _run_group(ablation, group, Job(device, lock, started))
+            yield from _run_group(ablation, group, TrainingJob(device, lock, started))
 
 
-def _run_group(ablation: Ablation, group: list[Experiment], job: Job) -> Iterator[None]:
+def _run_group(ablation: Ablation, group: list[Experiment], job: TrainingJob) -> Iterator[None]:
     """Train the network that the experiments share, unless that is done, and evaluate each."""
     finished = ablation.finished()  # perhaps by the process that had the lock before
     group = [e for e in group if e.key not in finished]
@@ -145,7 +145,7 @@ def _run_group(ablation: Ablation, group: list[Experiment], job: Job) -> Iterato
         start = time.monotonic()
 
 
-def _train(e: Experiment, job: Job) -> Generator[None, None, Path]:
+def _train(e: Experiment, job: TrainingJob) -> Generator[None, None, Path]:
     """Returns the run folder of the training, started or continued unless it has finished."""
     path = e.folder / "training.yaml"
     if not _finished_run(e.folder):
@@ -158,7 +158,9 @@ def _train(e: Experiment, job: Job) -> Generator[None, None, Path]:
     return run
 
 
-def _evaluate(e: Experiment, job: Job, run: Path) -> Generator[None, None, dict[str, float]]:
+def _evaluate(
+    e: Experiment, job: TrainingJob, run: Path
+) -> Generator[None, None, dict[str, float]]:
     """Returns the metrics of the run's last weights under the row's TEST options."""
     tested, wanted = (run / "config.yaml").read_text(), config_yaml(e.config)
     folder = run
@@ -178,7 +180,7 @@ def _finished_run(folder: Path) -> Path | None:
     return None
 
 
-def _run_tool(tool: str, e: Experiment, job: Job, *arguments: str) -> Iterator[None]:
+def _run_tool(tool: str, e: Experiment, job: TrainingJob, *arguments: str) -> Iterator[None]:
     """Run tools/<tool>.py to its end. RowError: it failed."""
     words = [sys.executable, str(TOOLS / f"{tool}.py"), *arguments]
     runtime = {key: as_override(get_option(e.config, key)) for key in RUNTIME_OPTIONS}
