@@ -149,7 +149,7 @@ def _ablate() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("--cfg", type=Path, action="append", required=True, help="a YAML or a folder; repeatable")
-    add("--seeds", default="", help="e.g. 0,1,2; default: TRAIN.SEED of each config")
+    add("--seeds", type=seeds, default=[], help="e.g. 0,1,2; default: TRAIN.SEED of each config")
     add(
         "--preset",
         choices=("full", "bench"),
@@ -167,6 +167,11 @@ def _ablate() -> argparse.ArgumentParser:
         "are a grid",
     )
     return parser
+
+
+def seeds(text: str) -> list[int]:
+    """`0,1,2`, each once"""
+    return list(dict.fromkeys(map(int, text.split(","))))
 
 
 def writable(text: str) -> Path:
