@@ -30,7 +30,7 @@ setup(
             *("pytest", "pytest-xdist", "pytest-timeout", "munkres>=1.1.2,<2"),
             *("ruff", "mypy", "types-PyYAML", "matplotlib", "pandas>=2.1"),
         ],
-        "ablations": ["pandas>=2.1"],
+        "ablations": ["pandas>=2.1", "jinja2"],
         "report": ["matplotlib"],
         "weights": ["safetensors>=0.4"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],
