@@ -66,9 +66,9 @@ def tool(name, *arguments, status=0, launch=(), minutes=5):
 def small_disk(folder, megabytes):
     """A disk of its own, which is soon full; tests skip where none can be mounted."""
     folder.mkdir()
-    asked = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     try:
-        subprocess.run(asked, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no disk of a few megabytes can be mounted here: {error}")
     try:

@@ -33,8 +33,8 @@ def whole(scenes):
 def by_two_processes(scenes, path, mode):
     """mode: eval or train, and into how many passes a process divides its share"""
     launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    asked = [sys.executable, *launch, str(HERE / "gradients.py"), str(scenes), str(path), mode]
-    subprocess.run(asked, check=True, capture_output=True, cwd=HERE.parent, timeout=300)
+    command = [sys.executable, *launch, str(HERE / "gradients.py"), str(scenes), str(path), mode]
+    subprocess.run(command, check=True, capture_output=True, cwd=HERE.parent, timeout=300)
     return torch.load(path)
 
 
