@@ -1,12 +1,15 @@
 """The commands as a user runs them, on so small a network that it takes seconds."""
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from hrpose.programs import cli
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -60,6 +63,21 @@ def tool(name, *arguments, status=0, launch=(), minutes=5):
     assert process.returncode == status, output
     assert launch or "Traceback" not in output, output
     return output
+
+
+def run(name, *arguments, status=0):
+    """Like `tool`, in this process: for tests of what a command does, not of how it starts.
+
+    This process keeps the lock of the run folder: `tool` begins a run that is to be resumed.
+    """
+    output, ended = io.StringIO(), 0
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            cli.main(name, [str(word) for word in arguments])
+        except SystemExit as stop:
+            ended = stop.code
+    assert ended == status, output.getvalue()
+    return output.getvalue()
 
 
 @contextlib.contextmanager
