@@ -89,25 +89,27 @@ def test_a_thousand_scenes_oracle(share, record_difference):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("top_cells", [1, 64, 2048])
-def test_the_device_branch_oracle(top_cells, monkeypatch):
+def test_the_device_branch_oracle(monkeypatch):
     """Peaks and highest cells in one copy, the rest searched in the whole maps."""
-    monkeypatch.setattr(decode_on_device, "TOP_CELLS", top_cells)
     monkeypatch.setattr(decode_on_device, "SEARCHES_AT_ONCE", 7)
-    searched, search = [], decode_on_device.search_whole_maps
+    search = decode_on_device.search_whole_maps
+    searched = {1: [], 64: [], 2048: []}  # TOP_CELLS -> searches of each scene
 
     def counted(heatmaps, tags, joint, *given):
-        searched[-1] += len(joint)
+        searched[decode_on_device.TOP_CELLS][-1] += len(joint)
         return search(heatmaps, tags, joint, *given)
 
     monkeypatch.setattr(decode_on_device, "search_whole_maps", counted)
     for seed in range(0, SCENES, 9):
         heatmaps, tags, skeleton = scene(seed)
-        searched.append(0)
-        result = on_device(heatmaps, tags, skeleton, config_of(seed))
-        assert equal(result, reference.decode(heatmaps, tags, skeleton, config_of(seed))), seed
-    assert any(searched)
-    assert top_cells == 1 or not all(searched)
+        expected = reference.decode(heatmaps, tags, skeleton, config_of(seed))
+        for top_cells, counts in searched.items():
+            monkeypatch.setattr(decode_on_device, "TOP_CELLS", top_cells)
+            counts.append(0)
+            result = on_device(heatmaps, tags, skeleton, config_of(seed))
+            assert equal(result, expected), (seed, top_cells)
+    assert all(any(counts) for counts in searched.values())
+    assert not all(searched[64]) and not all(searched[2048])
 
 
 @pytest.mark.parametrize("subpixel, unique", [("none", False), ("quarter", True), ("dark", True)])
