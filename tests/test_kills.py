@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from commands import QUICKSTART, TORCHRUN, read_until, start
+from commands import QUICKSTART, TORCHRUN, read_until, run, start, tool
 
 OPTIONS = (
     "MODEL.WIDTH 8 MODEL.BACKBONE.STEM 8 MODEL.BACKBONE.BLOCKS 1 DATASET.INPUT_SIZE 64 "
@@ -21,9 +21,9 @@ OPTIONS = (
 SINGLE_PROCESS, SHARED = (), TORCHRUN
 
 
-def begin(launch, scenes, output, epochs):
+def arguments(scenes, output, epochs):
     place = ["DATASET.ROOT", scenes, "OUTPUT_DIR", output, "TRAIN.EPOCHS", epochs]
-    return start("train", "--cfg", QUICKSTART, *OPTIONS.split(), *place, launch=launch)
+    return ["--cfg", QUICKSTART, *OPTIONS.split(), *place]
 
 
 def saved_step(output):
@@ -56,7 +56,7 @@ def killed_until_done(launch, scenes, output, epochs, kills, seconds):
     """Kill the run so many times, each at most so many seconds after it began to train."""
     rng, kept = random.Random(kills), 0
     for number in range(kills + 1):
-        process = begin(launch, scenes, output, epochs)
+        process = start("train", *arguments(scenes, output, epochs), launch=launch)
         last = number == kills
         printed = process.communicate()[0] if last else kill(process, output, rng, seconds)
         assert not last or process.returncode == 0, printed
@@ -121,8 +121,10 @@ def compare(whole, killed, launch):
     ],
 )
 def test_killed_and_started_again_nothing_is_lost(scenes, tmp_path, launch, epochs, kills, seconds):
-    process = begin(launch, scenes, tmp_path / "whole", epochs)
-    printed, _ = process.communicate()
-    assert process.returncode == 0, printed
+    undisturbed = arguments(scenes, tmp_path / "whole", epochs)
+    if launch:
+        tool("train", *undisturbed, launch=launch, minutes=60)
+    else:
+        run("train", *undisturbed)
     killed_until_done(launch, scenes, tmp_path / "killed", epochs, kills, seconds)
     compare(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"), launch)

@@ -41,9 +41,9 @@ def submit(tmp_path, arguments):
 def test_a_job_saves_before_its_time_is_up_and_is_queued_again_until_it_is_done(scenes, tmp_path):
     output = tmp_path / "output"
     arguments = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", output]
-    arguments += ["TRAIN.EPOCHS", "60", "TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
+    arguments += ["TRAIN.EPOCHS", "20", "TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
     job = submit(tmp_path, arguments)
-    printed = read_until(job, "epoch 1/60")
+    printed = read_until(job, "epoch 1/20")
     os.kill(job.pid, signal.SIGUSR1)  # to the script alone: --signal B:USR1
     printed += job.communicate(timeout=120)[0]
     assert job.returncode == 0, printed
