@@ -179,7 +179,7 @@ def test_nothing_in_the_package_builds_objects_from_files(path):
             assert keywords.get("weights_only") == "True"
 
 
-def test_the_check_above_sees_what_it_forbids(tmp_path):
+def test_the_check_above_finds_what_it_forbids(tmp_path):
     path = tmp_path / "x.py"
     path.write_text("import yaml, torch\nyaml.load(f)\neval('1')\ntorch.load(f)\n")
     found = list(calls(path))

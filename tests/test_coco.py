@@ -63,7 +63,7 @@ def test_a_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, error, said",
+    "text, error, message",
     [
         (None, FileNotFoundError, "x.json"),
         ('{"images": [', ValueError, "x.json is not valid JSON"),
@@ -71,10 +71,10 @@ def test_a_file_is_read(tmp_path):
         ('{"images": []}', ValueError, "lacks annotations, categories"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path, text, error, said):
+def test_a_bad_file_is_named(tmp_path, text, error, message):
     if text is not None:
         (tmp_path / "x.json").write_text(text)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
         load_annotations(tmp_path / "x.json")
 
 
@@ -91,7 +91,7 @@ def test_the_category_is_the_one_with_joints_or_the_one_named():
 # Records ----------------------------------------------------------------------------------------
 
 
-def test_a_record_says_what_the_annotations_say():
+def test_a_record_holds_what_the_annotations_hold():
     record = only(annotation())
     assert (record.image_id, record.file_name, record.ignore) == (7, "7.png", ())
     assert record.joints.tolist() == [[[10, 20, 2], [30, 40, 1]]]
@@ -307,7 +307,7 @@ def test_workers_read_an_archive_that_the_parent_has_read(place):
     images.read("1.png")
     context = multiprocessing.get_context("fork")
     seeds = ([1, 2], [2, 1], [2, 2])
-    workers = [context.Process(target=_read_many, args=(images, mine)) for mine in seeds]
+    workers = [context.Process(target=_read_many, args=(images, own)) for own in seeds]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -344,8 +344,8 @@ def test_a_sample_is_the_image_with_its_marks(tmp_path):
     assert sample.boxes[:, 2].tolist() == [30]
     assert np.array_equal(sample.mask, ~SQUARE)
     assert (sample.image_id, sample.flipped) == (7, False)
-    nobody = read_sample(only(crowd), ImageFiles(tmp_path))
-    assert nobody.boxes.shape == (0, 4)
+    empty = read_sample(only(crowd), ImageFiles(tmp_path))
+    assert empty.boxes.shape == (0, 4)
 
 
 @pytest.mark.parametrize(

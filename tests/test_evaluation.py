@@ -60,18 +60,18 @@ def hits_of_one_image(people, found, like, threshold, size):
     order = sorted(range(len(people)), key=lambda i: skipped[i])
     taken, hits = set(), []
     for result in sorted(found, key=lambda r: -r["score"])[:20]:
-        best, mine = threshold, None
+        best, match = threshold, None
         for i in order:
             if i in taken and not people[i]["iscrowd"]:
                 continue
-            if mine is not None and skipped[i] and not skipped[mine]:
+            if match is not None and skipped[i] and not skipped[match]:
                 break
             if like(people[i], result) >= best:
-                best, mine = like(people[i], result), i
-        taken.add(mine)
-        if mine is None and low <= extent(result) <= high:
+                best, match = like(people[i], result), i
+        taken.add(match)
+        if match is None and low <= extent(result) <= high:
             hits.append((result["score"], False))
-        elif mine is not None and not skipped[mine]:
+        elif match is not None and not skipped[match]:
             hits.append((result["score"], True))
     return hits, skipped.count(False)
 
@@ -204,7 +204,7 @@ def test_annotation_ids_do_not_matter():
     assert score({**labels, "annotations": people}, found) == score(labels, found)
 
 
-def test_nobody_of_a_size_gives_minus_one():
+def test_a_size_without_people_gives_minus_one():
     labels, found = scene(7)
     people = [p for p in labels["annotations"] if p["area"] < 96**2]
     figures = score({**labels, "annotations": people}, found)
@@ -260,8 +260,8 @@ def test_printing_works_again_after_an_error(capsys):
 
     with pytest.raises(RuntimeError):
         KeypointEvaluator(scene(0)[0], COCO, metrics=fail).summarize()
-    print("heard")
-    assert capsys.readouterr().out == "heard\n"
+    print("printed")
+    assert capsys.readouterr().out == "printed\n"
 
 
 def test_table():

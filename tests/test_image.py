@@ -41,7 +41,7 @@ def palette_png(indices, colours):
 
 
 def turned_jpeg(image, orientation):
-    """A JPEG whose EXIF tag says how it should be turned."""
+    """A JPEG whose EXIF tag gives its orientation."""
     entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
     tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
     exif = b"Exif\0\0" + tiff
@@ -126,7 +126,7 @@ def test_written_is_read(rng, tmp_path):
 
 
 def test_a_step_sends_no_constants_to_the_device(monkeypatch):
-    """Only the first one does, and it may look without learning."""
+    """Only the first one does, and it may be in inference mode."""
     images = torch.zeros(1, 3, 2, 2)
     with torch.inference_mode():
         wanted = normalize(images)
@@ -138,12 +138,12 @@ def test_a_step_sends_no_constants_to_the_device(monkeypatch):
 
 def test_normalise_oracle_by_hand(rng, record_difference):
     image = rng.integers(0, 256, (2, 3, 4, 5), np.uint8)
-    ours = normalize(torch.from_numpy(image))
+    result = normalize(torch.from_numpy(image))
     plain = np.zeros(image.shape)
     for b, c, y, x in np.ndindex(image.shape):
         plain[b, c, y, x] = (image[b, c, y, x] / 255 - IMAGENET_MEAN[c]) / IMAGENET_STD[c]
-    assert ours.dtype == torch.float32
-    record_difference("normalize", abs(ours.numpy() - plain).max())
-    np.testing.assert_allclose(ours, plain, atol=1e-5)
+    assert result.dtype == torch.float32
+    record_difference("normalize", abs(result.numpy() - plain).max())
+    np.testing.assert_allclose(result, plain, atol=1e-5)
     assert IMAGENET_MEAN == (0.485, 0.456, 0.406)
     assert IMAGENET_STD == (0.229, 0.224, 0.225)

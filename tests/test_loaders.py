@@ -186,7 +186,7 @@ def refuse():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_worker_s_error_says_what_was_wrong_and_no_more(dataset, workers):
+def test_a_workers_error_names_what_was_wrong_and_no_more(dataset, workers):
     with pytest.raises(ValueError) as error:
         [*epoch(broken_loader(dataset, refuse, workers), 0)]
     assert str(error.value) == "7.png is not a readable image"
@@ -213,7 +213,7 @@ def test_a_worker_that_dies_names_its_image(dataset):
 
 
 def test_workers_leave_requests_to_stop_to_the_training(dataset):
-    """A scheduler asks all processes of a job; those of the loader must go on until it ends."""
+    """A scheduler signals all processes of a job; those of the loader must go on until it ends."""
     before = multiprocessing.active_children()
     loader = loader_of(dataset, 2)
     loader.batch_sampler.enter(0)

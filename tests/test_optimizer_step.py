@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from commands import TORCHRUN
 from gradients import CPU, Replicas, gradients
 from hrpose.builders.training import build_optimizer_step
 from hrpose.config import load_config
@@ -30,11 +31,16 @@ def whole(scenes):
     return gradients(scenes)
 
 
-def by_two_processes(scenes, path, mode):
-    """mode: eval or train, and into how many passes a process divides its share"""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    asked = [sys.executable, *launch, str(HERE / "gradients.py"), str(scenes), str(path), mode]
-    subprocess.run(asked, check=True, capture_output=True, cwd=HERE.parent, timeout=300)
+@pytest.fixture(scope="module")
+def by_two_processes(scenes, tmp_path_factory):
+    """mode -> gradient; mode: eval or train, and into how many passes a process divides its share.
+
+    "buffers" -> the running means of both processes.
+    """
+    path = tmp_path_factory.mktemp("two") / "found.pth"
+    command = [sys.executable, *TORCHRUN, HERE / "gradients.py", scenes, path]
+    command += ["eval1", "eval2", "train1"]
+    subprocess.run(command, check=True, capture_output=True, cwd=HERE.parent, timeout=300)
     return torch.load(path)
 
 
@@ -58,17 +64,17 @@ def test_however_a_process_takes_its_batch_the_gradient_is_the_same(
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eval1", "eval2"])
 def test_however_many_processes_share_a_batch_the_gradient_is_the_same(
-    scenes, whole, mode, tmp_path, record_difference
+    whole, by_two_processes, mode, record_difference
 ):
-    difference = furthest(whole, by_two_processes(scenes, tmp_path / "g.pth", mode))
+    difference = furthest(whole, by_two_processes[mode])
     record_difference("gradient: DDP of two processes (relative)", difference)
     assert difference < 1e-10
 
 
 @pytest.mark.slow
-def test_each_of_two_processes_normalises_by_its_own_images(scenes, tmp_path):
+def test_each_of_two_processes_normalises_by_its_own_images(scenes, by_two_processes):
     """Batch statistics are not shared; the gradient is the mean of those of the shares."""
-    shared = by_two_processes(scenes, tmp_path / "g.pth", "train1")
+    shared = by_two_processes["train1"]
     parts = [gradients(scenes, training=True, part=DistInfo(rank, 2)) for rank in range(2)]
     expected = {name: (parts[0][name] + parts[1][name]) / 2 for name in shared}
     assert furthest(expected, shared) < 1e-10
@@ -76,8 +82,8 @@ def test_each_of_two_processes_normalises_by_its_own_images(scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_processes_evaluate_with_the_main_ones_running_statistics(scenes, tmp_path):
-    seen = by_two_processes(scenes, tmp_path / "g.pth", "buffers")
+def test_all_processes_evaluate_with_the_main_ones_running_statistics(by_two_processes):
+    seen = by_two_processes["buffers"]
     assert seen["before"] == [0.0, 1.0] and seen["after"] == [0.0, 0.0]
 
 

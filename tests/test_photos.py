@@ -20,7 +20,7 @@ CASES = ROOT.parent / "shared" / "cases"
 
 
 def everywhere(image):
-    """A predictor to whom every photo shows one person."""
+    """A predictor that finds one person in every photo."""
     joints = np.ones((1, 17, 3), np.float32)
     joints[0, :, :2] = np.linspace(2, min(image.shape[:2]) - 2, 17)[:, None]
     return Poses(joints, np.ones(1, np.float32))
@@ -83,12 +83,12 @@ def test_a_single_photo_is_not_drawn_over(predict, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["a.jpg", "keypoints.json"])
 def test_a_file_of_the_users_is_refused_before_anything_is_done(predict, tmp_path, name):
     photo(tmp_path / "photos" / "a.jpg"), photo(tmp_path / "photos" / "b.jpg")
-    theirs = tmp_path / "found" / name
-    theirs.parent.mkdir()
-    theirs.write_bytes(b"mine")
+    foreign = tmp_path / "found" / name
+    foreign.parent.mkdir()
+    foreign.write_bytes(b"the user's")
     status, printed = predict(tmp_path / "photos", tmp_path / "found")
-    assert status == 2 and f"{theirs} is there already" in printed
-    assert contents(tmp_path / "found") == {name: b"mine"}
+    assert status == 2 and f"{foreign} is there already" in printed
+    assert contents(tmp_path / "found") == {name: b"the user's"}
 
 
 def test_pictures_of_one_stem_and_of_two_folders_do_not_meet(predict, tmp_path):
@@ -112,10 +112,10 @@ def test_pictures_of_an_earlier_run_do_not_stay(predict, tmp_path):
     found = tmp_path / "found"
     assert predict(tmp_path / "one" / "*" / "*.jpg", found)[0] == 0
     (found / "deep" / "b.jpg").write_bytes(b"edited by hand")
-    (found / "mine.txt").write_text("notes")
+    (found / "notes.txt").write_text("notes")
     assert predict(tmp_path / "two", found)[0] == 0
     assert set(contents(found)) == {
-        "c.jpg", "deep/b.jpg", "mine.txt", "keypoints.json", "written.jsonl",
+        "c.jpg", "deep/b.jpg", "notes.txt", "keypoints.json", "written.jsonl",
     }  # fmt: skip
     assert (found / "deep" / "b.jpg").read_bytes() == b"edited by hand"
     assert results(found) == ["c.jpg"]
@@ -213,12 +213,12 @@ def test_a_pattern_that_leads_out_of_its_folder_is_refused(predict, tmp_path, mo
 
 def test_an_account_of_the_users_is_refused(predict, tmp_path):
     photo(tmp_path / "photos" / "a.jpg")
-    theirs = tmp_path / "found" / "written.jsonl"
-    theirs.parent.mkdir()
-    theirs.write_text("mine")
+    foreign = tmp_path / "found" / "written.jsonl"
+    foreign.parent.mkdir()
+    foreign.write_text("the user's")
     status, printed = predict(tmp_path / "photos", tmp_path / "found")
-    assert status == 2 and f"{theirs} is there already" in printed
-    assert contents(tmp_path / "found") == {"written.jsonl": b"mine"}
+    assert status == 2 and f"{foreign} is there already" in printed
+    assert contents(tmp_path / "found") == {"written.jsonl": b"the user's"}
 
 
 def test_a_folder_named_as_the_results_is_refused(predict, tmp_path):

@@ -50,11 +50,10 @@ def test_lines_are_at_most_120_columns(document):
 @named
 def test_every_path_and_option_exists(document):
     text = document.read_text()
-    for name in re.findall(
-        r"(?:configs|docs|tools|lib|tests)/[\w/]+\.(?:yaml|py|md|png|jpg)", text
-    ):
-        mine = name == "configs/mine.yaml"  # the reader's own
-        assert mine or (ROOT / name).exists(), name
+    pattern = r"(?:configs|docs|tools|lib|tests)/[\w/]+\.(?:yaml|py|md|png|jpg)"
+    for name in re.findall(pattern, text):
+        own = name == "configs/mine.yaml"  # the reader's own
+        assert own or (ROOT / name).exists(), name
     for key in re.findall(r"\b(?:DATASET|MODEL|LOSS|TRAIN|TEST)\.[A-Z0-9_]+\b", text):
         assert key in BY_KEY or any(each.startswith(f"{key}.") for each in BY_KEY), key
         assert key not in RENAMED

@@ -16,7 +16,7 @@ CONFIG = "TRAIN:\n  LR: 0.001\n"
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a run, bring it as far as asked, and let go of it."""
+    """Start a run, bring it to the given step, and release it."""
 
     def make(config=CONFIG, saved=True, finished=False, held=False):
         run = open_run_dir(tmp_path, config, "never")
@@ -161,7 +161,7 @@ def test_a_killed_process_lets_go(start, tmp_path):
     assert run.folder == wanted
 
 
-def test_who_asks_in_vain_leaves_the_holders_mark(start, tmp_path):
+def test_a_refused_process_leaves_the_holders_mark(start, tmp_path):
     held = start(held=True)
     before = (held.folder / ".lock").read_text()
     open_run_dir(tmp_path, CONFIG, "auto")

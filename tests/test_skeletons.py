@@ -88,7 +88,7 @@ def test_words_that_merely_contain_l_or_r_have_no_side(middle):
 
 
 @pytest.mark.parametrize(
-    "make, said",
+    "make, message",
     [
         (lambda: skeleton("left_eye", "nose"), "right_eye"),
         (lambda: skeleton("left_right_eye"), "which side"),
@@ -100,8 +100,8 @@ def test_words_that_merely_contain_l_or_r_have_no_side(middle):
         (lambda: skeleton("nose", grouping_order=("tail",)), "tail"),
     ],
 )
-def test_a_skeleton_that_cannot_be_is_refused_by_name(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_skeleton_that_cannot_be_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
@@ -134,7 +134,7 @@ def test_a_category_without_joints_is_named():
 
 
 @pytest.mark.parametrize("pair", [("rkne", "lkne"), ("kneer", "kneel")])
-def test_sides_that_only_a_person_sees_are_refused(pair):
+def test_sides_that_no_name_gives_are_refused(pair):
     with pytest.raises(ValueError, match="two sides"):
         Skeleton((*pair, "nose"), (0.05,) * 3, (*pair, "nose"))
 

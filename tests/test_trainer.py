@@ -274,12 +274,12 @@ def test_a_step_gives_every_term_of_every_image():
 
 
 @pytest.mark.parametrize(
-    "every, asked", [(1, [0, 1, 2]), (2, [1, 2]), (3, [2]), (10, [2]), (0, [2])]
+    "every, expected", [(1, [0, 1, 2]), (2, [1, 2]), (3, [2]), (10, [2]), (0, [2])]
 )
-def test_the_last_epoch_is_always_evaluated(tmp_path, every, asked):
+def test_the_last_epoch_is_always_evaluated(tmp_path, every, expected):
     start = Start(tmp_path, validate_every=every, visualize_every=0)
     assert start.run()["val"]["AP"] == APS[2]
-    assert start.evaluated == asked
+    assert start.evaluated == expected
     assert start.drawn == []
 
 
