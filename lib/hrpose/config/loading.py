@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from yacs.config import CfgNode
 
-from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS, SIZE_OPTIONS
+from hrpose.config.options import DEPENDENCES, EMPTY_BY_DEFAULT, OPTIONS, SIZE_OPTIONS
 from hrpose.config.renamed import RENAMED, current
 
 BY_KEY = {option.key: option for option in OPTIONS}
@@ -20,12 +22,41 @@ MOST_VALUES = 10_000
 """Bound on the values of one YAML file, aliases expanded; hrpose has about a hundred options."""
 
 
+_DIGITS = re.compile(r"[-+]?\d+(_\d+)*")
+
+_COMMAND_LINE = "command line"
+
+
 class Entry(NamedTuple):
     """A value of an option, and where it was written."""
 
     key: str
     value: Any
     where: str
+
+    @property
+    def source(self) -> str:
+        """The file, without the line, or the command line."""
+        return self.where.rpartition(":")[0] or self.where
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML whose numbers are decimal: 024 is 24, and what YAML 1.1 reads in another base
+    (1:30 is 90 there, 0x10 is 16) stays text, which no option with numbers takes."""
+
+
+def _decimal_int(loader: _Loader, node: yaml.ScalarNode) -> int | str:
+    text = loader.construct_scalar(node)
+    return int(text) if _DIGITS.fullmatch(text) else text
+
+
+def _decimal_float(loader: _Loader, node: yaml.ScalarNode) -> float | str:
+    text = loader.construct_scalar(node)
+    return text if ":" in text else loader.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _decimal_float)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -42,7 +73,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
 
 def parse_config(text: str, origin: str, overrides: Sequence[str] = ()) -> CfgNode:
     """The same from the config stored in a checkpoint or release; errors name its `origin`."""
-    return _config_of(stored_entries(text, origin), overrides, "")
+    return _config_of(stored_entries(text, origin), overrides, "", record=True)
 
 
 def stored_entries(text: str, origin: str) -> list[Entry]:
@@ -61,14 +92,45 @@ def stored_entries(text: str, origin: str) -> list[Entry]:
     return entries
 
 
-def _config_of(written: Sequence[Entry], overrides: Sequence[str], name: str) -> CfgNode:
-    """`written` over the defaults, `overrides` over both; `name` where NAME is empty."""
-    values = defaults()
-    for entry in (*written, *_override_entries(overrides)):
-        values[entry.key] = _checked(entry)
+def _config_of(
+    written: Sequence[Entry], overrides: Sequence[str], name: str, record: bool = False
+) -> CfgNode:
+    """`written` over the defaults, `overrides` over both; `name` where NAME is empty.
+
+    record: `written` lists every option, those without effect too
+    """
+    entries = [
+        entry._replace(value=_checked(entry)) for entry in (*written, *_override_entries(overrides))
+    ]
+    values = defaults() | {entry.key: entry.value for entry in entries}
     values["NAME"] = values["NAME"] or name
+    _settle_ineffective(entries, values, {each.source for each in written} if record else set())
     _check_together(values)
     return _as_node(values)
+
+
+def _settle_ineffective(
+    entries: Sequence[Entry], values: dict[str, Any], records: Collection[str]
+) -> None:
+    """Refuse options that were set without effect; those of an earlier choice become defaults.
+
+    An option is of an earlier choice if what it depends on was set in a later file, or before in
+    the same one; in `records`, which list every option, all may be.
+    """
+    files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.source)]
+    usual = defaults()
+    for needed in DEPENDENCES:
+        for key in needed.options:
+            if needed.holds(values[needed.on]) or values[key] == usual[key]:
+                continue
+            last = max(i for i, file in enumerate(files) if any(e.key == key for e in file))
+            entry = next(entry for entry in reversed(files[last]) if entry.key == key)
+            chosen = [[e for e in file if e.key == needed.on] for file in files[last:]]
+            held = any(needed.holds(choice.value) for choice in chosen[0])
+            if not (held or any(chosen[1:]) or entry.source in records):
+                refusal = needed.refusal(key, values[needed.on])
+                raise ValueError(f"{entry.where}: {refusal}")
+            values[key] = usual[key]
 
 
 def defaults() -> dict[str, Any]:
@@ -96,7 +158,7 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
 
 def _parse(text: str, path: Path) -> yaml.Node | None:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     except RecursionError:
@@ -147,8 +209,8 @@ def _place(node: yaml.Node, path: Path) -> str:
 
 def _plain(node: yaml.Node, where: str) -> Any:
     try:
-        return yaml.SafeLoader("").construct_object(node, deep=True)
-    except yaml.YAMLError as error:
+        return _Loader("").construct_object(node, deep=True)
+    except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{where}: only plain YAML values are read: {error}") from None
 
 
@@ -162,7 +224,7 @@ def _override_entries(overrides: Sequence[str]) -> list[Entry]:
         lone = next((i for i, value in enumerate(values) if value in BY_KEY), len(values))
         raise ValueError(f"overrides come in pairs KEY VALUE; {overrides[2 * lone]!r} has no value")
     pairs = zip(overrides[::2], overrides[1::2])
-    return [Entry(key, _override_value(key, text), "command line") for key, text in pairs]
+    return [Entry(key, _override_value(key, text), _COMMAND_LINE) for key, text in pairs]
 
 
 def _override_value(key: str, text: str) -> Any:
@@ -170,9 +232,9 @@ def _override_value(key: str, text: str) -> Any:
     if key in BY_KEY and isinstance(BY_KEY[key].default, str):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"command line: {key} {text!r} is not a YAML value: {error}") from None
+        return yaml.load(text, Loader=_Loader)
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{_COMMAND_LINE}: {key} {text!r} is not a YAML value: {error}") from None
 
 
 def _checked(entry: Entry) -> Any:
@@ -218,15 +280,21 @@ def _coerced(value: Any, like: Any) -> Any:
 
 
 def _number(value: Any, kind: type) -> Any:
-    """An int or float from a number, or from text such as 1e-3, which YAML takes for text."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    """An int or float from a number, or from text such as 1e-3, which YAML takes for text.
+
+    None for what is none, and for a float too large to know its last digit where an int is wanted.
+    """
+    if not isinstance(value, (int, float, str)):
         return None
-    if kind is int:
-        whole = math.isfinite(number) and number.is_integer()
-        return (value if isinstance(value, int) else int(number)) if whole else None
-    return None if math.isnan(number) else number
+    try:
+        if kind is int and isinstance(value, str) and _DIGITS.fullmatch(value):
+            value = int(value)
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    if kind is int and not isinstance(value, int):
+        return int(number) if number.is_integer() and abs(number) < 2**53 else None
+    return value if kind is int else None if math.isnan(number) else number
 
 
 def _kind(like: Any) -> str:
