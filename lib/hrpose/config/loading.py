@@ -7,6 +7,8 @@ import itertools
 import math
 import re
 from collections.abc import Collection, Iterator, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,11 +78,13 @@ def parse_config(text: str, origin: str, overrides: Sequence[str] = ()) -> CfgNo
     return _config_of(stored_entries(text, origin), overrides, "", record=True)
 
 
-def stored_entries(text: str, origin: str) -> list[Entry]:
-    """The options of a stored config under today's names (config/renamed.py)."""
+def stored_entries(text: str, origin: str, section: str = "") -> list[Entry]:
+    """The options of a stored config, or of a section, under today's names (config/renamed.py)."""
     place = Path(f"{origin}, its config")
     entries = []
     for entry in _flatten(_parse(text, place), place, {}):
+        if not entry.key.startswith(section):
+            continue
         try:
             known = current(entry.key, entry.value)
         except ValueError:
@@ -90,6 +94,31 @@ def stored_entries(text: str, origin: str) -> list[Entry]:
         if known:
             entries.append(Entry(*known, entry.where))
     return entries
+
+
+def network_differences(config: CfgNode, text: str, origin: str) -> list[tuple[str, Any, Any]]:
+    """What a stored config's network computes otherwise: options, their values there and here.
+
+    Not compared are the initial weights, the coordinate convention, which weights have beside their
+    config, and the name, since a network without scale branches reads one with them.
+    Errors: ValueError for a stored config of another version
+    """
+    there = defaults() | {e.key: _checked(e) for e in stored_entries(text, origin, "MODEL.")}
+    here = {key: reduce(getitem, key.split("."), config) for key in BY_KEY}
+    ours, theirs = _network(here), _network(there)
+    different = [key for key in ours if ours[key] != theirs.get(key)]
+    return [(key, there[key], here[key]) for key in different]
+
+
+def _network(values: dict[str, Any]) -> dict[str, Any]:
+    """The options of MODEL that change what weights compute, as far as they have an effect."""
+    deconvs, blocks = values["MODEL.NUM_DECONVS"], values["MODEL.NUM_BASIC_BLOCKS"]
+    names = [key for key in values if key.startswith("MODEL.BACKBONE.")]
+    names += ["MODEL.WIDTH", "MODEL.NUM_DECONVS"]
+    names += ["MODEL.NUM_BASIC_BLOCKS", "MODEL.CAT_OUTPUT"] if deconvs else []
+    dilations = values["MODEL.DILATIONS"]
+    each = dilations * (blocks // len(dilations)) if deconvs else ()
+    return {**{key: values[key] for key in names}, "MODEL.DILATIONS": each}
 
 
 def _config_of(

@@ -18,8 +18,8 @@ from hrpose.builders.datasets import Split, first, read_split
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
 from hrpose.inference.spec import ExportedModel
-from hrpose.ops.atomic_io import check_writable
-from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, write_exported
+from hrpose.ops.atomic_io import check_writable, sha256
+from hrpose.programs.exporting.formats import FORMATS, require_extra, write_exported
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.programs.exporting.int8 import quantize
 from hrpose.programs.exporting.verify import (

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import io
 import logging
@@ -131,10 +130,6 @@ def require_extra() -> None:
             raise ValueError(
                 f"{name} is missing; pip install {' '.join(NEEDED)} (or hrpose[export])"
             ) from None
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager
