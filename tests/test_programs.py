@@ -341,7 +341,7 @@ def test_weights_of_another_network_are_refused_though_they_may_have_its_shapes(
     best = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth", "--output", tmp_path / "out"]
     other = ["MODEL.WIDTH", "16", "MODEL.DILATIONS", "[2]"]
     for program in ("valid", "test"):
-        more = ["--input", folder] if program == "test" else []
+        more = ["--input", folder / "pictures"] if program == "test" else []
         said = tool(program, "--cfg", QUICKSTART, *more, *options, *best, *other, status=2)
         assert "best.pth were trained with MODEL.WIDTH 8, not 16; MODEL.DILATIONS [1], not" in said
         assert "set MODEL.WIDTH 8 MODEL.DILATIONS [1]" in said

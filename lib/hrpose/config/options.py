@@ -215,7 +215,8 @@ OPTIONS = (
            "Seed of initialisation, shuffling and augmentation."),
     Option("TRAIN.RESUME", "auto", named,
            "auto: continue the newest unfinished run of the same config; never: start anew; or a "
-           "run folder to continue."),
+           "run folder to continue, where paths of the data, TEST.*, VALIDATE_EVERY, "
+           "VISUALIZE_EVERY and EPOCHS (more) may differ."),
 
     Option("TEST.MODEL_FILE", "", anything,
            "Weights to evaluate or predict with."),
@@ -328,6 +329,20 @@ RUNTIME_OPTIONS = (
     "TRAIN.SAVE.KEEP",
 )
 """Options that may differ between two starts of one run, as TRAIN.RESUME may."""
+
+RESUMABLE_OPTIONS = (
+    *("NAME", "DATASET.ROOT", "DATASET.ANNOTATIONS", "DATASET.IMAGES"),
+    *("TRAIN.VALIDATE_EVERY", "TRAIN.VISUALIZE_EVERY"),
+)
+"""Options that may differ, with TEST.* and more TRAIN.EPOCHS, where TRAIN.RESUME names a run."""
+
+
+def may_differ(key: str, old: Any, new: Any) -> bool:
+    """Whether a run that TRAIN.RESUME names goes on with another value of an option."""
+    if key == "TRAIN.EPOCHS":
+        return isinstance(old, int) and isinstance(new, int) and old < new
+    return key in RESUMABLE_OPTIONS or key.startswith("TEST.")
+
 
 SECTIONS = {
     "": "General",
