@@ -205,7 +205,16 @@ def test_whole_numbers_are_decimal(text, number, write):
 @pytest.mark.parametrize(
     "text",
     ["1:30", "-1:30", "1:30:00", "0x1F", "0b11", "0o17", "1__0", "1_", "9007199254740993.0", "1e20"]
-    + ["1" * 5000, "!!int x", "!!float x", "1,5", "2026-01-02", "!!binary Mw=="],
+    + [
+        "1" * 5000,
+        "!!int x",
+        "!!float x",
+        "1,5",
+        "2026-01-02",
+        "!!binary Mw==",
+        "!!bool 3",
+        "!!timestamp 3",
+    ],
 )
 def test_what_is_no_decimal_number_is_refused_and_never_another_number(text, refused):
     assert "x.yaml:2: " in refused(f"DATASET:\n  IMAGE_IDS: {text}")

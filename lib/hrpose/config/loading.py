@@ -28,6 +28,9 @@ _DIGITS = re.compile(r"[-+]?\d+(_\d+)*")
 
 _COMMAND_LINE = "command line"
 
+_NOT_PLAIN = (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Errors of PyYAML, and of its constructors for a text that does not fit its tag (!!bool 3)."""
+
 
 class Entry(NamedTuple):
     """A value of an option, and where it was written."""
@@ -239,7 +242,7 @@ def _place(node: yaml.Node, path: Path) -> str:
 def _plain(node: yaml.Node, where: str) -> Any:
     try:
         return _Loader("").construct_object(node, deep=True)
-    except (yaml.YAMLError, ValueError) as error:
+    except _NOT_PLAIN as error:
         raise ValueError(f"{where}: only plain YAML values are read: {error}") from None
 
 
@@ -262,8 +265,10 @@ def _override_value(key: str, text: str) -> Any:
         return text
     try:
         return yaml.load(text, Loader=_Loader)
-    except (yaml.YAMLError, ValueError) as error:
-        raise ValueError(f"{_COMMAND_LINE}: {key} {text!r} is not a YAML value: {error}") from None
+    except _NOT_PLAIN as error:
+        raise ValueError(
+            f"{_COMMAND_LINE}: {key} {text!r:.60} is not a YAML value: {error}"
+        ) from None
 
 
 def _checked(entry: Entry) -> Any:
