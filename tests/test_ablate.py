@@ -329,7 +329,7 @@ def test_an_unwritable_folder_is_reported(ablate, name):
 
 def test_a_table_of_another_command_is_not_overwritten(ablate):
     ablate.rows(a="", b="TRAIN: {LR: 0.5}")
-    mine = ["--seeds", "0", "LOSS.GAMMA", "1,2"]
+    mine = ["--seeds", "0", "LOSS.SHR", "1,2"]
     assert ablate(*mine).status == 0
     assert ablate("--seeds", "0,1", *mine[2:]).status == 0
     before = ablate.table()
@@ -373,7 +373,7 @@ def test_the_published_figures_stand_beside_ours(ablate):
     assert (a["AP"], a["published AP"], a["published AP-L"]) == ("50.0", "67.1", "76.0")
     assert b["published AP"] == "–" and "published AP-M" not in a
     (ablate.out / "plan.md").unlink()
-    assert "published AP" not in ablate("LOSS.GAMMA", "0.01,1").out
+    assert "published AP" not in ablate("LOSS.SHR", "0.01,1").out
 
 
 def test_failed_and_missing_seeds_are_shown(ablate):
@@ -429,10 +429,10 @@ def test_what_differs_from_the_paper_stands_under_the_table(ablate, monkeypatch)
     ablate.rows(a="# Published: AP 67.1\n")
     ablate()
     assert "without" not in ablate.table()
-    ablate("--name", "changed", "LOSS.GAMMA", "1")
+    ablate("--name", "changed", "LOSS.SHR", "1")
     table = (ablate.out / "changed.md").read_text()
-    assert "Published figures are of the full experiment, without LOSS.GAMMA 1" in table
-    command = "python tools/ablate.py --cfg plan --name changed LOSS.GAMMA 1"
+    assert "Published figures are of the full experiment, without LOSS.SHR 1" in table
+    command = "python tools/ablate.py --cfg plan --name changed LOSS.SHR 1"
     assert f"```\n{command}\n```" in table  # it names neither this machine nor where it ran
     data = ["DATASET.ROOT", str(ablate.folder)]
     ablate("--preset", "bench", *data)

@@ -10,7 +10,7 @@ import pytest
 from ablation_runs import ROOT, Ablations
 from hrpose.config import load_config, loading
 from hrpose.config.checks import anything
-from hrpose.config.options import Option
+from hrpose.config.options import DEPENDENCES, Option, as_yaml
 from hrpose.programs.ablation_plan import compared_options, make_plan, measure_networks
 
 W32 = ROOT / "configs" / "w32_512.yaml"
@@ -113,7 +113,8 @@ def test_all_published_tables_make_one_plan_named_by_their_place():
         (["empty"], [], "no *.yaml"),
         (["a.yaml", "copy/a.yaml"], [], "both called a"),
         (["a.yaml"], ["LOSS.GAMMA", "1,1"], "LOSS.GAMMA=1"),
-        (["a.yaml"], ["LOSS.GAMMA", "1,-1"], "a.yaml LOSS.GAMMA=-1"),
+        (["a.yaml"], ["LOSS.SHR", "1,-1"], "a.yaml LOSS.SHR=-1"),
+        (["a.yaml"], ["LOSS.GAMMA", "1,2"], "a.yaml LOSS.GAMMA=1: command line: LOSS.GAMMA has no"),
         (["a.yaml"], ["LOSS.GAMMMA", "1,2"], "LOSS.GAMMA"),
         (["a.yaml"], ["LOSS.GAMMA"], "has no value"),
         (["a.yaml"], ["TRAIN.SEED", "1,2"], "--seeds"),
@@ -150,8 +151,8 @@ def test_published_figures_are_read_from_the_header(write):
     )
     figures = [{"AP": 67.1, "AP-M": 61.5, "AP-L": 76.1}, {}, {"AP50": 87, "AP75": 72.8}]
     assert [e.published for e in plan(folder)] == figures
-    assert [e.published for e in plan(folder, overrides=["LOSS.GAMMA", "1"])] == figures
-    grid = plan(folder, overrides=["LOSS.GAMMA", "1,2"])  # one of them may be the published one
+    assert [e.published for e in plan(folder, overrides=["LOSS.SHR", "1"])] == figures
+    grid = plan(folder, overrides=["LOSS.SHR", "1,2"])  # one of them may be the published one
     assert [e.published for e in grid] == [{}] * 6
 
 
@@ -172,7 +173,7 @@ NEUTRAL = {
 }  # fmt: skip
 REFUSED = ["TRAIN.RESUME", "TEST.MODEL_FILE", "TRAIN.SEED"]
 REGISTERED = {
-    "MODEL.NAME": "swahr",
+    "MODEL.NAME": "higher_hrnet",
     "LOSS.TERMS": "[tags]",
     "TRAIN.OPTIMIZER": "sgd",
     "TRAIN.SCHEDULE": "warmup_linear",
@@ -186,12 +187,19 @@ TRIED = {
 }
 
 
+def beside(key):
+    """The overrides with which an option has an effect."""
+    needed = [each for each in DEPENDENCES if key in each.options]
+    lacking = [each for each in needed if not each.holds(loading.defaults()[each.on])]
+    return [word for each in lacking for word in (each.on, as_yaml(each.values[0]))]
+
+
 def another(option, base):
     """A valid value, as text, that an option does not have in a config; None if it has but one."""
-    usual = load_config(base)
+    usual = load_config(base, beside(option.key))
     for text in [REGISTERED.get(option.key), *TRIED[type(option.default)]]:
         try:
-            if text and load_config(base, [option.key, text]) != usual:
+            if text and load_config(base, [*beside(option.key), option.key, text]) != usual:
                 return text
         except ValueError:
             continue
@@ -199,7 +207,7 @@ def another(option, base):
 
 
 def test_every_option_changes_the_key_but_those_that_do_not_change_the_result(write):
-    path = write(a="") / "a.yaml"
+    path = write(a="MODEL: {NAME: swahr}") / "a.yaml"
     (base,) = plan(path)
     options = [option for option in loading.OPTIONS if option.key not in REFUSED]
     texts = {option.key: NEUTRAL.get(option.key) or another(option, path) for option in options}
@@ -207,8 +215,9 @@ def test_every_option_changes_the_key_but_those_that_do_not_change_the_result(wr
     keys = {base.key}
     for option, text in texts.items():
         if text:
-            (e,) = plan(path, overrides=[option, text])
-            changed = e.key != base.key, e.training_key != base.training_key
+            (usual,) = plan(path, overrides=beside(option))
+            (e,) = plan(path, overrides=[*beside(option), option, text])
+            changed = e.key != usual.key, e.training_key != usual.training_key
             result = option not in NEUTRAL
             assert changed == (result, result and not option.startswith("TEST.")), option
             assert not result or e.key not in keys, option
@@ -234,7 +243,7 @@ def test_a_finished_row_is_found_by_its_options(ablate, monkeypatch):
     [
         ("LOSS.SIGMA", "3", "[3.0]"),
         ("TRAIN.LR", "2e-3", "0.002"),
-        ("LOSS.GAMMA", "2", "2.0"),
+        ("LOSS.SHR", "2", "2.0"),
         ("MODEL.PRETRAINED", str(ROOT / "x.pth"), "x.pth"),
     ],
 )

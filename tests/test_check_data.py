@@ -116,6 +116,18 @@ def test_training_and_evaluation_refuse_by_the_rules_of_check_data(world, spoil,
         assert part in str(refusal.value)
 
 
+@pytest.mark.parametrize("own", [[], [0]], ids=["none is listed", "one is listed"])
+def test_images_to_score_that_a_split_does_not_list_are_refused(world, own):
+    """Instead of scoring all images, or those that are."""
+    path = world / "annotations" / "person_keypoints_val.json"
+    truth = json.loads(path.read_text())
+    ids = [*(truth["images"][i]["id"] for i in own), 777]
+    config = load_config(world / "tiny.yaml", ["DATASET.IMAGE_IDS", str(ids)])
+    for guard in (lambda: read_split(config, "val"), lambda: build_evaluator(config, truth)):
+        with pytest.raises(ValueError, match=r"val\.json: .* DATASET\.IMAGE_IDS .*: 777; rem"):
+            guard()
+
+
 def test_only_so_many_images_are_decoded(world):
     assert checked(world, "--images", "1")[1]["counts"]["train"]["files decoded"] == 1
 

@@ -54,7 +54,8 @@ def test_a_cut_newest_checkpoint_costs_only_what_came_after_the_one_before(scene
     newest, before = list_checkpoints(run_folder(tmp_path) / "checkpoints", "last")
     newest.write_bytes(newest.read_bytes()[:-1000])
     printed = run("train", *command)
-    assert f"warning: {newest} is damaged: its checksum does not match" in printed
+    expected = f"warning: {newest} is damaged: its SHA-256 is not the one in {newest.name}.sha256"
+    assert expected in printed
     step = int(before.stem.split("_")[1])
     assert f"step {step}, in" in printed
     assert newest.with_suffix(".damaged").exists()
@@ -152,3 +153,38 @@ def test_a_checkpoint_of_another_config_is_refused(whole, scenes, tmp_path):
     more[3] = tmp_path / "copied"  # now the folder agrees, but not the checkpoint in it
     printed = run("train", *arguments(scenes, whole, *more), status=2)
     assert "last.pth was run with another config" in printed
+
+
+def test_a_named_run_goes_on_elsewhere_and_longer_and_names_what_changed(whole, scenes, tmp_path):
+    folder = shutil.copytree(run_folder(whole), tmp_path / "copied")
+    moved = shutil.copytree(scenes, tmp_path / "moved")
+    path = moved / "annotations" / "person_keypoints_train2017.json"
+    truth = json.loads(path.read_text())
+    labelled = [one for one in truth["annotations"] if any(one["keypoints"][2::3])]
+    people = len(labelled)
+    truth["annotations"].remove(labelled[0])
+    path.write_text(json.dumps(truth))
+    more = ["TRAIN.EPOCHS", "13", "TEST.FLIP_TEST", "true", "TRAIN.RESUME", folder]
+    command = arguments(moved, tmp_path / "out", *more)
+    printed = tool("train", *command)
+    assert f"continuing at epoch 13, step {12 * 3}, in {folder}" in printed
+    assert f"changed since the last start: DATASET.ROOT {scenes} -> {moved}, TEST" in printed
+    assert "TRAIN.EPOCHS 12 -> 13" in printed
+    assert "TRAIN.SCHEDULE warmup_linear ends with TRAIN.EPOCHS, so the learning rate" in printed
+    assert f"warning: {path} changed since the last checkpoint: 12 images with " in printed
+    assert f"{people} labelled people then, 12 with {people - 1} now. The run continues" in printed
+    facts = json.loads((folder / "run.json").read_text())
+    assert facts["finished"] and "TRAIN.EPOCHS 12 -> 13" in facts["continued"][-1]["changed"]
+    assert load_checkpoint(folder / "checkpoints" / "last.pth")["progress"]["epoch"] == 13
+    again = tool("train", *command)
+    assert "changed since" not in again and "continuing at epoch 14" in again
+    printed = tool("train", *command[:-6], *more[2:], "TRAIN.EPOCHS", "12", status=2)
+    assert "What changed: TRAIN.EPOCHS 13 -> 12" in printed
+
+
+def test_auto_names_the_unfinished_run_that_it_passes_over(scenes, tmp_path):
+    command = interrupted(scenes, tmp_path)
+    folder = run_folder(tmp_path)
+    printed = tool("train", *command, "TRAIN.EPOCHS", "1", "TRAIN.LR", "1e-4")
+    assert f"an unfinished run is not continued: {folder}: it has other options: TRAIN" in printed
+    assert "TRAIN.EPOCHS 12 -> 1, TRAIN.LR 0.002 -> 0.0001" in printed

@@ -136,7 +136,7 @@ def test_widths_are_learnt_or_ruled_but_not_both():
 
 @pytest.mark.parametrize("text", [".inf", "1e999", "inf", "0", "0.1"])
 def test_lambda_may_be_endless_or_nothing(text):
-    weight = load("LOSS.LAMBDA", text).LOSS.LAMBDA
+    weight = load("LOSS.LAMBDA", text, "LOSS.SAHR", "true", *SWAHR).LOSS.LAMBDA
     assert weight == {"0": 0, "0.1": 0.1}.get(text, math.inf)
 
 

@@ -70,7 +70,8 @@ def test_valid_scores_weights_and_results_alike(trained, tmp_path):
     folder, options = trained
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth"]
     one, two = tmp_path / "one", tmp_path / "two"
-    run("valid", "--cfg", QUICKSTART, "--output", one, *options, *weights)
+    printed = run("valid", "--cfg", QUICKSTART, "--output", one, *options, *weights)
+    assert "last.pth: " in printed and "tensors loaded (hrpose)" in printed
     results = one / "results" / "keypoints.json"
     run("valid", "--cfg", QUICKSTART, "--output", two, "--results", results, *options)
     first, second, validated = (
@@ -336,10 +337,15 @@ def test_an_average_is_evaluated_beside_the_network(trained, tmp_path):
     assert set(json.loads((folder / "run.json").read_text())["all_figures"]) == {"val", "ema"}
 
 
-def test_a_model_file_that_does_not_fit_is_refused(trained):
+def test_weights_of_another_network_are_refused_though_they_may_have_its_shapes(trained, tmp_path):
     folder, options = trained
-    wider = [*options, "MODEL.WIDTH", "16", "TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
-    assert "shape" in run("valid", "--cfg", QUICKSTART, *wider, status=2)
+    best = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth", "--output", tmp_path / "out"]
+    other = ["MODEL.WIDTH", "16", "MODEL.DILATIONS", "[2]"]
+    for program in ("valid", "test"):
+        more = ["--input", folder / "pictures"] if program == "test" else []
+        printed = run(program, "--cfg", QUICKSTART, *more, *options, *best, *other, status=2)
+        assert "trained with MODEL.WIDTH 8, not 16; MODEL.DILATIONS [1], not [2]" in printed
+        assert "set MODEL.WIDTH 8 MODEL.DILATIONS [1]" in printed
 
 
 def test_a_png_photo_with_spaces_in_its_name_is_found(trained, tmp_path):

@@ -83,7 +83,8 @@ def plain_truth(batch, stride, sigma=2.0, scales=None):
 def test_terms_oracle(sahr, wahr, record_difference):
     """WAHR's weight depends on the heatmaps as drawn, also where SAHR widens them."""
     batch, outputs = make_batch(), make_outputs()
-    terms = build("LOSS.SAHR", sahr, "LOSS.WAHR", wahr, "LOSS.GAMMA", "0.1")(outputs, batch)
+    gamma = ["LOSS.GAMMA", "0.1"] if wahr == "true" else []
+    terms = build("LOSS.SAHR", sahr, "LOSS.WAHR", wahr, *gamma)(outputs, batch)
     wanted = {f"{name}/1_{stride}" for name in ("heatmap", "scale") for stride in STRIDES}
     wanted = {name for name in wanted if sahr == "true" or not name.startswith("scale")}
     assert set(terms.losses) == wanted | {"pull/1_4", "push/1_4"}

@@ -137,12 +137,11 @@ EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
 def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> KeypointEvaluator:
     """An evaluator of one pass; annotations it cannot use are refused here, with the cure."""
     check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
-    known = {image["id"] for image in truth["images"]}
     return EVALUATORS[config.DATASET.FORMAT](
         truth=truth,
         skeleton=build_skeleton(config),
         category_id=person_category(truth, config.DATASET.CATEGORY)["id"],
-        image_ids=[i for i in config.DATASET.IMAGE_IDS if i in known] or None,
+        image_ids=config.DATASET.IMAGE_IDS or None,
     )
 
 

@@ -215,7 +215,8 @@ OPTIONS = (
            "Seed of initialisation, shuffling and augmentation."),
     Option("TRAIN.RESUME", "auto", named,
            "auto: continue the newest unfinished run of the same config; never: start anew; or a "
-           "run folder to continue."),
+           "run folder to continue, where paths of the data, TEST.*, VALIDATE_EVERY, "
+           "VISUALIZE_EVERY and EPOCHS (more) may differ."),
 
     Option("TEST.MODEL_FILE", "", anything,
            "Weights to evaluate or predict with."),
@@ -270,6 +271,47 @@ EMPTY_BY_DEFAULT = {
 }
 """Lists whose default only shows the type of their entries."""
 
+
+class Dependence(NamedTuple):
+    """Options that have an effect only beside certain values of another."""
+
+    options: tuple[str, ...]
+    on: str
+    values: tuple[Any, ...]  # that value is one of these, or a list with one of them
+
+    def holds(self, value: Any) -> bool:
+        chosen = value if isinstance(value, tuple) else (value,)
+        return any(each in self.values for each in chosen)
+
+    def refusal(self, key: str, value: Any) -> str:
+        """Why `key` is refused beside this value, and the cure."""
+        cure = " or ".join(map(as_yaml, self.values))
+        change = f"add {cure} to {self.on}" if isinstance(value, tuple) else f"set {self.on} {cure}"
+        return (
+            f"{key} has no effect beside {self.on} {as_yaml(value)}; {change}, or leave {key} out"
+        )
+
+
+DEPENDENCES = (
+    Dependence(("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER"), "DATASET.SKELETON", ("file",)),
+    Dependence(("DATASET.FLIP",), "DATASET.AUGMENTATIONS", ("flip",)),
+    Dependence(
+        tuple(f"DATASET.AFFINE.{n}" for n in ("ROTATION", "MIN_SCALE", "MAX_SCALE", "TRANSLATE")),
+        "DATASET.AUGMENTATIONS",
+        ("affine",),
+    ),
+    Dependence(("LOSS.HEATMAP", "LOSS.SAHR", "LOSS.WAHR", "LOSS.SHR"), "LOSS.TERMS", ("heatmap",)),
+    Dependence(("LOSS.TAGS.PULL", "LOSS.TAGS.PUSH", "LOSS.TAGS.KIND"), "LOSS.TERMS", ("tags",)),
+    Dependence(("LOSS.LAMBDA",), "LOSS.SAHR", (True,)),
+    Dependence(("LOSS.GAMMA", "LOSS.DETACH_WEIGHT"), "LOSS.WAHR", (True,)),
+    Dependence(("TRAIN.LR_STEP", "TRAIN.LR_FACTOR"), "TRAIN.SCHEDULE", ("multistep",)),
+    Dependence(("TRAIN.WARMUP",), "TRAIN.SCHEDULE", ("warmup_linear", "cosine")),
+    Dependence(
+        ("TRAIN.RESTARTS.T_0", "TRAIN.RESTARTS.T_MULT"), "TRAIN.SCHEDULE", ("cosine_restarts",)
+    ),
+)
+"""Which options are refused where they have no effect (config/loading.py)."""
+
 SIZE_OPTIONS = {"DATASET.INPUT_SIZE"}
 """Options that are a number, or [width, height]."""
 
@@ -287,6 +329,20 @@ RUNTIME_OPTIONS = (
     "TRAIN.SAVE.KEEP",
 )
 """Options that may differ between two starts of one run, as TRAIN.RESUME may."""
+
+RESUMABLE_OPTIONS = (
+    *("NAME", "DATASET.ROOT", "DATASET.ANNOTATIONS", "DATASET.IMAGES"),
+    *("TRAIN.VALIDATE_EVERY", "TRAIN.VISUALIZE_EVERY"),
+)
+"""Options that may differ, with TEST.* and more TRAIN.EPOCHS, where TRAIN.RESUME names a run."""
+
+
+def may_differ(key: str, old: Any, new: Any) -> bool:
+    """Whether a run that TRAIN.RESUME names goes on with another value of an option."""
+    if key == "TRAIN.EPOCHS":
+        return isinstance(old, int) and isinstance(new, int) and old < new
+    return key in RESUMABLE_OPTIONS or key.startswith("TEST.")
+
 
 SECTIONS = {
     "": "General",
@@ -336,10 +392,12 @@ def _row(name: str, fields: Sequence[Option]) -> str:
 
 def _shown(option: Option) -> str:
     """A default as it would be written in YAML; nothing for an empty one."""
-    if option.key in EMPTY_BY_DEFAULT:
-        return "`[]`"
-    if isinstance(option.default, tuple):
-        return f"`[{', '.join(map(str, option.default))}]`"
-    default = option.default
-    text = str(default).lower() if isinstance(default, bool) else f"{default}"
+    text = "[]" if option.key in EMPTY_BY_DEFAULT else as_yaml(option.default)
     return f"`{text}`" if text else ""
+
+
+def as_yaml(value: Any) -> str:
+    """A value as it would be written in YAML."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,10 +1,12 @@
-"""Atomic writing, named full disks, and plain JSON."""
+"""Atomic writing, named full disks, damaged files, and plain JSON."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -83,6 +85,39 @@ def _settle(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def checksum_path(path: Path) -> Path:
+    """The file beside `path` with its SHA-256, as sha256sum writes it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def find_damage(path: Path) -> str | None:
+    """What shows that a file is not as it was written; None if nothing does.
+
+    The checksum beside it is compared or, without one, those in a zip archive, which a .pth is.
+    """
+    beside = checksum_path(path)
+    if beside.is_file():
+        same = sha256(path) in beside.read_text(errors="replace").lower()
+        return None if same else f"its SHA-256 is not the one in {beside.name}"
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except Exception as error:  # a damaged archive may raise any exception
+        return f"its archive cannot be read ({type(error).__name__})"
+    return part and f"the CRC of {part} in its archive does not match"
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:

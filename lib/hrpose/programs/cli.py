@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import sys
 import traceback
@@ -25,6 +26,9 @@ def main(program: str, arguments: Sequence[str] | None = None) -> None:
 
     Errors end with their message and status 2, signals with 128 + their number.
     """
+    logging.basicConfig(format="%(message)s")
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger("hrpose").setLevel(logging.INFO)
     try:
         parsed = parse(program, arguments)
         importlib.import_module(f"hrpose.programs.{program}").main(*parsed)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import hashlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from hrpose.builders.datasets import Split, first, read_split
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
 from hrpose.inference.spec import ExportedModel
-from hrpose.ops.atomic_io import atomic_write, check_writable
+from hrpose.ops.atomic_io import atomic_write, check_writable, sha256
 from hrpose.programs.exporting.formats import FORMATS, require_extra
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.programs.exporting.int8 import quantize
@@ -48,7 +47,7 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
         else NetworkGraph(predictor.model)
     )
     strides = tuple(output_strides(config))
-    digest = hashlib.sha256(Path(config.TEST.MODEL_FILE).read_bytes()).hexdigest()
+    digest = sha256(Path(config.TEST.MODEL_FILE))
     model = ExportedModel(predictor.spec, known.decode, strides, digest, __version__)
     format_ = FORMATS[known.format]
     content = format_.encode(graph, model)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
@@ -19,7 +19,12 @@ from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_predictor
 from hrpose.builders.common import build_model, load_pretrained
-from hrpose.builders.datasets import build_evaluator, build_skeleton, read_split
+from hrpose.builders.datasets import (
+    annotation_path,
+    build_evaluator,
+    build_skeleton,
+    read_split,
+)
 from hrpose.builders.devices import build_devices
 from hrpose.builders.training import (
     build_optimizer_step,
@@ -27,8 +32,9 @@ from hrpose.builders.training import (
     build_training_loader,
     uses_sync_bn,
 )
-from hrpose.config.options import RUNTIME_OPTIONS
+from hrpose.config.options import RUNTIME_OPTIONS, may_differ
 from hrpose.config.renamed import current_option
+from hrpose.data.coco import ImageAnnotation
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
@@ -39,11 +45,14 @@ from hrpose.engine.trainer import Callbacks, TrainConfig, Trainer
 from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
-from hrpose.ops.atomic_io import write_json
+from hrpose.ops.atomic_io import sha256, write_json
 from hrpose.ops.image import write
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
 from hrpose.programs.visual_reports import draw_training_batch
+
+FOLLOW_EPOCHS = ("warmup_linear", "cosine", "one_cycle")
+"""Schedules that depend on TRAIN.EPOCHS."""
 
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
@@ -78,8 +87,8 @@ def _open_run_dir(config: CfgNode, dist: DistInfo) -> RunDir:
     """The run folder that the main process chose; only that one holds the lock."""
     if not dist.is_main:
         return RunDir(*dist.broadcast(None), lock=None)  # type: ignore[misc]
-    experiment = Path(config.OUTPUT_DIR) / config.NAME
-    run_dir = open_run_dir(experiment, config_yaml(config), config.TRAIN.RESUME, current_option)
+    experiment, text = Path(config.OUTPUT_DIR) / config.NAME, config_yaml(config)
+    run_dir = open_run_dir(experiment, text, config.TRAIN.RESUME, current_option, may_differ)
     dist.broadcast((run_dir.folder, run_dir.resumed))
     return run_dir
 
@@ -130,6 +139,7 @@ def build_train_state(
     state = TrainState(optimizer_step, loader, logger, run_dir, checkpoint_metadata(config))
     if checkpoint:
         state.load_state_dict(checkpoint)
+        state.metadata["annotations"] = checkpoint.get("annotations", {})
     for warning in warnings:
         logger.info(f"warning: {warning}")
     return state, report
@@ -146,7 +156,8 @@ def _load_checkpoint(
         dist.broadcast(path)
     else:
         checkpoint = load_checkpoint(dist.broadcast(run_dir.last))  # the main process's choice
-    check_same_config(checkpoint["config"], config_yaml(config), f"{run_dir.last}", current_option)
+    theirs, ours = checkpoint["config"], config_yaml(config)
+    check_same_config(theirs, ours, f"{run_dir.last}", current_option, may_differ)
     return checkpoint
 
 
@@ -167,7 +178,31 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
         write(folder / "pictures" / name, draw_training_batch(config, batch, outputs))
 
     primary = build_evaluator(config, split.truth).primary
+    if state.dist.is_main:
+        track_annotations(config, state, {"TRAIN": records, "VAL": split.records})
     return Callbacks(validate, primary, visualize, lambda index: records[index].file_name)
+
+
+def track_annotations(
+    config: CfgNode, state: TrainState, splits: Mapping[str, Sequence[ImageAnnotation]]
+) -> None:
+    """Keep digests of the annotations with the checkpoints; warn of what changed since the last.
+
+    splits: TRAIN and VAL -> the images that are used
+    """
+    earlier, current = state.metadata.get("annotations", {}), {}
+    for role, records in splits.items():
+        path = annotation_path(config, config.DATASET[role])
+        people = sum(len(record.joints) for record in records)
+        current[role] = {"sha256": sha256(path), "images": len(records), "people": people}
+        before = earlier.get(role, current[role])
+        if before["sha256"] != current[role]["sha256"]:
+            state.logger.info(
+                f"warning: {path} changed since the last checkpoint: {before['images']} images "
+                f"with {before['people']} labelled people then, {len(records)} with {people} now. "
+                "The run continues with them; TRAIN.RESUME never starts a new one"
+            )
+    state.metadata["annotations"] = current
 
 
 # Start and end -------------------------------------------------------------------------------
@@ -190,10 +225,15 @@ def _log_start(
         "images": len(state.loader.dataset),  # type: ignore[arg-type]
         "parameters": count_parameters(state.model),
         "sync_bn": uses_sync_bn(config, devices, dist),
+        "changed": [*run_dir.changed],
     }
     if dist.is_main:
         _write_run_json(run_dir, facts, info)
     _warn_of_surprises(config, facts, info)
+    for other in run_dir.passed_over:
+        info(f"an unfinished run is not continued: {other}")
+    if run_dir.changed:
+        info(f"changed since the last start: {', '.join(run_dir.changed)}")
     begun = f"continuing at epoch {state.progress.epoch + 1}" if run_dir.resumed else "new run"
     info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
     if not run_dir.resumed:
@@ -215,6 +255,12 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
             f"warning: there are {facts['images']} images for a TRAIN.BATCH of {options.BATCH}; a "
             f"step takes {facts['batch']}, and the learning rate follows"
         )
+    longer = any(each.startswith("TRAIN.EPOCHS ") for each in facts["changed"])
+    if longer and options.SCHEDULE in FOLLOW_EPOCHS:
+        info(
+            f"warning: TRAIN.SCHEDULE {options.SCHEDULE} ends with TRAIN.EPOCHS, so the learning "
+            "rate is now higher than it was; multistep goes on as it was"
+        )
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
     if options.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
@@ -229,6 +275,7 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
     path = run_dir.folder / "run.json"
     if path.exists():
         first = json.loads(path.read_text())
+        first.pop("finished", None)  # until it is, with what may be more epochs
         starts = first.get("continued", [])
         before = starts[-1] if starts else first
         changed = [name for name in ("world_size", "passes") if before.get(name) != facts[name]]
