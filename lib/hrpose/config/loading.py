@@ -264,7 +264,7 @@ def _override_value(key: str, text: Any) -> Any:
     if not isinstance(text, str) or (key in BY_KEY and isinstance(BY_KEY[key].default, str)):
         return text
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _Loader(text).get_single_data()
     except _NOT_PLAIN as error:
         raise ValueError(
             f"{_COMMAND_LINE}: {key} {text!r:.60} is not a YAML value: {error}"
