@@ -78,10 +78,10 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
 
 def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
     """Run the trainings, one at a time on each device. A request to stop stops all processes."""
-    from hrpose.builders.devices import build_devices
+    from hrpose.builders.devices import list_devices
 
     devices: queue.SimpleQueue[str] = queue.SimpleQueue()
-    names = [str(device) for device in build_devices(groups[0][0].config)]
+    names = [str(device) for device in list_devices(groups[0][0].config)]
     for name in names:
         devices.put(name)
     stop = Event()
