@@ -44,25 +44,30 @@ def prepare_for_inference(
         network = HalfPrecision(network, precision)
     if compiled:
         kind = next(network.parameters()).device.type
-        check_compiler(kind)
+        check_compiler(kind, "TEST.COMPILE")
         network = Compiled(network, COMPILE_OPTIONS[kind])
     return network.eval()
 
 
-def check_compiler(device: str) -> None:
-    """ValueError, with the cure, if torch.compile lacks what it needs on a kind of device."""
+def check_compiler(device: str, option: str) -> None:
+    """ValueError, with the cure, if torch.compile lacks what it needs on a kind of device.
+
+    option: that asks for it, for the message
+    """
     missing = ""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device != "cpu":  # triton compiles the launcher of its kernels
+        compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or "gcc"
     header = Path(sysconfig.get_path("include"), "Python.h")
-    if device != "cpu":
-        if importlib.util.find_spec("triton") is None:
-            missing = "triton, which generates GPU kernels; pip install triton"
+    if device != "cpu" and importlib.util.find_spec("triton") is None:
+        missing = "triton, which generates GPU kernels; pip install triton"
     elif not shutil.which(compiler):
-        missing = f"a C++ compiler, and there is no {compiler}; apt install g++, or set CXX"
+        variable = "CXX" if device == "cpu" else "CC"
+        missing = f"a compiler, and there is no {compiler}; apt install g++, or set {variable}"
     elif not header.is_file():
         missing = f"Python's headers, and there is no {header}; apt install python3-dev"
     if missing:
-        raise ValueError(f"TEST.COMPILE needs {missing}, or set TEST.COMPILE false")
+        raise ValueError(f"{option} needs {missing}, or set {option} false")
 
 
 def fuse_conv_bn(model: nn.Module) -> nn.Module:
