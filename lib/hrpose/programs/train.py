@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -217,6 +218,13 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
         )
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
+    if facts["world_size"] > facts["processes"]:
+        count = facts["world_size"] // facts["processes"]
+        info(
+            f"warning: one process feeds {count} GPUs (nn.DataParallel); one process for each is "
+            f"several times faster: torchrun --standalone --nproc-per-node {count} "
+            f"{shlex.join(facts['command'])}. DEVICE cuda:0 trains on one"
+        )
     if options.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
         info(
             "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
