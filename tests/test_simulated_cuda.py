@@ -91,11 +91,16 @@ def test_grouping_processes_end_with_their_parent(simulate, scenes, tmp_path):
         time.sleep(0.1)
 
 
-def test_every_program_runs_on_gpus(simulate, scenes, tmp_path):
-    """Also: a run that is stopped and continued ends in the bits of the undisturbed one."""
-    found = simulate("programs", scenes, tmp_path / "out")
-    assert found["statuses"] == [0, 143, 0, 0, 0, 0]
+def test_a_run_on_gpus_is_continued_to_the_same_bits_validated_and_exported(
+    simulate, scenes, tmp_path
+):
+    assert simulate("training", scenes, tmp_path / "out")["statuses"] == [0, 143]
+    found = simulate("resuming", scenes, tmp_path / "out")
+    assert found["statuses"] == [0, 0, 0, 0]
     assert found["differences"] == [0, 0]
+    assert found["people"] > 0
+    assert "torchrun --standalone --nproc-per-node 3" in found["log"]
+    assert "continuing at epoch 1, step 1" in found["log"]
 
 
 def test_a_training_by_two_processes_keeps_to_its_gpus(simulate, scenes, tmp_path):

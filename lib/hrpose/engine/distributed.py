@@ -94,10 +94,11 @@ def wrap_parallel(module: nn.Module, info: DistInfo, devices: Sequence[torch.dev
     """The module in DDP with several processes, in DataParallel with several GPUs in one."""
     if info.world_size > 1:
         ids = [devices[0]] if devices[0].type == "cuda" else None
+        wrapped = DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
         # In training no process reads running statistics; broadcast_buffers() precedes evaluation.
-        return DistributedDataParallel(
-            module, device_ids=ids, broadcast_buffers=False, gradient_as_bucket_view=True
-        )
+        # The argument of this name is deprecated, and its successor is too new.
+        wrapped.broadcast_buffers = False  # type: ignore[assignment]
+        return wrapped
     if len(devices) > 1:
         return nn.DataParallel(module, list(devices))
     return module

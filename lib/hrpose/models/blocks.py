@@ -84,6 +84,21 @@ class Upsample(nn.Upsample):
             return super().forward(x)
 
 
+class Head(nn.Conv2d):
+    """1 x 1 convolution from features to predictions, in the precision of its weights.
+
+    Autocast decides by itself; a half-precision network may keep its heads in float32.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.weight.dtype)
+        return super().forward(x)
+
+
 class CheckpointedSequential(nn.Sequential):
     """`nn.Sequential` with optional activation checkpointing.
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from hrpose.models.blocks import Head
 from hrpose.structures import HeadOutput
 
 COMPILE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -93,10 +94,12 @@ def fuse_conv_bn(model: nn.Module) -> nn.Module:
 
 
 class HalfPrecision(nn.Module):
-    """A network that computes in bfloat16 or float16 from its first layer to its last.
+    """A network that computes in bfloat16 or float16 up to its heads.
 
-    Inputs and outputs are float32. BatchNorms that were not fused stay in float32, since variances
-    may overflow float16. Autocast would be as accurate, but cast the weights for every batch.
+    Inputs and outputs are float32, and so are the heads: bfloat16 knows tags of 8 to 16 only in
+    steps of 1/16, and makes neighbouring cells of a peak equal. BatchNorms that were not fused
+    stay in float32, since variances may overflow float16. Autocast would be as accurate, but cast
+    the weights for every batch.
     """
 
     def __init__(self, network: nn.Module, precision: torch.dtype) -> None:
@@ -104,7 +107,7 @@ class HalfPrecision(nn.Module):
         self.precision = precision
         self.network = network
         for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
+            if isinstance(layer, nn.BatchNorm2d | Head):
                 continue
             for own in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
                 if own.is_floating_point():

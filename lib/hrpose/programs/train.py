@@ -199,9 +199,12 @@ def _log_start(
     info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
     if not run_dir.resumed:
         info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
+    precision = config.TRAIN.PRECISION
+    if precision == "fp32" and facts["fp32 convolutions"] == "TF32":
+        precision = "fp32 (convolutions in TF32; NVIDIA_TF32_OVERRIDE=0 keeps all bits)"
     info(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
-        f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {dist.world_size} "
+        f"{precision} on {', '.join(facts['device'])} in each of {dist.world_size} "
         f"processes; batch {facts['batch']} = {facts['world_size']} devices x {facts['passes']} "
         f"micro-batches, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} "
         f"for {config.TRAIN.BASE_BATCH})"
