@@ -109,3 +109,4 @@ def test_a_training_by_two_processes_keeps_to_its_gpus(simulate, scenes, tmp_pat
     (facts,) = (tmp_path / "out").rglob("run.json")
     facts = json.loads(facts.read_text())
     assert facts["processes"] == 2 and facts["sync_bn"] and facts["finished"]
+    assert facts["fp32 convolutions"] == "TF32"  # as on every GPU since Ampere
