@@ -227,7 +227,7 @@ def resuming(scenes: str, folder: str) -> dict:
     statuses += [
         run_tool("valid", *test, "--output", str(out / "valid"), "TEST.PRECISION", "fp16"),
         run_tool("test", *test, "--input", photos, "--output", str(out / "test")),
-        run_tool("export", *test, "--output", str(out / "model.onnx")),
+        run_tool("export", *test, "--output", str(out / "model.pt2"), "--format", "torch"),
     ]
     return {
         "statuses": statuses,
