@@ -232,6 +232,20 @@ def test_a_worker_without_shared_memory_is_told_how_to_get_some(dataset, monkeyp
         [*epoch(loader, 0)]
 
 
+@pytest.mark.parametrize(
+    ("device", "processes", "started", "pinned"),
+    [("cpu", 2, None, False), ("cuda:1", 1, None, True), ("cuda:1", 2, "forkserver", True)],
+)
+def test_batches_are_pinned_for_a_gpu_and_no_worker_forks_beside_nccl(
+    dataset, device, processes, started, pinned
+):
+    batches = ResumableBatchSampler(len(dataset), 4, 1, 0, processes)
+    loader = TrainingLoader(dataset, batches, 2, torch.device(device))
+    context = loader.multiprocessing_context
+    assert (context and context.get_start_method()) == started
+    assert loader.pin_memory == pinned
+
+
 def test_workers_leave_requests_to_stop_to_the_training(dataset):
     """A scheduler asks all processes of a job; those of the loader must go on until it ends."""
     before = multiprocessing.active_children()
