@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from hrpose.builders.bottomup import build_dataset, build_loss
 from hrpose.builders.common import keywords, pick
 from hrpose.builders.datasets import read_split
-from hrpose.builders.devices import PRECISIONS
+from hrpose.builders.devices import PRECISIONS, list_devices
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.optim import (
@@ -26,6 +26,7 @@ from hrpose.engine.optim import (
 from hrpose.engine.step import OptimizerStep, PrecisionConfig, StepConfig, TrainStep
 from hrpose.engine.trainer import TrainConfig
 from hrpose.models.blocks import enable_activation_checkpointing
+from hrpose.models.optimize import check_compiler
 from hrpose.ops.normalize import normalize
 
 
@@ -40,7 +41,7 @@ def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> T
     batches = ResumableBatchSampler(
         len(dataset), train.BATCH, train.SEED, dist.rank, dist.world_size
     )
-    return TrainingLoader(dataset, batches, config.WORKERS)
+    return TrainingLoader(dataset, batches, config.WORKERS, list_devices(config, dist)[0])
 
 
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
@@ -61,16 +62,35 @@ def build_optimizer_step(
 ) -> OptimizerStep:
     """Steps of `batch` images over all processes. The model must be on the first device."""
     options = config.TRAIN
-    if options.COMPILE and len(devices) > 1:
+    _check_compile(config, devices, dist)
+    if dist.world_size > 1 and "heatmap" not in config.LOSS.TERMS:
         raise ValueError(
-            "TRAIN.COMPILE compiles for one GPU: start one process for each with torchrun, or "
-            "leave it out"
+            f"LOSS.TERMS {list(config.LOSS.TERMS)} leaves the finer outputs without a loss, and "
+            "processes that train together wait for every gradient; add heatmap, or train in one "
+            "process"
         )
     at_once = options.MICRO_BATCH * len(devices)
     accumulation = math.ceil(batch / dist.world_size / at_once) if at_once else 1
     step_config = StepConfig(batch, accumulation, options.CLIP_NORM, options.SEED, options.EMA)
     train_step, optimizer = build_train_step(config, model), build_optimizer(config, model)
     return OptimizerStep(train_step, optimizer, step_config, dist, devices)
+
+
+def _check_compile(config: CfgNode, devices: list[torch.device], dist: DistInfo) -> None:
+    """ValueError where TRAIN.COMPILE cannot compile, or not to any use."""
+    if not config.TRAIN.COMPILE:
+        return
+    if len(devices) > 1:
+        raise ValueError(
+            "TRAIN.COMPILE compiles for one GPU: start one process for each with torchrun, or "
+            "leave it out"
+        )
+    if uses_sync_bn(config, devices, dist):
+        raise ValueError(
+            "TRAIN.COMPILE gains nothing with TRAIN.SYNC_BN: every norm waits for the other "
+            "processes, which divides the graph at each of them; leave out one of the two"
+        )
+    check_compiler(devices[0].type, "TRAIN.COMPILE")
 
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:

@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from hrpose.builders.datasets import annotation_path, expected_tree, image_path
-from hrpose.builders.devices import build_devices
+from hrpose.builders.devices import list_devices
 from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.data.coco import ImageFiles
 from hrpose.engine.run_dir import acquire_lock
@@ -75,7 +75,7 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
 def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
     """Run the trainings, one at a time on each device. Whatever ends this ends their processes."""
     started: list[subprocess.Popen] = []
-    waiting, devices = iter(groups), build_devices(groups[0][0].config)
+    waiting, devices = iter(groups), list_devices(groups[0][0].config)
     loops = [_run_groups(ablation, waiting, str(device), started) for device in devices]
     signals = Signals(sync_only=True)  # none is raised while processes start or stop
     with signals.installed():

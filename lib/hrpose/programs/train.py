@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -238,9 +239,12 @@ def _log_start(
     info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
     if not run_dir.resumed:
         info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
+    precision = config.TRAIN.PRECISION
+    if precision == "fp32" and facts["fp32 convolutions"] == "TF32":
+        precision = "fp32 (convolutions in TF32; NVIDIA_TF32_OVERRIDE=0 keeps all bits)"
     info(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
-        f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {dist.world_size} "
+        f"{precision} on {', '.join(facts['device'])} in each of {dist.world_size} "
         f"processes; batch {facts['batch']} = {facts['world_size']} devices x {facts['passes']} "
         f"micro-batches, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} "
         f"for {config.TRAIN.BASE_BATCH})"
@@ -263,6 +267,13 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
         )
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
+    if facts["world_size"] > facts["processes"]:
+        count = facts["world_size"] // facts["processes"]
+        info(
+            f"warning: one process feeds {count} GPUs (nn.DataParallel); one process for each is "
+            f"several times faster: torchrun --standalone --nproc-per-node {count} "
+            f"{shlex.join(facts['command'])}. DEVICE cuda:0 trains on one"
+        )
     if options.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
         info(
             "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
