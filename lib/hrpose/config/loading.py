@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from typing import Any, NamedTuple
 import yaml
 from yacs.config import CfgNode
 
-from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS, SIZE_OPTIONS
+from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS, PATH_OPTIONS, SIZE_OPTIONS
 from hrpose.config.renamed import RENAMED, current
 
 BY_KEY = {option.key: option for option in OPTIONS}
@@ -36,7 +37,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     Errors: ValueError for an unknown key, a wrong type or value; FileNotFoundError for the file or
     its BASE
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     return _config_of(read_entries(path), overrides, _experiment(path))
 
 
@@ -90,7 +91,7 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
         for name in _as_list(base.value):
             if not isinstance(name, str):
                 raise ValueError(f"{base.where}: BASE is {base.value!r}; wanted a path, or a list")
-            inherited += read_entries(path.parent / name, (*below, path))
+            inherited += read_entries(path.parent / os.path.expanduser(name), (*below, path))
     return inherited + [entry for entry in written if entry.key != "BASE"]
 
 
@@ -202,7 +203,7 @@ def _checked(entry: Entry) -> Any:
         raise ValueError(
             f"{entry.where}: {entry.key} is {entry.value!r}, but must be {wanted}. {option.meaning}"
         )
-    return value
+    return os.path.expanduser(value) if entry.key in PATH_OPTIONS else value
 
 
 def _coerced(value: Any, like: Any) -> Any:

@@ -273,6 +273,17 @@ EMPTY_BY_DEFAULT = {
 SIZE_OPTIONS = {"DATASET.INPUT_SIZE"}
 """Options that are a number, or [width, height]."""
 
+PATH_OPTIONS = {
+    "OUTPUT_DIR",
+    "DATASET.ROOT",
+    "DATASET.ANNOTATIONS",
+    "DATASET.IMAGES",
+    "MODEL.PRETRAINED",
+    "TRAIN.RESUME",
+    "TEST.MODEL_FILE",
+}
+"""Paths, in which ~ is the home folder."""
+
 RUNTIME_OPTIONS = (
     "OUTPUT_DIR",
     "DEVICE",

@@ -42,8 +42,9 @@ ENVIRONMENT = ("git", "python", "torch", "numpy", "device", "started", "finished
 
 def main(known: argparse.Namespace) -> None:
     plan = make_plan(known.cfg, known.overrides, parse_seeds(known.seeds), known.preset)
+    for replaced in filter(None, dict.fromkeys(e.replaced for e in plan)):
+        print(f"--preset {known.preset} replaces in {replaced}")
     # These import torch: only when the plan is known to be right.
-    from hrpose.engine.signals import Signals
     from hrpose.programs.ablation_runs import check_files, run_all
 
     ablation = Ablation(plan, known)
@@ -59,8 +60,7 @@ def main(known: argparse.Namespace) -> None:
         if e.key in finished:
             ablation.report(f"{e.label}: finished before")
     if groups:
-        with Signals().installed():
-            run_all(ablation, groups)
+        run_all(ablation, groups)
     paths = ablation.write_tables()
     table = markdown_table(frame_of(ablation.records()))
     print(f"\n{table}\nwritten: {', '.join(map(str, paths))}")

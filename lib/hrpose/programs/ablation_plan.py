@@ -38,6 +38,9 @@ _REFUSED = {
 }
 """Options that cannot be given, and why."""
 
+PUBLISHED_ROOTS = ("data/coco", "data/crowdpose", "data/synthetic")
+"""DATASET.ROOT of configs/: the preset bench replaces these data by drawn scenes."""
+
 _BENCH_DATA = (
     *("DATASET.ROOT", "DATASET.FORMAT", "DATASET.TRAIN", "DATASET.VAL", "DATASET.ANNOTATIONS"),
     *("DATASET.IMAGES", "DATASET.CATEGORY", "DATASET.IMAGE_IDS", "DATASET.SKELETON"),
@@ -57,6 +60,7 @@ class Experiment(NamedTuple):
     options: dict[str, Any]  # all that its result depends on, as far as it is not at its default
     key: str  # equal experiments have equal keys
     training_key: str  # shared by rows that differ in TEST.* only
+    replaced: str = ""  # what the preset set, for the user
 
     @property
     def seed(self) -> int:
@@ -86,7 +90,8 @@ def make_plan(
         for file, (suffix, point) in itertools.product(files, grid):
             origin = f"{file}{suffix}"
             try:
-                shrink = bench_overrides(load_config(file)) if preset == "bench" else []
+                written = load_config(file)
+                shrink = bench_overrides(written) if preset == "bench" else []
                 config = load_config(file, [*shrink, *point, *seed])
             except ValueError as error:
                 raise ValueError(f"row {origin}: {error}") from None
@@ -102,7 +107,8 @@ def make_plan(
             options = compared_options(config)
             training = {k: v for k, v in options.items() if not k.startswith("TEST.")}
             keys = digest(options), digest(training)
-            plan.append(Experiment(name, config, published, options, *keys))
+            replaced = f"{file}: {_replacements(written, shrink)}" if shrink else ""
+            plan.append(Experiment(name, config, published, options, *keys, replaced))
     return plan
 
 
@@ -249,24 +255,40 @@ def _bench_options() -> dict[str, Any]:
 def bench_overrides(config: CfgNode) -> list[str]:
     """Overrides for minutes on two CPU cores: bench.yaml, with sides / 4 and MODEL.WIDTH / 2.
 
-    Sides and widths are axes of the published tables, whose rows must stay apart.
+    Sides and widths are axes of the published tables, whose rows must stay apart. An experiment on
+    data of one's own keeps it, and sides of 128 and widths of 8 at least, as far as it has them.
     """
+    own = config.DATASET.ROOT not in PUBLISHED_ROOTS
+    values = _bench_options()
+    if own:
+        values = {k: v for k, v in values.items() if k not in _BENCH_DATA or k[:5] == "MODEL"}
 
     def quarter(side: int) -> int:
         """The nearest multiple of 32, the larger of two; 0 stays 0."""
-        return side and 32 * max(1, math.floor(side / 128 + 0.5))
+        smaller = side and 32 * max(1, math.floor(side / 128 + 0.5))
+        return min(side, max(128, smaller)) if own else smaller
 
-    crop = config.DATASET.INPUT_SIZE
-
-    values = _bench_options() | {
+    crop, width = config.DATASET.INPUT_SIZE, config.MODEL.WIDTH
+    values = values | {
         "DATASET.INPUT_SIZE": tuple(map(quarter, crop))
         if isinstance(crop, tuple)
         else quarter(crop),
         "TEST.INPUT_SIZE": quarter(config.TEST.INPUT_SIZE),
         "LOSS.SHR": config.LOSS.SHR / 4,  # a person's width in network pixels
-        "MODEL.WIDTH": max(1, config.MODEL.WIDTH // 2),
+        "MODEL.WIDTH": min(width, max(8, width // 2)) if own else max(1, width // 2),
     }
     return [word for key, value in values.items() for word in (key, as_override(value))]
+
+
+def _replacements(config: CfgNode, overrides: Sequence[str]) -> str:
+    """What overrides change in a config: `KEY old -> new, ...`"""
+    pairs = [
+        (key, as_override(get_option(config, key)), value)
+        for key, value in zip(overrides[::2], overrides[1::2])
+    ]
+    return ", ".join(
+        f"{key} {old or repr(old)} -> {new or repr(new)}" for key, old, new in pairs if old != new
+    )
 
 
 # Sizes ----------------------------------------------------------------------------------------

@@ -37,8 +37,9 @@ if TYPE_CHECKING:
 
 TOOLS = REPOSITORY / "tools"
 
-GRACE = 10.0
-"""Seconds that a process has to end by itself: a terminal sends Ctrl-C to it, too."""
+GRACE = 1.0
+"""Seconds in which a terminal's Ctrl-C, which it too receives, ends a process; then it is sent one.
+Short, so that no child is left when this process is killed soon after it was asked to stop."""
 
 DELAY = 1.0
 """Seconds within which a Ctrl-C that has ended a process reaches this one."""
@@ -53,7 +54,8 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
     from hrpose.builders.datasets import annotation_path, expected_tree, image_path
     from hrpose.data.coco import ImageFiles
 
-    check_writable(output / "rows" / "row.json")
+    for name in ("table.md", "rows/row.json"):
+        check_writable(output / name)
     for e in experiments:
         check_writable(e.folder / "log.txt")
         data, weights = e.config.DATASET, e.config.MODEL.PRETRAINED
