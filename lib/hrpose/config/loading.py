@@ -83,8 +83,12 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     if path in below:
         raise ValueError(f"BASE goes round in a circle: {' -> '.join(map(str, (*below, path)))}")
     if not path.is_file():
-        raise FileNotFoundError(f"no config at {path}; see configs/")
-    written = list(_flatten(_parse(path.read_text(), path), path, {}))
+        near = sorted(other.name for other in path.parent.glob("*.yaml"))
+        there = (
+            f"in {path.parent} are {', '.join(near[:8])}" if near else "give the path of a .yaml"
+        )
+        raise FileNotFoundError(f"there is no config file {path}; {there}")
+    written = list(_flatten(_parse(path.read_bytes(), path), path, {}))
     bases = [entry for entry in written if entry.key == "BASE"]
     inherited: list[Entry] = []
     for base in bases:
@@ -95,7 +99,7 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     return inherited + [entry for entry in written if entry.key != "BASE"]
 
 
-def _parse(text: str, path: Path) -> yaml.Node | None:
+def _parse(text: str | bytes, path: Path) -> yaml.Node | None:
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError as error:

@@ -96,7 +96,7 @@ class Ablation:
         rows = {}
         for path in sorted((self.folder / "rows").glob("*.json")):
             try:
-                row = json.loads(path.read_text())
+                row = json.loads(path.read_bytes())
                 row["figures"]["AP"], row["parameters"], row["gmacs"]
                 options = (current_option(*pair) for pair in row["options"].items())
                 known = without_defaults(dict(pair for pair in options if pair))

@@ -137,7 +137,7 @@ def find_configs(places: Iterable[Path]) -> list[Path]:
 def read_published(path: Path) -> dict[str, float]:
     """Metric -> percent from a comment `# Published: AP 67.1, AP-M 61.5`; empty without one."""
     figures: dict[str, float] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
+    for number, line in enumerate(path.read_text("utf-8-sig", "replace").splitlines(), 1):
         comment = re.match(r"#\s*Published:(.*)", line)
         for part in comment[1].split(",") if comment else ():
             entry = re.fullmatch(rf"({'|'.join(METRICS)}) (\d+(?:\.\d+)?)", part.strip())

@@ -249,7 +249,7 @@ def _facts(folder: Path) -> dict[str, Any]:
     """run.json of a run or an evaluation. RowError: it is damaged."""
     path = folder / "run.json"
     try:
-        facts = json.loads(path.read_text())
+        facts = json.loads(path.read_bytes())
         if facts.get("figures") is not None:
             facts["figures"]["AP"]
         return facts

@@ -101,8 +101,8 @@ def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
     try:
         save_samples(config, folder)
     except Exception as error:  # any: the report lists it with all other findings
-        cure = "correct the errors above; if there are none, please report this as a bug of hrpose"
-        what = "training cannot read its samples"
+        cure = "correct the errors above, then run this again"
+        what = "error that training would stop at while it reads its first samples"
         return [
             finding("training-samples", ERROR, what, [f"{type(error).__name__}: {error}"], cure)
         ]

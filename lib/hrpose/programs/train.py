@@ -228,7 +228,7 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
     """run.json: how the run was started, and each time that it was resumed."""
     path = run_dir.folder / "run.json"
     if path.exists():
-        first = json.loads(path.read_text())
+        first = json.loads(path.read_bytes())
         starts = first.get("continued", [])
         before = starts[-1] if starts else first
         changed = [name for name in ("world_size", "passes") if before.get(name) != facts[name]]
@@ -244,7 +244,7 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
 def _finish(state: TrainState, metrics: dict[str, Metrics], primary: str) -> None:
     """Mark the run as finished, and print its metrics."""
     folder = state.run_dir.folder
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_bytes())
     facts |= {"finished": time.strftime(TIME_FORMAT), "figures": metrics["val"]}
     facts |= {"all_figures": metrics, "primary": primary}
     write_json(folder / "run.json", facts, indent=1)
