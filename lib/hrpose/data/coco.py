@@ -203,10 +203,8 @@ def person_category(truth: Mapping[str, Any], name: str = "") -> dict[str, Any]:
         chosen = chosen or categories[:1] * (len(categories) == 1)
     if len(chosen) != 1:
         names = ", ".join(f"{category.get('name')}" for category in chosen or categories)
-        cure = f"set DATASET.CATEGORY to that of the people: {names}"
-        raise ValueError(
-            f"{what}; {cure if categories else 'add the people to `categories`, where DATASET.CATEGORY chooses'}"
-        )
+        cure = f"set DATASET.CATEGORY to that of the people: {names or 'add it to the file'}"
+        raise ValueError(f"{what}; {cure}")
     return chosen[0]
 
 

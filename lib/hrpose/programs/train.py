@@ -198,6 +198,9 @@ def _log_start(
     info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
     if not run_dir.resumed:
         info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
+    if config.TRAIN.FREEZE:
+        trained = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
+        info(f"TRAIN.FREEZE: {trained / 1e6:.2f} M of the parameters are trained")
     info(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
         f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {dist.world_size} "
