@@ -12,7 +12,6 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_pipeline_config, load_predictor, load_predictors
@@ -22,6 +21,7 @@ from hrpose.data.samples import ImageDataset
 from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import IMAGE_SUFFIXES, describe_error, encode, read_image
+from hrpose.ops.progress import progress
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
 from hrpose.programs.visual_reports import draw_confident
 from hrpose.structures import to_results
@@ -105,7 +105,7 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
     results: list[dict] = []
     broken: list[str] = []
     try:
-        for photo in tqdm(photos, unit="image", disable=None):
+        for photo in progress(photos, "predicting", len(photos)):
             try:
                 image = read_image(photo.path)
                 poses = predictor(image)
@@ -159,7 +159,7 @@ def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> N
     found = stream(predictors, images, build_pipeline_config(config, predictors))
     results: list[dict] = []
     try:
-        for image_id, poses in tqdm(found, total=len(images), unit="image", disable=None):
+        for image_id, poses in progress(found, "predicting", len(images)):
             results += to_results(image_id, poses, category)
     except BaseException:  # what was found before Ctrl-C, or a broken image, is kept
         output.write(part, as_json(results))

@@ -40,7 +40,7 @@ from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
 from hrpose.ops.atomic_io import write_json
-from hrpose.ops.image import write
+from hrpose.ops.image import read_image, write
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
 from hrpose.programs.visual_reports import draw_training_batch
@@ -160,11 +160,17 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
-        return score(config, [build_predictor(config, model)], split, target, state.dist)
+        metrics = score(config, [build_predictor(config, model)], split, target, state.dist)
+        pictures = (target / "pictures").glob("prediction_*") if state.dist.is_main else ()
+        for path in sorted(pictures):
+            state.logger.write_image(f"{name}/{path.stem}", read_image(path), state.progress.step)
+        return metrics
 
     def visualize(batch: Batch, outputs: Any) -> None:
         name = f"training_{state.progress.epoch + 1:04d}.jpg"
-        write(folder / "pictures" / name, draw_training_batch(config, batch, outputs))
+        picture = draw_training_batch(config, batch, outputs)
+        write(folder / "pictures" / name, picture)
+        state.logger.write_image("training", picture, state.progress.step)
 
     primary = build_evaluator(config, split.truth).primary
     return Callbacks(validate, primary, visualize, lambda index: records[index].file_name)
@@ -196,6 +202,7 @@ def _log_start(
     _warn_of_surprises(config, facts, info)
     begun = f"continuing at epoch {state.progress.epoch + 1}" if run_dir.resumed else "new run"
     info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
+    info(f"curves and pictures: tensorboard --logdir {run_dir.folder.parent}")
     if not run_dir.resumed:
         info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
     if config.TRAIN.FREEZE:
