@@ -1,4 +1,4 @@
-"""What a user reads: one line with what was wrong, where, and the cure; the rest by HRPOSE_DEBUG."""
+"""What a user reads: what was wrong, where, and the cure; HRPOSE_DEBUG shows the rest."""
 
 import warnings
 
