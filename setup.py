@@ -28,7 +28,7 @@ setup(
     ],
     extras_require={
         "dev": [
-            *("pytest", "pytest-xdist", "pytest-timeout"),
+            *("pytest", "pytest-xdist", "pytest-timeout", "hypothesis"),
             *("ruff", "mypy", "types-PyYAML", "matplotlib", "pandas>=2.1"),
         ],
         "ablations": ["pandas>=2.1"],
