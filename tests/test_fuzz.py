@@ -74,7 +74,8 @@ def annotations():
         people.append({**person, "keypoints": keypoints, "num_keypoints": 3})
     people[3]["segmentation"] = {"size": [48, 64], "counts": [48 * 20, 48 * 18, 48 * 26]}
     people[4] |= {"keypoints": [0] * 9, "num_keypoints": 0}
-    category = {"id": 1, "name": "person", "keypoints": JOINTS, "skeleton": [[1, 2], [1, 3]]}
+    category = {"id": 1, "name": "person", "keypoints": [*JOINTS]}
+    category["skeleton"] = [[1, 2], [1, 3]]
     return {"images": images, "annotations": people, "categories": [category]}
 
 
