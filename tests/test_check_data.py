@@ -86,7 +86,9 @@ def test_faults_that_training_stops_at_are_all_listed_with_status_1(world, capsy
     what = " ".join(finding["what"] for finding in report["findings"]["train"])
     for part in ("files missing", "3 numbers for each joint", "not finite", "without a box"):
         assert part in what
-    assert report["findings"]["training samples"][0]["what"] == "training cannot read its samples"
+    assert report["findings"]["training samples"][0]["what"] == (
+        "error that training would stop at while it reads its first samples"
+    )
     assert "cure: " in capsys.readouterr().out
 
 

@@ -1,7 +1,5 @@
 """Experiments as YAML: what is said is heard, and what is wrong is named with its place."""
 
-import math
-
 import pytest
 import yaml
 
@@ -88,7 +86,7 @@ BAD = {
     "DATASET.OKS_SIGMAS": "[0.1, 0]", "MODEL.WIDTH": "0", "MODEL.BACKBONE.MODULES": "[1, 4]",
     "MODEL.NUM_DECONVS": "3", "MODEL.COORDINATES": "exakt", "LOSS.TAGS.KIND": "linear",
     "LOSS.SIGMA": "0", "LOSS.TAGS.PULL": "-1", "LOSS.TERMS": "[]", "TRAIN.BATCH": "0",
-    "TRAIN.LR": "0", "TRAIN.BASE_BATCH": "-1", "TRAIN.EPOCHS": "0", "TRAIN.LR_FACTOR": "2",
+    "TRAIN.LR": "0", "TRAIN.BASE_BATCH": "-1", "TRAIN.EPOCHS": "0",
     "TRAIN.SEED": "-1",
     "TEST.INPUT_SIZE": "-32", "TEST.MATCHER": "greedy",
     "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.TAG_THRESHOLD": "0",
@@ -388,7 +386,6 @@ def test_published_defaults(write):
     assert (config.LOSS.TAGS.PULL, config.LOSS.TAGS.PUSH, config.LOSS.SIGMA) == (1e-3, 1e-3, (2,))
     assert (config.TRAIN.LR, config.TRAIN.BASE_BATCH, config.TRAIN.WEIGHT_DECAY) == (1e-3, 48, 0)
     assert (config.TRAIN.LR_STEP, config.TRAIN.EPOCHS) == ((200, 260), 300)
-    assert math.isclose(config.TRAIN.LR_FACTOR, 0.1)
     assert config.TEST.DETECTION_THRESHOLD == 0.1
     assert config.DATASET.MAX_NUM_PEOPLE == 30
 
@@ -529,7 +526,6 @@ def test_an_option_without_effect_is_refused_with_the_cure(key, refused):
     ("choice", "vain"),
     [
         ("TRAIN.SCHEDULE: cosine", "TRAIN.LR_STEP: [3]"),
-        ("TRAIN.SCHEDULE: one_cycle", "TRAIN.LR_FACTOR: 0.5"),
         ("LOSS.TERMS: [heatmap]", "LOSS.TAGS.PULL: 1"),
         ("LOSS.TERMS: [tags]", "LOSS.WAHR: true"),
         ("DATASET.AUGMENTATIONS: [affine]", "DATASET.FLIP: 0.25"),

@@ -12,6 +12,7 @@ import pytest
 from commands import QUICKSTART, ROOT, small_disk
 from hrpose.programs import cli
 from hrpose.programs.output_folder import OutputFolder
+from hrpose.skeletons import COCO
 from hrpose.structures import Poses
 
 main = partial(cli.main, "test")
@@ -30,11 +31,11 @@ def everywhere(image):
 def predict(monkeypatch, capsys):
     """The command with a stand-in for the network -> (exit status, what it printed)."""
 
-    def run(source, output, predictor=everywhere):
+    def run(source, output, predictor=everywhere, options=()):
         monkeypatch.setattr("hrpose.programs.test.load_predictor", lambda config: predictor)
         status = 0
         try:
-            main(["--cfg", QUICKSTART, "--input", str(source), "--output", str(output)])
+            main(["--cfg", QUICKSTART, "--input", str(source), "--output", str(output), *options])
         except SystemExit as end:
             status = end.code
         printed = capsys.readouterr()
@@ -99,7 +100,7 @@ def test_pictures_of_one_stem_and_of_two_folders_do_not_meet(predict, tmp_path):
     names = {"one/a.jpg", "one/a.png", "one/a.JPG", "two/a.jpg", "two/a_1.jpg"}
     assert set(results(tmp_path / "found")) == names
     written = set(contents(tmp_path / "found"))
-    assert written == {*names, "keypoints.json", "written.jsonl"}
+    assert written == {*names, "keypoints.json", "categories.json", "written.jsonl"}
     for name in names:
         drawn = cv2.imread(str(tmp_path / "found" / name))
         assert drawn.shape == (40, 50, 3) and abs(int(drawn[1, -2].mean()) - len(name) * 9) < 4
@@ -115,7 +116,7 @@ def test_pictures_of_an_earlier_run_do_not_stay(predict, tmp_path):
     (found / "notes.txt").write_text("notes")
     assert predict(tmp_path / "two", found)[0] == 0
     assert set(contents(found)) == {
-        "c.jpg", "deep/b.jpg", "notes.txt", "keypoints.json", "written.jsonl",
+        "c.jpg", "deep/b.jpg", "notes.txt", "keypoints.json", "categories.json", "written.jsonl",
     }  # fmt: skip
     assert (found / "deep" / "b.jpg").read_bytes() == b"edited by hand"
     assert results(found) == ["c.jpg"]
@@ -240,3 +241,23 @@ def test_a_file_whose_replacement_was_cut_off_is_still_ours(tmp_path, monkeypatc
     output.write("r.json", b"three")
     assert (tmp_path / "r.json").read_bytes() == b"three"
     OutputFolder(tmp_path).refuse_foreign(["r.json"])
+
+
+def test_results_have_the_category_of_the_annotations_and_the_joints_are_named(predict, tmp_path):
+    truth = {
+        "images": [],
+        "annotations": [],
+        "categories": [{"id": 7, "name": "dancer", "keypoints": list(COCO.joints)}],
+    }
+    photo(tmp_path / "photos" / "a.jpg")
+    path = tmp_path / "data" / "annotations" / "person_keypoints_val2017.json"
+    for category, name in ((1, "person"), (7, "dancer")):
+        options = ["DATASET.ROOT", str(tmp_path / "data")]
+        assert predict(tmp_path / "photos", tmp_path / "found", options=options)[0] == 0
+        (pose,) = json.loads((tmp_path / "found" / "keypoints.json").read_text())
+        (entry,) = json.loads((tmp_path / "found" / "categories.json").read_text())
+        assert pose["category_id"] == entry["id"] == category and entry["name"] == name
+        assert entry["keypoints"] == list(COCO.joints) and [16, 14] not in entry["skeleton"]
+        assert [6, 7] in entry["skeleton"]  # left_shoulder, right_shoulder, counted from 1
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(truth))

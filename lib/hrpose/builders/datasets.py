@@ -23,6 +23,7 @@ from hrpose.data.validate import EVALUATION, TRAINING, require
 from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
 from hrpose.models.weight_io import read_weights
 from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, Skeleton, from_category, from_plain
+from hrpose.structures import PERSON
 
 SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE, "mpii": MPII, "aic": AIC}
 
@@ -54,6 +55,20 @@ def _skeleton_of_weights(path: Path) -> Skeleton:
     if "skeleton" not in state:
         raise ValueError(f"{path} does not contain a skeleton; name the joints by DATASET.SKELETON")
     return from_plain(state["skeleton"])
+
+
+def results_category(config: CfgNode) -> dict[str, Any]:
+    """The entry of COCO's `categories` that results are of: its id and name, joints and limbs.
+
+    Id and name are those of DATASET.VAL or .TRAIN; COCO's where neither is at hand.
+    """
+    paths = [annotation_path(config, split) for split in (config.DATASET.VAL, config.DATASET.TRAIN)]
+    category: dict[str, Any] = {"id": PERSON, "name": "person"}
+    for path in [path for path in paths if path.is_file()][:1]:
+        category = person_category(load_annotations(path), config.DATASET.CATEGORY)
+    skeleton = build_skeleton(config)
+    limbs = [[a + 1, b + 1] for a, b in skeleton.limb_indices]  # COCO counts joints from 1
+    return {**category, "keypoints": list(skeleton.joints), "skeleton": limbs}
 
 
 def annotation_path(config: CfgNode, split: str) -> Path:

@@ -20,6 +20,7 @@ from hrpose.engine.optim import (
     OPTIMIZERS,
     SCHEDULES,
     Schedule,
+    freeze,
     parameter_groups,
     scale_learning_rate,
 )
@@ -45,12 +46,17 @@ def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> T
 
 
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
-    """Preprocessing, the model and its losses; activation checkpointing is set in the model."""
+    """Preprocessing, the model and its losses.
+
+    Activation checkpointing is set in the model, and the tensors of TRAIN.FREEZE are frozen in it:
+    an optimizer of what is left comes after this.
+    """
     options = config.TRAIN
+    frozen_norms = freeze(model, options.FREEZE)
     if options.ACTIVATION_CHECKPOINTING:
         enable_activation_checkpointing(model)
     precision = PrecisionConfig(PRECISIONS[options.PRECISION], options.COMPILE)
-    return TrainStep(normalize, model, build_loss(config), precision)
+    return TrainStep(normalize, model, build_loss(config), precision, frozen_norms)
 
 
 def build_optimizer_step(
@@ -72,7 +78,8 @@ def build_optimizer_step(
     at_once = options.MICRO_BATCH * len(devices)
     accumulation = math.ceil(batch / dist.world_size / at_once) if at_once else 1
     step_config = StepConfig(batch, accumulation, options.CLIP_NORM, options.SEED, options.EMA)
-    train_step, optimizer = build_train_step(config, model), build_optimizer(config, model)
+    train_step = build_train_step(config, model)
+    optimizer = build_optimizer(config, model)
     return OptimizerStep(train_step, optimizer, step_config, dist, devices)
 
 
@@ -103,7 +110,7 @@ def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
 def build_schedule(config: CfgNode) -> Schedule:
     options = config.TRAIN
     schedule = pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE")
-    names = ("LR_STEP", "LR_FACTOR", "WARMUP", "EPOCHS")
+    names = ("LR_STEP", "WARMUP", "EPOCHS")
     restarts = keywords(options.RESTARTS, "T_0", "T_MULT")
     return partial(schedule, **keywords(options, *names), **restarts)
 

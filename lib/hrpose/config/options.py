@@ -170,6 +170,9 @@ OPTIONS = (
     Option("TRAIN.WEIGHT_DECAY", 0.0, not_negative,
            "Weight decay of weights, not of biases and norms. Published: 0 (Adam with 1e-4 ends at "
            "AP 12)."),
+    Option("TRAIN.FREEZE", ("backbone.*",), each(named),
+           "Patterns of tensor names that are not trained, such as backbone.*; BatchNorms all of "
+           "whose tensors match keep their statistics too. Empty: all are trained."),
     Option("TRAIN.CLIP_NORM", 0.0, not_negative,
            "Maximum gradient norm; 0 disables clipping."),
     Option("TRAIN.EMA", 0.0, rule(lambda value: 0 <= value < 1, "0 or more and below 1"),
@@ -178,9 +181,7 @@ OPTIONS = (
     Option("TRAIN.SCHEDULE", "multistep", named,
            "Learning rate schedule: multistep, warmup_linear, cosine, cosine_restarts, one_cycle."),
     Option("TRAIN.LR_STEP", (200.0, 260.0), anything,
-           "Epochs after which multistep multiplies the rate by LR_FACTOR."),
-    Option("TRAIN.LR_FACTOR", 0.1, fraction,
-           "Factor of multistep."),
+           "Epochs after which multistep divides the rate by 10."),
     Option("TRAIN.WARMUP", 3.0, not_negative,
            "Warm-up epochs of warmup_linear and cosine, from a tenth of the rate."),
     Option("TRAIN.RESTARTS.T_0", 16.0, above_0,
@@ -267,6 +268,7 @@ EMPTY_BY_DEFAULT = {
     "DATASET.IMAGE_IDS",
     "DATASET.OKS_SIGMAS",
     "DATASET.GROUPING_ORDER",
+    "TRAIN.FREEZE",
     "TEST.AGGREGATE",
 }
 """Lists whose default only shows the type of their entries."""
@@ -304,7 +306,7 @@ DEPENDENCES = (
     Dependence(("LOSS.TAGS.PULL", "LOSS.TAGS.PUSH", "LOSS.TAGS.KIND"), "LOSS.TERMS", ("tags",)),
     Dependence(("LOSS.LAMBDA",), "LOSS.SAHR", (True,)),
     Dependence(("LOSS.GAMMA", "LOSS.DETACH_WEIGHT"), "LOSS.WAHR", (True,)),
-    Dependence(("TRAIN.LR_STEP", "TRAIN.LR_FACTOR"), "TRAIN.SCHEDULE", ("multistep",)),
+    Dependence(("TRAIN.LR_STEP",), "TRAIN.SCHEDULE", ("multistep",)),
     Dependence(("TRAIN.WARMUP",), "TRAIN.SCHEDULE", ("warmup_linear", "cosine")),
     Dependence(
         ("TRAIN.RESTARTS.T_0", "TRAIN.RESTARTS.T_MULT"), "TRAIN.SCHEDULE", ("cosine_restarts",)
@@ -314,6 +316,17 @@ DEPENDENCES = (
 
 SIZE_OPTIONS = {"DATASET.INPUT_SIZE"}
 """Options that are a number, or [width, height]."""
+
+PATH_OPTIONS = {
+    "OUTPUT_DIR",
+    "DATASET.ROOT",
+    "DATASET.ANNOTATIONS",
+    "DATASET.IMAGES",
+    "MODEL.PRETRAINED",
+    "TRAIN.RESUME",
+    "TEST.MODEL_FILE",
+}
+"""Paths, in which ~ is the home folder."""
 
 RUNTIME_OPTIONS = (
     "OUTPUT_DIR",

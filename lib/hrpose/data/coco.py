@@ -125,6 +125,10 @@ def _load(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
     return truth
 
 
+LARGEST_RESULTS = 1 << 30
+"""Bytes of a results file; 30 poses in each image of COCO's largest split take about half of it."""
+
+
 def load_results(path: Path) -> list[dict[str, Any]]:
     """The poses in a file of COCO's results format, each with `keypoints` as a flat list.
 
@@ -132,6 +136,11 @@ def load_results(path: Path) -> list[dict[str, Any]]:
     these are read too. No other object of a file is interpreted.
     Errors: FileNotFoundError; ValueError with the number of the pose that is wrong
     """
+    if path.is_file() and path.stat().st_size > LARGEST_RESULTS:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes, but results are read whole and may have "
+            f"{LARGEST_RESULTS}; write fewer poses of each image: the best 20 are scored"
+        )
     results = read_json(path, "results")
     if not isinstance(results, list):
         raise ValueError(f"{path} is not a list; COCO's results format is a list of poses")
@@ -148,7 +157,7 @@ def _pose(pose: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A pose of a results file, its values checked to be numbers; missing fields stay missing."""
     values = pose.get("keypoints", [])
     if isinstance(values, dict):
-        values = values.get("__ndarray__")
+        values = values.get("__ndarray__", values)
     rows = values if isinstance(values, list) else [values]
     keypoints = [value for row in rows for value in (row if isinstance(row, list) else [row])]
     box = pose.get("bbox") or []
@@ -184,16 +193,18 @@ def _kind(value: Any) -> str:
 
 def person_category(truth: Mapping[str, Any], name: str = "") -> dict[str, Any]:
     """The category called `name`, or, without a name, the only one that lists joints."""
-    names = [category.get("name", "") for category in truth["categories"]]
+    categories = truth["categories"]
     if name:
-        chosen = [category for category in truth["categories"] if category.get("name") == name]
+        chosen = [category for category in categories if category.get("name") == name]
+        what = f"DATASET.CATEGORY is {name!r}, the name of {len(chosen)} categories"
     else:
-        chosen = [category for category in truth["categories"] if category.get("keypoints")]
-        chosen = chosen or truth["categories"][:1] * (len(truth["categories"]) == 1)
+        chosen = [category for category in categories if category.get("keypoints")]
+        what = f"{len(chosen)} of {len(categories)} categories list joint names (`keypoints`)"
+        chosen = chosen or categories[:1] * (len(categories) == 1)
     if len(chosen) != 1:
-        raise ValueError(
-            f"{len(chosen)} categories fit; set DATASET.CATEGORY to one of: {', '.join(names)}"
-        )
+        names = ", ".join(f"{category.get('name')}" for category in chosen or categories)
+        cure = f"set DATASET.CATEGORY to that of the people: {names or 'add it to the file'}"
+        raise ValueError(f"{what}; {cure}")
     return chosen[0]
 
 

@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 TOOLS = REPOSITORY / "tools"
 
-GRACE = 2.0
-"""Seconds that a process has to end by itself: a terminal sends Ctrl-C to it, too."""
+GRACE = 1.0
+"""Seconds in which a terminal's Ctrl-C, which it too receives, ends a process; then it is sent one.
+Short, so that no child is left when this process is killed soon after it was asked to stop."""
 
 
 class TrainingJob(NamedTuple):
@@ -52,7 +53,8 @@ FAILURES = (ValueError, LookupError, OSError)
 
 def check_files(experiments: Sequence[Experiment], output: Path) -> None:
     """OSError, with the cure: inputs that are missing, or outputs that cannot be written."""
-    check_writable(output / "rows" / "row.json")
+    for name in ("table.md", "rows/row.json"):
+        check_writable(output / name)
     for e in experiments:
         check_writable(e.folder / "log.txt")
         data, weights = e.config.DATASET, e.config.MODEL.PRETRAINED

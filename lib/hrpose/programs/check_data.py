@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import (
@@ -30,6 +29,7 @@ from hrpose.data.convert import (
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_images
 from hrpose.data.validate import ERROR, NOTE, Finding, compare_splits, finding, validate
 from hrpose.ops.atomic_io import write_json
+from hrpose.ops.progress import progress
 from hrpose.programs.visual_reports import save_samples
 
 IMAGES_PER_PROCESS = 500
@@ -93,7 +93,7 @@ def inspect_files(
     """file name -> its properties"""
     processes = min(workers, len(names) // IMAGES_PER_PROCESS)
     infos = inspect_images(images, names, processes)
-    return dict(zip(names, tqdm(infos, title, total=len(names), unit="image", disable=None)))
+    return dict(zip(names, progress(infos, title, len(names))))
 
 
 def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
@@ -101,8 +101,9 @@ def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
     try:
         save_samples(config, folder)
     except Exception as error:  # any: the report lists it with all other findings
-        cure = "correct the errors above; if there are none, please report this as a bug of hrpose"
-        what, message = "training cannot read its samples", f"{type(error).__name__}: {error}"
+        cure = "correct the errors above, then run this again"
+        what = "error that training would stop at while it reads its first samples"
+        message = f"{type(error).__name__}: {error}"
         return [finding("training-samples", ERROR, what, [message], cure)]
     return []
 

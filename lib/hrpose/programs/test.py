@@ -12,21 +12,24 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_pipeline_config, load_predictor, load_predictors
-from hrpose.builders.datasets import build_skeleton
+from hrpose.builders.datasets import build_skeleton, results_category
 from hrpose.data.coco import ImageAnnotation, ImageFiles, load_image_list
 from hrpose.data.samples import ImageDataset
 from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import IMAGE_SUFFIXES, describe_error, encode, read_image
+from hrpose.ops.progress import progress
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
 from hrpose.programs.visual_reports import draw_confident
-from hrpose.structures import PERSON, to_results
+from hrpose.structures import to_results
 
 RESULTS = "keypoints.json"
+
+CATEGORIES = "categories.json"
+"""COCO's `categories` of these results: id, name, joints and limbs."""
 
 
 class Photo(NamedTuple):
@@ -90,18 +93,19 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
     """
     refuse_among_photos(photos, folder)
     output = OutputFolder(folder)
-    reserved = {RESULTS, ACCOUNT} & {photo.name.split("/")[0] for photo in photos}
+    reserved = {RESULTS, CATEGORIES, ACCOUNT} & {photo.name.split("/")[0] for photo in photos}
     if reserved:
         raise ValueError(
             f"a folder of photos is named {reserved.pop()}, as a file of ours; rename it"
         )
-    output.refuse_foreign([RESULTS, *(photo.name for photo in photos)])
-    predictor, skeleton = load_predictor(config), build_skeleton(config)
+    output.refuse_foreign([RESULTS, CATEGORIES, *(photo.name for photo in photos)])
+    category, skeleton = results_category(config), build_skeleton(config)
+    predictor = load_predictor(config)
     output.clear()
     results: list[dict] = []
     broken: list[str] = []
     try:
-        for photo in tqdm(photos, unit="image", disable=None):
+        for photo in progress(photos, "predicting", len(photos)):
             try:
                 image = read_image(photo.path)
                 poses = predictor(image)
@@ -112,10 +116,11 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
             except (ValueError, OSError, MemoryError, cv2.error) as error:
                 broken.append(describe_error(photo.path, error))
                 continue
-            named = to_results(photo.image_id, poses, PERSON)
+            named = to_results(photo.image_id, poses, category["id"])
             results += [{**pose, "file_name": photo.name} for pose in named]
     finally:  # what was found before Ctrl-C is kept
         output.write(RESULTS, as_json(results))
+        output.write(CATEGORIES, as_json([category]))
     print(f"{len(results)} people in {len(photos) - len(broken)} images; written to {folder}")
     if broken:
         raise ValueError(f"{len(broken)} images have no result:\n" + "\n".join(broken))
@@ -149,12 +154,13 @@ def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> N
     whole, part = f"{stem}.json", f"{stem}_part.json"
     output = OutputFolder(folder)
     output.refuse_foreign([whole, part])
+    category = results_category(config)["id"]
     predictors = load_predictors(config)
     found = stream(predictors, images, build_pipeline_config(config, predictors))
     results: list[dict] = []
     try:
-        for image_id, poses in tqdm(found, total=len(images), unit="image", disable=None):
-            results += to_results(image_id, poses, PERSON)
+        for image_id, poses in progress(found, "predicting", len(images)):
+            results += to_results(image_id, poses, category)
     except BaseException:  # what was found before Ctrl-C, or a broken image, is kept
         output.write(part, as_json(results))
         raise

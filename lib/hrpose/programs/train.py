@@ -47,7 +47,7 @@ from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
 from hrpose.ops.atomic_io import sha256, write_json
-from hrpose.ops.image import write
+from hrpose.ops.image import read_image, write
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
 from hrpose.programs.visual_reports import draw_training_batch
@@ -172,11 +172,17 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
-        return score(config, [build_predictor(config, model)], split, target, state.dist)
+        metrics = score(config, [build_predictor(config, model)], split, target, state.dist)
+        pictures = (target / "pictures").glob("prediction_*") if state.dist.is_main else ()
+        for path in sorted(pictures):
+            state.logger.write_image(f"{name}/{path.stem}", read_image(path), state.progress.step)
+        return metrics
 
     def visualize(batch: Batch, outputs: Any) -> None:
         name = f"training_{state.progress.epoch + 1:04d}.jpg"
-        write(folder / "pictures" / name, draw_training_batch(config, batch, outputs))
+        picture = draw_training_batch(config, batch, outputs)
+        write(folder / "pictures" / name, picture)
+        state.logger.write_image("training", picture, state.progress.step)
 
     primary = build_evaluator(config, split.truth).primary
     if state.dist.is_main:
@@ -237,11 +243,15 @@ def _log_start(
         info(f"changed since the last start: {', '.join(run_dir.changed)}")
     begun = f"continuing at epoch {state.progress.epoch + 1}" if run_dir.resumed else "new run"
     info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
+    info(f"curves and pictures: tensorboard --logdir {run_dir.folder.parent}")
     if not run_dir.resumed:
         info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
     precision = config.TRAIN.PRECISION
     if precision == "fp32" and facts["fp32 convolutions"] == "TF32":
         precision = "fp32 (convolutions in TF32; NVIDIA_TF32_OVERRIDE=0 keeps all bits)"
+    if config.TRAIN.FREEZE:
+        trained = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
+        info(f"TRAIN.FREEZE: {trained / 1e6:.2f} M of the parameters are trained")
     info(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
         f"{precision} on {', '.join(facts['device'])} in each of {dist.world_size} "
@@ -285,7 +295,7 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
     """run.json: how the run was started, and each time that it was resumed."""
     path = run_dir.folder / "run.json"
     if path.exists():
-        first = json.loads(path.read_text())
+        first = json.loads(path.read_bytes())
         first.pop("finished", None)  # until it is, with what may be more epochs
         starts = first.get("continued", [])
         before = starts[-1] if starts else first
@@ -302,7 +312,7 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
 def _finish(state: TrainState, metrics: dict[str, Metrics], primary: str) -> None:
     """Mark the run as finished, and print its metrics."""
     folder = state.run_dir.folder
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_bytes())
     facts |= {"finished": time.strftime(TIME_FORMAT), "figures": metrics["val"]}
     facts |= {"all_figures": metrics, "primary": primary}
     write_json(folder / "run.json", facts, indent=1)

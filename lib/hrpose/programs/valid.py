@@ -17,7 +17,7 @@ from hrpose.data.samples import AnnotatedImageDataset, ImageDataset
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate, predict_sequentially
 from hrpose.engine.run_dir import create_run_folder
-from hrpose.evaluation.coco import format_table
+from hrpose.evaluation.coco import describe_results, format_table, match_images
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import atomic_write, write_json
@@ -78,8 +78,12 @@ def score_results(config: CfgNode, folder: Path, dist: DistInfo, path: Path) -> 
     """Metrics of a file in COCO's results format; the images themselves are not needed."""
     truth = load_annotations(annotation_path(config, config.DATASET.VAL))
     evaluator = build_evaluator(config, truth)
-    evaluator.add_results(load_results(path))
+    results, renumbered = match_images(load_results(path), truth["images"])
+    evaluator.add_results(results)
     metrics = evaluator.summarize()
     if dist.is_main:
+        if renumbered:
+            print(f"{path}: image ids are of another numbering; poses are matched by file_name")
+        print(describe_results(results, evaluator.image_ids))
         write_json(folder / "results" / "metrics.json", metrics, indent=1)
     return metrics
