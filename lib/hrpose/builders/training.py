@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_dataset, build_loss
 from hrpose.builders.common import keywords, pick
-from hrpose.builders.datasets import read_split
+from hrpose.builders.datasets import Split, read_split
 from hrpose.builders.devices import PRECISIONS
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
@@ -29,9 +29,12 @@ from hrpose.models.blocks import enable_activation_checkpointing
 from hrpose.ops.normalize import normalize
 
 
-def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> TrainingLoader:
-    """This process's share of augmented batches."""
-    train, dataset = config.TRAIN, build_dataset(config, read_split(config, config.DATASET.TRAIN))
+def build_training_loader(
+    config: CfgNode, dist: DistInfo = SINGLE_PROCESS, split: Split | None = None
+) -> TrainingLoader:
+    """This process's share of augmented batches of DATASET.TRAIN, which may have been read."""
+    split = split or read_split(config, config.DATASET.TRAIN)
+    train, dataset = config.TRAIN, build_dataset(config, split)
     if train.BATCH % dist.world_size:
         raise ValueError(
             f"TRAIN.BATCH {train.BATCH} cannot be shared equally by {dist.world_size} "
@@ -84,8 +87,7 @@ def build_schedule(config: CfgNode) -> Schedule:
     options = config.TRAIN
     schedule = pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE")
     names = ("LR_STEP", "LR_FACTOR", "WARMUP", "EPOCHS")
-    restarts = keywords(options.RESTARTS, "T_0", "T_MULT")
-    return partial(schedule, **keywords(options, *names), **restarts)
+    return partial(schedule, **keywords(options, *names))
 
 
 def build_train_config(config: CfgNode, batch: int) -> TrainConfig:

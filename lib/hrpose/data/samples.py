@@ -53,7 +53,7 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
             for augment in self.augmentations:
                 sample = augment(sample, rng)
         except Exception as error:
-            if record.file_name in str(error):
+            if record.file_name in str(error) or self.images.name(record.file_name) in str(error):
                 raise
             raise RuntimeError(f"{record.file_name}: {type(error).__name__}: {error}") from error
         return index, sample
@@ -65,7 +65,7 @@ def _ignore_index(index: int) -> None:
 
 def read_sample(record: ImageAnnotation, images: ImageFiles) -> Sample:
     """An image with its annotations, before augmentation."""
-    image = images.read(record.file_name)
+    image = images.read(record.file_name, record.size)
     return Sample(
         image=image,
         joints=record.joints,
@@ -119,7 +119,7 @@ class ImageDataset:
 
     def __getitem__(self, i: int) -> tuple[int, np.ndarray]:
         record = self.records[i]
-        return record.image_id, self.images.read(record.file_name)
+        return record.image_id, self.images.read(record.file_name, record.size)
 
 
 class AnnotatedImageDataset(ImageDataset):

@@ -83,7 +83,7 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
     low, high = np.nanquantile(joints, (0.02, 0.98)).tolist()
     bounds = (low, high) if high > low else (low - 0.01, low + 0.01)  # scales never trained
     for record in split.records[: known.images]:
-        image = split.images.read(record.file_name)
+        image = split.images.read(record.file_name, record.size)
         sheet = draw_sheet(config, image, record, predict(image), bounds)
         write(folder / f"scales_{record.image_id}.jpg", sheet)
     print(format_scales(figures))
@@ -134,7 +134,7 @@ def measure_people(config: CfgNode, predict: PredictScales, split: Split) -> Per
     strides, codec = output_strides(config), TagCodec(build_convention(config))
     rows: list[tuple[int, float, list[np.ndarray]]] = []
     for record in tqdm(split.records, "scale maps", unit="image", disable=None):
-        alphas, to_network = predict(split.images.read(record.file_name))
+        alphas, to_network = predict(split.images.read(record.file_name, record.size))
         joints = torch.from_numpy(to_network.joints(record.joints)).float()[None]  # (1, N, K, 3)
         values = []
         for alpha, stride in zip(alphas, strides):
