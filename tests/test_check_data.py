@@ -125,7 +125,7 @@ def test_only_the_images_that_the_config_names_are_looked_at(world):
     assert status == 1 and report["counts"]["train"]["images"] == 1
     assert not report["findings"]["train"] and not report["findings"]["training samples"]
     what = [finding["what"] for finding in report["findings"]["val"]]
-    assert what == ["images of DATASET.IMAGE_IDS that are not listed"]
+    assert what == ["images of DATASET.IMAGE_IDS that are not listed", "no labelled keypoints"]
 
 
 def test_a_missing_file_shows_the_tree_that_is_expected(world, capsys):

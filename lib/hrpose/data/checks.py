@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.data.coco import is_drawable, is_number
+from hrpose.data.coco import MAX_INTEGER, is_drawable, is_number
 from hrpose.data.statistics import DatasetView, ImageInfo
 
 FindViolations = Callable[[DatasetView], Iterable[str]]
@@ -44,7 +44,7 @@ def files_where(violates: Callable[[dict, ImageInfo], Any]) -> FindViolations:
 
     def check(view: DatasetView) -> Iterator[str]:
         for image in view.images.values():
-            name = image["file_name"]
+            name = image.get("file_name", "")
             info = view.files.get(name)
             if info is None or not violates(image, info):
                 continue
@@ -86,8 +86,24 @@ def unlisted_image_ids(view: DatasetView) -> list[str]:
     return [str(number) for number in view.schema.image_ids if number not in view.images]
 
 
+def images_where(violates: Callable[[dict], Any]) -> FindViolations:
+    return lambda view: [f"{i.get('file_name')}" for i in view.images.values() if violates(i)]
+
+
+def is_damaged_file(image: Mapping[str, Any], info: ImageInfo) -> bool:
+    return info.damaged
+
+
+def is_dark_file(image: Mapping[str, Any], info: ImageInfo) -> bool:
+    return info.dark
+
+
 def odd_image_ids(view: DatasetView) -> list[str]:
-    return [repr(number) for number in view.images if type(number) is not int]
+    return [
+        f"{number!r:.40}"
+        for number in view.images
+        if type(number) is not int or abs(number) > MAX_INTEGER
+    ]
 
 
 def equal_files(view: DatasetView) -> list[str]:
@@ -100,12 +116,16 @@ def equal_files(view: DatasetView) -> list[str]:
 
 def unannotated_images(view: DatasetView) -> list[str]:
     annotated = {person.get("image_id") for person in view.people}
-    return [i["file_name"] for number, i in view.images.items() if number not in annotated]
+    return [
+        f"{image.get('file_name')}"
+        for number, image in view.images.items()
+        if number not in annotated
+    ]
 
 
 def crowded_images(view: DatasetView) -> list[str]:
     return [
-        f"{view.images[number]['file_name']}: {count} people"
+        f"{view.images[number].get('file_name')}: {count} people"
         for number, count in view.people_per_image.items()
         if count > view.schema.max_people
     ]
@@ -167,6 +187,17 @@ def has_bad_numbers(person: Mapping[str, Any]) -> bool:
 
 def has_bad_outline(person: Mapping[str, Any]) -> bool:
     return bool(person.get("segmentation")) and not is_drawable(person["segmentation"])
+
+
+def has_no_count(person: Mapping[str, Any]) -> bool:
+    """Whether num_keypoints is there, but no number of joints."""
+    count = person.get("num_keypoints")
+    return count is not None and not (is_number(count) and count >= 0 and count % 1 == 0)
+
+
+def lacks_labels(view: DatasetView) -> list[str]:
+    """The split, if none of its people has a labelled joint."""
+    return [] if view.is_labelled.any() else [f"in {len(view.images)} images"]
 
 
 def has_no_region(person: Mapping[str, Any]) -> bool:

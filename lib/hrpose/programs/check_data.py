@@ -20,7 +20,13 @@ from hrpose.builders.datasets import (
     image_path,
     open_split,
 )
-from hrpose.data.coco import ImageFiles, load_annotations, person_category, select_images
+from hrpose.data.coco import (
+    ImageFiles,
+    annotated_size,
+    load_annotations,
+    person_category,
+    select_images,
+)
 from hrpose.data.convert import (
     CROWDPOSE_IMAGES,
     MergedAnnotations,
@@ -79,21 +85,22 @@ def read_view(config: CfgNode, split: str, limit: int | None) -> DatasetView:
         joints = tuple(person_category(train, config.DATASET.CATEGORY).get("keypoints") or ())
     else:
         joints = build_skeleton(config).joints
-    names = list(dict.fromkeys(i["file_name"] for i in truth["images"] if i.get("file_name")))
-    if limit is not None and limit < len(names):
+    listed = [image for image in truth["images"] if image.get("file_name")]
+    if limit is not None and limit < len(listed):
         rng = np.random.default_rng(config.TRAIN.SEED)
-        names = sorted(rng.choice(names, limit, replace=False).tolist())
-    files = inspect_files(images, names, config.WORKERS, split)
+        listed = [listed[i] for i in sorted(rng.choice(len(listed), limit, replace=False))]
+    files = inspect_files(images, listed, config.WORKERS, split)
     return DatasetView(truth, build_schema(config, truth, joints), files)
 
 
 def inspect_files(
-    images: ImageFiles, names: Sequence[str], workers: int, title: str
+    images: ImageFiles, listed: Sequence[Mapping[str, Any]], workers: int, title: str
 ) -> dict[str, ImageInfo]:
-    """file name -> its properties"""
-    processes = min(workers, len(names) // IMAGES_PER_PROCESS)
-    infos = inspect_images(images, names, processes)
-    return dict(zip(names, tqdm(infos, title, total=len(names), unit="image", disable=None)))
+    """file name -> properties of the file, of entries of `images` with a file name"""
+    sizes = {image["file_name"]: annotated_size(image) for image in listed}
+    processes = min(workers, len(sizes) // IMAGES_PER_PROCESS)
+    infos = inspect_images(images, list(sizes), processes, sizes)
+    return dict(zip(sizes, tqdm(infos, title, total=len(sizes), unit="image", disable=None)))
 
 
 def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
@@ -164,9 +171,9 @@ def build_trainval(config: CfgNode) -> str:
         raise ValueError("--build-trainval is for sets with one folder of images, as CrowdPose")
     parts = [open_split(config, split) for split in ("train", "val")]
     merged = merge_annotations(parts[0][0], parts[1][0])
-    names = [image["file_name"] for image in merged.truth["images"]]
+    listed = merged.truth["images"]
     merged = with_decoded_sizes(
-        merged, inspect_files(parts[0][1], names, config.WORKERS, "trainval")
+        merged, inspect_files(parts[0][1], listed, config.WORKERS, "trainval")
     )
     path = annotation_path(config, "trainval")
     verb = _write_once(path, merged.truth)
