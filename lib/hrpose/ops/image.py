@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = (
 )
 """Suffixes of the formats that OpenCV reads; some builds lack a few of them."""
 
+ENCODED_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff")
+
 STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 _UNTURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
@@ -164,6 +166,11 @@ def encode(image: np.ndarray, suffix: str) -> bytes:
     """The content of an image file; image: (H, W, 3) uint8 RGB, suffix: .jpg, .png, ..."""
     _, encoded = cv2.imencode(suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     return encoded.tobytes()
+
+
+def can_encode(suffix: str) -> bool:
+    """Whether `encode` writes colour images of this suffix, without a loss of most colours."""
+    return suffix.lower() in ENCODED_SUFFIXES and cv2.haveImageWriter(f"x{suffix.lower()}")
 
 
 def write(path: Path, image: np.ndarray) -> None:
