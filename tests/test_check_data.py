@@ -125,7 +125,10 @@ def test_only_the_images_that_the_config_names_are_looked_at(world):
     assert status == 1 and report["counts"]["train"]["images"] == 1
     assert not report["findings"]["train"] and not report["findings"]["training samples"]
     what = [finding["what"] for finding in report["findings"]["val"]]
-    assert what == ["images of DATASET.IMAGE_IDS that are not listed", "no labelled keypoints"]
+    assert what == [
+        "images of DATASET.IMAGE_IDS that are not listed",
+        "splits without a labelled joint",
+    ]
 
 
 def test_a_missing_file_shows_the_tree_that_is_expected(world, capsys):
@@ -139,6 +142,62 @@ def test_a_split_that_is_evaluated_on_itself_is_only_noted(world):
     status, report = checked(world, "DATASET.VAL", "train")
     assert status == 0 and list(report["counts"]) == ["train"]
     assert [f["severity"] for f in report["findings"]["both splits"]] == ["note"]
+
+
+def test_what_can_be_filled_in_is_written_to_a_new_file(world, capsys):
+    """A set that leaves out all that can be computed is trained and scored after --repair."""
+    truth = json.loads((world / "annotations" / "person_keypoints_train.json").read_text())
+    whole = json.loads(json.dumps(truth))
+    for person in truth["annotations"]:
+        for field in ("area", "iscrowd", "num_keypoints", "bbox", "id"):
+            del person[field]
+        person["image_id"] = f"image {person['image_id']}"
+    for image in truth["images"]:
+        image["id"] = f"image {image['id']}"
+    truth["annotations"][3]["iscrowd"] = "1"
+    truth["annotations"][1]["segmentation"] = []
+    save(world, "train", truth)
+    before = (world / "annotations" / "person_keypoints_train.json").read_bytes()
+    assert checked(world)[0] == 1
+    main(["--cfg", str(world / "tiny.yaml"), "--repair", f"{world}/annotations/new_{{split}}.json"])
+    printed = capsys.readouterr().out
+    assert (world / "annotations" / "person_keypoints_train.json").read_bytes() == before
+    for part in ("iscrowd: 0 where", "num_keypoints: ", "bbox: that around the outline, in 3",
+                 "the labelled joints, smaller", "area: that of the outline", "area: 0.53 of",
+                 "id: images numbered", "id: annotations numbered", "nothing to do"):  # fmt: skip
+        assert part in printed
+    repaired = json.loads((world / "annotations" / "new_train.json").read_text())
+    for person, wanted in zip(repaired["annotations"], whole["annotations"]):
+        same = ("id", "image_id", "iscrowd", "num_keypoints", "keypoints")
+        assert {field: person[field] for field in same} == {field: wanted[field] for field in same}
+    first, second = repaired["annotations"][:2]
+    assert first["bbox"] == [2, 2, 10, 18] and first["area"] == 90  # a triangle of 10 x 18
+    assert second["bbox"] == [4, 2, 4, 3] and second["area"] == 6.36  # .53 x 4 x 3
+    there = ["DATASET.ANNOTATIONS", "annotations/new_{split}.json"]
+    config = load_config(world / "tiny.yaml", there)
+    build_evaluator(config, read_split(config, "train").truth)
+
+
+def test_repair_replaces_no_file_and_invents_nothing(world, capsys):
+    path = world / "annotations" / "person_keypoints_train.json"
+    link = world / "link.json"
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for target in (path, link):
+        with pytest.raises(SystemExit) as end:
+            main(["--cfg", str(world / "tiny.yaml"), "--repair", str(target)])
+        assert end.value.code == 2 and "is there already" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    truth = json.loads(before)
+    truth["images"][1]["id"] = truth["images"][0]["id"]
+    truth["annotations"][0] |= {"iscrowd": "maybe", "area": None, "bbox": None, "segmentation": []}
+    truth["annotations"][0]["keypoints"] = [5, 5, 2, 0, 0, 0, 0, 0, 0]
+    save(world, "train", truth)
+    main(["--cfg", str(world / "tiny.yaml"), "--repair", str(world / "new.json")])
+    printed = capsys.readouterr().out
+    assert "not repaired: image ids are repeated" in printed and "left: repeated image" in printed
+    repaired = json.loads((world / "new.json").read_text())
+    assert repaired["annotations"][0] == truth["annotations"][0]
 
 
 @pytest.mark.slow

@@ -121,7 +121,7 @@ PLANTED = {
     "entries without an id": lambda t: add_image(t, id=None),
     "without a file name": lambda t: t["images"][0].pop("file_name"),
     "with a backslash": lambda t: t["images"][0].update(file_name="a\\1.png"),
-    "no labelled keypoints": lambda t: [a.update(keypoints=[0] * 9) for a in t["annotations"]],
+    "without a labelled joint": lambda t: [a.update(keypoints=[0] * 9) for a in t["annotations"]],
     "neither 0 nor 1": lambda t: first(t, iscrowd="0"),
     "not whole numbers": lambda t: first(t, num_keypoints="3"),
     "all at one point": lambda t: first(t, keypoints=[4, 5, 2, 4, 5, 1, 4, 5, 2]),
@@ -220,7 +220,9 @@ STOPS = {
     **dict.fromkeys(["in another order", "another number of joints", "all of them iscrowd"], BOTH),
     **dict.fromkeys(["not finite numbers", "visibility flags other", "neither 0 nor 1"], BOTH),
     **dict.fromkeys(["without labels whose num_keypoints", "between 0 and 1", "two corners"], BOTH),
-    **dict.fromkeys(["only the file or only", "without a file name", "no labelled"], {TRAINING}),
+    **dict.fromkeys(
+        ["only the file or only", "without a file name", "a labelled joint"], {TRAINING}
+    ),
     **dict.fromkeys(["neither outline nor box", "invalid outlines"], {TRAINING}),
     **dict.fromkeys(["without a box", "without an area", "area is 0 or less"], {EVALUATION}),
     "not whole numbers": {EVALUATION},

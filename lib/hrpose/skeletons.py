@@ -117,8 +117,8 @@ def _refuse_hidden_pairs(joints: Sequence[str]) -> None:
 
 def _refuse_repeats(joints: Sequence[str]) -> None:
     repeated = sorted({name for name in joints if joints.count(name) > 1})
-    if repeated or not joints:
-        raise ValueError(f"joint names must be unique and at least one; repeated: {repeated}")
+    if repeated or not joints or "" in joints:
+        raise ValueError(f"joint names must be unique texts, at least one; repeated: {repeated}")
 
 
 def _twin(name: str, joints: Sequence[str]) -> str:

@@ -150,7 +150,7 @@ def people_in(mask: Mask) -> FindViolations:
 
 
 def lacks(field: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda entry: entry.get(field) is None
+    return lambda entry: entry.get(field) in (None, [], "")
 
 
 def ignored_by(option: str) -> Mask:
@@ -180,7 +180,8 @@ def has_zero_area(view: DatasetView) -> np.ndarray:
 
 def has_bad_numbers(person: Mapping[str, Any]) -> bool:
     """Whether bbox or area are there, but not as 4 finite numbers and 1."""
-    box, area = person.get("bbox") or [0, 0, 0, 0], person.get("area") or 0
+    box = [0] * 4 if lacks("bbox")(person) else person["bbox"]
+    area = 0 if lacks("area")(person) else person["area"]
     values: list[Any] = [*box, area] if isinstance(box, list) and len(box) == 4 else [None]
     return not all(is_number(value) and math.isfinite(value) for value in values)
 
@@ -196,8 +197,10 @@ def has_no_count(person: Mapping[str, Any]) -> bool:
 
 
 def lacks_labels(view: DatasetView) -> list[str]:
-    """The split, if none of its people has a labelled joint."""
-    return [] if view.is_labelled.any() else [f"in {len(view.images)} images"]
+    """The split, if none of its people has a labelled joint, and their keypoints can be read."""
+    unread = any(person.get("keypoints") for person in compress(view.people, ~view.has_joints))
+    known = unread or view.is_labelled.any()
+    return [] if known else [f"no labelled keypoints in {len(view.images)} images"]
 
 
 def has_no_region(person: Mapping[str, Any]) -> bool:
@@ -245,8 +248,10 @@ def masks_of_other_sizes(view: DatasetView) -> list[str]:
     by_outline = ignored_by("segmentation")(view)
     for person, (w, h) in compress(zip(view.people, view.image_sizes), by_outline):
         outline = person.get("segmentation")
-        size = outline.get("size") if isinstance(outline, dict) else None
-        if size and w > 0 and tuple(size) != (h, w):
+        if not isinstance(outline, dict) or not is_drawable(outline):
+            continue
+        size = outline["size"]
+        if w > 0 and size != [h, w]:
             found.append(f"{location(person)}: {size[1]} x {size[0]}, image {w:g} x {h:g}")
     return found
 

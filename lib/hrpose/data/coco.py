@@ -85,8 +85,8 @@ class ImageFiles:
         if not self.zipped:
             path = self.path / file_name
             if not path.is_file():  # a device would be read without end
-                cure = "; in a file_name write / between folders, not \\" * ("\\" in file_name)
-                raise FileNotFoundError(f"no such file: {path}{cure}")
+                hint = " (in a file_name write / between folders, not \\)" * ("\\" in file_name)
+                raise FileNotFoundError(f"no such file: {path}{hint}; add it, or remove its entry")
             return path.read_bytes()
         try:
             archive = _archive(self.path, os.getpid())
@@ -128,6 +128,13 @@ def _load(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
         raise ValueError(f"{path} is not in COCO format: it lacks {', '.join(missing)}")
     for listed in wanted:
         _check_entries(truth[listed], f"{path}: {listed}")
+    for category in truth.get("categories") or ():
+        name, joints = category.get("name"), category.get("keypoints") or []
+        if category.get("id") is None or not all(isinstance(joint, str) for joint in joints):
+            raise ValueError(
+                f"{path}: category {name!r} needs an id, and a list of texts as keypoints, the "
+                "names of its joints"
+            )
     return truth
 
 
@@ -279,7 +286,7 @@ def image_annotations(
     labelled = np.any(every[..., 2] > 0, axis=1)  # (P,)
     boxes = np.zeros((len(people), 4), np.float32)
     for i in np.flatnonzero(labelled).tolist():
-        boxes[i] = people[i].get("bbox") or _bounding_box(every[i])
+        boxes[i] = people[i].get("bbox") or bounding_box(every[i][every[i, :, 2] > 0, :2])
     regions = IGNORE_REGIONS[ignore]
     by_image: dict[int, list[int]] = defaultdict(list)  # image id -> indices of its people
     for i, person in enumerate(people):
@@ -310,10 +317,9 @@ def annotated_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
     return (width, height) if is_number(width) and is_number(height) else None
 
 
-def _bounding_box(keypoints: np.ndarray) -> list[float]:
-    """The box x, y, width, height of the labelled joints among (K, 3)."""
-    labelled = keypoints[keypoints[:, 2] > 0, :2]
-    return [*labelled.min(0), *np.ptp(labelled, axis=0)]
+def bounding_box(points: np.ndarray) -> list[float]:
+    """The box x, y, width, height around points (N, 2)."""
+    return [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
 
 
 def count_labelled(person: Mapping[str, Any]) -> int:

@@ -178,7 +178,7 @@ RULES = (
          "renumber the annotations; if two files were joined, check that no person is in both"),
     Rule("annotation-image", ERROR, "annotations of images that are not listed", unknown_images,
          "list the images, or remove the annotations; they are not read", BOTH, tolerated=SOME),
-    Rule("labels-absent", ERROR, "no labelled keypoints", lacks_labels,
+    Rule("labels-absent", ERROR, "splits without a labelled joint", lacks_labels,
          "annotate people, their joints with visibility 1 or 2, or name the split and the "
          "DATASET.IMAGE_IDS that have them", (TRAINING,)),
     Rule("category-absent", ERROR, "annotations without category_id", without_category,

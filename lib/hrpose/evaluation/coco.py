@@ -20,14 +20,12 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from hrpose.ops.oks import BOX_FILL
 from hrpose.skeletons import Skeleton
 from hrpose.structures import PERSON, Poses, to_results
 
 CROWDPOSE_BOUNDS = (0.2, 0.8)
 """crowdIndex at which medium and hard begin, in the code behind all published figures."""
-
-BOX_FILL = 0.53
-"""CrowdPose has no outlines: its code takes this fraction of a box for the person's area."""
 
 RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -33,6 +34,7 @@ from hrpose.data.convert import (
     merge_annotations,
     with_decoded_sizes,
 )
+from hrpose.data.repair import repair
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_images
 from hrpose.data.validate import ERROR, NOTE, Finding, compare_splits, finding, validate
 from hrpose.ops.atomic_io import write_json
@@ -45,6 +47,12 @@ IMAGES_PER_PROCESS = 500
 def main(known: argparse.Namespace, config: CfgNode) -> None:
     if known.build_trainval:
         print(build_trainval(config))
+        return
+    if known.repair:
+        both = "{split}" in str(known.repair)
+        for split in (config.DATASET.TRAIN, config.DATASET.VAL)[: 1 + both]:
+            target = Path(str(known.repair).replace("{split}", split))
+            print(repair_split(config, split, target))
         return
     folder = Path(config.OUTPUT_DIR) / config.NAME / "check_data"
     report = check_data(config, known.images, folder)
@@ -80,16 +88,22 @@ def read_view(config: CfgNode, split: str, limit: int | None) -> DatasetView:
     """A split and the properties of up to `limit` of its image files."""
     truth, images = open_split(config, split)
     truth = select_images(truth, config.DATASET.IMAGE_IDS)
+    listed = [image for image in truth["images"] if image.get("file_name")]
+    if limit is not None and limit < len(listed):
+        rng = np.random.default_rng(config.TRAIN.SEED)
+        listed = [listed[i] for i in sorted(rng.choice(len(listed), limit, replace=False))]
+    return view_of(config, split, truth, inspect_files(images, listed, config.WORKERS, split))
+
+
+def view_of(
+    config: CfgNode, split: str, truth: dict[str, Any], files: dict[str, ImageInfo]
+) -> DatasetView:
+    """Annotations as the rules see them; `files`: the properties of image files by their names."""
     if config.DATASET.SKELETON == "file":  # whose names may not form a skeleton
         train = load_annotations(annotation_path(config, config.DATASET.TRAIN))
         joints = tuple(person_category(train, config.DATASET.CATEGORY).get("keypoints") or ())
     else:
         joints = build_skeleton(config).joints
-    listed = [image for image in truth["images"] if image.get("file_name")]
-    if limit is not None and limit < len(listed):
-        rng = np.random.default_rng(config.TRAIN.SEED)
-        listed = [listed[i] for i in sorted(rng.choice(len(listed), limit, replace=False))]
-    files = inspect_files(images, listed, config.WORKERS, split)
     return DatasetView(truth, build_schema(config, truth, joints), files)
 
 
@@ -114,6 +128,30 @@ def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
             finding("training-samples", ERROR, what, [f"{type(error).__name__}: {error}"], cure)
         ]
     return []
+
+
+# Repairs --------------------------------------------------------------------------------------
+
+
+def repair_split(config: CfgNode, split: str, target: Path) -> str:
+    """Write the annotations of a split with what can be filled in; returns what was done.
+
+    Errors: FileExistsError, as for the annotations themselves
+    """
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} is there already; name a new file for --repair")
+    path = annotation_path(config, split)
+    truth, lines = repair(view_of(config, split, load_annotations(path), {}))
+    try:
+        write_json(target, truth)
+    except ValueError:
+        raise ValueError(
+            f"{path} holds NaN or infinity, which JSON does not have; check_data.py without "
+            "--repair lists where. Correct these values first"
+        ) from None
+    left = validate(view_of(config, split, truth, {}))
+    lines += [f"left: {found.what} ({found.count})" for found in left if found.severity == ERROR]
+    return "\n".join([f"{path} -> {target}", *(f"  {line}" for line in lines or ["nothing to do"])])
 
 
 # The report -----------------------------------------------------------------------------------
