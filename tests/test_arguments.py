@@ -8,7 +8,7 @@ import pytest
 from commands import QUICKSTART
 from hrpose.inference.decode import MATCHERS
 from hrpose.inference.spec import GRAPHS
-from hrpose.programs.arguments import BENCHMARK_PARSERS, PARSERS
+from hrpose.programs.arguments import BENCHMARK_PARSERS, PARSERS, parse
 from hrpose.programs.convert import KEYS
 from hrpose.programs.exporting.formats import FORMATS
 
@@ -54,3 +54,10 @@ def test_a_mistake_in_the_config_is_found_without_torch(program):
     status, output = run_without_torch(program, *words)
     assert status == 2 and "did you mean TRAIN.LR" in output
     assert output.endswith("light\n"), output
+
+
+def test_paths_below_the_home_folder_are_found_there(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    given = ["--cfg", QUICKSTART, "--input=~/photos", "--output=~/found"]
+    known, _ = parse("test", given)
+    assert (known.input, str(known.output)) == ("/home/ann/photos", "/home/ann/found")

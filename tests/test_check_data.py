@@ -1,5 +1,6 @@
 """tools/check_data.py from end to end, and CrowdPose's training set."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -7,13 +8,18 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from commands import SMALL
 from hrpose.builders.datasets import build_evaluator, read_split
 from hrpose.config import load_config
 from hrpose.data.convert import merge_annotations, with_decoded_sizes
+from hrpose.data.samples import read_sample
 from hrpose.data.statistics import ImageInfo
 from hrpose.programs import cli
+from test_image import turned_jpeg
 from test_validate import clean_set, write_images
 
 main = partial(cli.main, "check_data")
@@ -205,6 +211,74 @@ def test_the_command_runs_from_any_folder(world):
     command = [sys.executable, str(ROOT / "tools" / "check_data.py"), "--cfg", "tiny.yaml"]
     done = subprocess.run(command, cwd=world, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+
+
+def turned(path, sides, orientation=6):
+    rng = np.random.default_rng(0)
+    pixels = cv2.resize(rng.integers(0, 256, (3, 5, 3), np.uint8), sides)
+    path.write_bytes(turned_jpeg(pixels, orientation))
+
+
+def test_a_turned_photo_is_trained_on_and_checked_as_it_was_labelled(world):
+    """Stored 30 x 40, labelled as viewers show it: 40 x 30."""
+    photo = world / "images" / "train" / "train_1.png"
+    turned(photo, (30, 40))
+    status, report = checked(world)
+    assert status == 0
+    assert [f["rule"] for f in report["findings"]["train"]] == ["exif-rotated"]
+    split = read_split(load_config(world / "tiny.yaml"), "train")
+    assert read_sample(split.records[0], split.images).image.shape == (30, 40, 3)
+    turned(photo, (40, 30))
+    assert checked(world)[1]["findings"]["train"] == []
+    assert read_sample(split.records[0], split.images).image.shape == (30, 40, 3)
+
+
+def test_a_photo_that_may_be_turned_or_not_asks_for_the_option(world):
+    turned(world / "images" / "train" / "train_1.png", (40, 30), orientation=3)
+    status, report = checked(world)
+    (found,) = report["findings"]["train"]
+    assert (status, found["rule"]) == (1, "exif-unknown") and "DATASET.EXIF" in found["cure"]
+    split = read_split(load_config(world / "tiny.yaml"), "train")
+    with pytest.raises(ValueError, match="train_1.png .* DATASET.EXIF to apply .* to ignore"):
+        read_sample(split.records[0], split.images)
+    read = {}
+    for way in ("apply", "ignore"):
+        assert checked(world, "DATASET.EXIF", way)[0] == 0
+        split = read_split(load_config(world / "tiny.yaml", ["DATASET.EXIF", way]), "train")
+        read[way] = read_sample(split.records[0], split.images).image
+    assert np.array_equal(read["apply"], read["ignore"][::-1, ::-1])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_training_stops_before_it_begins_and_leaves_no_run(world, capsys, split):
+    path = world / "annotations" / f"person_keypoints_{split}.json"
+    truth = json.loads(path.read_text())
+    truth["annotations"][0]["iscrowd"] = "0"
+    truth["images"][2]["id"] = truth["images"][1]["id"]
+    save(world, split, truth)
+    with pytest.raises(SystemExit) as end:
+        cli.main("train", ["--cfg", str(world / "tiny.yaml"), *SMALL])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and not list((world / "output").rglob("run.json"))
+    assert f"{path}: repeated image ids: " in error and "write 0 or 1, not a text" in error
+
+
+def test_what_stops_nothing_is_one_line_of_train_and_valid(world, capsys):
+    truth = json.loads((world / "annotations" / "person_keypoints_val.json").read_text())
+    truth["annotations"][0].pop("num_keypoints")
+    truth["annotations"][1]["keypoints"][0] = 41
+    save(world, "val", truth)
+    (world / "results.json").write_text("[]")
+    results = ["--results", str(world / "results.json"), "--output", str(world / "scores")]
+    lines = []
+    for program, more in (("train", ["TRAIN.EPOCHS", "1"]), ("valid", results)):
+        with contextlib.suppress(SystemExit):
+            cli.main(program, ["--cfg", str(world / "tiny.yaml"), *SMALL, *more])
+        printed = capsys.readouterr()
+        lines += [n for n in (printed.out + printed.err).splitlines() if "check_data.py" in n]
+    assert len(lines) == 2
+    for line in lines:
+        assert "without num_keypoints (1), labelled joints outside of their image (1)" in line
 
 
 # CrowdPose's training set ---------------------------------------------------------------------

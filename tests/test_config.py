@@ -455,3 +455,12 @@ def test_a_stored_option_that_is_gone_counts_where_it_changes_what_is_found(key)
     else:
         with pytest.raises(ValueError, match=key):
             parse_config(f"{key}: {other}\n", "best.pth")
+
+
+def test_a_path_below_the_home_folder_is_found_there(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    config = load_config(write("OUTPUT_DIR: ~/runs\nDATASET: {IMAGES: a~b}"), ["NAME", "~"])
+    assert config.OUTPUT_DIR == "/home/ann/runs" and config.DATASET.IMAGES == "a~b"
+    given = ["DATASET.ROOT", "~/data", "TEST.MODEL_FILE", "~/w.pth"]
+    config = load_config(write(""), given)
+    assert config.DATASET.ROOT == "/home/ann/data" and config.TEST.MODEL_FILE == "/home/ann/w.pth"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -212,8 +213,8 @@ def _coerced(value: Any, like: Any) -> Any:
         return None if None in entries else tuple(entries)
     if isinstance(like, bool) or isinstance(value, bool):
         return value if type(value) is type(like) else None
-    if isinstance(like, str):
-        return value if isinstance(value, str) else None
+    if isinstance(like, str):  # a path below ~, however it was given, is in the home folder
+        return os.path.expanduser(value) if isinstance(value, str) else None
     return _number(value, type(like))
 
 

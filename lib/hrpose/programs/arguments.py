@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,6 +25,9 @@ def parse(program: str, arguments: Sequence[str] | None = None) -> tuple[Any, ..
     else:
         parser = PARSERS[program]()
     known = parser.parse_intermixed_args(words)
+    for name, value in vars(known).items():
+        if isinstance(value, Path):
+            setattr(known, name, value.expanduser())
     if getattr(known, "takes_config", False):
         return known, load_config(known.cfg, known.overrides)
     return (known,)
@@ -53,7 +57,12 @@ def _valid() -> argparse.ArgumentParser:
 
 def _test() -> argparse.ArgumentParser:
     parser = with_config("Find poses with TEST.MODEL_FILE, draw them and write COCO results.")
-    parser.add_argument("--input", required=True, help="an image, a folder, or a 'pattern*.jpg'")
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=os.path.expanduser,
+        help="an image, a folder, or a 'pattern*.jpg'",
+    )
     parser.add_argument("--output", required=True, type=Path, help="folder to write to")
     parser.add_argument(
         "--image-info",
