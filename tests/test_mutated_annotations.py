@@ -85,7 +85,7 @@ def by_pycocotools(truth, results, category_id):
 
 def figures(path, seed):
     """(ours, theirs) for a set with one to three mistakes, None if it is refused."""
-    draw, truth = random.Random(seed), clean_set()
+    draw, truth = random.Random(seed), copy.deepcopy(clean_set())
     for _ in range(draw.choice((1, 1, 2, 3))):
         mutate(truth, draw)
     path.write_text(json.dumps(truth))

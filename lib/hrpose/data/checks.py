@@ -23,7 +23,7 @@ BOX_TOLERANCE = 2
 
 def location(person: Mapping[str, Any]) -> str:
     """Where an annotation is, for messages."""
-    return f"annotation {person.get('id')} of image {person.get('image_id')}"
+    return f"annotation {person.get('id')!r:.40} of image {person.get('image_id')!r:.40}"
 
 
 def repeats(listed: str, field: str) -> FindViolations:

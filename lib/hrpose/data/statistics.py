@@ -24,8 +24,8 @@ from hrpose.ops.image import (
     OrientationError,
     decode_image,
     exif_orientation,
-    is_damaged,
     uses_few_bits,
+    with_damage,
 )
 
 PEOPLE_BINS = {"0": 0, "1": 1, "2": 2, "3-5": 3, "6-10": 6, "11-20": 11, "21-30": 21, "over 30": 31}
@@ -64,7 +64,8 @@ def inspect_image(
         return ImageInfo(UNREADABLE)
     problem = TRUNCATED if _is_truncated(data) else ""
     try:
-        image = decode_image(data, file_name, annotated, images.exif)
+        decode = partial(decode_image, data, file_name, annotated, images.exif)
+        image, damaged = with_damage(decode)
     except OrientationError:
         return ImageInfo(UNORIENTED)
     except (ValueError, cv2.error):
@@ -74,8 +75,8 @@ def inspect_image(
         image, decode_image(data, file_name, exif="ignore")
     )
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-    damaged, dark = not problem and is_damaged(data), uses_few_bits(data, image)
-    return ImageInfo(problem, (width, height), rotated, digest, damaged, dark)
+    dark = uses_few_bits(data, image)
+    return ImageInfo(problem, (width, height), rotated, digest, damaged and not problem, dark)
 
 
 def inspect_images(

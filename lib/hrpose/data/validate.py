@@ -177,7 +177,8 @@ RULES = (
     Rule("annotation-id-repeated", ERROR, "repeated annotation ids", repeats("annotations", "id"),
          "renumber the annotations; if two files were joined, check that no person is in both"),
     Rule("annotation-image", ERROR, "annotations of images that are not listed", unknown_images,
-         "list the images, or remove the annotations; they are not read", BOTH, tolerated=SOME),
+         "list the images under the same ids (1 is not '1'), or remove the annotations; they are "
+         "not read", BOTH, tolerated=SOME),
     Rule("labels-absent", ERROR, "splits without a labelled joint", lacks_labels,
          "annotate people, their joints with visibility 1 or 2, or name the split and the "
          "DATASET.IMAGE_IDS that have them", (TRAINING,)),

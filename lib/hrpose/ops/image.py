@@ -104,25 +104,21 @@ def exif_orientation(data: bytes) -> int:
     return 1
 
 
-def is_damaged(data: bytes) -> bool:
-    """Whether the decoder reports damage in a JPEG, which it decodes all the same.
+def with_damage(decode: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
+    """What `decode` returns, and whether a JPEG in it is damaged; pixels after that may be shifted.
 
-    Pixels after the damage may be shifted. libjpeg writes its warnings to stderr only.
+    libjpeg decodes such files, and writes warnings to stderr only, which is read here instead.
     """
-    if not data.startswith(b"\xff\xd8"):
-        return False
     with tempfile.TemporaryFile() as warnings:
         stderr = os.dup(2)
+        os.dup2(warnings.fileno(), 2)
         try:
-            os.dup2(warnings.fileno(), 2)
-            cv2.imdecode(np.frombuffer(data, np.uint8), STORED)
-        except cv2.error:
-            return True
+            image = decode()
         finally:
             os.dup2(stderr, 2)
             os.close(stderr)
         warnings.seek(0)
-        return b"Corrupt JPEG data" in warnings.read()
+        return image, b"Corrupt JPEG data" in warnings.read()
 
 
 def uses_few_bits(data: bytes, image: np.ndarray) -> bool:

@@ -7,6 +7,7 @@ import glob
 import json
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -27,9 +28,9 @@ from hrpose.ops.image import (
     can_encode,
     describe_error,
     encode,
-    is_damaged,
     read_image,
     uses_few_bits,
+    with_damage,
 )
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
 from hrpose.programs.visual_reports import draw_confident
@@ -140,8 +141,8 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
     try:
         for photo in tqdm(photos, unit="image", disable=None):
             try:
-                image = read_image(photo.path)
-                doubtful += doubts(photo.path, image)
+                image, doubts = read_photo(photo.path)
+                doubtful += doubts
                 poses = predictor(image)
                 picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
                 output.write(pictures[photo], encode(picture, Path(pictures[photo]).suffix))
@@ -174,14 +175,16 @@ def picture_names(photos: Sequence[Photo]) -> dict[Photo, str]:
     return names
 
 
-def doubts(path: Path, image: np.ndarray) -> list[str]:
-    """What may be wrong with a photo that was decoded."""
-    data = path.read_bytes()
-    reasons = {
-        "its JPEG data is damaged, pixels may be shifted": is_damaged(data),
-        "of 16 bits it uses 12 or fewer, so it is almost black": uses_few_bits(data, image),
+def read_photo(path: Path) -> tuple[np.ndarray, list[str]]:
+    """The image (H, W, 3), and what may be wrong with it."""
+    image, damaged = with_damage(partial(read_image, path))
+    doubts = {
+        "it is damaged, and its pixels may be shifted": damaged,
+        "of 16 bits it uses 12 or fewer: it is almost black": uses_few_bits(
+            path.read_bytes(), image
+        ),
     }
-    return [f"{path}: {reason}" for reason, holds in reasons.items() if holds]
+    return image, [f"{path}: {doubt}" for doubt, holds in doubts.items() if holds]
 
 
 def refuse_among_photos(photos: Sequence[Photo], folder: Path) -> None:
