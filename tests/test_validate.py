@@ -188,7 +188,11 @@ NOT_A_COORDINATE = [math.nan, math.inf, 1e12, "5", None]
 
 
 @pytest.mark.parametrize("value", NOT_A_COORDINATE)
-def test_an_outline_has_finite_numbers_within_reason(value):
+def test_outlines_boxes_and_joints_have_finite_numbers_within_reason(value):
+    truth = clean_set()
+    first(truth, bbox=[1, 2, value, 9], keypoints=[value, 5, 2, 6, 5, 1, 4, 2, 2])
+    assert "boxes or areas that are not" in stopped(truth, TRAINING)
+    assert "keypoints that are not" in stopped(truth, TRAINING)
     truth = clean_set()
     crowd(truth, segmentation=[[1, 2, 9, 2, value, 9]])
     assert [f.examples for w, f in faults(truth).items() if "invalid outlines" in w] == [

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.data.coco import MAX_INTEGER, is_drawable, is_number
+from hrpose.data.coco import MAX_COORDINATE, MAX_INTEGER, is_drawable, is_number
 from hrpose.data.statistics import DatasetView, ImageInfo
 
 FindViolations = Callable[[DatasetView], Iterable[str]]
@@ -179,11 +179,13 @@ def has_zero_area(view: DatasetView) -> np.ndarray:
 
 
 def has_bad_numbers(person: Mapping[str, Any]) -> bool:
-    """Whether bbox or area are there, but not as 4 finite numbers and 1."""
+    """Whether bbox or area are there, but not as 4 finite numbers within reason and 1."""
     box = [0] * 4 if lacks("bbox")(person) else person["bbox"]
     area = 0 if lacks("area")(person) else person["area"]
     values: list[Any] = [*box, area] if isinstance(box, list) and len(box) == 4 else [None]
-    return not all(is_number(value) and math.isfinite(value) for value in values)
+    if not all(is_number(value) and math.isfinite(value) for value in values):
+        return True
+    return max(map(abs, box)) > MAX_COORDINATE
 
 
 def has_bad_outline(person: Mapping[str, Any]) -> bool:

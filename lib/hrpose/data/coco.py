@@ -351,7 +351,7 @@ IGNORE_REGIONS = {"segmentation": _outline, "box": _box_outline, "none": lambda 
 """DATASET.IGNORE_REGIONS -> regions of an annotation that are excluded from the heatmap loss."""
 
 MAX_COORDINATE = 1e5
-"""Pixels; the polygon code of pycocotools allocates memory in proportion to coordinates."""
+"""Pixels, more than any image has; pycocotools allocates memory in proportion to coordinates."""
 
 
 def is_drawable(segmentation: Any) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from hrpose.data.checks import FindViolations, Mask, location
-from hrpose.data.coco import is_number
+from hrpose.data.coco import MAX_COORDINATE, is_number
 from hrpose.data.statistics import DatasetView
 from hrpose.skeletons import Skeleton, from_category, named_pair
 
@@ -40,7 +40,8 @@ def wrong_joint_count(view: DatasetView) -> list[str]:
 
 
 def not_finite(view: DatasetView) -> np.ndarray:
-    return ~np.isfinite(view.joints).all(-1)
+    within = np.abs(view.joints) <= MAX_COORDINATE  # NaN is not
+    return ~np.all(within, axis=-1)
 
 
 def odd_flags(view: DatasetView) -> np.ndarray:

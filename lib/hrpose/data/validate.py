@@ -199,7 +199,7 @@ RULES = (
          "the box reaches beyond the image", BOTH, tolerated=SOME),
     Rule("box-beyond-image", NOTE, "boxes that reach beyond their image",
          people_in(boxes_beyond_image), f"{KEEP} for a few pixels; otherwise {BOX_CURE}"),
-    Rule("numbers-not-finite", ERROR, "boxes or areas that are not finite numbers",
+    Rule("numbers-not-finite", ERROR, "boxes or areas that are not finite numbers within reason",
          people_where(has_bad_numbers), "bbox is 4 finite numbers, area is 1", BOTH),
     Rule("area-absent", ERROR, "people without an area", people_where(lacks("area"), needs_area),
          f"{AREA_CURE}; without it AP is 0", (EVALUATION,)),
@@ -242,8 +242,8 @@ RULES = (
          wrong_joint_count,
          "set DATASET.SKELETON to that of these annotations (file: from their categories), or "
          "complete them", BOTH),
-    Rule("joint-not-finite", ERROR, "keypoints that are not finite", joints_where(not_finite),
-         "write 0, 0, 0 for a joint that is not labelled", BOTH),
+    Rule("joint-not-finite", ERROR, "keypoints that are not finite or beyond any image",
+         joints_where(not_finite), "write 0, 0, 0 for a joint that is not labelled", BOTH),
     Rule("joint-flag", ERROR, "visibility flags other than 0, 1 and 2", joints_where(odd_flags),
          "0: not labelled, 1: labelled but hidden, 2: visible. Scores of predictions do not belong "
          "here", BOTH),
