@@ -202,7 +202,7 @@ def lacks_labels(view: DatasetView) -> list[str]:
     """The split, if none of its people has a labelled joint, and their keypoints can be read."""
     unread = any(person.get("keypoints") for person in compress(view.people, ~view.has_joints))
     known = unread or view.is_labelled.any()
-    return [] if known else [f"no labelled keypoints in {len(view.images)} images"]
+    return [] if known else [f"it is empty: no labelled keypoints in {len(view.images)} images"]
 
 
 def has_no_region(person: Mapping[str, Any]) -> bool:

@@ -262,7 +262,7 @@ RULES = (
     Rule("joint-far-from-box", NOTE, "labelled joints far outside of their person's box",
          joints_where(far_from_box),
          f"{KEEP} for a few. Many: {BOX_CURE}, and keypoints in pixels of the same image", BOTH,
-         tolerated=1),
+         tolerated=2),
     Rule("joint-unlabelled", NOTE, "unlabelled joints with coordinates",
          joints_where(placed_but_unlabelled),
          f"{KEEP} if they are guesses: they are not trained. If they are labels, set their flag to "
