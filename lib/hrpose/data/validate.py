@@ -216,7 +216,8 @@ RULES = (
          people_where(lambda person: person.get("iscrowd") not in (None, 0, 1)),
          "write 0 or 1, not a text: 1 for groups, 0 for single people", BOTH),
     Rule("crowds-only", ERROR, "labelled people, all of them iscrowd 1", only_crowds,
-         "set iscrowd to 0 for single people: evaluation ignores crowds, so that AP is -1", BOTH),
+         "set iscrowd to 0 where it is one person, not a crowd: evaluation ignores crowds, and AP "
+         "is -1", BOTH),
     Rule("crowd-labelled", NOTE, "crowds with labelled joints",
          people_in(lambda view: view.is_crowd & view.is_labelled),
          f"{KEEP} for groups: they are trained and masked, and evaluation ignores them. Single "
@@ -321,7 +322,8 @@ def require(view: DatasetView, stage: str, path: str | Path) -> list[Finding]:
     """
     findings = validate(view)
     if stopping := [found for found in findings if stage in found.stops]:
-        raise ValueError("\n".join(f"{path}: {_in_a_line(found)}" for found in stopping))
+        lines = [f"{path}: {_in_a_line(found)}" for found in stopping]
+        raise ValueError("\n".join([*lines, "tools/check_data.py lists all of it"]))
     return findings
 
 
