@@ -508,7 +508,6 @@ VAIN = {
     "LOSS.GAMMA": ("1", "set LOSS.WAHR true"),
     "LOSS.DETACH_WEIGHT": ("true", "set LOSS.WAHR true"),
     "LOSS.LAMBDA": ("2", "set LOSS.SAHR true"),
-    "TRAIN.RESTARTS.T_0": ("3", "set TRAIN.SCHEDULE cosine_restarts"),
     "TRAIN.WARMUP": ("5", "set TRAIN.SCHEDULE warmup_linear or cosine"),
 }
 
@@ -571,3 +570,12 @@ def test_what_depends_on_an_option_and_its_values_exist():
         assert all(key in BY_KEY for key in (*needed.options, needed.on))
         values = needed.values if not isinstance(BY_KEY[needed.on].default, tuple) else ()
         assert all(BY_KEY[needed.on].check(value) is None for value in values)
+
+
+def test_a_path_below_the_home_folder_is_found_there(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    config = load_config(write("OUTPUT_DIR: ~/runs\nDATASET: {IMAGES: a~b}"), ["NAME", "~"])
+    assert config.OUTPUT_DIR == "/home/ann/runs" and config.DATASET.IMAGES == "a~b"
+    given = ["DATASET.ROOT", "~/data", "TEST.MODEL_FILE", "~/w.pth"]
+    config = load_config(write(""), given)
+    assert config.DATASET.ROOT == "/home/ann/data" and config.TEST.MODEL_FILE == "/home/ann/w.pth"

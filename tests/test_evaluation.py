@@ -146,6 +146,22 @@ def test_equals_plain_loops(seed):
     assert figures == pytest.approx(plain_metrics(labels, found, COCO.sigmas), abs=1e-12)
 
 
+def test_people_count_who_have_a_labelled_joint():
+    """Whatever num_keypoints has; but 0 leaves them out, as in CrowdPose."""
+    labels, _ = scene(3)
+    people = [p for p in labels["annotations"] if p["num_keypoints"] and not p["iscrowd"]]
+    perfect = as_results(labels)
+    wanted = score(labels, perfect)
+    assert wanted["AP"] == 1
+    for person in labels["annotations"]:  # nobody labelled, and yet counted
+        if not person["num_keypoints"]:
+            person["num_keypoints"] = 17
+    assert score(labels, perfect) == wanted
+    missed = perfect[1:]
+    people[0]["num_keypoints"] = 0
+    assert score(labels, missed)["AP"] == 1
+
+
 def test_crowdpose_equals_plain_loops_over_each_split():
     labels, found = scene(3, CROWDPOSE)
     evaluator = crowdpose_evaluator(labels, CROWDPOSE)

@@ -177,6 +177,44 @@ def test_what_was_found_before_an_interruption_is_kept(predict, tmp_path):
     assert results(tmp_path / "found") == ["a.jpg", "b.jpg"]
 
 
+def test_every_format_that_opencv_reads_is_found_in_every_sub_folder(predict, tmp_path):
+    photos = tmp_path / "photos"
+    names = ["a.jpe", "deep/b.gif", "deep/er/c.avif", "d.PPM", "e.jp2", "f.dib", "g.jfif", "scan"]
+    for name in names:
+        suffix = {"g.jfif": ".jpg", "scan": ".png"}.get(name, (tmp_path / name).suffix.lower())
+        encoded = cv2.imencode(suffix, np.full((64, 64, 3), 90, np.uint8))
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        (photos / name).write_bytes(encoded[1].tobytes())
+    photo(photos / "b.gif.jpg"), photo(photos / "deep" / "b.gif.jpg")
+    for name in ("._a.jpg", "deep/._b.jpg", ".thumbs/a.jpg", "notes.txt", "f.heic"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"no image")
+    status, printed = predict(photos, tmp_path / "found")
+    assert status == 0 and "passed over, as OpenCV does not read them: 1 .heic, 1 .txt" in printed
+    assert set(results(tmp_path / "found")) == {*names, "b.gif.jpg", "deep/b.gif.jpg"}
+    drawn = set(contents(tmp_path / "found"))
+    assert {"a.jpe", "deep/b.gif.jpg", "deep/b.gif.jpg.jpg", "g.jfif.jpg", "scan.jpg"} <= drawn
+
+
+def test_pictures_drawn_below_the_photos_are_no_photos(predict, tmp_path):
+    photo(tmp_path / "a.jpg"), photo(tmp_path / "holiday" / "b.jpg")
+    for _ in range(2):
+        assert predict(tmp_path, tmp_path / "found")[0] == 0
+        assert results(tmp_path / "found") == ["a.jpg", "holiday/b.jpg"]
+
+
+def test_photos_that_are_not_what_they_were_are_named(predict, tmp_path):
+    rng = np.random.default_rng(0)
+    noise = cv2.imencode(".jpg", rng.integers(0, 256, (200, 200, 3), np.uint8))[1].tobytes()
+    photo(tmp_path / "photos" / "good.jpg")
+    (tmp_path / "photos" / "cut.jpg").write_bytes(noise[:9000] + noise[9100:])
+    deep = rng.integers(0, 4096, (40, 50, 3), np.uint16)
+    cv2.imwrite(str(tmp_path / "photos" / "deep.png"), deep)
+    status, printed = predict(tmp_path / "photos", tmp_path / "found")
+    assert status == 0 and "warning: 2 images" in printed and "good.jpg:" not in printed
+    assert "cut.jpg: it is damaged" in printed and "deep.png: of 16 bits" in printed
+
+
 @pytest.mark.slow
 def test_a_full_disk_is_named_and_ends_the_run(predict, tmp_path):
     noise = np.random.default_rng(0).integers(0, 256, (600, 600, 3), np.uint8)
@@ -188,7 +226,7 @@ def test_a_full_disk_is_named_and_ends_the_run(predict, tmp_path):
         assert status == 2 and "make room" in printed and str(disk / "found") in printed
 
 
-@pytest.mark.parametrize("case", ["19", "22"])
+@pytest.mark.parametrize("case", ["19", "20", "22"])
 def test_cases_of_real_users(predict, tmp_path, case):
     if not (CASES / case).is_dir():
         pytest.skip(f"no {CASES / case} here")

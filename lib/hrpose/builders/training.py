@@ -12,7 +12,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_dataset, build_loss
 from hrpose.builders.common import keywords, pick
-from hrpose.builders.datasets import read_split
+from hrpose.builders.datasets import Split, read_split
 from hrpose.builders.devices import PRECISIONS, list_devices
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
@@ -31,9 +31,12 @@ from hrpose.models.optimize import check_compiler
 from hrpose.ops.normalize import normalize
 
 
-def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> TrainingLoader:
-    """This process's share of augmented batches."""
-    train, dataset = config.TRAIN, build_dataset(config, read_split(config, config.DATASET.TRAIN))
+def build_training_loader(
+    config: CfgNode, dist: DistInfo = SINGLE_PROCESS, split: Split | None = None
+) -> TrainingLoader:
+    """This process's share of augmented batches of DATASET.TRAIN, which may have been read."""
+    split = split or read_split(config, config.DATASET.TRAIN)
+    train, dataset = config.TRAIN, build_dataset(config, split)
     if train.BATCH % dist.world_size:
         raise ValueError(
             f"TRAIN.BATCH {train.BATCH} cannot be shared equally by {dist.world_size} "
@@ -110,9 +113,7 @@ def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
 def build_schedule(config: CfgNode) -> Schedule:
     options = config.TRAIN
     schedule = pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE")
-    names = ("LR_STEP", "WARMUP", "EPOCHS")
-    restarts = keywords(options.RESTARTS, "T_0", "T_MULT")
-    return partial(schedule, **keywords(options, *names), **restarts)
+    return partial(schedule, **keywords(options, "LR_STEP", "WARMUP", "EPOCHS"))
 
 
 def build_train_config(config: CfgNode, batch: int) -> TrainConfig:

@@ -275,7 +275,7 @@ def _override_value(key: str, text: Any) -> Any:
     if not isinstance(text, str) or (key in BY_KEY and isinstance(BY_KEY[key].default, str)):
         return text
     try:
-        return yaml.load(text, Loader=_Loader)
+        return _Loader(text).get_single_data()
     except _NOT_PLAIN as error:
         raise ValueError(
             f"{_COMMAND_LINE}: {key} {text!r:.60} is not a YAML value: {error}"
@@ -319,8 +319,8 @@ def _coerced(value: Any, like: Any) -> Any:
         return None if None in entries else tuple(entries)
     if isinstance(like, bool) or isinstance(value, bool):
         return value if type(value) is type(like) else None
-    if isinstance(like, str):
-        return value if isinstance(value, str) else None
+    if isinstance(like, str):  # a path below ~, however it was given, is in the home folder
+        return os.path.expanduser(value) if isinstance(value, str) else None
     return _number(value, type(like))
 
 

@@ -16,7 +16,6 @@ from hrpose.config.checks import (
     a_device,
     above_0,
     anything,
-    at_least_1,
     by_32_or_0,
     each,
     fraction,
@@ -70,6 +69,10 @@ OPTIONS = (
     Option("DATASET.IMAGES", "", template,
            "Image directory or archive (x.zip, x.zip@folder) under ROOT, with {split} for the "
            "split; empty: the layout of FORMAT."),
+    Option("DATASET.EXIF", "auto", one_of("auto", "apply", "ignore"),
+           "EXIF orientation of annotated images: apply it (labelled as viewers show them), ignore "
+           "it (labelled as stored), or auto: by the annotated size; an error where that fits both "
+           "or neither."),
     Option("DATASET.CATEGORY", "", anything,
            "Category to train on; empty: the only one with keypoints."),
     Option("DATASET.IMAGE_IDS", (0,), anything,
@@ -184,10 +187,6 @@ OPTIONS = (
            "Epochs after which multistep divides the rate by 10."),
     Option("TRAIN.WARMUP", 3.0, not_negative,
            "Warm-up epochs of warmup_linear and cosine, from a tenth of the rate."),
-    Option("TRAIN.RESTARTS.T_0", 16.0, above_0,
-           "Epochs before the first restart of cosine_restarts."),
-    Option("TRAIN.RESTARTS.T_MULT", 2.0, at_least_1,
-           "Ratio of the lengths of successive cycles of cosine_restarts."),
     Option("TRAIN.EPOCHS", 300, above_0,
            "Number of training epochs."),
     Option("TRAIN.VALIDATE_EVERY", 10, not_negative,
@@ -308,9 +307,6 @@ DEPENDENCES = (
     Dependence(("LOSS.GAMMA", "LOSS.DETACH_WEIGHT"), "LOSS.WAHR", (True,)),
     Dependence(("TRAIN.LR_STEP",), "TRAIN.SCHEDULE", ("multistep",)),
     Dependence(("TRAIN.WARMUP",), "TRAIN.SCHEDULE", ("warmup_linear", "cosine")),
-    Dependence(
-        ("TRAIN.RESTARTS.T_0", "TRAIN.RESTARTS.T_MULT"), "TRAIN.SCHEDULE", ("cosine_restarts",)
-    ),
 )
 """Which options are refused where they have no effect (config/loading.py)."""
 

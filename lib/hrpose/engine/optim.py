@@ -110,7 +110,7 @@ def cosine(epoch: float, warmup: float, epochs: float, **_: object) -> float:
     return _warmed_up(epoch, warmup, epochs, _half_cosine)
 
 
-def cosine_restarts(epoch: float, t_0: float, t_mult: float, **_: object) -> float:
+def cosine_restarts(epoch: float, t_0: float = 16, t_mult: float = 2, **_: object) -> float:
     """Half cosines, the first of `t_0` epochs, each `t_mult` (1 or more) times the one before.
 
     Source: SGDR (Loshchilov and Hutter 2017), eq. 5. With 16 and 2 they end at epochs 16, 48, 112,

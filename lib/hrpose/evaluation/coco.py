@@ -20,14 +20,12 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from hrpose.ops.oks import BOX_FILL
 from hrpose.skeletons import Skeleton
 from hrpose.structures import PERSON, Poses, to_results
 
 CROWDPOSE_BOUNDS = (0.2, 0.8)
 """crowdIndex at which medium and hard begin, in the code behind all published figures."""
-
-BOX_FILL = 0.53
-"""CrowdPose has no outlines: its code takes this fraction of a box for the person's area."""
 
 RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 
@@ -142,7 +140,7 @@ class KeypointEvaluator:
     ) -> None:
         self.category_id = category_id
         self._joint_count, self._sigmas = len(skeleton.joints), skeleton.sigmas
-        people = [a for a in truth["annotations"] if a["category_id"] == category_id]
+        people = _people(truth, category_id)
         # Numbered from 1, as pycocotools takes a match with annotation 0 for none.
         completed = [_complete(each, i, self._joint_count) for i, each in enumerate(people, 1)]
         self._truth = _index({**truth, "annotations": completed})
@@ -241,23 +239,33 @@ def crowdpose_evaluator(
     """
     people = [
         {**person, "area": BOX_FILL * person["bbox"][2] * person["bbox"][3]}
-        for person in truth["annotations"]
-        if person["category_id"] == category_id
+        for person in _people(truth, category_id)
     ]
     metrics = partial(crowdpose_metrics, splits=crowd_splits(truth["images"], bounds))
     labels = {**truth, "annotations": people}
     return KeypointEvaluator(labels, skeleton, category_id, image_ids, metrics)
 
 
+def _people(truth: Mapping[str, Any], category_id: int) -> list[Mapping[str, Any]]:
+    """The annotations of a category in the images that are listed."""
+    listed = {image["id"] for image in truth["images"]}
+    people = (one for one in truth["annotations"] if one.get("image_id") in listed)
+    return [person for person in people if person["category_id"] == category_id]
+
+
 def _complete(person: Mapping[str, Any], number: int, joint_count: int) -> dict[str, Any]:
-    """A copy with all fields that pycocotools reads; absent keypoints are unlabelled."""
+    """A copy with all fields that pycocotools reads; absent keypoints are unlabelled.
+
+    Whoever has a labelled joint counts, unless num_keypoints is 0: CrowdPose's benchmark leaves out
+    people with only head or neck.
+    """
     keypoints = person.get("keypoints") or [0] * (3 * joint_count)
     labelled = sum(flag > 0 for flag in keypoints[2::3])
     return {
         **{field: person[field] for field in ("image_id", "category_id", "bbox", "area")},
         "id": number,
-        "iscrowd": person.get("iscrowd", 0),
-        "num_keypoints": person.get("num_keypoints", labelled),
+        "iscrowd": int(bool(person.get("iscrowd"))),
+        "num_keypoints": 0 if person.get("num_keypoints") == 0 else labelled,
         "keypoints": keypoints,
     }
 

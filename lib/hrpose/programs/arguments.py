@@ -25,6 +25,9 @@ def parse(program: str, arguments: Sequence[str] | None = None) -> tuple[Any, ..
     else:
         parser = PARSERS[program]()
     known = parser.parse_intermixed_args(words)
+    for name, value in vars(known).items():
+        if isinstance(value, Path):
+            setattr(known, name, value.expanduser())
     if getattr(known, "takes_config", False):
         return known, load_config(known.cfg, known.overrides)
     return (known,)
@@ -82,6 +85,14 @@ def _test() -> argparse.ArgumentParser:
 def _check_data() -> argparse.ArgumentParser:
     parser = with_config("Check what a config trains and evaluates on; status 1: has errors.")
     parser.add_argument("--images", type=int, help="decode only N random images of each split")
+    parser.add_argument(
+        "--repair",
+        type=Path,
+        metavar="FILE",
+        help="write DATASET.TRAIN's annotations with what can be filled in (area, bbox, "
+        "num_keypoints, iscrowd, ids) to a new FILE, list the changes, and stop; {split} in its "
+        "name: both splits",
+    )
     parser.add_argument(
         "--build-trainval", action="store_true", help="merge CrowdPose's train and val, and stop"
     )

@@ -102,7 +102,7 @@ def _check_arguments(known: argparse.Namespace) -> None:
 def _calibration(predictor: OnnxPredictor, split: Split) -> Iterator[np.ndarray]:
     """Every image of the split as network input, (3, H, W) uint8, at every scale."""
     for record in progress(split.records, "calibrating", len(split.records), False):
-        image = split.images.read(record.file_name)
+        image = split.images.read(record.file_name, record.size)
         yield from map(to_planes, predictor.preprocess(image).pixels)
 
 

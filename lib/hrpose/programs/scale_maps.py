@@ -121,7 +121,7 @@ def measure_people(
     codec = TagCodec(build_convention(config))
     people: list[tuple[int, float, np.ndarray]] = []
     for record in progress(split.records, "scale maps", len(split.records)):
-        alphas, to_network = predict(split.images.read(record.file_name))
+        alphas, to_network = predict(split.images.read(record.file_name, record.size))
         joints = torch.from_numpy(to_network.joints(record.joints)).float()[None]  # (1, N, K, 3)
         values = []
         for alpha, stride in zip(alphas, output_strides(config)):
@@ -196,7 +196,7 @@ def draw_sheet(
 
     bounds: 1 / s of the first and the last colour
     """
-    image, titled = split.images.read(record.file_name), visualize.titled
+    image, titled = split.images.read(record.file_name, record.size), visualize.titled
     alphas, to_network = predict(image)
     boxes, to_image = record.boxes * to_network.scale, to_network.inverse().image
     people = visualize.draw_poses(image, record.joints, build_skeleton(config))

@@ -129,7 +129,9 @@ def build_train_state(
     model = model.to(devices[0])
     if uses_sync_bn(config, devices, dist):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    loader = build_training_loader(config, dist)
+    split = read_split(config, config.DATASET.TRAIN)
+    warnings += [split.findings] * bool(split.findings)
+    loader = build_training_loader(config, dist, split)
     batch = loader.batch_sampler.batch  # type: ignore[union-attr]
     optimizer_step = build_optimizer_step(config, model, batch, devices, dist)
     logger: Logger = NullLogger()
@@ -168,6 +170,8 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     The annotations are read now, so that those that cannot be evaluated are refused early.
     """
     split, folder = read_split(config, config.DATASET.VAL), state.run_dir.folder
+    if split.findings and config.DATASET.VAL != config.DATASET.TRAIN:
+        state.logger.info(f"warning: {split.findings}")
     records = state.loader.dataset.records  # type: ignore[attr-defined]
 
     def validate(model: nn.Module, name: str) -> Metrics:
@@ -283,6 +287,13 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
             f"warning: one process feeds {count} GPUs (nn.DataParallel); one process for each is "
             f"several times faster: torchrun --standalone --nproc-per-node {count} "
             f"{shlex.join(facts['command'])}. DEVICE cuda:0 trains on one"
+        )
+    order = build_skeleton(config).flip_order
+    if config.DATASET.FLIP > 0 and order == sorted(order):
+        info(
+            "warning: DATASET.FLIP mirrors people without exchanging their sides, as no joint is "
+            "left or right by name. If the body has sides, name its joints left_*, right_* or list "
+            "`flip_pairs` in the category, such as [[2, 3], [4, 5]]; otherwise nothing to do"
         )
     if options.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
         info(

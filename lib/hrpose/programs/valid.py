@@ -10,10 +10,17 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_pipeline_config, build_predict_fn, load_predictors
-from hrpose.builders.datasets import Split, annotation_path, build_evaluator, read_split
+from hrpose.builders.datasets import (
+    Split,
+    annotation_path,
+    build_evaluator,
+    check_annotations,
+    read_split,
+)
 from hrpose.builders.devices import build_devices
 from hrpose.data.coco import load_annotations, load_results
 from hrpose.data.samples import AnnotatedImageDataset, ImageDataset
+from hrpose.data.validate import EVALUATION
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate, predict_sequentially
 from hrpose.engine.run_dir import create_run_folder
@@ -36,6 +43,8 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
                 metrics = score_results(config, folder, dist, known.results)
             else:
                 split = read_split(config, config.DATASET.VAL)
+                if split.findings and dist.is_main:
+                    print(f"warning: {split.findings}")
                 metrics = score(config, load_predictors(config, dist), split, folder, dist)
         except BaseException:
             if dist.is_main and folder.is_dir() and not any(folder.iterdir()):
@@ -77,6 +86,9 @@ def score(
 def score_results(config: CfgNode, folder: Path, dist: DistInfo, path: Path) -> dict[str, float]:
     """Metrics of a file in COCO's results format; the images themselves are not needed."""
     truth = load_annotations(annotation_path(config, config.DATASET.VAL))
+    found = check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
+    if found and dist.is_main:
+        print(f"warning: {found}")
     evaluator = build_evaluator(config, truth)
     results, renumbered = match_images(load_results(path), truth["images"])
     evaluator.add_results(results)
