@@ -212,7 +212,7 @@ def test_a_worker_that_dies_names_its_image(dataset):
         [*epoch(broken_loader(dataset, die, 2), 0)]
 
 
-def test_a_worker_without_shared_memory_is_told_how_to_get_some(dataset, monkeypatch):
+def test_without_shared_memory_the_error_names_how_to_get_some(dataset, monkeypatch):
     """Found by torch before it writes, or by the system when it does."""
 
     def refused(tensor):

@@ -87,7 +87,7 @@ def _check_data() -> argparse.ArgumentParser:
     parser.add_argument("--images", type=int, help="decode only N random images of each split")
     parser.add_argument(
         "--repair",
-        type=Path,
+        type=user_path,
         metavar="FILE",
         help="write DATASET.TRAIN's annotations with what can be filled in (area, bbox, "
         "num_keypoints, iscrowd, ids) to a new FILE, list the changes, and stop; {split} in its "
