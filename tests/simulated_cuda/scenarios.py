@@ -205,10 +205,10 @@ def training(scenes: str, folder: str) -> dict:
     statuses = [run_tool("train", *run_options(scenes, folder, "whole"))]
     read, calls = ImageFiles.read, itertools.count()
 
-    def stop(images: ImageFiles, name: str) -> np.ndarray:
+    def stop(images: ImageFiles, *arguments: object) -> np.ndarray:
         if next(calls) == 6:  # in the second step
             os.kill(os.getpid(), signal.SIGTERM)
-        return read(images, name)
+        return read(images, *arguments)
 
     with mock.patch.object(ImageFiles, "read", stop):
         statuses.append(run_tool("train", *run_options(scenes, folder, "stopped")))
