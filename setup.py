@@ -27,7 +27,7 @@ setup(
     ],
     extras_require={
         "dev": [
-            *("pytest", "pytest-xdist", "pytest-timeout", "munkres>=1.1.2,<2"),
+            *("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "munkres>=1.1.2,<2"),
             *("ruff", "mypy", "types-PyYAML", "matplotlib", "pandas>=2.1"),
         ],
         "ablations": ["pandas>=2.1", "jinja2"],

@@ -109,7 +109,7 @@ def test_an_interrupted_training_continues_as_the_same_whatever_row_it_is_for(ab
 
 def test_every_device_works_and_no_training_on_two(ablate, monkeypatch):
     devices = ["cuda:0", "cuda:1"]
-    monkeypatch.setattr("hrpose.programs.ablation_runs.build_devices", lambda config: devices)
+    monkeypatch.setattr("hrpose.programs.ablation_runs.list_devices", lambda config: devices)
     wait = f"""
 import pathlib, sys, time
 words = dict(zip(sys.argv[3::2], sys.argv[4::2]))

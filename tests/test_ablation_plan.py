@@ -281,6 +281,24 @@ def test_the_bench_has_its_own_data_and_length_and_keeps_the_axes(name):
     assert (config.LOSS.SAHR, config.LOSS.WAHR) == (given.LOSS.SAHR, given.LOSS.WAHR)
 
 
+def test_the_bench_keeps_data_of_ones_own_and_names_what_it_replaces(tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(
+        f"BASE: {ROOT}/configs/w32_512.yaml\nMODEL: {{WIDTH: 12}}\nDATASET: {{ROOT: mine, "
+        "TRAIN: a, SKELETON: crowdpose, INPUT_SIZE: [64, 256]}\nTEST: {INPUT_SIZE: 640}\n"
+    )
+    (found,) = plan(own, preset="bench")
+    data = found.config.DATASET
+    assert (data.ROOT, data.TRAIN, data.SKELETON) == ("mine", "a", "crowdpose")
+    assert data.INPUT_SIZE == (64, 128) and found.config.TEST.INPUT_SIZE == 160
+    assert found.config.MODEL.WIDTH == 8
+    for change in ("MODEL.WIDTH 12 -> 8", "TRAIN.EPOCHS 300 -> 1", "TEST.INPUT_SIZE 640 -> 160"):
+        assert change in found.replaced
+    assert "DATASET.ROOT" not in found.replaced and f"{own}: " in found.replaced
+    (published,) = plan(W32, preset="bench")
+    assert "DATASET.ROOT data/coco -> data/synthetic" in published.replaced
+
+
 def test_the_command_line_wins_over_the_bench():
     words = ["DATASET.INPUT_SIZE", "64", "MODEL.WIDTH", "8", "TRAIN.EPOCHS", "3"]
     (config,) = [e.config for e in plan(W32, overrides=words, preset="bench")]

@@ -16,6 +16,7 @@ WORDS = [
     "structures",
     "ops.atomic_io",
     "ops.processes",
+    "ops.progress",
     "ops.coordinates",
     "ops.subpixel",
     "ops.image",

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -16,6 +17,7 @@ from hrpose.engine.run_dir import acquire_lock, create_run_folder
 from hrpose.ops.atomic_io import (
     DiskFullError,
     atomic_write,
+    check_writable,
     naming_full_disk,
     parse_json,
     read_json,
@@ -185,3 +187,17 @@ def test_the_check_above_finds_what_it_forbids(tmp_path):
     found = list(calls(path))
     assert ("yaml", "load", {}) in found and ("", "eval", {}) in found
     assert ("torch", "load", {}) in found
+
+
+def test_whether_a_file_can_be_written_is_tried(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "file.json")
+    assert not list(tmp_path.iterdir())
+
+    def refuse(**given):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)  # as a disk does that root may not
+    with pytest.raises(
+        OSError, match=rf"x cannot be written: {tmp_path}: Read-only.*; name a file"
+    ):
+        check_writable(tmp_path / "x")

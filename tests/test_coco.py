@@ -13,6 +13,7 @@ from hrpose.data.coco import (
     ImageAnnotation,
     ImageFiles,
     image_annotations,
+    is_drawable,
     is_ignored,
     load_annotations,
     person_category,
@@ -75,6 +76,31 @@ def test_a_bad_file_is_named(tmp_path, text, error, message):
     if text is not None:
         (tmp_path / "x.json").write_text(text)
     with pytest.raises(error, match=message):
+        load_annotations(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda t: t.update(images={}), "x.json: images is an object"),
+        (lambda t: t["annotations"].append(None), "annotations: entry 1 is null"),
+        (
+            lambda t: t["annotations"][0].update(keypoints="1 2 2"),
+            'keypoints is "1 2 2"; wanted a l',
+        ),
+        (lambda t: t["annotations"][0].update(image_id=[7]), "image_id is a list; wanted a number"),
+        (lambda t: t["images"][0].update(file_name=7), "entry 0: file_name is 7"),
+        (
+            lambda t: t["categories"][0].update(keypoints=["a", 2]),
+            "'person' needs an id, and a list",
+        ),
+    ],
+)
+def test_an_entry_of_another_kind_is_named(tmp_path, spoil, said):
+    truth = json.loads(json.dumps(labels(annotation())))
+    spoil(truth)
+    (tmp_path / "x.json").write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match=said):
         load_annotations(tmp_path / "x.json")
 
 
@@ -221,6 +247,21 @@ def test_a_crowd_is_masked_in_every_form(form):
     mask = loss_mask(record, (50, 60), "x")
     assert mask.dtype == bool
     assert np.array_equal(mask, ~SQUARE)
+
+
+def test_run_lengths_are_whole_before_pycocotools_reads_them(rng):
+    for _ in range(50):
+        mask = rng.random(rng.integers(1, 90, 2)) < rng.random()
+        whole = {**packed(mask), "counts": packed(mask)["counts"].decode()}
+        assert is_drawable(whole) and is_drawable(run_lengths(mask))
+        assert not is_drawable({**whole, "size": [whole["size"][0] + 1, whole["size"][1]]})
+        assert not is_drawable({**whole, "counts": whole["counts"] + "o"})
+    counts = [[3000, -1, 1], [1, 2], [3000.0], ["3000"], [], "o" * 10**6, 5, None]
+    for broken in counts:
+        assert not is_drawable({"size": [50, 60], "counts": broken})
+    for size in ([3000], 3000, [-50, -60], [50, "60"], [1, 3000, 1]):
+        assert not is_drawable({"size": size, "counts": [3000]})
+    assert is_drawable({"size": [50, 60], "counts": [3000]})
 
 
 @pytest.mark.parametrize("segmentation", ["absent", [], None])

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.models.blocks import basic_block, conv_bn, kaiming_init, normal_init
+from hrpose.models.blocks import Upsample, basic_block, conv_bn, kaiming_init, normal_init
 from hrpose.models.higher_hrnet import HigherHRNet, deconv
-from hrpose.models.hrnet import HRNet, fuse_layer
+from hrpose.models.hrnet import FusionModule, HRNet, fuse_layer
 from hrpose.models.weights import to_published
 
 JOINTS = 5
@@ -32,6 +32,31 @@ def published(width=32, joints=17, **options):
 
 def images(height=64, width=64, count=2):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_branches_are_fused_in_the_precision_of_the_network(dtype):
+    """Autocast promotes nn.Upsample to float32, and with it three of four sums."""
+    dtypes, model = [], small()
+    for layer in model.modules():
+        if isinstance(layer, FusionModule):
+            layer.register_forward_hook(lambda *given: dtypes.extend(x.dtype for x in given[2]))
+    with torch.autocast("cpu", dtype):
+        outputs = model(images())
+    assert dtypes == 6 * [dtype]  # 2, 3 and 1 branches
+    assert all(output.heatmaps.dtype == dtype for output in outputs)
+
+
+def test_upsampling_copies_values_and_sums_gradients_exactly():
+    """Whole numbers, which are exact in all precisions."""
+    x = torch.arange(-24.0, 24).view(1, 3, 4, 4).requires_grad_()
+    up = Upsample(scale_factor=4, mode="nearest")
+    with torch.autocast("cpu", torch.bfloat16):
+        y = up(x.bfloat16())
+    assert torch.equal(y.float(), x.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad, torch.full_like(x, 16))
+    assert torch.equal(up(x), nn.Upsample(scale_factor=4, mode="nearest")(x))
 
 
 @pytest.mark.parametrize("size", [(512, 512), (640, 448), (32, 96)])

@@ -138,6 +138,18 @@ def test_variances_too_large_for_float16_do_no_harm():
             assert distance(optimized(images()), expected) < BOUNDS["fp16"]
 
 
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_tags_are_finer_than_the_steps_of_half_precision(precision):
+    """Grouping compares them with a threshold, and peaks are cells that no other equals."""
+    model = build_inference_model(load(*as_options(precision)), network())
+    with torch.inference_mode():
+        outputs = model(images(128, 128))
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    for maps in [outputs[0].tags, *(output.heatmaps for output in outputs)]:
+        assert maps.dtype == torch.float32
+        assert (maps != maps.to(half)).float().mean() > 0.9
+
+
 def test_an_export_gets_the_layers_themselves():
     model = Compiled(network(), {})
     with torch.no_grad():

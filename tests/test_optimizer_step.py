@@ -227,11 +227,27 @@ def test_buffers_of_every_dtype_are_restored():
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
-def test_a_compiled_step_is_not_replicated_on_several_gpus():
-    config = load_config("configs/w32_512.yaml", ["TRAIN.COMPILE", "true"])
-    devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
-    with pytest.raises(ValueError, match="TRAIN.COMPILE.*torchrun"):
-        build_optimizer_step(config, Toy(), 4, devices)
+GPUS = [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "devices", "processes", "cure"),
+    [
+        ("TRAIN.COMPILE true", GPUS, 1, "TRAIN.COMPILE.*torchrun"),
+        ("TRAIN.COMPILE true TRAIN.SYNC_BN true", GPUS[:1], 2, "TRAIN.COMPILE.*TRAIN.SYNC_BN"),
+        ("TRAIN.COMPILE true", CPU, 1, "TRAIN.COMPILE needs a compiler.*no_such.*COMPILE false"),
+        ("TRAIN.COMPILE true", GPUS[:1], 1, "TRAIN.COMPILE needs .*COMPILE false"),
+        ("LOSS.TERMS [tags]", CPU, 2, "LOSS.TERMS .'tags'.*add heatmap"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_with_its_cure(
+    options, devices, processes, cure, monkeypatch
+):
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    monkeypatch.setenv("CC", "no_such_compiler")
+    config = load_config("configs/w32_512.yaml", options.split())
+    with pytest.raises(ValueError, match=cure):
+        build_optimizer_step(config, Toy(), 4, devices, DistInfo(0, processes))
 
 
 # Random numbers ---------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def test_valid_scores_weights_and_results_alike(trained, tmp_path):
     folder, options = trained
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth"]
     one, two = tmp_path / "one", tmp_path / "two"
-    printed = run("valid", "--cfg", QUICKSTART, "--output", one, *options, *weights)
+    printed = tool("valid", "--cfg", QUICKSTART, "--output", one, *options, *weights)
     assert "last.pth: " in printed and "tensors loaded (hrpose)" in printed
     results = one / "results" / "keypoints.json"
     run("valid", "--cfg", QUICKSTART, "--output", two, "--results", results, *options)

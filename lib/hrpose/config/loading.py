@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import math
+import os
 import re
 from collections.abc import Collection, Iterator, Sequence
 from functools import reduce
@@ -15,7 +16,13 @@ from typing import Any, NamedTuple
 import yaml
 from yacs.config import CfgNode
 
-from hrpose.config.options import DEPENDENCES, EMPTY_BY_DEFAULT, OPTIONS, SIZE_OPTIONS
+from hrpose.config.options import (
+    DEPENDENCES,
+    EMPTY_BY_DEFAULT,
+    OPTIONS,
+    PATH_OPTIONS,
+    SIZE_OPTIONS,
+)
 from hrpose.config.renamed import RENAMED, current
 
 BY_KEY = {option.key: option for option in OPTIONS}
@@ -72,7 +79,7 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     Errors: ValueError for an unknown key, a wrong type or value; FileNotFoundError for the file or
     its BASE
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     return _config_of(read_entries(path), overrides, _experiment(path))
 
 
@@ -176,19 +183,23 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     if path in below:
         raise ValueError(f"BASE goes round in a circle: {' -> '.join(map(str, (*below, path)))}")
     if not path.is_file():
-        raise FileNotFoundError(f"no config at {path}; see configs/")
-    written = list(_flatten(_parse(path.read_text(), path), path, {}))
+        near = sorted(other.name for other in path.parent.glob("*.yaml"))
+        there = (
+            f"in {path.parent} are {', '.join(near[:8])}" if near else "give the path of a .yaml"
+        )
+        raise FileNotFoundError(f"there is no config file {path}; {there}")
+    written = list(_flatten(_parse(path.read_bytes(), path), path, {}))
     bases = [entry for entry in written if entry.key == "BASE"]
     inherited: list[Entry] = []
     for base in bases:
         for name in _as_list(base.value):
             if not isinstance(name, str):
                 raise ValueError(f"{base.where}: BASE is {base.value!r}; wanted a path, or a list")
-            inherited += read_entries(path.parent / name, (*below, path))
+            inherited += read_entries(path.parent / os.path.expanduser(name), (*below, path))
     return inherited + [entry for entry in written if entry.key != "BASE"]
 
 
-def _parse(text: str, path: Path) -> yaml.Node | None:
+def _parse(text: str | bytes, path: Path) -> yaml.Node | None:
     try:
         root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
@@ -298,7 +309,7 @@ def _checked(entry: Entry) -> Any:
         raise ValueError(
             f"{entry.where}: {entry.key} is {entry.value!r}, but must be {wanted}. {option.meaning}"
         )
-    return value
+    return os.path.expanduser(value) if entry.key in PATH_OPTIONS else value
 
 
 def _coerced(value: Any, like: Any) -> Any:
@@ -308,8 +319,8 @@ def _coerced(value: Any, like: Any) -> Any:
         return None if None in entries else tuple(entries)
     if isinstance(like, bool) or isinstance(value, bool):
         return value if type(value) is type(like) else None
-    if isinstance(like, str):
-        return value if isinstance(value, str) else None
+    if isinstance(like, str):  # a path below ~, however it was given, is in the home folder
+        return os.path.expanduser(value) if isinstance(value, str) else None
     return _number(value, type(like))
 
 

@@ -16,7 +16,6 @@ from hrpose.config.checks import (
     a_device,
     above_0,
     anything,
-    at_least_1,
     by_32_or_0,
     each,
     fraction,
@@ -70,6 +69,10 @@ OPTIONS = (
     Option("DATASET.IMAGES", "", template,
            "Image directory or archive (x.zip, x.zip@folder) under ROOT, with {split} for the "
            "split; empty: the layout of FORMAT."),
+    Option("DATASET.EXIF", "auto", one_of("auto", "apply", "ignore"),
+           "EXIF orientation of annotated images: apply it (labelled as viewers show them), ignore "
+           "it (labelled as stored), or auto: by the annotated size; an error where that fits both "
+           "or neither."),
     Option("DATASET.CATEGORY", "", anything,
            "Category to train on; empty: the only one with keypoints."),
     Option("DATASET.IMAGE_IDS", (0,), anything,
@@ -170,6 +173,9 @@ OPTIONS = (
     Option("TRAIN.WEIGHT_DECAY", 0.0, not_negative,
            "Weight decay of weights, not of biases and norms. Published: 0 (Adam with 1e-4 ends at "
            "AP 12)."),
+    Option("TRAIN.FREEZE", ("backbone.*",), each(named),
+           "Patterns of tensor names that are not trained, such as backbone.*; BatchNorms all of "
+           "whose tensors match keep their statistics too. Empty: all are trained."),
     Option("TRAIN.CLIP_NORM", 0.0, not_negative,
            "Maximum gradient norm; 0 disables clipping."),
     Option("TRAIN.EMA", 0.0, rule(lambda value: 0 <= value < 1, "0 or more and below 1"),
@@ -178,15 +184,9 @@ OPTIONS = (
     Option("TRAIN.SCHEDULE", "multistep", named,
            "Learning rate schedule: multistep, warmup_linear, cosine, cosine_restarts, one_cycle."),
     Option("TRAIN.LR_STEP", (200.0, 260.0), anything,
-           "Epochs after which multistep multiplies the rate by LR_FACTOR."),
-    Option("TRAIN.LR_FACTOR", 0.1, fraction,
-           "Factor of multistep."),
+           "Epochs after which multistep divides the rate by 10."),
     Option("TRAIN.WARMUP", 3.0, not_negative,
            "Warm-up epochs of warmup_linear and cosine, from a tenth of the rate."),
-    Option("TRAIN.RESTARTS.T_0", 16.0, above_0,
-           "Epochs before the first restart of cosine_restarts."),
-    Option("TRAIN.RESTARTS.T_MULT", 2.0, at_least_1,
-           "Ratio of the lengths of successive cycles of cosine_restarts."),
     Option("TRAIN.EPOCHS", 300, above_0,
            "Number of training epochs."),
     Option("TRAIN.VALIDATE_EVERY", 10, not_negative,
@@ -267,6 +267,7 @@ EMPTY_BY_DEFAULT = {
     "DATASET.IMAGE_IDS",
     "DATASET.OKS_SIGMAS",
     "DATASET.GROUPING_ORDER",
+    "TRAIN.FREEZE",
     "TEST.AGGREGATE",
 }
 """Lists whose default only shows the type of their entries."""
@@ -304,16 +305,24 @@ DEPENDENCES = (
     Dependence(("LOSS.TAGS.PULL", "LOSS.TAGS.PUSH", "LOSS.TAGS.KIND"), "LOSS.TERMS", ("tags",)),
     Dependence(("LOSS.LAMBDA",), "LOSS.SAHR", (True,)),
     Dependence(("LOSS.GAMMA", "LOSS.DETACH_WEIGHT"), "LOSS.WAHR", (True,)),
-    Dependence(("TRAIN.LR_STEP", "TRAIN.LR_FACTOR"), "TRAIN.SCHEDULE", ("multistep",)),
+    Dependence(("TRAIN.LR_STEP",), "TRAIN.SCHEDULE", ("multistep",)),
     Dependence(("TRAIN.WARMUP",), "TRAIN.SCHEDULE", ("warmup_linear", "cosine")),
-    Dependence(
-        ("TRAIN.RESTARTS.T_0", "TRAIN.RESTARTS.T_MULT"), "TRAIN.SCHEDULE", ("cosine_restarts",)
-    ),
 )
 """Which options are refused where they have no effect (config/loading.py)."""
 
 SIZE_OPTIONS = {"DATASET.INPUT_SIZE"}
 """Options that are a number, or [width, height]."""
+
+PATH_OPTIONS = {
+    "OUTPUT_DIR",
+    "DATASET.ROOT",
+    "DATASET.ANNOTATIONS",
+    "DATASET.IMAGES",
+    "MODEL.PRETRAINED",
+    "TRAIN.RESUME",
+    "TEST.MODEL_FILE",
+}
+"""Paths, in which ~ is the home folder."""
 
 RUNTIME_OPTIONS = (
     "OUTPUT_DIR",

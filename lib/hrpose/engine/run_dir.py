@@ -123,7 +123,7 @@ def _briefly(texts: Sequence[str]) -> tuple[str, ...]:
 def is_unfinished(folder: Path) -> bool:
     """Whether a run has a checkpoint to resume from and did not reach its end."""
     record = folder / "run.json"
-    finished = record.is_file() and json.loads(record.read_text() or "{}").get("finished")
+    finished = record.is_file() and json.loads(record.read_bytes() or b"{}").get("finished")
     return bool(list_checkpoints(folder / "checkpoints", "last")) and not finished
 
 

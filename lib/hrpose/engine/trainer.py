@@ -15,6 +15,7 @@ from hrpose.engine.optim import Schedule
 from hrpose.engine.signals import StopRequested
 from hrpose.engine.state import Metrics, TrainState
 from hrpose.engine.step import Batch, to_device
+from hrpose.ops.progress import shows_bars
 
 MIN_LOSS_SCALE = 2.0**-10
 """Of fp16, where it starts at 2^16 and is halved by every overflow."""
@@ -133,6 +134,8 @@ class Trainer:
         if progress.batch == total:
             epoch = f"epoch {progress.epoch + 1}/{config.epochs}"
             state.logger.info(f"{epoch}, its last {steps} steps: {text}")
+        elif state.dist.is_main and not shows_bars():
+            tqdm.write(f"step {progress.step}, epoch {values['epoch']:.2f}: {text}")
         self._check_finite(skipped, bad_images)
         if values.get("loss_scale", 1.0) < MIN_LOSS_SCALE:
             raise FloatingPointError(

@@ -66,8 +66,9 @@ class BottomUpPredictor:
         self.model.eval()
         maps = []
         for pixels in zip(*(each.pixels for each in inputs)):
-            images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-            images = (images.to(self.device).float() / 255 - self.mean) / self.std
+            images = torch.from_numpy(np.stack(pixels)).to(self.device)  # as they lie in memory
+            images = images.permute(0, 3, 1, 2).contiguous()
+            images = (images.float() / 255 - self.mean) / self.std
             given = images, self.views, inputs[0].size, self.spec.aggregate
             maps.append(run_views(self.model, *given))
         heatmaps = torch.stack([each.heatmaps for each in maps]).mean(0)

@@ -6,6 +6,8 @@ import errno
 import hashlib
 import json
 import os
+import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -47,7 +49,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Errors: DiskFullError; any other OSError as it comes.
     """
     # The name may have the greatest length already, so only its beginning is used.
-    beside = path.with_name(f".{path.name[:40]}.{os.getpid()}")
+    beside = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_native_id()}")
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -63,18 +65,21 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise now the OSError that writing to `path` would raise later, where it is known."""
+    """Raise now the OSError that writing to `path` would raise later.
+
+    A file is made and removed in its folder, or in the nearest that exists: permissions alone do
+    not say whether root may write to a network disk.
+    """
     folder = next(each for each in path.absolute().parents if each.exists())
-    reasons = {
-        f"{path} is a folder": path.is_dir(),
-        f"{folder} is no folder": not folder.is_dir(),
-        f"{folder} is closed to you": not os.access(folder, os.W_OK),
-    }
-    why = [reason for reason, holds in reasons.items() if holds]
-    if why:
-        raise OSError(
-            f"{path} cannot be written: {why[0]}; name a file in a folder that you may write to"
-        )
+    why = f"{path} is a folder" if path.is_dir() else ""
+    why = why or ("" if folder.is_dir() else f"{folder} is no folder")
+    if not why:
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder):
+                return
+        except OSError as error:
+            why = f"{folder}: {error.strerror}"
+    raise OSError(f"{path} cannot be written: {why}; name a file in a folder that you may write to")
 
 
 def _settle(folder: Path) -> None:

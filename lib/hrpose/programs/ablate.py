@@ -38,6 +38,8 @@ ENVIRONMENT = ("git", "python", "torch", "numpy", "device", "started", "finished
 
 def main(known: argparse.Namespace) -> None:
     plan = make_plan(known.cfg, known.overrides, known.seeds, known.preset)
+    for replaced in filter(None, dict.fromkeys(e.replaced for e in plan)):
+        print(f"--preset {known.preset} replaces in {replaced}")
     ablation = Ablation(plan, known)
     groups = ablation.groups()
     if known.list:

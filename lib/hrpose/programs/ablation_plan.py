@@ -37,6 +37,9 @@ _REFUSED = {
 }
 """Options that cannot be given, and why."""
 
+PUBLISHED_ROOTS = ("data/coco", "data/crowdpose", "data/synthetic")
+"""DATASET.ROOT of configs/: the preset bench replaces these data by drawn scenes."""
+
 _BENCH_DATA = (
     *("DATASET.ROOT", "DATASET.FORMAT", "DATASET.TRAIN", "DATASET.VAL", "DATASET.ANNOTATIONS"),
     *("DATASET.IMAGES", "DATASET.CATEGORY", "DATASET.IMAGE_IDS", "DATASET.SKELETON"),
@@ -56,6 +59,7 @@ class Experiment(NamedTuple):
     options: dict[str, Any]  # all that its result depends on, as far as it is not at its default
     key: str  # equal experiments have equal keys
     training_key: str  # shared by rows that differ in TEST.* only
+    replaced: str = ""  # what the preset set, for the user
 
     @property
     def seed(self) -> int:
@@ -85,7 +89,8 @@ def make_plan(
         for file, (suffix, point) in itertools.product(files, grid):
             origin = f"{file}{suffix}"
             try:
-                shrink = bench_overrides(load_config(file)) if preset == "bench" else []
+                written = load_config(file)
+                shrink = bench_overrides(written) if preset == "bench" else []
                 config = load_config(file, [*shrink, *point, *seed])
             except ValueError as error:
                 raise ValueError(f"row {origin}: {error}") from None
@@ -101,7 +106,8 @@ def make_plan(
             options = compared_options(config)
             training = {k: v for k, v in options.items() if not k.startswith("TEST.")}
             keys = digest(options), digest(training)
-            plan.append(Experiment(name, config, published, options, *keys))
+            replaced = f"{file}: {_replacements(written, shrink)}" if shrink else ""
+            plan.append(Experiment(name, config, published, options, *keys, replaced))
     return plan
 
 
@@ -123,7 +129,7 @@ def find_configs(places: Iterable[Path]) -> list[Path]:
 
 def read_published(path: Path) -> dict[str, float]:
     """Metric -> percent from a comment `# Published: AP 67.1, AP-M 61.5`; empty without one."""
-    comment = re.search(r"^# *Published:(.*)", path.read_text(), re.MULTILINE)
+    comment = re.search(r"^# *Published:(.*)", path.read_text("utf-8-sig", "replace"), re.MULTILINE)
     pairs = [f"{part} ? ?".split()[:2] for part in comment[1].split(",")] if comment else []
     for metric, figure in pairs:
         if metric not in METRICS or not re.fullmatch(r"\d\d?(\.\d+)?", figure):
@@ -205,24 +211,41 @@ def digest(options: Mapping[str, Any]) -> str:
 def bench_overrides(config: CfgNode) -> list[str]:
     """Overrides for minutes on two CPU cores: bench.yaml, with sides / 4 and MODEL.WIDTH / 2.
 
-    Sides and widths are axes of the published tables, whose rows must stay apart.
+    Sides and widths are axes of the published tables, whose rows must stay apart. An experiment on
+    data of one's own keeps it, and sides of 128 and widths of 8 at least, as far as it has them.
     """
+    own = config.DATASET.ROOT not in PUBLISHED_ROOTS
+    bench = load_config(BENCH)
+    keys = [*(entry.key for entry in read_entries(BENCH)), *_BENCH_DATA]
+    if own:
+        keys = [key for key in keys if key not in _BENCH_DATA or key.startswith("MODEL")]
 
     def quarter(side: Any) -> Any:
         """The nearest multiple of 32, the larger of two; 0 stays 0. (W, H): each"""
         if isinstance(side, tuple):
             return [quarter(each) for each in side]
-        return side and 32 * max(1, math.floor(side / 128 + 0.5))
+        smaller = side and 32 * max(1, math.floor(side / 128 + 0.5))
+        return min(side, max(128, smaller)) if own else smaller
 
-    bench = load_config(BENCH)
-    keys = [*(entry.key for entry in read_entries(BENCH)), *_BENCH_DATA]
+    width = config.MODEL.WIDTH
     values = {key: get_option(bench, key) for key in keys} | {
         "DATASET.INPUT_SIZE": quarter(config.DATASET.INPUT_SIZE),
         "TEST.INPUT_SIZE": quarter(config.TEST.INPUT_SIZE),
         "LOSS.SHR": config.LOSS.SHR / 4,  # a person's width in network pixels
-        "MODEL.WIDTH": max(1, config.MODEL.WIDTH // 2),
+        "MODEL.WIDTH": min(width, max(8, width // 2)) if own else max(1, width // 2),
     }
     return [word for key, value in values.items() for word in (key, as_override(value))]
+
+
+def _replacements(config: CfgNode, overrides: Sequence[str]) -> str:
+    """What overrides change in a config: `KEY old -> new, ...`"""
+    pairs = [
+        (key, as_override(get_option(config, key)), value)
+        for key, value in zip(overrides[::2], overrides[1::2])
+    ]
+    return ", ".join(
+        f"{key} {old or repr(old)} -> {new or repr(new)}" for key, old, new in pairs if old != new
+    )
 
 
 # Sizes ----------------------------------------------------------------------------------------

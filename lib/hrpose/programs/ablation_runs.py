@@ -16,7 +16,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from hrpose.builders.datasets import annotation_path, expected_tree, image_path
-from hrpose.builders.devices import build_devices
+from hrpose.builders.devices import list_devices
 from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.data.coco import ImageFiles
 from hrpose.engine.run_dir import acquire_lock
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 
 TOOLS = REPOSITORY / "tools"
 
-GRACE = 2.0
-"""Seconds that a process has to end by itself: a terminal sends Ctrl-C to it, too."""
+GRACE = 1.0
+"""Seconds in which a terminal's Ctrl-C, which it too receives, ends a process; then it is sent one.
+Short, so that no child is left when this process is killed soon after it was asked to stop."""
 
 
 class TrainingJob(NamedTuple):
@@ -52,7 +53,8 @@ FAILURES = (ValueError, LookupError, OSError)
 
 def check_files(experiments: Sequence[Experiment], output: Path) -> None:
     """OSError, with the cure: inputs that are missing, or outputs that cannot be written."""
-    check_writable(output / "rows" / "row.json")
+    for name in ("table.md", "rows/row.json"):
+        check_writable(output / name)
     for e in experiments:
         check_writable(e.folder / "log.txt")
         data, weights = e.config.DATASET, e.config.MODEL.PRETRAINED
@@ -75,7 +77,7 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
 def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:
     """Run the trainings, one at a time on each device. Whatever ends this ends their processes."""
     started: list[subprocess.Popen] = []
-    waiting, devices = iter(groups), build_devices(groups[0][0].config)
+    waiting, devices = iter(groups), list_devices(groups[0][0].config)
     loops = [_run_groups(ablation, waiting, str(device), started) for device in devices]
     signals = Signals(sync_only=True)  # none is raised while processes start or stop
     with signals.installed():

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from torch import nn
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose import __version__
@@ -19,6 +18,7 @@ from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
 from hrpose.inference.spec import ExportedModel
 from hrpose.ops.atomic_io import atomic_write, check_writable, sha256
+from hrpose.ops.progress import progress
 from hrpose.programs.exporting.formats import FORMATS, require_extra
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.programs.exporting.int8 import quantize
@@ -101,8 +101,8 @@ def _check_arguments(known: argparse.Namespace) -> None:
 
 def _calibration(predictor: OnnxPredictor, split: Split) -> Iterator[np.ndarray]:
     """Every image of the split as network input, (3, H, W) uint8, at every scale."""
-    for record in tqdm(split.records, "calibrating", unit="image", leave=False, disable=None):
-        image = split.images.read(record.file_name)
+    for record in progress(split.records, "calibrating", len(split.records), False):
+        image = split.images.read(record.file_name, record.size)
         yield from map(to_planes, predictor.preprocess(image).pixels)
 
 

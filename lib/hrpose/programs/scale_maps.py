@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose import visualize
@@ -35,6 +34,7 @@ from hrpose.ops.coordinates import Affine, resize_transform
 from hrpose.ops.image import write
 from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import resize
+from hrpose.ops.progress import progress
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import make_batch_targets
 
@@ -120,8 +120,8 @@ def measure_people(
     """
     codec = TagCodec(build_convention(config))
     people: list[tuple[int, float, np.ndarray]] = []
-    for record in tqdm(split.records, "scale maps", unit="image", disable=None):
-        alphas, to_network = predict(split.images.read(record.file_name))
+    for record in progress(split.records, "scale maps", len(split.records)):
+        alphas, to_network = predict(split.images.read(record.file_name, record.size))
         joints = torch.from_numpy(to_network.joints(record.joints)).float()[None]  # (1, N, K, 3)
         values = []
         for alpha, stride in zip(alphas, output_strides(config)):
@@ -196,7 +196,7 @@ def draw_sheet(
 
     bounds: 1 / s of the first and the last colour
     """
-    image, titled = split.images.read(record.file_name), visualize.titled
+    image, titled = split.images.read(record.file_name, record.size), visualize.titled
     alphas, to_network = predict(image)
     boxes, to_image = record.boxes * to_network.scale, to_network.inverse().image
     people = visualize.draw_poses(image, record.joints, build_skeleton(config))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -46,7 +47,7 @@ from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
 from hrpose.ops.atomic_io import sha256, write_json
-from hrpose.ops.image import write
+from hrpose.ops.image import read_image, write
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
 from hrpose.programs.visual_reports import draw_training_batch
@@ -128,7 +129,9 @@ def build_train_state(
     model = model.to(devices[0])
     if uses_sync_bn(config, devices, dist):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    loader = build_training_loader(config, dist)
+    split = read_split(config, config.DATASET.TRAIN)
+    warnings += [split.findings] * bool(split.findings)
+    loader = build_training_loader(config, dist, split)
     batch = loader.batch_sampler.batch  # type: ignore[union-attr]
     optimizer_step = build_optimizer_step(config, model, batch, devices, dist)
     logger: Logger = NullLogger()
@@ -167,15 +170,23 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     The annotations are read now, so that those that cannot be evaluated are refused early.
     """
     split, folder = read_split(config, config.DATASET.VAL), state.run_dir.folder
+    if split.findings and config.DATASET.VAL != config.DATASET.TRAIN:
+        state.logger.info(f"warning: {split.findings}")
     records = state.loader.dataset.records  # type: ignore[attr-defined]
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
-        return score(config, [build_predictor(config, model)], split, target, state.dist)
+        metrics = score(config, [build_predictor(config, model)], split, target, state.dist)
+        pictures = (target / "pictures").glob("prediction_*") if state.dist.is_main else ()
+        for path in sorted(pictures):
+            state.logger.write_image(f"{name}/{path.stem}", read_image(path), state.progress.step)
+        return metrics
 
     def visualize(batch: Batch, outputs: Any) -> None:
         name = f"training_{state.progress.epoch + 1:04d}.jpg"
-        write(folder / "pictures" / name, draw_training_batch(config, batch, outputs))
+        picture = draw_training_batch(config, batch, outputs)
+        write(folder / "pictures" / name, picture)
+        state.logger.write_image("training", picture, state.progress.step)
 
     primary = build_evaluator(config, split.truth).primary
     if state.dist.is_main:
@@ -236,11 +247,18 @@ def _log_start(
         info(f"changed since the last start: {', '.join(run_dir.changed)}")
     begun = f"continuing at epoch {state.progress.epoch + 1}" if run_dir.resumed else "new run"
     info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
+    info(f"curves and pictures: tensorboard --logdir {run_dir.folder.parent}")
     if not run_dir.resumed:
         info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
+    precision = config.TRAIN.PRECISION
+    if precision == "fp32" and facts["fp32 convolutions"] == "TF32":
+        precision = "fp32 (convolutions in TF32; NVIDIA_TF32_OVERRIDE=0 keeps all bits)"
+    if config.TRAIN.FREEZE:
+        trained = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
+        info(f"TRAIN.FREEZE: {trained / 1e6:.2f} M of the parameters are trained")
     info(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
-        f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {dist.world_size} "
+        f"{precision} on {', '.join(facts['device'])} in each of {dist.world_size} "
         f"processes; batch {facts['batch']} = {facts['world_size']} devices x {facts['passes']} "
         f"micro-batches, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} "
         f"for {config.TRAIN.BASE_BATCH})"
@@ -263,6 +281,20 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
         )
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
+    if facts["world_size"] > facts["processes"]:
+        count = facts["world_size"] // facts["processes"]
+        info(
+            f"warning: one process feeds {count} GPUs (nn.DataParallel); one process for each is "
+            f"several times faster: torchrun --standalone --nproc-per-node {count} "
+            f"{shlex.join(facts['command'])}. DEVICE cuda:0 trains on one"
+        )
+    order = build_skeleton(config).flip_order
+    if config.DATASET.FLIP > 0 and order == sorted(order):
+        info(
+            "warning: DATASET.FLIP mirrors people without exchanging their sides, as no joint is "
+            "left or right by name. If the body has sides, name its joints left_*, right_* or list "
+            "`flip_pairs` in the category, such as [[2, 3], [4, 5]]; otherwise nothing to do"
+        )
     if options.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
         info(
             "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
@@ -274,7 +306,7 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
     """run.json: how the run was started, and each time that it was resumed."""
     path = run_dir.folder / "run.json"
     if path.exists():
-        first = json.loads(path.read_text())
+        first = json.loads(path.read_bytes())
         first.pop("finished", None)  # until it is, with what may be more epochs
         starts = first.get("continued", [])
         before = starts[-1] if starts else first
@@ -291,7 +323,7 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
 def _finish(state: TrainState, metrics: dict[str, Metrics], primary: str) -> None:
     """Mark the run as finished, and print its metrics."""
     folder = state.run_dir.folder
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_bytes())
     facts |= {"finished": time.strftime(TIME_FORMAT), "figures": metrics["val"]}
     facts |= {"all_figures": metrics, "primary": primary}
     write_json(folder / "run.json", facts, indent=1)

@@ -16,9 +16,9 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from hrpose.ops.atomic_io import naming_full_disk, parse_json, write_json
+from hrpose.ops.progress import progress
 from hrpose.skeletons import COCO
 from hrpose.synthetic.drawing import IMAGE_SIZE
 from hrpose.synthetic.scenes import annotate_scene, compose_scene
@@ -64,7 +64,7 @@ def write_synthetic(
         (folder / MARKER).touch()
     path.unlink(missing_ok=True)
     scenes = _write_images(folder, range(1, count + 1), seed, joints, processes)
-    bar = tqdm(scenes, total=count, desc=f"drawing {split}", unit="image", disable=None)
+    bar = progress(scenes, f"drawing {split}", count)
     write_json(path, _to_coco(info, bar))
     (folder / MARKER).unlink(missing_ok=True)
 
