@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from commands import SMALL
+from commands import QUICKSTART, SMALL, run
 from hrpose.builders.datasets import build_evaluator, read_split
 from hrpose.config import load_config
 from hrpose.data.convert import merge_annotations, with_decoded_sizes
@@ -434,3 +434,8 @@ def test_a_missing_trainval_says_how_to_build_it(crowdpose, capsys):
     with pytest.raises(SystemExit):
         main(["--cfg", str(crowdpose / "crowd.yaml"), "DATASET.VAL", "val"])
     assert "--build-trainval" in capsys.readouterr().err
+
+
+def test_a_drawn_set_has_no_errors_though_both_splits_count_from_1(scenes, tmp_path):
+    printed = run("check_data", "--cfg", QUICKSTART, "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path)
+    assert "image ids in both splits" in printed and "0 kinds of errors" in printed

@@ -453,10 +453,8 @@ def test_equal_files_are_found_within_a_split_and_between_two(tmp_path):
     write_images(tmp_path / "train", truth)
     write_images(tmp_path / "val", truth, seed=1)
     train, val = view_of(truth, tmp_path / "train"), view_of(truth, tmp_path / "val")
-    assert {fault.severity for fault in compare_splits(train, val)} == {
-        ERROR,
-        NOTE,
-    }  # ids and names
+    severities = {fault.severity for fault in compare_splits(train, val)}
+    assert severities == {NOTE}  # the same ids and names, but other pictures  # ids and names
 
     other = copy.deepcopy(truth)
     for image in other["images"]:
