@@ -22,19 +22,18 @@ setup(
         "PyYAML>=6.0",
         "pycocotools>=2.0.8",
         "scipy>=1.10",
-        "munkres>=1.1.2,<2",
         "tensorboardX>=2.6.2",
         "tqdm>=4.60",
     ],
     extras_require={
         "dev": [
-            *("pytest", "pytest-xdist", "pytest-timeout"),
+            *("pytest", "pytest-xdist", "pytest-timeout", "hypothesis", "munkres>=1.1.2,<2"),
             *("ruff", "mypy", "types-PyYAML", "matplotlib", "pandas>=2.1"),
         ],
-        "ablations": ["pandas>=2.1"],
+        "ablations": ["pandas>=2.1", "jinja2"],
         "report": ["matplotlib"],
         "weights": ["safetensors>=0.4"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],
-        "trackers": ["wandb>=0.31"],
+        "loggers": ["wandb>=0.31"],
     },
 )

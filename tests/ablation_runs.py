@@ -19,7 +19,7 @@ config = yaml.safe_load(pathlib.Path(sys.argv[2]).read_text())
 words = dict(zip(sys.argv[3::2], sys.argv[4::2]))
 home = pathlib.Path(words["OUTPUT_DIR"]) / config["NAME"]
 run = home / f"2020-{len(list(home.glob('2*')))}"
-seed = config.get("TRAIN.SEED", 0)
+seed = config["TRAIN"]["SEED"]
 figures = {"AP": 0.25}
 (run / "checkpoints").mkdir(parents=True)
 (run / "checkpoints" / "last.pth").write_text("")

@@ -1,12 +1,15 @@
 """The commands as a user runs them, on so small a network that it takes seconds."""
 
 import contextlib
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from hrpose.programs import cli
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
@@ -62,13 +65,28 @@ def tool(name, *arguments, status=0, launch=(), minutes=5):
     return output
 
 
+def run(name, *arguments, status=0):
+    """Like `tool`, in this process: for tests of what a command does, not of how it starts.
+
+    This process keeps the lock of the run folder: `tool` begins a run that is to be resumed.
+    """
+    output, ended = io.StringIO(), 0
+    with contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
+        try:
+            cli.main(name, [str(word) for word in arguments])
+        except SystemExit as stop:
+            ended = stop.code
+    assert ended == status, output.getvalue()
+    return output.getvalue()
+
+
 @contextlib.contextmanager
 def small_disk(folder, megabytes):
     """A disk of its own, which is soon full; tests skip where none can be mounted."""
     folder.mkdir()
-    asked = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
     try:
-        subprocess.run(asked, check=True, capture_output=True)
+        subprocess.run(command, check=True, capture_output=True)
     except (OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f"no disk of a few megabytes can be mounted here: {error}")
     try:

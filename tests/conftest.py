@@ -14,7 +14,7 @@ cv2.setNumThreads(1)
 def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("long"):
-            item.add_marker(pytest.mark.timeout(0))  # whoever starts it waits beside it
+            item.add_marker(pytest.mark.timeout(0))  # it is started and watched by hand
 
 
 @pytest.fixture

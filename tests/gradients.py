@@ -1,6 +1,6 @@
 """The gradients of one step of a small network, with its batch split; see test_optimizer_step.py.
 
-python -m torch.distributed.run --standalone --nproc-per-node 2 tests/gradients.py SCENES FILE
+python -m torch.distributed.run --standalone --nproc-per-node 2 tests/gradients.py SCENES FILE MODE*
 """
 
 import sys
@@ -81,12 +81,13 @@ def running_means(world):
 
 
 if __name__ == "__main__":
-    scenes, path, mode = sys.argv[1:]
+    scenes, path, *modes = sys.argv[1:]
     torch.set_num_threads(1)
     with distributed_context() as world:
-        if mode == "buffers":
-            found = running_means(world)
-        else:
-            found = gradients(scenes, world, int(mode[-1]), training=mode.startswith("train"))
+        found = {
+            mode: gradients(scenes, world, int(mode[-1]), training=mode.startswith("train"))
+            for mode in modes
+        }
+        found["buffers"] = running_means(world)
         if world.is_main:
             torch.save(found, path)

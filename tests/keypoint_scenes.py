@@ -27,7 +27,7 @@ def scene(seed, skeleton=COCO, images=8):
     """Random annotations with crowds and unlabelled people, and what a fair network finds."""
     rng = np.random.default_rng(seed)
     count = len(skeleton.joints)
-    owners = rng.integers(1, images, 22).tolist()  # image 0 shows nobody
+    owners = rng.integers(1, images, 22).tolist()  # image 0 shows no person
     people = [person(rng, 5 + n, owner, count) for n, owner in enumerate(owners)]
     labels = {
         "images": [{"id": n, "crowdIndex": n % 3 * 0.4} for n in range(images)],

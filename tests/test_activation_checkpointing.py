@@ -35,34 +35,34 @@ def forgetful(model):
 
 
 def learn(model, precision=torch.float32, call=None):
-    """Two steps; what the network says, and the slopes of the second."""
+    """Two steps; the network's last outputs, and the gradients of the second step."""
     images = torch.randn(2, 3, 64, 96, generator=torch.Generator().manual_seed(1))
     for _ in range(2):
         model.zero_grad()
         with torch.autocast("cpu", precision, enabled=precision != torch.float32):
             outputs = (call or model.forward)(images)
-        said = [
+        maps = [
             part
             for output in outputs
             for part in (output.heatmaps, output.tags)
             if part is not None
         ]
-        sum(part.float().square().mean() for part in said).backward()
+        sum(part.float().square().mean() for part in maps).backward()
         with torch.no_grad():
             for weight in model.parameters():
                 weight -= 0.1 * weight.grad
-    return said, [weight.grad for weight in model.parameters()]
+    return maps, [weight.grad for weight in model.parameters()]
 
 
 def assert_same_learning(plain, other, **options):
-    said, slopes = learn(plain, **options)
-    for ours, wanted in zip(learn(other, **options), (said, slopes)):
-        assert all(torch.equal(a, b) for a, b in zip(ours, wanted))
+    outputs, gradients = learn(plain, **options)
+    for results, wanted in zip(learn(other, **options), (outputs, gradients)):
+        assert all(torch.equal(a, b) for a, b in zip(results, wanted))
     state, wanted = other.state_dict(), plain.state_dict()
     assert list(state) == list(wanted)
     assert [name for name in wanted if not torch.equal(state[name], wanted[name])] == []
     assert wanted["backbone.stage1.0.body.0.1.num_batches_tracked"] == 2
-    assert max(slope.abs().max() for slope in slopes) > 0
+    assert max(gradient.abs().max() for gradient in gradients) > 0
 
 
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])

@@ -16,6 +16,7 @@ WORDS = [
     "structures",
     "ops.atomic_io",
     "ops.processes",
+    "ops.progress",
     "ops.coordinates",
     "ops.subpixel",
     "ops.image",
@@ -23,6 +24,7 @@ WORDS = [
     "ops.targets",
     "ops.peaks",
     "ops.oks",
+    "ops.boxes",
     "codecs.heatmap",
     "codecs.tags",
 ]
@@ -42,8 +44,10 @@ TORCHLESS = [
     "ops.subpixel",
     "ops.image",
     "ops.oks",
+    "ops.boxes",
     "codecs.heatmap",
     "inference.spec",
+    "inference.scoring",
     "inference.munkres",
     "inference.decode",
     "inference.onnx_predictor",
@@ -68,8 +72,8 @@ def imported(path: Path) -> set[str]:
             names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
         elif isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
-    ours = {name.removeprefix("hrpose.") for name in names if name.startswith("hrpose.")}
-    return {name for name in ours if name in MODULES or name == "config"}
+    own = {name.removeprefix("hrpose.") for name in names if name.startswith("hrpose.")}
+    return {name for name in own if name in MODULES or name == "config"}
 
 
 def allowed(module: str) -> set[str]:
@@ -127,6 +131,15 @@ PRIVATE_WORDS = {
 def test_a_module_is_written_in_the_words_of_the_field(module):
     words = re.findall(r"[A-Za-z]+", MODULES[module].read_text())
     assert not PRIVATE_WORDS & set(words)
+
+
+TESTS = sorted(path for path in (ROOT / "tests").rglob("*.py") if path != Path(__file__))
+
+
+@pytest.mark.parametrize("path", TESTS, ids=lambda path: path.stem)
+def test_a_test_is_written_in_the_words_of_the_field(path):
+    words = re.findall(r"[A-Za-z]+", path.read_text())
+    assert not {"looks", "told", "tells", "judged"} & set(words)
 
 
 def public_names(path: Path) -> set[str]:

@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from commands import QUICKSTART
 from hrpose.inference.decode import MATCHERS
 from hrpose.inference.spec import GRAPHS
-from hrpose.programs.arguments import BENCHMARK_PARSERS, PARSERS
+from hrpose.programs.arguments import BENCHMARK_PARSERS, PARSERS, parse, user_path
 from hrpose.programs.convert import KEYS
 from hrpose.programs.exporting.formats import FORMATS
 
@@ -54,3 +55,25 @@ def test_a_mistake_in_the_config_is_found_without_torch(program):
     status, output = run_without_torch(program, *words)
     assert status == 2 and "did you mean TRAIN.LR" in output
     assert output.endswith("light\n"), output
+
+
+def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "base.yaml").write_text("\ufeffOUTPUT_DIR: ~/runs\n", "utf-8")
+    (tmp_path / "mine.yaml").write_text("BASE: ~/base.yaml\nMODEL: {PRETRAINED: ~/a.pth}\n")
+    places = ["TEST.MODEL_FILE", "~/b.pth", "DATASET.ROOT", "~/data", "TRAIN.RESUME", "~/runs/a"]
+    places += ["DATASET.ANNOTATIONS", "~/{split}.json", "DATASET.IMAGES", "~/images.zip@a"]
+    words = ["--cfg", "~/mine.yaml", "--input", "~/photos/*.jpg", "--output", "~/out"]
+    known, config = parse("test", [*words, "--image-info", "~/list.json", *places])
+    found = [config.OUTPUT_DIR, config.DATASET.ROOT, config.DATASET.ANNOTATIONS]
+    found += [config.DATASET.IMAGES, config.MODEL.PRETRAINED, config.TEST.MODEL_FILE]
+    found += [config.TRAIN.RESUME, known.cfg, known.input, known.output, known.image_info]
+    names = "runs data {split}.json images.zip@a a.pth b.pth runs/a mine.yaml"
+    names += " photos/*.jpg out list.json"
+    assert [str(path) for path in found] == [f"{tmp_path}/{name}" for name in names.split()]
+
+
+@pytest.mark.parametrize("parser", [*PARSERS.values(), *BENCHMARK_PARSERS.values()])
+def test_no_path_argument_is_taken_as_it_stands(parser):
+    for action in parser()._actions:
+        assert action.type is not Path and (action.dest != "cfg" or action.type is user_path)

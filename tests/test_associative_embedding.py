@@ -44,13 +44,13 @@ def test_tag_loss_oracle(kind, count, record_difference):
     pull, push = tag_loss(tags, cells, kind)
     plain_pull, plain_push = looped_tag_loss(tags, cells, kind)
     factors = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)
-    for name, ours, theirs in (("pull", pull, plain_pull), ("push", push, plain_push)):
-        (slope,) = torch.autograd.grad(ours @ factors, tags, retain_graph=True)
-        (plain_slope,) = torch.autograd.grad(theirs @ factors, tags, retain_graph=True)
-        record_difference(f"tag_loss {kind}: {name}", (ours - theirs).detach().abs().max())
+    for name, result, expected in (("pull", pull, plain_pull), ("push", push, plain_push)):
+        (slope,) = torch.autograd.grad(result @ factors, tags, retain_graph=True)
+        (plain_slope,) = torch.autograd.grad(expected @ factors, tags, retain_graph=True)
+        record_difference(f"tag_loss {kind}: {name}", (result - expected).detach().abs().max())
         record_difference(f"tag_loss {kind}: {name} gradient", (slope - plain_slope).abs().max())
-        assert ours.shape == (3,)
-        assert torch.allclose(ours, theirs, atol=1e-12)
+        assert result.shape == (3,)
+        assert torch.allclose(result, expected, atol=1e-12)
         assert torch.allclose(slope, plain_slope, atol=1e-12)
 
 
@@ -70,7 +70,7 @@ def test_people_with_equal_tags_are_pushed_by_a_half(kind, count):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_nobody_and_one_person(kind):
+def test_no_people_and_one_person(kind):
     for tags in ((), ([], [])):
         pull, push = tag_loss(*people(*tags), kind)
         assert (pull.item(), push.item()) == (0, 0)
@@ -132,7 +132,7 @@ def test_half_precision_is_summed_in_full():
 
 
 def test_an_unknown_kind_is_no_loss():
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError):
         tag_loss(*people([1.0]), "linear")
 
 
@@ -160,7 +160,7 @@ def test_known_statistics():
     ([[0, 4], []], "2 nan nan"),
     ([[0], [4]], "nan 4 0"),
 ])  # fmt: skip
-def test_what_nobody_shows_is_no_number(tags, wanted):
+def test_what_no_person_shows_is_no_number(tags, wanted):
     assert " ".join(f"{value:g}" for value in statistics(*tags)) == wanted
 
 

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import pytest
 
@@ -16,6 +17,7 @@ from hrpose.engine.run_dir import acquire_lock, create_run_folder
 from hrpose.ops.atomic_io import (
     DiskFullError,
     atomic_write,
+    check_writable,
     naming_full_disk,
     parse_json,
     read_json,
@@ -179,9 +181,23 @@ def test_nothing_in_the_package_builds_objects_from_files(path):
             assert keywords.get("weights_only") == "True"
 
 
-def test_the_check_above_sees_what_it_forbids(tmp_path):
+def test_the_check_above_finds_what_it_forbids(tmp_path):
     path = tmp_path / "x.py"
     path.write_text("import yaml, torch\nyaml.load(f)\neval('1')\ntorch.load(f)\n")
     found = list(calls(path))
     assert ("yaml", "load", {}) in found and ("", "eval", {}) in found
     assert ("torch", "load", {}) in found
+
+
+def test_whether_a_file_can_be_written_is_tried(tmp_path, monkeypatch):
+    check_writable(tmp_path / "new" / "file.json")
+    assert not list(tmp_path.iterdir())
+
+    def refuse(**given):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", refuse)  # as a disk does that root may not
+    with pytest.raises(
+        OSError, match=rf"x cannot be written: {tmp_path}: Read-only.*; name a file"
+    ):
+        check_writable(tmp_path / "x")

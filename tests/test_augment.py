@@ -225,7 +225,7 @@ def test_a_mirror_comes_by_its_chance():
     assert random_flip(start, np.random.default_rng(0), 0.0, FLIP) is start
 
 
-def test_nobody_can_be_moved_too():
+def test_images_without_people_are_moved_too():
     moved = flip(random_affine(sample(people=0), np.random.default_rng(0), CropConfig(64)), FLIP)
     assert moved.joints.shape == (0, 3, 3)
     assert moved.boxes.shape == (0, 4)

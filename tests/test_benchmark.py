@@ -73,7 +73,7 @@ def phases_of(rows, side):
 def test_tags(measure, capsys):
     sizes = ["--images", "2", "--people", "3", "--joints", "5", "--size", "8", "--repeats", "1"]
     [rows] = measure("tags", "--against", "reference", *sizes).tables.values()
-    assert [row[""] for row in rows] == ["as configured", "reference"]
+    assert [row[""] for row in rows] == ["reference", "as configured"]
     assert rows[0]["ms"]["median"] * rows[0]["images/s"]["median"] == pytest.approx(2000)
     assert baseline_of(rows)[""] == "reference"
     printed = capsys.readouterr().out
@@ -82,7 +82,7 @@ def test_tags(measure, capsys):
 
 def test_data(measure):
     written = measure("data", "--samples", "6", "--repeats", "1", "--against", "reference")
-    ours, slow = written.tables["A sample"]
+    slow, ours = written.tables["A sample"]
     assert slow["MB shipped"] > 5 * ours["MB shipped"]
     rows = written.tables["Where the time of a sample goes"]
     mine, theirs = phases_of(rows, "as configured"), phases_of(rows, "reference")
@@ -95,13 +95,13 @@ def test_data(measure):
 def test_train(measure, workers):
     asked = ["--steps", "2", "--repeats", "1", "--against", "reference", "WORKERS", workers]
     written = measure("train", *asked)
-    ours, slow = written.tables["A step"]
+    slow, ours = written.tables["A step"]
     assert ours["batch"] == slow["batch"] == 4 and ours["peak memory, GiB"] > 0.01
     assert ours["ms"]["median"] * ours["images/s"]["median"] == pytest.approx(4000)
     for side in ("as configured", "reference"):
         spent = phases_of(written.tables["Where the time of a step goes"], side)
         assert len(spent) == 7 and min(spent.values()) > 0
-    assert any("One worker makes" in note for note in written.notes)
+    assert min(row["TFLOP/s"]["median"] for row in (ours, slow)) > 0
 
 
 def test_train_without_reference_and_with_micro_batches(measure):
@@ -140,7 +140,6 @@ def test_sweep_finds_the_largest_batch_that_fits(measure, monkeypatch):
     monkeypatch.setattr("hrpose.programs.benchmark.build_devices", lambda _: [torch.device("meta")])
     monkeypatch.setattr(TRAINING + "Side.peak", peak)
     monkeypatch.setattr(TRAINING + "Side.build", lambda side, device, steps: lambda: None)
-    monkeypatch.setattr("hrpose.programs.timing.matmul_rate", lambda device, precision: 1e12)
     written = measure("train", "--sweep", "--repeats", "1")
     [rows] = written.tables.values()
     assert {row[""]: row["batch"] for row in rows} == {"reference": 4, "fp32": 32}
@@ -172,7 +171,7 @@ def test_forward(measure):
         for row in others:
             bound = 0.3 if "bf16" in row[""] else 1e-4
             assert 0 < row["heatmaps off by"] < bound and 0 < row["tags off by"] < bound
-            assert row["% of matmul"]["median"] > 0 and row["first call, s"] > 0
+            assert row["first call, s"] > 0
     assert "random" in written.notes[0]
 
 
@@ -214,7 +213,7 @@ def test_an_exported_file_is_timed_too(measure, tmp_path, kind):
     asked = ["--size", "64", "--repeats", "1", *skip, "--onnx", str(tmp_path / "means.onnx")]
     [[network, mine]] = measure("forward", *asked).tables.values()
     assert mine[""] == "means.onnx" and mine["ms"]["median"] > 0
-    assert mine["heatmaps off by"] is None and mine["% of matmul"] is None
+    assert mine["heatmaps off by"] is None
 
 
 def test_infer(measure, monkeypatch):
@@ -223,13 +222,12 @@ def test_infer(measure, monkeypatch):
     monkeypatch.setattr(HigherHRNet, "forward", lambda *x: time.sleep(0.2) or forward(*x))
     asked = ["--images", "2", "--repeats", "1", "--against", "reference", *ONE_SCALE]
     written = measure("infer", *asked, "WORKERS", "2")
-    ours, slow = written.tables["Inference"]
+    slow, ours = written.tables["Inference"]
     assert ours["people"] == slow["people"] and ours["AP"] == slow["AP"]
     for side in ("as configured", "reference"):
         spent = phases_of(written.tables["Where the time of an image goes"], side)
         assert spent["forward"] > 200 > spent["aggregate"] > 0
         assert min(spent[name] for name in ("read", "preprocess", "candidates")) > 0
-    assert any("bit for bit: 2 of 2 images" in note for note in written.notes)
 
 
 # Mistakes ---------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ def test_best_first():
 
 
 @pytest.mark.parametrize("values", [1, 2])
-def test_empty_maps_hold_nobody(values):
+def test_empty_maps_hold_no_people(values):
     found, scores = decode(torch.zeros(17, 32, 40), torch.zeros(17, 32, 40, values), COCO)
     assert found.shape == (0, 17, 3 + values)
     assert scores.shape == (0,)
@@ -166,23 +166,23 @@ TRUTH = np.array(  # two people of three dots, in shares of the image's width an
 
 
 class Glass(nn.Module):
-    """Sees joints as dots: red is a nose, green a left ear, blue a right ear.
+    """Detects joints as dots: red is a nose, green a left ear, blue a right ear.
 
-    Every second look, of two, is at a mirrored image, where a network that knows anatomy calls a
-    green dot a right ear. People in the left half of what it sees get tag 0, the others 6.
+    The second of two views is the mirrored image, where a network that knows anatomy calls a green
+    dot a right ear. People in the left half of its input get tag 0, the others 6.
     """
 
-    def __init__(self, looks=1):
+    def __init__(self, views=1):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
-        self.looks = looks
+        self.views = views
         self.sizes = []
-        self.training_when_asked = []
+        self.training_at_calls = []
 
     def forward(self, images):
-        is_mirrored = len(self.sizes) % self.looks == 1
+        is_mirrored = len(self.sizes) % self.views == 1
         self.sizes.append(tuple(images.shape[-2:]))
-        self.training_when_asked.append(self.training)
+        self.training_at_calls.append(self.training)
         marks = images[:, DOTS.flip_order] if is_mirrored else images
         fine = F.avg_pool2d(marks, 2) * self.weight
         coarse = F.avg_pool2d(fine, 2)
@@ -246,18 +246,18 @@ def test_both_decoding_sizes_agree_in_image_pixels():
 
 
 def test_the_network_runs_at_every_scale_and_view():
-    model = Glass(looks=2)
+    model = Glass(views=2)
     predictor(model, InferenceSpec(DOTS, 128, (0.5, 1.0, 2.0), FLIPPED))(picture(300, 200, 5)[0])
     assert model.sizes == [(64, 128), (64, 128), (128, 256), (128, 256), (256, 512), (256, 512)]
-    assert not any(model.training_when_asked)
+    assert not any(model.training_at_calls)
 
 
-def test_maps_have_the_size_that_was_asked_for():
+def test_maps_have_the_requested_size():
     image, _ = picture(300, 200, 5)
     for stride in (1, 2):
-        ours = predictor(spec=InferenceSpec(DOTS, 128, (0.5, 1.0), FLIPPED, stride))
-        inputs = ours.preprocess(image)
-        maps = ours.forward([inputs])
+        result = predictor(spec=InferenceSpec(DOTS, 128, (0.5, 1.0), FLIPPED, stride))
+        inputs = result.preprocess(image)
+        maps = result.forward([inputs])
         assert inputs.size == tuple(maps.heatmaps.shape[2:])
         assert maps.heatmaps.shape == (1, 3, 128 // stride, 256 // stride)
         assert maps.tags.shape == (1, 3, 128 // stride, 256 // stride, 2)
@@ -295,12 +295,12 @@ def test_an_empty_image_has_no_poses():
     assert poses.scores.shape == (0,)
 
 
-def test_a_network_in_training_is_asked_as_in_evaluation():
+def test_a_network_in_training_predicts_as_in_evaluation():
     model = Glass()
     ask = predictor(model)
     model.train()
     ask(picture(256, 256, 8)[0])
-    assert model.training_when_asked == [False]
+    assert model.training_at_calls == [False]
 
 
 def test_a_view_of_an_array_is_an_image_too():
@@ -315,7 +315,7 @@ def test_a_view_of_an_array_is_an_image_too():
 
 @pytest.mark.parametrize("broken", ["heatmaps", "tags"])
 def test_maps_that_are_not_finite_are_refused(broken):
-    """The published solver would look for an assignment of NaNs for ever."""
+    """The published solver would search for an assignment of NaNs for ever."""
     maps = {"heatmaps": torch.rand(17, 16, 16), "tags": torch.rand(17, 16, 16, 1)}
     maps[broken].fill_(float("nan"))
     with pytest.raises(FloatingPointError, match="finite"):
@@ -331,7 +331,7 @@ def test_half_precision_maps_decode_in_full(kind):
 
 
 def test_the_network_is_given_images_channel_by_channel():
-    """Whoever wants another layout brings it with his weights."""
+    """Weights of another layout would bring it with them."""
 
     class Layout(Glass):
         def forward(self, images):

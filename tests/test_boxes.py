@@ -7,6 +7,10 @@ import torch
 from hrpose.inference.scoring import rescore
 from hrpose.inference.tta import flip_back
 from hrpose.losses.heatmap import joints_mse, ohkm_mse
+from hrpose.models.complexity import count_parameters
+from hrpose.models.hrnet import HRNet
+from hrpose.models.key_mapping import our_name, published_name
+from hrpose.models.pose_hrnet import PoseHRNet
 from hrpose.ops.boxes import check_boxes, crop_transform, padded_areas, padded_size
 from hrpose.ops.coordinates import CONVENTIONS
 from hrpose.skeletons import COCO
@@ -111,3 +115,19 @@ def test_flipping_back_undoes_a_flip_but_for_the_shift(rng):
     assert torch.equal(flip_back(turned, COCO.flip_order, "unbiased"), maps)
     back = flip_back(turned, COCO.flip_order)
     assert torch.equal(back[..., 1:], maps[..., :-1]) and torch.equal(back[..., 0], maps[..., 0])
+
+
+# The network ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("width", "parameters"), [(32, 28.536), (48, 63.596)])
+def test_pose_hrnet_has_the_published_parameters_and_names(width, parameters):
+    """1,754 tensors, all of which have a published name."""
+    with torch.device("meta"):
+        model = PoseHRNet(HRNet(width), 17)
+        (output,) = model.eval()(torch.zeros(1, 3, 256, 192))
+    assert count_parameters(model) / 1e6 == pytest.approx(parameters, abs=5e-4)
+    assert output.heatmaps.shape == (1, 17, 64, 48) and output.stride == 4
+    names = list(model.state_dict())
+    assert len(names) == 1754 and {our_name(published_name(name)) for name in names} == set(names)
+    assert published_name("head.weight") == "final_layer.weight"

@@ -1,5 +1,6 @@
 """tools/check_data.py from end to end, and CrowdPose's training set."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -7,13 +8,18 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import cv2
+import numpy as np
 import pytest
 
+from commands import QUICKSTART, SMALL, run
 from hrpose.builders.datasets import build_evaluator, read_split
 from hrpose.config import load_config
 from hrpose.data.convert import merge_annotations, with_decoded_sizes
+from hrpose.data.samples import read_sample
 from hrpose.data.statistics import ImageInfo
 from hrpose.programs import cli
+from test_image import turned_jpeg
 from test_validate import clean_set, write_images
 
 main = partial(cli.main, "check_data")
@@ -86,7 +92,9 @@ def test_faults_that_training_stops_at_are_all_listed_with_status_1(world, capsy
     what = " ".join(finding["what"] for finding in report["findings"]["train"])
     for part in ("files missing", "3 numbers for each joint", "not finite", "without a box"):
         assert part in what
-    assert report["findings"]["training samples"][0]["what"] == "training cannot read its samples"
+    assert report["findings"]["training samples"][0]["what"] == (
+        "error that training would stop at while it reads its first samples"
+    )
     assert "cure: " in capsys.readouterr().out
 
 
@@ -116,6 +124,18 @@ def test_training_and_evaluation_refuse_by_the_rules_of_check_data(world, spoil,
         assert part in str(refusal.value)
 
 
+@pytest.mark.parametrize("own", [[], [0]], ids=["none is listed", "one is listed"])
+def test_images_to_score_that_a_split_does_not_list_are_refused(world, own):
+    """Instead of scoring all images, or those that are."""
+    path = world / "annotations" / "person_keypoints_val.json"
+    truth = json.loads(path.read_text())
+    ids = [*(truth["images"][i]["id"] for i in own), 777]
+    config = load_config(world / "tiny.yaml", ["DATASET.IMAGE_IDS", str(ids)])
+    for guard in (lambda: read_split(config, "val"), lambda: build_evaluator(config, truth)):
+        with pytest.raises(ValueError, match=r"val\.json: .* DATASET\.IMAGE_IDS .*: 777; rem"):
+            guard()
+
+
 def test_only_so_many_images_are_decoded(world):
     assert checked(world, "--images", "1")[1]["counts"]["train"]["files decoded"] == 1
 
@@ -125,7 +145,10 @@ def test_only_the_images_that_the_config_names_are_looked_at(world):
     assert status == 1 and report["counts"]["train"]["images"] == 1
     assert not report["findings"]["train"] and not report["findings"]["training samples"]
     what = [finding["what"] for finding in report["findings"]["val"]]
-    assert what == ["images of DATASET.IMAGE_IDS that are not listed"]
+    assert what == [
+        "images of DATASET.IMAGE_IDS that are not listed",
+        "splits without a labelled joint",
+    ]
 
 
 def test_a_missing_file_shows_the_tree_that_is_expected(world, capsys):
@@ -141,11 +164,135 @@ def test_a_split_that_is_evaluated_on_itself_is_only_noted(world):
     assert [f["severity"] for f in report["findings"]["both splits"]] == ["note"]
 
 
+def test_what_can_be_filled_in_is_written_to_a_new_file(world, capsys):
+    """A set that leaves out all that can be computed is trained and scored after --repair."""
+    truth = json.loads((world / "annotations" / "person_keypoints_train.json").read_text())
+    whole = json.loads(json.dumps(truth))
+    for person in truth["annotations"]:
+        for field in ("area", "iscrowd", "num_keypoints", "bbox", "id"):
+            del person[field]
+        person["image_id"] = f"image {person['image_id']}"
+    for image in truth["images"]:
+        image["id"] = f"image {image['id']}"
+    truth["annotations"][3]["iscrowd"] = "1"
+    truth["annotations"][1]["segmentation"] = []
+    save(world, "train", truth)
+    before = (world / "annotations" / "person_keypoints_train.json").read_bytes()
+    assert checked(world)[0] == 1
+    main(["--cfg", str(world / "tiny.yaml"), "--repair", f"{world}/annotations/new_{{split}}.json"])
+    printed = capsys.readouterr().out
+    assert (world / "annotations" / "person_keypoints_train.json").read_bytes() == before
+    for part in ("iscrowd: 0 where", "num_keypoints: ", "bbox: that around the outline, in 3",
+                 "the labelled joints, smaller", "area: that of the outline", "area: 0.53 of",
+                 "id: images numbered", "id: annotations numbered", "nothing to do"):  # fmt: skip
+        assert part in printed
+    repaired = json.loads((world / "annotations" / "new_train.json").read_text())
+    for person, wanted in zip(repaired["annotations"], whole["annotations"]):
+        same = ("id", "image_id", "iscrowd", "num_keypoints", "keypoints")
+        assert {field: person[field] for field in same} == {field: wanted[field] for field in same}
+    first, second = repaired["annotations"][:2]
+    assert first["bbox"] == [2, 2, 10, 18] and first["area"] == 90  # a triangle of 10 x 18
+    assert second["bbox"] == [4, 2, 4, 3] and second["area"] == 6.36  # .53 x 4 x 3
+    there = ["DATASET.ANNOTATIONS", "annotations/new_{split}.json"]
+    config = load_config(world / "tiny.yaml", there)
+    build_evaluator(config, read_split(config, "train").truth)
+
+
+def test_repair_replaces_no_file_and_invents_nothing(world, capsys):
+    path = world / "annotations" / "person_keypoints_train.json"
+    link = world / "link.json"
+    link.symlink_to(path)
+    before = path.read_bytes()
+    for target in (path, link):
+        with pytest.raises(SystemExit) as end:
+            main(["--cfg", str(world / "tiny.yaml"), "--repair", str(target)])
+        assert end.value.code == 2 and "is there already" in capsys.readouterr().err
+    assert path.read_bytes() == before
+    truth = json.loads(before)
+    truth["images"][1]["id"] = truth["images"][0]["id"]
+    truth["annotations"][0] |= {"iscrowd": "maybe", "area": None, "bbox": None, "segmentation": []}
+    truth["annotations"][0]["keypoints"] = [5, 5, 2, 0, 0, 0, 0, 0, 0]
+    save(world, "train", truth)
+    main(["--cfg", str(world / "tiny.yaml"), "--repair", str(world / "new.json")])
+    printed = capsys.readouterr().out
+    assert "not repaired: image ids are repeated" in printed and "left: repeated image" in printed
+    repaired = json.loads((world / "new.json").read_text())
+    assert repaired["annotations"][0] == truth["annotations"][0]
+
+
 @pytest.mark.slow
 def test_the_command_runs_from_any_folder(world):
     command = [sys.executable, str(ROOT / "tools" / "check_data.py"), "--cfg", "tiny.yaml"]
     done = subprocess.run(command, cwd=world, capture_output=True, text=True)
     assert (done.returncode, done.stderr.count("Traceback")) == (0, 0), done.stderr
+
+
+def turned(path, sides, orientation=6):
+    rng = np.random.default_rng(0)
+    pixels = cv2.resize(rng.integers(0, 256, (3, 5, 3), np.uint8), sides)
+    path.write_bytes(turned_jpeg(pixels, orientation))
+
+
+def test_a_turned_photo_is_trained_on_and_checked_as_it_was_labelled(world):
+    """Stored 30 x 40, labelled as viewers show it: 40 x 30."""
+    photo = world / "images" / "train" / "train_1.png"
+    turned(photo, (30, 40))
+    status, report = checked(world)
+    assert status == 0
+    assert [f["rule"] for f in report["findings"]["train"]] == ["exif-rotated"]
+    split = read_split(load_config(world / "tiny.yaml"), "train")
+    assert read_sample(split.records[0], split.images).image.shape == (30, 40, 3)
+    turned(photo, (40, 30))
+    assert checked(world)[1]["findings"]["train"] == []
+    assert read_sample(split.records[0], split.images).image.shape == (30, 40, 3)
+
+
+def test_a_photo_that_may_be_turned_or_not_asks_for_the_option(world):
+    turned(world / "images" / "train" / "train_1.png", (40, 30), orientation=3)
+    status, report = checked(world)
+    (found,) = report["findings"]["train"]
+    assert (status, found["rule"]) == (1, "exif-unknown") and "DATASET.EXIF" in found["cure"]
+    split = read_split(load_config(world / "tiny.yaml"), "train")
+    with pytest.raises(ValueError, match="train_1.png .* DATASET.EXIF to apply .* to ignore"):
+        read_sample(split.records[0], split.images)
+    read = {}
+    for way in ("apply", "ignore"):
+        assert checked(world, "DATASET.EXIF", way)[0] == 0
+        split = read_split(load_config(world / "tiny.yaml", ["DATASET.EXIF", way]), "train")
+        read[way] = read_sample(split.records[0], split.images).image
+    assert np.array_equal(read["apply"], read["ignore"][::-1, ::-1])
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_training_stops_before_it_begins_and_leaves_no_run(world, capsys, split):
+    path = world / "annotations" / f"person_keypoints_{split}.json"
+    truth = json.loads(path.read_text())
+    truth["annotations"][0]["iscrowd"] = "0"
+    truth["images"][2]["id"] = truth["images"][1]["id"]
+    save(world, split, truth)
+    with pytest.raises(SystemExit) as end:
+        cli.main("train", ["--cfg", str(world / "tiny.yaml"), *SMALL])
+    error = capsys.readouterr().err
+    assert end.value.code == 2 and not list((world / "output").rglob("run.json"))
+    assert f"{path}: repeated image ids: " in error and "write 0 or 1, not a text" in error
+
+
+def test_what_stops_nothing_is_one_line_of_train_and_valid(world, capsys):
+    truth = json.loads((world / "annotations" / "person_keypoints_val.json").read_text())
+    truth["annotations"][0].pop("num_keypoints")
+    truth["annotations"][1]["keypoints"][0] = 41
+    save(world, "val", truth)
+    (world / "results.json").write_text("[]")
+    results = ["--results", str(world / "results.json"), "--output", str(world / "scores")]
+    lines = []
+    for program, more in (("train", ["TRAIN.EPOCHS", "1"]), ("valid", results)):
+        with contextlib.suppress(SystemExit):
+            cli.main(program, ["--cfg", str(world / "tiny.yaml"), *SMALL, *more])
+        printed = capsys.readouterr()
+        lines += [n for n in (printed.out + printed.err).splitlines() if "check_data.py" in n]
+    assert len(lines) == 2
+    for line in lines:
+        assert "without num_keypoints (1), labelled joints outside of their image (1)" in line
 
 
 # CrowdPose's training set ---------------------------------------------------------------------
@@ -287,3 +434,8 @@ def test_a_missing_trainval_says_how_to_build_it(crowdpose, capsys):
     with pytest.raises(SystemExit):
         main(["--cfg", str(crowdpose / "crowd.yaml"), "DATASET.VAL", "val"])
     assert "--build-trainval" in capsys.readouterr().err
+
+
+def test_a_drawn_set_has_no_errors_though_both_splits_count_from_1(scenes, tmp_path):
+    printed = run("check_data", "--cfg", QUICKSTART, "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path)
+    assert "image ids in both splits" in printed and "0 kinds of errors" in printed

@@ -75,8 +75,8 @@ def test_nothing_is_left_lying_about(tmp_path, monkeypatch):
 
 def test_sha256sum_agrees(tmp_path):
     save_checkpoint(tmp_path, "last", 7, STATE, keep=2)
-    asked = ["sha256sum", "--check", "--strict", "last_000000007.pth.sha256"]
-    subprocess.run(asked, cwd=tmp_path, check=True, capture_output=True)
+    command = ["sha256sum", "--check", "--strict", "last_000000007.pth.sha256"]
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
 
 
 def cut(path):
@@ -112,7 +112,7 @@ def test_nothing_is_begun_anew_where_all_are_damaged(tmp_path):
         cut(tmp_path / f"last_{step:09d}.pth")
     with pytest.raises(ValueError, match="no last checkpoint in .* is intact"):
         load_latest(tmp_path, "last", lambda warning: None)
-    assert len(list_checkpoints(tmp_path, "last")) == 2  # so that the next start says so again
+    assert len(list_checkpoints(tmp_path, "last")) == 2  # so that the next start warns again
     with pytest.raises(FileNotFoundError, match="no best checkpoint"):
         load_latest(tmp_path, "best", lambda warning: None)
 

@@ -13,6 +13,7 @@ from hrpose.data.coco import (
     ImageAnnotation,
     ImageFiles,
     image_annotations,
+    is_drawable,
     is_ignored,
     load_annotations,
     person_category,
@@ -63,7 +64,7 @@ def test_a_file_is_read(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "text, error, said",
+    "text, error, message",
     [
         (None, FileNotFoundError, "x.json"),
         ('{"images": [', ValueError, "x.json is not valid JSON"),
@@ -71,10 +72,35 @@ def test_a_file_is_read(tmp_path):
         ('{"images": []}', ValueError, "lacks annotations, categories"),
     ],
 )
-def test_a_bad_file_is_named(tmp_path, text, error, said):
+def test_a_bad_file_is_named(tmp_path, text, error, message):
     if text is not None:
         (tmp_path / "x.json").write_text(text)
-    with pytest.raises(error, match=said):
+    with pytest.raises(error, match=message):
+        load_annotations(tmp_path / "x.json")
+
+
+@pytest.mark.parametrize(
+    "spoil, said",
+    [
+        (lambda t: t.update(images={}), "x.json: images is an object"),
+        (lambda t: t["annotations"].append(None), "annotations: entry 1 is null"),
+        (
+            lambda t: t["annotations"][0].update(keypoints="1 2 2"),
+            'keypoints is "1 2 2"; wanted a l',
+        ),
+        (lambda t: t["annotations"][0].update(image_id=[7]), "image_id is a list; wanted a number"),
+        (lambda t: t["images"][0].update(file_name=7), "entry 0: file_name is 7"),
+        (
+            lambda t: t["categories"][0].update(keypoints=["a", 2]),
+            "'person' needs an id, and a list",
+        ),
+    ],
+)
+def test_an_entry_of_another_kind_is_named(tmp_path, spoil, said):
+    truth = json.loads(json.dumps(labels(annotation())))
+    spoil(truth)
+    (tmp_path / "x.json").write_text(json.dumps(truth))
+    with pytest.raises(ValueError, match=said):
         load_annotations(tmp_path / "x.json")
 
 
@@ -91,7 +117,7 @@ def test_the_category_is_the_one_with_joints_or_the_one_named():
 # Records ----------------------------------------------------------------------------------------
 
 
-def test_a_record_says_what_the_annotations_say():
+def test_a_record_holds_what_the_annotations_hold():
     record = only(annotation())
     assert (record.image_id, record.file_name, record.ignore) == (7, "7.png", ())
     assert record.joints.tolist() == [[[10, 20, 2], [30, 40, 1]]]
@@ -223,6 +249,21 @@ def test_a_crowd_is_masked_in_every_form(form):
     assert np.array_equal(mask, ~SQUARE)
 
 
+def test_run_lengths_are_whole_before_pycocotools_reads_them(rng):
+    for _ in range(50):
+        mask = rng.random(rng.integers(1, 90, 2)) < rng.random()
+        whole = {**packed(mask), "counts": packed(mask)["counts"].decode()}
+        assert is_drawable(whole) and is_drawable(run_lengths(mask))
+        assert not is_drawable({**whole, "size": [whole["size"][0] + 1, whole["size"][1]]})
+        assert not is_drawable({**whole, "counts": whole["counts"] + "o"})
+    counts = [[3000, -1, 1], [1, 2], [3000.0], ["3000"], [], "o" * 10**6, 5, None]
+    for broken in counts:
+        assert not is_drawable({"size": [50, 60], "counts": broken})
+    for size in ([3000], 3000, [-50, -60], [50, "60"], [1, 3000, 1]):
+        assert not is_drawable({"size": size, "counts": [3000]})
+    assert is_drawable({"size": [50, 60], "counts": [3000]})
+
+
 @pytest.mark.parametrize("segmentation", ["absent", [], None])
 def test_a_crowd_without_segmentation_is_masked_by_its_box(segmentation):
     crowd = annotation(iscrowd=1, bbox=[20, 10, 30, 20])
@@ -307,7 +348,7 @@ def test_workers_read_an_archive_that_the_parent_has_read(place):
     images.read("1.png")
     context = multiprocessing.get_context("fork")
     seeds = ([1, 2], [2, 1], [2, 2])
-    workers = [context.Process(target=_read_many, args=(images, mine)) for mine in seeds]
+    workers = [context.Process(target=_read_many, args=(images, own)) for own in seeds]
     for worker in workers:
         worker.start()
     for worker in workers:
@@ -344,8 +385,8 @@ def test_a_sample_is_the_image_with_its_marks(tmp_path):
     assert sample.boxes[:, 2].tolist() == [30]
     assert np.array_equal(sample.mask, ~SQUARE)
     assert (sample.image_id, sample.flipped) == (7, False)
-    nobody = read_sample(only(crowd), ImageFiles(tmp_path))
-    assert nobody.boxes.shape == (0, 4)
+    empty = read_sample(only(crowd), ImageFiles(tmp_path))
+    assert empty.boxes.shape == (0, 4)
 
 
 @pytest.mark.parametrize(

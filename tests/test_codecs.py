@@ -46,8 +46,8 @@ def test_encode_oracle(rng, name, stride):
         cells[b, n, k, :2] = heatmap_coords(place, SIDE, stride, flipped[b], name)
     convention, pixels = CONVENTIONS[name], torch.from_numpy(given)
     codec = HeatmapCodec(name)
-    ours, weights = codec.encode(pixels, size, stride, flipped)
-    np.testing.assert_allclose(ours, draw_gaussians(cells, size, 2.0, None, name), atol=1e-6)
+    result, weights = codec.encode(pixels, size, stride, flipped)
+    np.testing.assert_allclose(result, draw_gaussians(cells, size, 2.0, None, name), atol=1e-6)
     alone = [codec.encode(pixels[:, i : i + 1], size, stride, flipped)[0] for i in range(6)]
     drawn = torch.stack(alone, 1).flatten(3).amax(-1) > 0
     assert weights.dtype == torch.float32
@@ -57,8 +57,8 @@ def test_encode_oracle(rng, name, stride):
     tag_cells = TagCodec(convention).encode(pixels, size, stride, flipped)
     for b, n, k in (tag_cells >= 0).nonzero().tolist():
         assert (
-            ours[b].flatten()[tag_cells[b, n, k]]
-            == ours[b, k].flatten()[tag_cells[b, n, k] % (size[0] * size[1])]
+            result[b].flatten()[tag_cells[b, n, k]]
+            == result[b, k].flatten()[tag_cells[b, n, k] % (size[0] * size[1])]
         )
     assert 0 < (tag_cells >= 0).float().mean() < drawn.float().mean() + 1e-6
 
@@ -82,11 +82,11 @@ def predicted(rng, kind, images=3):
 def test_decode_oracle(rng, name, option, kind, on, record_difference):
     heatmaps, convention = predicted(rng, kind), CONVENTIONS[name]
     rule = convention.subpixel_rule(option)
-    ours = decoded(HeatmapCodec(name, subpixel=option), on(heatmaps), 4)
+    result = decoded(HeatmapCodec(name, subpixel=option), on(heatmaps), 4)
     plain = decode_heatmaps(heatmaps, 4, name, rule)
-    assert ours.dtype == np.float32
-    record_difference(f"decode, {name}, {option} (px)", abs(ours - plain).max())
-    np.testing.assert_allclose(ours, plain, atol=1e-4 if option == "dark" else 0)
+    assert result.dtype == np.float32
+    record_difference(f"decode, {name}, {option} (px)", abs(result - plain).max())
+    np.testing.assert_allclose(result, plain, atol=1e-4 if option == "dark" else 0)
 
 
 @EVERY_CONVENTION
@@ -174,7 +174,7 @@ def test_the_published_errors_are_the_known_ones(rng):
 
 
 def of_both(name, joints, option="convention"):
-    """Decoded joints of an image, and of its flipped maps brought back, as at test."""
+    """Decoded joints of an image, and of its flipped maps, flipped back as at test."""
     convention = CONVENTIONS[name]
     codec = HeatmapCodec(name, subpixel=option)
     turned = joints[:, :, COCO.flip_order].copy()

@@ -21,7 +21,7 @@ from hrpose.models.swahr import SWAHR
 
 TABLE_5_SIZES = (256, 384, 512, 640, 768, 896, 1024)
 
-# Networks by what tells them apart: options of `network`.
+# Networks by the options of `network` in which they differ.
 TOP_DOWN_W32 = (("num_deconvs", 0), ("head", 17))
 TOP_DOWN_W48 = (("num_deconvs", 0), ("head", 17), ("width", 48))
 BOTTOM_UP_HRNET = (("num_deconvs", 0),)
@@ -36,7 +36,7 @@ TWO_DECONVS, TWO_DECONVS_8, ONE_DECONV_8 = (
 
 
 class WithScales(nn.Module):
-    """A SWAHR network that says its scales in evaluation mode too: SWAHR's table 1 counts them."""
+    """A SWAHR network that predicts scales in evaluation mode too: SWAHR's table 1 counts them."""
 
     def __init__(self, network):
         super().__init__()

@@ -1,14 +1,12 @@
 """Experiments as YAML: what is said is heard, and what is wrong is named with its place."""
 
-import math
-
 import pytest
 import yaml
 
 from commands import ROOT
 from hrpose.config import load_config, parse_config
 from hrpose.config.loading import BY_KEY, defaults
-from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS
+from hrpose.config.options import DEPENDENCES, EMPTY_BY_DEFAULT, OPTIONS
 from hrpose.config.renamed import NO_EFFECT, REMOVED, RENAMED, current
 from hrpose.ops.coordinates import resize_transform
 
@@ -88,7 +86,7 @@ BAD = {
     "DATASET.OKS_SIGMAS": "[0.1, 0]", "MODEL.WIDTH": "0", "MODEL.BACKBONE.MODULES": "[1, 4]",
     "MODEL.NUM_DECONVS": "3", "MODEL.COORDINATES": "exakt", "LOSS.TAGS.KIND": "linear",
     "LOSS.SIGMA": "0", "LOSS.TAGS.PULL": "-1", "LOSS.TERMS": "[]", "TRAIN.BATCH": "0",
-    "TRAIN.LR": "0", "TRAIN.BASE_BATCH": "-1", "TRAIN.EPOCHS": "0", "TRAIN.LR_FACTOR": "2",
+    "TRAIN.LR": "0", "TRAIN.BASE_BATCH": "-1", "TRAIN.EPOCHS": "0",
     "TRAIN.SEED": "-1",
     "TEST.INPUT_SIZE": "-32", "TEST.MATCHER": "greedy",
     "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.TAG_THRESHOLD": "0",
@@ -184,6 +182,47 @@ def test_whole_numbers_where_fractions_may_be_and_the_other_way(write):
 
 def test_a_whole_number_stays_exact(write):
     assert load_config(write(f"TRAIN: {{SEED: {2**53 + 1}}}")).TRAIN.SEED == 2**53 + 1
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("024", 24), ("000000000054", 54), ("+07", 7), ("089", 89), ("'0017'", 17), ("1_000", 1000),
+        ("9007199254740993", 2**53 + 1), ("'9007199254740993'", 2**53 + 1), ("1e3", 1000),
+        ("!!int 010", 10), ("00000009007199254740993", 2**53 + 1),
+    ],
+)  # fmt: skip
+def test_whole_numbers_are_decimal(text, number, write):
+    """Not octal, as YAML 1.1 has it, nor rounded as floating point."""
+    config = load_config(write(f"DATASET: {{IMAGE_IDS: [{text}]}}\nTRAIN: {{BATCH: {text}}}"))
+    assert ((number,), number) == (config.DATASET.IMAGE_IDS, config.TRAIN.BATCH)
+    assert number == load_config(write(""), ["TRAIN.BATCH", text]).TRAIN.BATCH
+    assert number == parse_config(f"TRAIN: {{BATCH: {text}}}", "best.pth").TRAIN.BATCH
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["1:30", "-1:30", "1:30:00", "0x1F", "0b11", "0o17", "1__0", "1_", "9007199254740993.0", "1e20"]
+    + [
+        "1" * 5000,
+        "!!int x",
+        "!!float x",
+        "1,5",
+        "2026-01-02",
+        "!!binary Mw==",
+        "!!bool 3",
+        "!!timestamp 3",
+    ],
+)
+def test_what_is_no_decimal_number_is_refused_and_never_another_number(text, refused):
+    assert "x.yaml:2: " in refused(f"DATASET:\n  IMAGE_IDS: {text}")
+    assert "command line: TRAIN.BATCH" in refused("", ["TRAIN.BATCH", text])
+
+
+@pytest.mark.parametrize(("text", "rate"), [("0_1.5", 1.5), ("007.25", 7.25), ("010e-1", 1.0)])
+def test_fractions_are_decimal(text, rate, write, refused):
+    assert rate == load_config(write(f"TRAIN: {{LR: {text}}}")).TRAIN.LR
+    assert "'1:30.5'" in refused("TRAIN: {LR: 1:30.5}")
 
 
 def test_a_single_entry_is_a_list_of_one(write):
@@ -347,7 +386,6 @@ def test_published_defaults(write):
     assert (config.LOSS.TAGS.PULL, config.LOSS.TAGS.PUSH, config.LOSS.SIGMA) == (1e-3, 1e-3, (2,))
     assert (config.TRAIN.LR, config.TRAIN.BASE_BATCH, config.TRAIN.WEIGHT_DECAY) == (1e-3, 48, 0)
     assert (config.TRAIN.LR_STEP, config.TRAIN.EPOCHS) == ((200, 260), 300)
-    assert math.isclose(config.TRAIN.LR_FACTOR, 0.1)
     assert config.TEST.DETECTION_THRESHOLD == 0.1
     assert config.DATASET.MAX_NUM_PEOPLE == 30
 
@@ -455,3 +493,89 @@ def test_a_stored_option_that_is_gone_counts_where_it_changes_what_is_found(key)
     else:
         with pytest.raises(ValueError, match=key):
             parse_config(f"{key}: {other}\n", "best.pth")
+
+
+def test_overrides_may_be_values(write):
+    given = load_config(write(""), ["MODEL.WIDTH", 8, "TEST.SCALE_FACTOR", [0.5, 1], "NAME", "x"])
+    assert (given.MODEL.WIDTH, given.TEST.SCALE_FACTOR, given.NAME) == (8, (0.5, 1), "x")
+
+
+# Options without effect ---------------------------------------------------------------------------
+
+VAIN = {
+    "DATASET.OKS_SIGMAS": ("[0.1, 0.2]", "set DATASET.SKELETON file"),
+    "DATASET.GROUPING_ORDER": ("[nose]", "set DATASET.SKELETON file"),
+    "LOSS.GAMMA": ("1", "set LOSS.WAHR true"),
+    "LOSS.DETACH_WEIGHT": ("true", "set LOSS.WAHR true"),
+    "LOSS.LAMBDA": ("2", "set LOSS.SAHR true"),
+    "TRAIN.WARMUP": ("5", "set TRAIN.SCHEDULE warmup_linear or cosine"),
+}
+
+
+@pytest.mark.parametrize("key", VAIN)
+def test_an_option_without_effect_is_refused_with_the_cure(key, refused):
+    value, cure = VAIN[key]
+    for said in (refused(f"{key}: {value}"), refused("", [key, value])):
+        assert f": {key} has no effect beside " in said
+        assert f"; {cure}, or leave {key} out" in said
+        assert said.startswith("command line: ") or "x.yaml:1: " in said
+
+
+@pytest.mark.parametrize(
+    ("choice", "vain"),
+    [
+        ("TRAIN.SCHEDULE: cosine", "TRAIN.LR_STEP: [3]"),
+        ("LOSS.TERMS: [heatmap]", "LOSS.TAGS.PULL: 1"),
+        ("LOSS.TERMS: [tags]", "LOSS.WAHR: true"),
+        ("DATASET.AUGMENTATIONS: [affine]", "DATASET.FLIP: 0.25"),
+        ("DATASET.AUGMENTATIONS: [flip]", "DATASET.AFFINE: {ROTATION: 5}"),
+        ("DATASET.SKELETON: coco", "DATASET.OKS_SIGMAS: [0.1]"),
+    ],
+)
+def test_an_option_of_an_earlier_file_for_an_earlier_choice_is_left_alone(
+    choice, vain, write, refused
+):
+    key = vain.split(":")[0]
+    assert key in refused(f"{choice}\n{vain}") and key in refused(f"{vain}\n{choice}")
+    write(vain, "vain.yaml")
+    write(choice, "choice.yaml")
+    assert f"x.yaml:2: {key}" in refused(f"BASE: choice.yaml\n{vain}")
+    assert "vain.yaml:1: " in refused("BASE: [choice.yaml, vain.yaml]\nTRAIN: {LR: 5}")
+    expected = load_config(write(choice))
+    assert load_config(write(f"BASE: vain.yaml\n{choice}")) == expected
+    assert load_config(write("BASE: [vain.yaml, choice.yaml]")) == expected
+    words = choice.split(": ")
+    assert load_config(write("BASE: vain.yaml"), words) == expected
+
+
+def test_of_two_choices_in_one_place_the_first_excuses_what_was_set_for_it(write):
+    """As where `ablate --preset bench` lays its options under those of the command line."""
+    words = ["TRAIN.SCHEDULE", "cosine", "TRAIN.WARMUP", "1", "TRAIN.SCHEDULE", "multistep"]
+    assert load_config(write(""), words) == load_config(write(""))
+
+
+def test_a_whole_config_that_was_written_down_is_read_again(write):
+    write("TRAIN: {SCHEDULE: cosine, WARMUP: 9}", "base.yaml")
+    config = load_config(write("BASE: base.yaml\nTRAIN: {SCHEDULE: multistep}"))
+    assert load_config(write(config.dump())) == config
+    assert parse_config(config.dump(), "best.pth") == config
+    old = "TRAIN: {SCHEDULE: multistep, WARMUP: 9}"  # as versions before this rule wrote them
+    assert defaults()["TRAIN.WARMUP"] == parse_config(old, "best.pth").TRAIN.WARMUP
+    with pytest.raises(ValueError, match=r"command line: TRAIN\.WARMUP has no effect"):
+        parse_config(old, "best.pth", ["TRAIN.WARMUP", "8"])
+
+
+def test_what_depends_on_an_option_and_its_values_exist():
+    for needed in DEPENDENCES:
+        assert all(key in BY_KEY for key in (*needed.options, needed.on))
+        values = needed.values if not isinstance(BY_KEY[needed.on].default, tuple) else ()
+        assert all(BY_KEY[needed.on].check(value) is None for value in values)
+
+
+def test_a_path_below_the_home_folder_is_found_there(write, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    config = load_config(write("OUTPUT_DIR: ~/runs\nDATASET: {IMAGES: a~b}"), ["NAME", "~"])
+    assert config.OUTPUT_DIR == "/home/ann/runs" and config.DATASET.IMAGES == "a~b"
+    given = ["DATASET.ROOT", "~/data", "TEST.MODEL_FILE", "~/w.pth"]
+    config = load_config(write(""), given)
+    assert config.DATASET.ROOT == "/home/ann/data" and config.TEST.MODEL_FILE == "/home/ann/w.pth"

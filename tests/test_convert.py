@@ -11,7 +11,7 @@ import torch
 import yaml
 
 from commands import QUICKSTART, ROOT, SMALL, shipped_configs, tool
-from hrpose.builders.common import build_model
+from hrpose.builders.common import build_model, load_model
 from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config, parse_config
 from hrpose.models.weight_io import read_weights
@@ -290,12 +290,114 @@ def test_joints_of_a_run_are_known_without_its_annotations(tmp_path, capsys):
 
 @pytest.mark.parametrize("path", shipped_configs(), ids=str)
 def test_the_text_of_a_config_reads_back_as_the_config(path):
-    config = load_config(path, ["LOSS.LAMBDA", ".inf"])
+    more = [] if load_config(path).LOSS.SHR else "MODEL.NAME swahr LOSS.SAHR true LOSS.LAMBDA .inf"
+    config = load_config(path, more and more.split())
     text = config_yaml(config)
     assert options(config_yaml(parse_config(text, "a file"))) == options(text)
 
 
+# Evaluated as they were trained -----------------------------------------------------------------
+
+
+def loaded(path, *overrides):
+    return load_model(load_config(W32, [*TINY, *overrides, "TEST.MODEL_FILE", str(path)]))
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked", "cure"),
+    [
+        ("MODEL.DILATIONS 2", "", "MODEL.DILATIONS [2]"),
+        ("", "MODEL.DILATIONS 2", "MODEL.DILATIONS [1]"),
+        (
+            "MODEL.NUM_BASIC_BLOCKS 2 MODEL.DILATIONS [1,2]",
+            "MODEL.NUM_BASIC_BLOCKS 2 MODEL.DILATIONS [2,1]",
+            "MODEL.DILATIONS [1,2]",
+        ),
+        ("MODEL.CAT_OUTPUT false", "", "MODEL.CAT_OUTPUT false"),
+        ("MODEL.NUM_DECONVS 2", "", "MODEL.NUM_DECONVS 2"),
+        ("MODEL.BACKBONE.BLOCKS 2", "", "MODEL.BACKBONE.BLOCKS 2"),
+    ],
+)
+def test_weights_are_evaluated_with_the_network_they_were_trained_in(
+    trained, asked, cure, tmp_path, capsys
+):
+    """Also where every tensor fits: a dilation changes no shape."""
+    state = saved(tmp_path / "best.pth", *trained.split())
+    with pytest.raises(ValueError) as refusal:
+        loaded(tmp_path / "best.pth", *asked.split())
+    assert f"best.pth were trained with {cure.split()[0]} " in str(refusal.value)
+    assert str(refusal.value).endswith(f"; set {cure}")
+    release = [tmp_path / "best.pth", tmp_path / "b.safetensors"]
+    assert cure in refused(capsys, *release, "--cfg", W32, *TINY, *asked.split())
+    convert(capsys, *release)
+    with pytest.raises(ValueError, match=r"b\.safetensors were trained with"):
+        loaded(release[1], *asked.split())
+    assert_same(loaded(release[1], *trained.split()).state_dict(), state)
+
+
+@pytest.mark.parametrize(
+    ("trained", "asked"),
+    [
+        ("MODEL.NUM_BASIC_BLOCKS 2", "MODEL.NUM_BASIC_BLOCKS 2 MODEL.DILATIONS [1,1]"),
+        ("MODEL.NUM_DECONVS 0 MODEL.CAT_OUTPUT false", "MODEL.NUM_DECONVS 0"),
+        ("MODEL.NAME swahr", ""),
+        ("MODEL.INIT fan_in MODEL.PRETRAINED x.pth", ""),
+    ],
+)
+def test_what_weights_do_not_compute_with_may_differ(trained, asked, tmp_path):
+    saved(tmp_path / "best.pth", *trained.split())
+    loaded(tmp_path / "best.pth", *asked.split())
+
+
+def test_a_network_of_older_option_names_is_compared_under_todays(tmp_path):
+    _, model = tiny()
+    old = {"MODEL.BLOCKS": 1, "MODEL.STEM": 8, "MODEL.MODULES": [1, 1, 1], "MODEL.BOTTLENECKS": 1}
+    old |= {"MODEL.WIDTH": 8, "MODEL.NUM_BASIC_BLOCKS": 1, "MODEL.MAY_MISS": ["x"]}
+    for more in ({"TEST.SCORE": "found"}, {"TEST.GONE": 3}):  # no matter to a network
+        text = yaml.safe_dump({**old, **more})
+        torch.save({"model": model.state_dict(), "config": text}, tmp_path / "old.pth")
+        loaded(tmp_path / "old.pth")
+    torch.save({"model": model.state_dict(), "config": "MODEL.NEW: 3"}, tmp_path / "new.pth")
+    with pytest.raises(ValueError, match=r"new\.pth, its config:1: unknown option MODEL\.NEW"):
+        loaded(tmp_path / "new.pth")
+
+
+def test_which_weights_were_taken_is_logged(tmp_path, caplog):
+    caplog.set_level("INFO", "hrpose")
+    saved(tmp_path / "best.pth", network="ema")
+    loaded(tmp_path / "best.pth")
+    assert f"{tmp_path / 'best.pth'}: " in caplog.text and "the EMA of the weights)" in caplog.text
+
+
+def test_a_release_keeps_which_weights_it_has(tmp_path, capsys):
+    _, average = tiny(seed=2)
+    saved(tmp_path / "last.pth", average={"model": average.state_dict()})
+    convert(capsys, tmp_path / "last.pth", tmp_path / "ema.safetensors", "--weights", "ema")
+    assert read_weights(tmp_path / "ema.safetensors")["network"] == "ema"
+
+
 # Refused ----------------------------------------------------------------------------------------
+
+
+def test_joints_that_published_weights_do_not_name_are_given_by_the_config(tmp_path, capsys):
+    """17 of other code than the published: assumed, printed, and written with the weights."""
+    config, model = tiny()
+    annotations = {"images": [], "annotations": [], "categories": [
+        {"id": 1, "name": "dog", "keypoints": [f"joint_{i}" for i in range(17)], "skeleton": []}
+    ]}  # fmt: skip
+    (tmp_path / "train.json").write_text(json.dumps(annotations))
+    own = ["DATASET.SKELETON", "file", "DATASET.ROOT", str(tmp_path)]
+    own += ["DATASET.TRAIN", "train", "DATASET.ANNOTATIONS", "{split}.json"]
+    torch.save(to_published(model.state_dict()), tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=r"trained for the joints nose.*this model has joint_0"):
+        loaded(tmp_path / "a.pth", *own)
+    said = convert(
+        capsys, tmp_path / "a.pth", tmp_path / "b.safetensors", "--cfg", W32, *TINY, *own
+    )
+    assert "its 17 joints are not named; assumed: joint_0, joint_1" in said
+    loaded(tmp_path / "b.safetensors", *own)
+    with pytest.raises(ValueError, match=r"trained for the joints joint_0.*this model has nose"):
+        loaded(tmp_path / "b.safetensors")
 
 
 def test_other_joints_are_refused_with_the_cure(tmp_path, capsys):

@@ -197,9 +197,9 @@ def test_cells_oracle_each_frame_mirrored_for_itself(stride, record_difference):
         [published_cell(x, side, stride, mirror) for x in places.tolist()]
         for mirror in (False, True)
     ]
-    ours = torch.stack([plain[:, 0], turned[:, 0]])
-    record_difference("to_cells (cells)", (ours - torch.tensor(wanted)).abs().max())
-    assert ours.tolist() == wanted
+    result = torch.stack([plain[:, 0], turned[:, 0]])
+    record_difference("to_cells (cells)", (result - torch.tensor(wanted)).abs().max())
+    assert result.tolist() == wanted
     assert plain[:, 1].tolist() == turned[:, 1].tolist() == [int(v / stride) for v in y.tolist()]
 
 
@@ -262,14 +262,14 @@ def test_coarse_masks_oracle_warped_at_their_own_size(rng, mirrored, record_diff
         if mirrored:
             fine, coarse = mirror_image(fine), mirror_image(coarse)
         fine = torch.from_numpy(fine)[None]
-        ours, other = (
+        result, other = (
             HIGHERHRNET.downsample_mask(fine, 2, torch.tensor([turned]))[0].numpy()
             for turned in (mirrored, not mirrored)
         )
-        assert 0.2 < ours.mean() < 0.9
-        record_difference("mask read at 1/4 (share of cells)", (ours != coarse).mean())
-        assert np.array_equal(ours, coarse)
-        assert (ours != other).mean() > 0.002  # so that the columns read do matter
+        assert 0.2 < result.mean() < 0.9
+        record_difference("mask read at 1/4 (share of cells)", (result != coarse).mean())
+        assert np.array_equal(result, coarse)
+        assert (result != other).mean() > 0.002  # so that the columns read do matter
 
 
 @pytest.mark.parametrize("kind", [np.uint8, bool])
@@ -354,9 +354,9 @@ def test_what_a_flip_costs_the_published_conventions(stride, share):
     higherhrnet: targets of a flipped image, against those of the same pixels in an unflipped one.
     hrnet: heatmaps flipped back, before they are moved by a cell.
     """
-    ours, other = flipped_cells(HRNET, 512, stride, True)
-    assert (other - ours).mean().item() == pytest.approx(-share, abs=0.02)
-    assert (other - ours).unique().tolist() == [-1, 0]
+    result, other = flipped_cells(HRNET, 512, stride, True)
+    assert (other - result).mean().item() == pytest.approx(-share, abs=0.02)
+    assert (other - result).unique().tolist() == [-1, 0]
     own, pixels = (flipped_cells(HIGHERHRNET, 512, stride, flag)[1] for flag in (True, False))
     assert (own - pixels).mean().item() == pytest.approx(share, abs=0.02)
     assert (own - pixels).unique().tolist() == [0, 1]
@@ -470,14 +470,14 @@ def test_an_unbiased_coarse_mask_is_the_finer_one_warped(rng, fine, record_diffe
             crop.to_stride(stride, UNBIASED).image(scribble(), (256 // stride,) * 2) > 127
             for stride in (fine, 2 * fine)
         )
-        ours = UNBIASED.downsample_mask(torch.from_numpy(finer)[None], 2, still())[0].numpy()
+        result = UNBIASED.downsample_mask(torch.from_numpy(finer)[None], 2, still())[0].numpy()
         halved = Affine(np.eye(2, 3)).to_stride(2, UNBIASED)
         warped = halved.image(finer.view(np.uint8) * 255, (128 // fine,) * 2) > 127
-        assert np.array_equal(ours, warped)
-        wrong = (ours != coarse).mean()
+        assert np.array_equal(result, warped)
+        wrong = (result != coarse).mean()
         record_difference(f"unbiased mask at 1/{2 * fine}, warped anew (share of cells)", wrong)
         assert wrong < 0.015
-        assert 0.2 < ours.mean() < 0.9
+        assert 0.2 < result.mean() < 0.9
 
 
 def test_half_of_the_finer_cells_are_enough():
@@ -493,11 +493,11 @@ def test_half_of_the_finer_cells_are_enough():
     assert UNBIASED.downsample_mask(four, 4, still()).tolist() == [[[False, True, True, True]]]
 
 
-# What can be looked at --------------------------------------------------------------------------
+# Checked images ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
-    "image, said",
+    "image, message",
     [
         (np.zeros((20, 30), np.uint8), r"this is \(20, 30\) uint8"),
         (np.zeros((20, 30, 4), np.uint8), r"\(20, 30, 4\)"),
@@ -509,8 +509,8 @@ def test_half_of_the_finer_cells_are_enough():
         (np.zeros((321, 10, 3), np.uint8), "cut it into pieces"),
     ],
 )
-def test_what_is_no_image_to_look_at_is_told(image, said):
-    with pytest.raises(ValueError, match=said):
+def test_what_is_no_image_is_refused(image, message):
+    with pytest.raises(ValueError, match=message):
         check_image(image)
 
 

@@ -56,8 +56,8 @@ def config_of(seed):
     return PUBLISHED._replace(matcher=matcher, max_people=(30, 5)[seed % 7 == 6])
 
 
-def equal(ours, expected):
-    return all(np.array_equal(one, other) for one, other in zip(ours, expected, strict=True))
+def equal(result, expected):
+    return all(np.array_equal(one, other) for one, other in zip(result, expected, strict=True))
 
 
 def on_device(heatmaps, tags, skeleton, config=PUBLISHED):
@@ -79,9 +79,9 @@ def test_a_thousand_scenes_oracle(share, record_difference):
     people, apart = 0, []
     for seed in range(share, SCENES, SHARES):
         heatmaps, tags, skeleton = scene(seed)
-        ours = decode(heatmaps, tags, skeleton, config_of(seed))
-        people += len(ours[0])
-        if not equal(ours, reference.decode(heatmaps, tags, skeleton, config_of(seed))):
+        result = decode(heatmaps, tags, skeleton, config_of(seed))
+        people += len(result[0])
+        if not equal(result, reference.decode(heatmaps, tags, skeleton, config_of(seed))):
             apart.append(seed)
     record_difference("scenes of 1,000 decoded differently from the reference", len(apart))
     assert not apart
@@ -89,25 +89,27 @@ def test_a_thousand_scenes_oracle(share, record_difference):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("top_cells", [1, 64, 2048])
-def test_the_device_branch_oracle(top_cells, monkeypatch):
+def test_the_device_branch_oracle(monkeypatch):
     """Peaks and highest cells in one copy, the rest searched in the whole maps."""
-    monkeypatch.setattr(decode_on_device, "TOP_CELLS", top_cells)
     monkeypatch.setattr(decode_on_device, "SEARCHES_AT_ONCE", 7)
-    searched, search = [], decode_on_device.search_whole_maps
+    search = decode_on_device.search_whole_maps
+    searched = {1: [], 64: [], 2048: []}  # TOP_CELLS -> searches of each scene
 
     def counted(heatmaps, tags, joint, *given):
-        searched[-1] += len(joint)
+        searched[decode_on_device.TOP_CELLS][-1] += len(joint)
         return search(heatmaps, tags, joint, *given)
 
     monkeypatch.setattr(decode_on_device, "search_whole_maps", counted)
     for seed in range(0, SCENES, 9):
         heatmaps, tags, skeleton = scene(seed)
-        searched.append(0)
-        ours = on_device(heatmaps, tags, skeleton, config_of(seed))
-        assert equal(ours, reference.decode(heatmaps, tags, skeleton, config_of(seed))), seed
-    assert any(searched)
-    assert top_cells == 1 or not all(searched)
+        expected = reference.decode(heatmaps, tags, skeleton, config_of(seed))
+        for top_cells, counts in searched.items():
+            monkeypatch.setattr(decode_on_device, "TOP_CELLS", top_cells)
+            counts.append(0)
+            result = on_device(heatmaps, tags, skeleton, config_of(seed))
+            assert equal(result, expected), (seed, top_cells)
+    assert all(any(counts) for counts in searched.values())
+    assert not all(searched[64]) and not all(searched[2048])
 
 
 @pytest.mark.parametrize("subpixel, unique", [("none", False), ("quarter", True), ("dark", True)])
@@ -123,8 +125,8 @@ def test_both_branches_are_equal_for_every_offset_and_filter_oracle(subpixel, un
             oks_nms=0.7,
             nms_kernel=(3, 5, 9)[seed % 3],
         )
-        ours = decode(heatmaps, tags, skeleton, config)
-        assert equal(on_device(heatmaps, tags, skeleton, config), ours), seed
+        result = decode(heatmaps, tags, skeleton, config)
+        assert equal(on_device(heatmaps, tags, skeleton, config), result), seed
 
 
 # Filling ------------------------------------------------------------------------------------------
@@ -214,9 +216,9 @@ def test_people_are_sorted_by_score():
     assert np.array_equal(ordered, people[[1, 2, 0]])
 
 
-def test_nobody_is_filtered():
-    nobody, none = np.zeros((0, 17, 4), np.float32), np.zeros(0, np.float32)
-    people, scores = score_and_filter(nobody, none, COCO, PUBLISHED._replace(oks_nms=0.5))
+def test_no_people_are_filtered():
+    empty, none = np.zeros((0, 17, 4), np.float32), np.zeros(0, np.float32)
+    people, scores = score_and_filter(empty, none, COCO, PUBLISHED._replace(oks_nms=0.5))
     assert people.shape == (0, 17, 4)
     assert scores.shape == (0,)
 

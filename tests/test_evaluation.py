@@ -12,7 +12,9 @@ from hrpose.evaluation.coco import (
     KeypointEvaluator,
     crowd_splits,
     crowdpose_evaluator,
+    describe_results,
     format_table,
+    match_images,
 )
 from hrpose.skeletons import COCO, CROWDPOSE
 from hrpose.structures import Poses, to_results
@@ -60,18 +62,18 @@ def hits_of_one_image(people, found, like, threshold, size):
     order = sorted(range(len(people)), key=lambda i: skipped[i])
     taken, hits = set(), []
     for result in sorted(found, key=lambda r: -r["score"])[:20]:
-        best, mine = threshold, None
+        best, match = threshold, None
         for i in order:
             if i in taken and not people[i]["iscrowd"]:
                 continue
-            if mine is not None and skipped[i] and not skipped[mine]:
+            if match is not None and skipped[i] and not skipped[match]:
                 break
             if like(people[i], result) >= best:
-                best, mine = like(people[i], result), i
-        taken.add(mine)
-        if mine is None and low <= extent(result) <= high:
+                best, match = like(people[i], result), i
+        taken.add(match)
+        if match is None and low <= extent(result) <= high:
             hits.append((result["score"], False))
-        elif mine is not None and not skipped[mine]:
+        elif match is not None and not skipped[match]:
             hits.append((result["score"], True))
     return hits, skipped.count(False)
 
@@ -144,6 +146,22 @@ def test_equals_plain_loops(seed):
     assert figures == pytest.approx(plain_metrics(labels, found, COCO.sigmas), abs=1e-12)
 
 
+def test_people_count_who_have_a_labelled_joint():
+    """Whatever num_keypoints has; but 0 leaves them out, as in CrowdPose."""
+    labels, _ = scene(3)
+    people = [p for p in labels["annotations"] if p["num_keypoints"] and not p["iscrowd"]]
+    perfect = as_results(labels)
+    wanted = score(labels, perfect)
+    assert wanted["AP"] == 1
+    for person in labels["annotations"]:  # nobody labelled, and yet counted
+        if not person["num_keypoints"]:
+            person["num_keypoints"] = 17
+    assert score(labels, perfect) == wanted
+    missed = perfect[1:]
+    people[0]["num_keypoints"] = 0
+    assert score(labels, missed)["AP"] == 1
+
+
 def test_crowdpose_equals_plain_loops_over_each_split():
     labels, found = scene(3, CROWDPOSE)
     evaluator = crowdpose_evaluator(labels, CROWDPOSE)
@@ -204,7 +222,7 @@ def test_annotation_ids_do_not_matter():
     assert score({**labels, "annotations": people}, found) == score(labels, found)
 
 
-def test_nobody_of_a_size_gives_minus_one():
+def test_a_size_without_people_gives_minus_one():
     labels, found = scene(7)
     people = [p for p in labels["annotations"] if p["area"] < 96**2]
     figures = score({**labels, "annotations": people}, found)
@@ -260,13 +278,67 @@ def test_printing_works_again_after_an_error(capsys):
 
     with pytest.raises(RuntimeError):
         KeypointEvaluator(scene(0)[0], COCO, metrics=fail).summarize()
-    print("heard")
-    assert capsys.readouterr().out == "heard\n"
+    print("printed")
+    assert capsys.readouterr().out == "printed\n"
 
 
 def test_table():
-    assert format_table({"AP": 0.67149, "AP-medium": -1.0}) == (
-        "|    AP | AP-medium |\n| ----: | --------: |\n| 0.671 |    -1.000 |"
+    assert format_table({"AP": 0.67149, "AP-medium": 0.5}) == (
+        "|    AP | AP-medium |\n| ----: | --------: |\n| 0.671 |     0.500 |"
+    )
+
+
+def test_every_minus_one_is_explained_below_the_table():
+    names = ("AP", "AP-M", "AR-M", "AP-L", "AP-easy", "AP-medium", "AP-hard")
+    lines = format_table(dict.fromkeys(names, -1.0)).splitlines()[3:]
+    assert lines[0] == (
+        "-1 of AP: the annotations have no people that count: all are crowds, or without labels"
+    )
+    assert lines[1].startswith("-1 of AP-M, AR-M: the annotations have no people of 32^2 to 96^2")
+    assert [line.split(":")[0] for line in lines[2:]] == [
+        "-1 of AP-L", "-1 of AP-easy", "-1 of AP-medium", "-1 of AP-hard",
+    ]  # fmt: skip
+
+
+# results of another numbering -------------------------------------------------------------------
+
+
+def named(results, names):
+    return [{**r, "file_name": names[r["image_id"]], "image_id": 1} for r in results]
+
+
+@pytest.mark.parametrize("folder", ["", "C:\\photos\\", "some/folder/"])
+def test_results_are_matched_by_file_name_where_ids_are_of_another_numbering(folder):
+    labels, found = scene(18)
+    images = [{**image, "file_name": f"val/{image['id']}.jpg"} for image in labels["images"]]
+    names = {image["id"]: f"{folder}{image['id']}.jpg" for image in images}
+    other = named(found, names)
+    matched, renumbered = match_images(other, images)
+    assert renumbered and [r["image_id"] for r in matched] == [r["image_id"] for r in found]
+    assert score(labels, matched) == score(labels, found)
+    right = [{**r, "file_name": names[r["image_id"]]} for r in found]
+    assert match_images(right, images) == (right, False)
+    assert match_images(found, images) == (found, False)
+
+
+def test_a_name_that_is_of_no_image_or_of_two_is_refused():
+    images = [{"id": 1, "file_name": "a/x.jpg"}, {"id": 2, "file_name": "b/x.jpg"}]
+    images.append({"id": 3, "file_name": "y.jpg"})
+    for name in ("z.jpg", "x.jpg"):
+        results = [{"image_id": 7, "file_name": "y.jpg"}, {"image_id": 1, "file_name": name}]
+        if name == "x.jpg":
+            results[1]["image_id"] = 3
+        with pytest.raises(ValueError, match=f"another numbering.*remove it.*: {name}$"):
+            match_images(results, images)
+    whole = [{"image_id": 7, "file_name": "b/x.jpg"}]
+    assert match_images(whole, images) == ([{"image_id": 2, "file_name": "b/x.jpg"}], True)
+
+
+def test_what_was_scored_is_counted():
+    poses = [{"image_id": i, "keypoints": [x]} for i, x in [(1, 0), (1, 0), (1, 2), (2, 0), (9, 0)]]
+    assert describe_results(poses, {1, 2, 3}) == (
+        "scored 4 poses in 2 of 3 images; 1 repeat another pose of their image exactly; "
+        "1 are of images that are not scored"
     )
 
 
@@ -361,7 +433,7 @@ def test_wrong_image_lists_are_refused():
         ({"keypoints": [float("inf")] * 51}, "must be finite.*: 1$"),
         ({"keypoints": [0.0] * 42}, "of 17 joints.*: 1$"),
         ({"category_id": 2}, "category_id 1.*: 2$"),
-        ({"image_id": 99}, "own split.*: 99$"),
+        ({"image_id": 99}, "do not list.*: 99$"),
     ],
 )
 def test_wrong_results_are_refused(change, message):
@@ -386,7 +458,7 @@ def test_wrong_poses_are_refused():
         (2, Poses(joints * np.nan, scores), "finite"),
         (2, Poses(np.zeros((1, 17, 4)), scores), "17 joints"),
         (2, Poses(joints, np.ones(2)), "zip"),
-        (99, Poses(joints[:0], scores[:0]), "own split"),
+        (99, Poses(joints[:0], scores[:0]), "do not list"),
         (1, Poses(joints, scores), "added again"),
     ]:
         with pytest.raises(ValueError, match=message):

@@ -11,7 +11,7 @@ SIZES = [(16, 16), (64, 80), (33, 50), (7, 100), (1, 1), (128, 176)]
 
 
 def plain_best(heat, tags, wanted):
-    """The first of the best cells, all of them looked at."""
+    """The first of the best cells, by an exhaustive search."""
     return [
         (heat - np.round(np.sqrt(sum((t - w) ** 2 for t, w in zip(tags, tag))))).argmax()
         for tag in wanted
@@ -158,7 +158,7 @@ def test_heatmaps_that_are_not_finite_are_refused(value):
 
 
 def scene(seed, count=4, kinds=3, values=1, size=(9, 12)):
-    """People of whom some joints are missing; maps partly below 0."""
+    """People with missing joints; maps partly below 0."""
     rng = np.random.default_rng(seed)
     heatmaps = rng.uniform(-0.4, 1, (kinds, *size))
     tags = rng.uniform(0, 6, (kinds, *size, values))
@@ -188,19 +188,19 @@ def refined(people, heatmaps, tags):
 @pytest.mark.parametrize("seed", range(5))
 def test_fill_missing_oracle(seed, values, record_difference):
     people, heatmaps, tags = scene(seed, values=values)
-    ours, plain = fill(people, heatmaps, tags), refined(people, heatmaps, tags)
-    record_difference("fill_missing", abs(ours - plain).max())
-    np.testing.assert_allclose(ours, plain, atol=1e-6)
-    assert (ours[..., 2] > 0).sum() > (people[..., 2] > 0).sum()
+    result, plain = fill(people, heatmaps, tags), refined(people, heatmaps, tags)
+    record_difference("fill_missing", abs(result - plain).max())
+    np.testing.assert_allclose(result, plain, atol=1e-6)
+    assert (result[..., 2] > 0).sum() > (people[..., 2] > 0).sum()
 
 
 def test_what_was_found_does_not_move():
     people, heatmaps, tags = scene(7)
     before = people.copy()
-    ours = fill(people, heatmaps, tags)
+    result = fill(people, heatmaps, tags)
     assert np.array_equal(people, before)
     found = people[..., 2] > 0
-    assert np.array_equal(ours[found], np.float32(people[found]))
+    assert np.array_equal(result[found], np.float32(people[found]))
 
 
 def test_a_joint_is_filled_exactly_where_there_is_heat():
@@ -209,10 +209,10 @@ def test_a_joint_is_filled_exactly_where_there_is_heat():
     heatmaps, tags = np.full((3, 4, 4), -1.0), np.zeros((3, 4, 4, 1))
     heatmaps[1, 2, 2] = 1e-6
     heatmaps[2, 2, 2] = 0
-    ours = fill(people, heatmaps, tags)[0]
-    assert ours[1, 2] == np.float32(1e-6)
-    assert (ours[1, :2] == [2.25, 2.25]).all()
-    assert not ours[2].any()
+    result = fill(people, heatmaps, tags)[0]
+    assert result[1, 2] == np.float32(1e-6)
+    assert (result[1, :2] == [2.25, 2.25]).all()
+    assert not result[2].any()
 
 
 def test_a_tag_that_fits_beats_a_higher_peak():
@@ -221,9 +221,9 @@ def test_a_tag_that_fits_beats_a_higher_peak():
     heatmaps, tags = np.zeros((2, 5, 9)), np.zeros((2, 5, 9, 1))
     heatmaps[1, 2, 2], tags[1, 2, 2] = 0.3, 0.2
     heatmaps[1, 2, 6], tags[1, 2, 6] = 0.9, 4.3
-    ours = fill(people, heatmaps, tags, "none")
+    result = fill(people, heatmaps, tags, "none")
     wanted = np.float32([[2.5, 2.5, 0.3, 0.2], [6.5, 2.5, 0.9, 4.3]])
-    assert np.array_equal(ours[:, 1], wanted)
+    assert np.array_equal(result[:, 1], wanted)
 
 
 def test_tag_distances_are_rounded_to_even():
@@ -240,6 +240,6 @@ def test_tag_distances_are_rounded_to_even():
     assert fill(people, heatmaps, tags)[0, 1, 2] == 0.3
 
 
-def test_nobody_is_nobody():
+def test_no_people_stay_no_people():
     _, heatmaps, tags = scene(0)
     assert fill(np.zeros((0, 3, 4)), heatmaps, tags).shape == (0, 3, 4)

@@ -16,15 +16,15 @@ from hrpose.models.swahr import SWAHR
 
 def with_history(model, seed=0):
     """Statistics as after a training: of every channel another mean, variance, scale and shift."""
-    dice = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
             shape = layer.running_mean.shape
-            layer.running_mean.copy_(torch.randn(shape, generator=dice))
-            layer.running_var.copy_(torch.rand(shape, generator=dice) * 3 + 0.1)
+            layer.running_mean.copy_(torch.randn(shape, generator=generator))
+            layer.running_var.copy_(torch.rand(shape, generator=generator) * 3 + 0.1)
             with torch.no_grad():
-                layer.weight.copy_(torch.randn(shape, generator=dice))
-                layer.bias.copy_(torch.randn(shape, generator=dice))
+                layer.weight.copy_(torch.randn(shape, generator=generator))
+                layer.bias.copy_(torch.randn(shape, generator=generator))
     return model.eval()
 
 
@@ -104,12 +104,12 @@ NETWORKS = {
 
 @pytest.mark.parametrize("name", NETWORKS)
 @torch.no_grad()
-def test_a_fused_network_says_the_same(name, record_difference):
+def test_a_fused_network_predicts_the_same(name, record_difference):
     model = with_history(NETWORKS[name]())
     fused = fuse_conv_bn(model)
     assert norms(model) and not norms(fused)
-    for said, expected in zip(parts(fused(images())), parts(model(images())), strict=True):
-        away = (said - expected).abs().max() / (expected.max() - expected.min())
+    for output, expected in zip(parts(fused(images())), parts(model(images())), strict=True):
+        away = (output - expected).abs().max() / (expected.max() - expected.min())
         record_difference("fused norms: outputs, of their range", away)
         assert away < 1e-5
 
@@ -117,18 +117,18 @@ def test_a_fused_network_says_the_same(name, record_difference):
 @torch.no_grad()
 def test_scale_branches_are_fused_too():
     model = with_history(swahr())
-    for said, expected in zip(
+    for output, expected in zip(
         fuse_conv_bn(model).with_scales(images()), model.with_scales(images())
     ):
-        torch.testing.assert_close(said.scales, expected.scales, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(output.scales, expected.scales, rtol=1e-4, atol=1e-4)
 
 
 @torch.no_grad()
 def test_float64_shows_that_only_rounding_differs():
     model = with_history(higher_hrnet()).double()
     pairs = zip(parts(fuse_conv_bn(model)(images().double())), parts(model(images().double())))
-    for said, expected in pairs:
-        assert (said - expected).abs().max() < 1e-12 * expected.abs().max()
+    for output, expected in pairs:
+        assert (output - expected).abs().max() < 1e-12 * expected.abs().max()
 
 
 # The original -----------------------------------------------------------------------------------
@@ -142,8 +142,8 @@ def test_the_original_trains_on_untouched():
     assert not any(weight.requires_grad for weight in fused.parameters())
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
-    theirs = {weight.data_ptr() for weight in fused.parameters()}
-    assert not theirs & {weight.data_ptr() for weight in model.parameters()}
+    fused_weights = {weight.data_ptr() for weight in fused.parameters()}
+    assert not fused_weights & {weight.data_ptr() for weight in model.parameters()}
     sum(part.sum() for part in parts(model(images()))).backward()
     assert all(weight.grad is not None for weight in model.parameters())
 
@@ -167,7 +167,7 @@ def test_a_norm_that_follows_no_convolution_stays():
 
 @torch.no_grad()
 def test_a_norm_without_statistics_stays():
-    """It asks every batch anew, in evaluation too."""
+    """It takes them from every batch, in evaluation too."""
     model = nn.Sequential(nn.Conv2d(3, 2, 1), nn.BatchNorm2d(2, track_running_stats=False)).eval()
     fused = fuse_conv_bn(model)
     assert len(norms(fused)) == 1

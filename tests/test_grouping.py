@@ -276,7 +276,7 @@ def test_the_first_joint_with_candidates_founds():
 
 @pytest.mark.parametrize("candidates", [0, 3])
 @pytest.mark.parametrize("values", [1, 2])
-def test_nobody(candidates, values):
+def test_no_people(candidates, values):
     people, scores = group_by_tag(np.zeros((4, candidates, 3 + values), np.float32), ORDER)
     assert people.shape == (0, 4, 3 + values)
     assert scores.shape == (0,)

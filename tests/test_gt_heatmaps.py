@@ -32,29 +32,29 @@ def annotated(size, missing=0.2, seed=0):
 
 
 class Grouper(nn.Module):
-    """Knows of every cell to whom it belongs, and of joints nothing at all.
+    """Predicts the right tag in every cell, and only noise as heatmaps.
 
-    to_network: the map from image to network pixels   looks: 2 where each second one is mirrored
+    to_network: the map from image to network pixels   views: 2 where each second one is mirrored
     """
 
-    def __init__(self, joints, to_network, strides, looks=1):
+    def __init__(self, joints, to_network, strides, views=1):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
         self.places = torch.from_numpy(to_network.joints(joints)).float()
         self.strides = strides
-        self.looks, self.look = looks, 0
+        self.views, self.calls = views, 0
 
     def forward(self, images):
         height, width = images.shape[-2:]
-        noise = torch.Generator().manual_seed(self.look)
+        noise = torch.Generator().manual_seed(self.calls)
         heatmaps = [
             torch.rand(1, 17, height // stride, width // stride, generator=noise)
             for stride in self.strides
         ]
         tags = self.owners(height // 4, width // 4)
-        if self.look % self.looks == 1:
+        if self.calls % self.views == 1:
             tags = tags[:, COCO.flip_order].flip(-1)
-        self.look += 1
+        self.calls += 1
         first, *others = heatmaps
         fine = zip(others, self.strides[1:])
         return [
@@ -73,9 +73,9 @@ class Grouper(nn.Module):
 def found(joints, size, *overrides, swapped=None):
     """The poses that a config finds in an image of these people, and image pixels in a cell."""
     config = load_config(PLAIN, ["DATASET.INPUT_SIZE", str(INPUT), *overrides])
-    looks, strides = 1 + config.TEST.FLIP_TEST, output_strides(config)
+    views, strides = 1 + config.TEST.FLIP_TEST, output_strides(config)
     to_network = resize_transform(size, INPUT)[1]
-    model = Grouper(joints, to_network, strides, looks)
+    model = Grouper(joints, to_network, strides, views)
     if swapped is not None:
         model.places[:, swapped] = model.places[[1, 0, 2]][:, swapped]
     predict = build_predict_fn(config, build_predictor(config, model))
@@ -127,7 +127,7 @@ def test_perfect_tags_bring_everybody_back(size, flip, num_deconvs, project, rec
 ONCE = (*TRUE, "TEST.PROJECT2IMAGE", "false", "TEST.FLIP_TEST", "false")
 
 
-def test_who_is_who_is_for_the_predicted_tags_to_say():
+def test_predicted_tags_decide_whose_a_joint_is():
     """A network that takes two people's left knees for each other's pays for it."""
     size, knee = (300, 200), COCO.joints.index("left_knee")
     joints = annotated(size, missing=0)
@@ -143,12 +143,12 @@ def test_predicted_heatmaps_unless_true_ones_are_wanted():
     joints = annotated(size, missing=0)
     chance = ("TEST.PROJECT2IMAGE", "false", "TEST.FLIP_TEST", "false")
     poses, _ = found(joints, size, *chance)
-    assert len(poses.joints) == 30  # in noise there is always somebody
+    assert len(poses.joints) == 30  # noise always has peaks
     few, _ = found(joints, size, *ONCE)
     assert len(few.joints) == 3
 
 
-def test_nobody_annotated_is_nobody_found():
+def test_without_annotated_people_none_are_found():
     poses, _ = found(np.zeros((1, 17, 3), np.float32), (300, 200), *ONCE)
     assert poses.joints.shape == (0, 17, 3)
     assert poses.scores.shape == (0,)
@@ -164,7 +164,7 @@ def test_nobody_annotated_is_nobody_found():
 
 
 class Levels(nn.Module):
-    """Says at each resolution how fine it is, and 7 for a tag."""
+    """Predicts at each resolution its stride, and 7 for a tag."""
 
     def __init__(self):
         super().__init__()

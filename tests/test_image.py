@@ -41,7 +41,7 @@ def palette_png(indices, colours):
 
 
 def turned_jpeg(image, orientation):
-    """A JPEG whose EXIF tag says how it should be turned."""
+    """A JPEG whose EXIF tag gives its orientation."""
     entry = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
     tiff = b"II*\0" + struct.pack("<IH", 8, 1) + entry + struct.pack("<I", 0)
     exif = b"Exif\0\0" + tiff
@@ -102,6 +102,76 @@ def test_photos_are_turned_and_annotated_images_are_not(tmp_path):
     assert seen[:7].min() > 240 > 15 > seen[9:].max()
 
 
+def in_every_format(image, orientation):
+    """suffix -> a file that asks viewers to turn it; PNG has its block in front, and at the end."""
+    tag = struct.pack("<HHIHH", 0x0112, 3, 1, orientation, 0)
+    block = b"II*\0" + struct.pack("<IH", 8, 1) + tag + struct.pack("<I", 0)
+    chunk = struct.pack(">I", len(block)) + b"eXIf" + block
+    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+    png, tif = encoded(image), encoded(image, ".tiff")
+    riff = cv2.imencode(".webp", image, [cv2.IMWRITE_WEBP_QUALITY, 101])[1].tobytes()[12:]
+    size = struct.pack("<I", image.shape[1] - 1)[:3] + struct.pack("<I", image.shape[0] - 1)[:3]
+    webp = b"WEBPVP8X" + struct.pack("<IB3x", 10, 8) + size + riff
+    webp += b"EXIF" + struct.pack("<I", len(block)) + block
+    start = struct.unpack("<I", tif[4:8])[0]
+    (count,) = struct.unpack("<H", tif[start : start + 2])
+    entries = [tif[start + 2 + 12 * i :][:12] for i in range(count)]
+    entries = sorted([*entries, tag], key=lambda entry: struct.unpack("<H", entry[:2]))
+    ifd = struct.pack("<H", len(entries)) + b"".join(entries) + struct.pack("<I", 0)
+    return {
+        ".jpg": turned_jpeg(image, orientation),
+        ".png": png[:33] + chunk + png[33:],
+        "end.png": png[:-12] + chunk + png[-12:],
+        ".webp": b"RIFF" + struct.pack("<I", len(webp)) + webp,
+        ".tiff": tif[:4] + struct.pack("<I", len(tif)) + tif[8:] + ifd,
+    }
+
+
+TURNS = {
+    1: lambda image: image,
+    2: np.fliplr,
+    3: lambda image: np.rot90(image, 2),
+    4: np.flipud,
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: np.rot90(image, -1),
+    7: lambda image: np.rot90(image, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", TURNS)
+@pytest.mark.parametrize("suffix", [".jpg", ".png", "end.png", ".webp", ".tiff"])
+def test_an_annotated_image_is_read_as_it_was_labelled(rng, suffix, orientation):
+    """The annotated size decides; where it cannot, the option does, and both are named."""
+    stored = cv2.resize(rng.integers(0, 256, (3, 5, 3), np.uint8), (48, 32))
+    data = in_every_format(stored, orientation)[suffix]
+    wanted = {"ignore": stored[..., ::-1], "apply": TURNS[orientation](stored)[..., ::-1]}
+    if orientation > 4:
+        for size, way in (((48, 32), "ignore"), ((32, 48), "apply")):
+            near(decode_image(data, "x", size, "auto"), wanted[way])
+    for size in ((48, 32), None, (64, 64))[orientation > 4 :]:
+        if orientation > 1:
+            with pytest.raises(ValueError, match="x has an EXIF .*EXIF to apply .* to ignore"):
+                decode_image(data, "x", size, "auto")
+        else:
+            near(decode_image(data, "x", size, "auto"), wanted["ignore"])
+        for way, image in wanted.items():
+            near(decode_image(data, "x", size, way), image)
+
+
+def near(image, wanted):
+    """Up to what JPEG loses."""
+    assert image.shape == wanted.shape and abs(image.astype(int) - wanted).mean() < 4
+
+
+def test_a_square_image_cannot_say_how_it_was_labelled(rng):
+    data = turned_jpeg(rng.integers(0, 256, (32, 32, 3), np.uint8), 6)
+    with pytest.raises(ValueError, match="32 x 32 as stored, 32 x 32 as viewers show it"):
+        decode_image(data, "x", (32, 32), "auto")
+    same = turned_jpeg(np.full((32, 32, 3), 90, np.uint8), 3)
+    assert decode_image(same, "x", (32, 32), "auto").shape == (32, 32, 3)
+
+
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
 @pytest.mark.parametrize("share", [0.0, 0.05, 0.5, 0.9])
 def test_a_broken_file_is_named(rng, tmp_path, suffix, share):
@@ -126,7 +196,7 @@ def test_written_is_read(rng, tmp_path):
 
 
 def test_a_step_sends_no_constants_to_the_device(monkeypatch):
-    """Only the first one does, and it may look without learning."""
+    """Only the first one does, and it may be in inference mode."""
     images = torch.zeros(1, 3, 2, 2)
     with torch.inference_mode():
         wanted = normalize(images)
@@ -138,12 +208,12 @@ def test_a_step_sends_no_constants_to_the_device(monkeypatch):
 
 def test_normalise_oracle_by_hand(rng, record_difference):
     image = rng.integers(0, 256, (2, 3, 4, 5), np.uint8)
-    ours = normalize(torch.from_numpy(image))
+    result = normalize(torch.from_numpy(image))
     plain = np.zeros(image.shape)
     for b, c, y, x in np.ndindex(image.shape):
         plain[b, c, y, x] = (image[b, c, y, x] / 255 - IMAGENET_MEAN[c]) / IMAGENET_STD[c]
-    assert ours.dtype == torch.float32
-    record_difference("normalize", abs(ours.numpy() - plain).max())
-    np.testing.assert_allclose(ours, plain, atol=1e-5)
+    assert result.dtype == torch.float32
+    record_difference("normalize", abs(result.numpy() - plain).max())
+    np.testing.assert_allclose(result, plain, atol=1e-5)
     assert IMAGENET_MEAN == (0.485, 0.456, 0.406)
     assert IMAGENET_STD == (0.229, 0.224, 0.225)

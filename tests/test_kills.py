@@ -10,7 +10,7 @@ import time
 import pytest
 import torch
 
-from commands import QUICKSTART, TORCHRUN, read_until, start
+from commands import QUICKSTART, TORCHRUN, read_until, run, start, tool
 
 OPTIONS = (
     "MODEL.WIDTH 8 MODEL.BACKBONE.STEM 8 MODEL.BACKBONE.BLOCKS 1 DATASET.INPUT_SIZE 64 "
@@ -21,9 +21,9 @@ OPTIONS = (
 SINGLE_PROCESS, SHARED = (), TORCHRUN
 
 
-def begin(launch, scenes, output, epochs):
+def arguments(scenes, output, epochs):
     place = ["DATASET.ROOT", scenes, "OUTPUT_DIR", output, "TRAIN.EPOCHS", epochs]
-    return start("train", "--cfg", QUICKSTART, *OPTIONS.split(), *place, launch=launch)
+    return ["--cfg", QUICKSTART, *OPTIONS.split(), *place]
 
 
 def saved_step(output):
@@ -32,43 +32,44 @@ def saved_step(output):
     return max(steps, default=0)
 
 
-def resumed_step(said):
-    """Where a start began, None if it did not come so far as to say."""
-    found = re.search(r"^(?:continuing at epoch \d+|new run), step (\d+)", said, re.MULTILINE)
+def resumed_step(printed):
+    """The step at which a start began, None if it was killed before it printed that."""
+    found = re.search(r"^(?:continuing at epoch \d+|new run), step (\d+)", printed, re.MULTILINE)
     return int(found[1]) if found else None
 
 
-def kill(process, output, dice, seconds):
+def kill(process, output, rng, seconds):
     """SIGKILL to all of a start: every fifth before it trains, the others while it does."""
-    said = ""
-    if dice.random() < 0.2:
-        time.sleep(dice.uniform(0, 3))
+    printed = ""
+    if rng.random() < 0.2:
+        time.sleep(rng.uniform(0, 3))
     else:
-        said = read_until(process, "learning rate")
-        time.sleep(dice.uniform(0, seconds))
+        printed = read_until(process, "learning rate")
+        time.sleep(rng.uniform(0, seconds))
     assert process.poll() is None, "it was done before it was killed; give it more epochs"
     # All of them: torchrun's processes have sessions of their own, and live on without it.
     subprocess.run(["pkill", "-KILL", "--full", str(output)], check=True)
-    return said + process.communicate(timeout=60)[0]
+    return printed + process.communicate(timeout=60)[0]
 
 
 def killed_until_done(launch, scenes, output, epochs, kills, seconds):
     """Kill the run so many times, each at most so many seconds after it began to train."""
-    dice, kept = random.Random(kills), 0
+    rng, kept = random.Random(kills), 0
     for number in range(kills + 1):
-        process = begin(launch, scenes, output, epochs)
-        said = kill(process, output, dice, seconds) if number < kills else process.communicate()[0]
-        assert number < kills or process.returncode == 0, said
-        began = resumed_step(said)
+        process = start("train", *arguments(scenes, output, epochs), launch=launch)
+        last = number == kills
+        printed = process.communicate()[0] if last else kill(process, output, rng, seconds)
+        assert not last or process.returncode == 0, printed
+        began = resumed_step(printed)
         if began is not None:
             assert began >= kept, f"steps {began + 1} to {kept} were lost"
-        assert "warning" not in said and "Traceback" not in said, said
+        assert "warning" not in printed and "Traceback" not in printed, printed
         kept = max(kept, saved_step(output))
         print(f"start {number + 1}: began at step {began}, newest checkpoint {kept}")
 
 
 def outcome(output):
-    """The finished run, its folder looked through for damage."""
+    """The finished run, its folder checked for damage."""
     folders = {path.parent for path in output.rglob("run.json")}
     (folder,) = [f for f in folders if json.loads((f / "run.json").read_text()).get("finished")]
     files = sorted((folder / "checkpoints").iterdir())
@@ -120,8 +121,10 @@ def compare(whole, killed, launch):
     ],
 )
 def test_killed_and_started_again_nothing_is_lost(scenes, tmp_path, launch, epochs, kills, seconds):
-    process = begin(launch, scenes, tmp_path / "whole", epochs)
-    said, _ = process.communicate()
-    assert process.returncode == 0, said
+    undisturbed = arguments(scenes, tmp_path / "whole", epochs)
+    if launch:
+        tool("train", *undisturbed, launch=launch, minutes=60)
+    else:
+        run("train", *undisturbed)
     killed_until_done(launch, scenes, tmp_path / "killed", epochs, kills, seconds)
     compare(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"), launch)

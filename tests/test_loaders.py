@@ -186,7 +186,7 @@ def refuse():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_worker_s_error_says_what_was_wrong_and_no_more(dataset, workers):
+def test_a_workers_error_names_what_was_wrong_and_no_more(dataset, workers):
     with pytest.raises(ValueError) as error:
         [*epoch(broken_loader(dataset, refuse, workers), 0)]
     assert str(error.value) == "7.png is not a readable image"
@@ -212,8 +212,42 @@ def test_a_worker_that_dies_names_its_image(dataset):
         [*epoch(broken_loader(dataset, die, 2), 0)]
 
 
+def test_without_shared_memory_the_error_names_how_to_get_some(dataset, monkeypatch):
+    """Found by torch before it writes, or by the system when it does."""
+
+    def refused(tensor):
+        raise RuntimeError(
+            "unable to allocate shared memory(shm) for file </torch_1_2_3>: No space"
+        )
+
+    def die():
+        os.kill(os.getpid(), signal.SIGBUS)
+
+    cure = "2 WORKERS do not fit into the .* MB of shared memory in /dev/shm; .* --shm-size"
+    with pytest.raises(ChildProcessError, match=cure):
+        [*epoch(broken_loader(dataset, die, 2), 0)]
+    loader = loader_of(dataset, 2)
+    monkeypatch.setattr(torch.Tensor, "share_memory_", refused)
+    with pytest.raises(ChildProcessError, match=cure):
+        [*epoch(loader, 0)]
+
+
+@pytest.mark.parametrize(
+    ("device", "processes", "started", "pinned"),
+    [("cpu", 2, None, False), ("cuda:1", 1, None, True), ("cuda:1", 2, "forkserver", True)],
+)
+def test_batches_are_pinned_for_a_gpu_and_no_worker_forks_beside_nccl(
+    dataset, device, processes, started, pinned
+):
+    batches = ResumableBatchSampler(len(dataset), 4, 1, 0, processes)
+    loader = TrainingLoader(dataset, batches, 2, torch.device(device))
+    context = loader.multiprocessing_context
+    assert (context and context.get_start_method()) == started
+    assert loader.pin_memory == pinned
+
+
 def test_workers_leave_requests_to_stop_to_the_training(dataset):
-    """A scheduler asks all processes of a job; those of the loader must go on until it ends."""
+    """A scheduler signals all processes of a job; those of the loader must go on until it ends."""
     before = multiprocessing.active_children()
     loader = loader_of(dataset, 2)
     loader.batch_sampler.enter(0)

@@ -5,9 +5,11 @@ import re
 import sys
 from unittest.mock import MagicMock, call
 
+import numpy as np
 import pytest
 
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
+from hrpose.ops.image import decode_image
 
 CONFIG = "NAME: w32\nTRAIN:\n  LR: 0.001\n  LR_STEP:\n  - 200.0\n"
 
@@ -37,6 +39,16 @@ def test_metrics_are_events_too(logger, tmp_path):
     logger.close()
     (events,) = tmp_path.glob("events*")
     assert b"loss" in events.read_bytes()
+
+
+def test_pictures_are_events_too(logger, tmp_path):
+    picture = np.full((40, 60, 3), 90, np.uint8)
+    logger.write_image("training", picture, 10)
+    logger.close()
+    (events,) = tmp_path.glob("events*")
+    data = events.read_bytes()
+    encoded = data[data.index(b"\xff\xd8") : data.index(b"\xff\xd9") + 2]
+    assert b"training" in data and np.array_equal(decode_image(encoded, ""), picture)
 
 
 def test_messages_have_their_time(logger, tmp_path, capsys):
@@ -130,6 +142,14 @@ def test_wandb_gets_metrics_with_their_step(wandb, make, warnings):
     ]
     wandb.init.return_value.finish.assert_called_once_with()
     assert warnings == []
+
+
+def test_wandb_gets_pictures(wandb, make):
+    picture = np.zeros((4, 6, 3), np.uint8)
+    make().write_image("training", picture, 10)
+    wandb.Image.assert_called_once_with(picture)
+    expected = call({"training": wandb.Image.return_value}, step=10)
+    assert wandb.init.return_value.log.mock_calls == [expected]
 
 
 def test_wandb_gets_the_config(wandb, make, tmp_path):

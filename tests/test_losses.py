@@ -33,12 +33,12 @@ def random(*shape, seed=0, dtype=torch.float64):
 def test_masked_mse_oracle(record_difference):
     predicted, truth = random(2, 3, 5, 6).requires_grad_(), random(2, 3, 5, 6, seed=1)
     mask = (random(2, 5, 6, seed=2) > 0.3).to(torch.uint8)
-    ours, plain = masked_mse(predicted, truth, mask), looped_mse(predicted, truth, mask)
-    (slope,) = torch.autograd.grad(ours[0] + 3 * ours[1], predicted)
+    result, plain = masked_mse(predicted, truth, mask), looped_mse(predicted, truth, mask)
+    (slope,) = torch.autograd.grad(result[0] + 3 * result[1], predicted)
     (plain_slope,) = torch.autograd.grad(plain[0] + 3 * plain[1], predicted)
-    record_difference("masked_mse", (ours - plain).detach().abs().max())
+    record_difference("masked_mse", (result - plain).detach().abs().max())
     record_difference("masked_mse: gradient", (slope - plain_slope).abs().max())
-    assert torch.allclose(ours, plain, atol=1e-12)
+    assert torch.allclose(result, plain, atol=1e-12)
     assert torch.allclose(slope, plain_slope, atol=1e-12)
     masked = (mask == 0)[:, None].expand_as(slope)
     assert (slope[masked] == 0).all()
@@ -170,15 +170,15 @@ def test_an_image_without_people_has_a_loss_and_no_tag_loss():
     assert all(value.isnan().all() for value in watch.values())
 
 
-def test_the_threshold_of_grouping_says_who_is_close():
-    everybody, nobody = (
+def test_the_threshold_of_grouping_decides_who_is_close():
+    close, apart = (
         multi_resolution_loss(
             make_outputs(), make_batch(), [heatmap_term], {"heatmap": 1.0}, USUAL, threshold
         ).metrics["tag_conflicts/1_4"]
         for threshold in (2.0, 0.0)
     )
-    assert everybody.tolist() == [1, 1]
-    assert nobody.tolist() == [0, 0]
+    assert close.tolist() == [1, 1]
+    assert apart.tolist() == [0, 0]
 
 
 def test_the_kind_of_push_is_chosen_by_the_term():
@@ -191,7 +191,7 @@ def test_the_kind_of_push_is_chosen_by_the_term():
 
 
 def test_nothing_is_read_back_from_the_device():
-    """On tensors that hold no values nobody can: no .item(), no choice by a mask."""
+    """On meta tensors that is impossible: no .item(), no choice by a mask."""
     batch = {name: value.to("meta") for name, value in make_batch().items()}
     batch["boxes"] = torch.empty(2, 4, 4, device="meta")
     outputs = [
@@ -213,7 +213,7 @@ def test_nothing_is_read_back_from_the_device():
         )
 
 
-def test_nobody_looks_at_the_gradient_of_what_is_watched():
+def test_metrics_carry_no_gradient():
     outputs = [
         output._replace(heatmaps=output.heatmaps.requires_grad_()) for output in make_outputs()
     ]

@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from hrpose.models.blocks import basic_block, conv_bn, kaiming_init, normal_init
+from hrpose.models.blocks import Upsample, basic_block, conv_bn, kaiming_init, normal_init
 from hrpose.models.higher_hrnet import HigherHRNet, deconv
-from hrpose.models.hrnet import HRNet, fuse_layer
+from hrpose.models.hrnet import FusionModule, HRNet, fuse_layer
 from hrpose.models.weights import to_published
 
 JOINTS = 5
@@ -32,6 +32,31 @@ def published(width=32, joints=17, **options):
 
 def images(height=64, width=64, count=2):
     return torch.randn(count, 3, height, width, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_branches_are_fused_in_the_precision_of_the_network(dtype):
+    """Autocast promotes nn.Upsample to float32, and with it three of four sums."""
+    dtypes, model = [], small()
+    for layer in model.modules():
+        if isinstance(layer, FusionModule):
+            layer.register_forward_hook(lambda *given: dtypes.extend(x.dtype for x in given[2]))
+    with torch.autocast("cpu", dtype):
+        outputs = model(images())
+    assert dtypes == 6 * [dtype]  # 2, 3 and 1 branches
+    assert all(output.heatmaps.dtype == dtype for output in outputs)
+
+
+def test_upsampling_copies_values_and_sums_gradients_exactly():
+    """Whole numbers, which are exact in all precisions."""
+    x = torch.arange(-24.0, 24).view(1, 3, 4, 4).requires_grad_()
+    up = Upsample(scale_factor=4, mode="nearest")
+    with torch.autocast("cpu", torch.bfloat16):
+        y = up(x.bfloat16())
+    assert torch.equal(y.float(), x.repeat_interleave(4, 2).repeat_interleave(4, 3))
+    y.backward(torch.ones_like(y))
+    assert torch.equal(x.grad, torch.full_like(x, 16))
+    assert torch.equal(up(x), nn.Upsample(scale_factor=4, mode="nearest")(x))
 
 
 @pytest.mark.parametrize("size", [(512, 512), (640, 448), (32, 96)])
@@ -66,7 +91,7 @@ def test_every_variant_halves_its_stride_and_trains_every_weight(
 
 
 @pytest.mark.parametrize("width", [32, 40, 48])
-def test_deconvolutions_see_the_feature_and_all_that_was_said(width):
+def test_deconvolutions_see_the_feature_and_all_outputs_before(width):
     seen = {
         cat_output: [
             climb.up[0].in_channels - width
@@ -74,7 +99,7 @@ def test_deconvolutions_see_the_feature_and_all_that_was_said(width):
         ]
         for cat_output in (True, False)
     }
-    assert seen == {True: [2 * 17, 17], False: [0, 0]}  # tags are said, and so seen, only once
+    assert seen == {True: [2 * 17, 17], False: [0, 0]}  # tags are predicted, and so seen, only once
 
 
 def lit(block, size=(21, 25)):
@@ -167,15 +192,15 @@ class Plain:
             xs[-1] = self.layer(xs[-1], f"{name}.0", f"{name}.1", 2).relu()
             xs = self.stage(xs, stage, count)
             xs = [*xs, xs[-1]]
-        x, said = xs[0], [self.head(xs[0], 0)]
+        x, outputs = xs[0], [self.head(xs[0], 0)]
         for i in range(deconvs):
             weight = self.state[f"deconv_layers.{i}.0.0.weight"]
-            x = F.conv_transpose2d(torch.cat([x, said[-1]], 1), weight, stride=2, padding=1)
+            x = F.conv_transpose2d(torch.cat([x, outputs[-1]], 1), weight, stride=2, padding=1)
             x = self.blocks(
                 self.norm(x, f"deconv_layers.{i}.0.1").relu(), f"deconv_layers.{i}", ".0"
             )
-            said.append(self.head(x, i + 1))
-        return said
+            outputs.append(self.head(x, i + 1))
+        return outputs
 
     def head(self, x, i):
         return F.conv2d(x, *(self.state[f"final_layers.{i}.{part}"] for part in ("weight", "bias")))
@@ -247,7 +272,7 @@ def test_routes_to_finer_branches_repeat_cells_and_those_to_coarser_ones_may_be_
     assert up.min() < 0 and fuse_layer([4, 8], 0, 1)(torch.randn(1, 4, 8, 8)).min() < 0
 
 
-def test_the_last_fusion_computes_only_the_branches_asked_for():
+def test_the_last_fusion_computes_only_the_requested_branches():
     counts = {(0,): [4, 4, 1], (3, 1): [4, 4, 2], range(4): [4, 4, 4]}
     for branches, expected in counts.items():
         modules = HRNet(width=8, blocks=1, stem=8, branches=branches).stage4.exchanges
@@ -255,7 +280,7 @@ def test_the_last_fusion_computes_only_the_branches_asked_for():
 
 
 @pytest.mark.parametrize("branches", [(0,), (0, 1, 2, 3), (3, 1)])
-def test_the_backbone_returns_the_branches_asked_for_and_trains_every_weight(branches):
+def test_the_backbone_returns_the_requested_branches_and_trains_every_weight(branches):
     options = {"width": 8, "modules": (1, 1, 1), "blocks": 1, "stem": 8, "bottlenecks": 1}
     model, everything = HRNet(**options, branches=branches), HRNet(**options, branches=range(4))
     kaiming_init(everything)

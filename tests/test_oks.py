@@ -36,13 +36,13 @@ def test_a_person_is_like_itself(people):
 def test_equals_the_formula(people):
     joints, areas, visible = people
     found = joints[:3] + np.random.default_rng(1).normal(0, 8, (3, 17, 3))
-    ours = oks(joints, found, areas, COCO.sigmas, visible)
+    result = oks(joints, found, areas, COCO.sigmas, visible)
     plain = [
         [plain_oks(a, b, area, COCO.sigmas, flags) for b in found]
         for a, area, flags in zip(joints, areas, visible)
     ]
-    assert ours.shape == (4, 3)
-    np.testing.assert_allclose(ours, plain, rtol=1e-12, atol=1e-300)
+    assert result.shape == (4, 3)
+    np.testing.assert_allclose(result, plain, rtol=1e-12, atol=1e-300)
 
 
 def test_falls_with_distance_and_rises_with_area_and_tolerance(people):
@@ -75,7 +75,7 @@ def test_unlabelled_joints_and_the_third_column_do_not_count(people):
     )
 
 
-def test_nothing_labelled_or_nobody_there(people):
+def test_nothing_labelled_or_no_people(people):
     joints, areas, visible = people
     assert np.all(oks(joints, joints, areas, COCO.sigmas, 0 * visible) == 0)
     assert oks(joints, joints[:0], areas, COCO.sigmas, visible).shape == (4, 0)

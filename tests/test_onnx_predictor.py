@@ -28,7 +28,7 @@ DOTS = Skeleton(("nose", "neck", "belt"), (0.05,) * 3, ("nose", "neck", "belt"))
 
 
 class Blobs(nn.Module):
-    """Sees a joint wherever a random filter says so, with tags so far apart that few are near.
+    """Predicts a joint wherever a random filter responds, with tags so far apart that few are near.
 
     Along a line |a - p| + |b - q| often is |a - q| + |b - p|: the last digit of a map would decide.
     """
@@ -36,15 +36,15 @@ class Blobs(nn.Module):
     def __init__(self, skeleton, seed=0):
         super().__init__()
         self.kinds = len(skeleton.joints)
-        dice = torch.Generator().manual_seed(seed)
-        self.filters = nn.Parameter(torch.randn(2 * self.kinds, 3, 5, 5, generator=dice) / 8)
+        generator = torch.Generator().manual_seed(seed)
+        self.filters = nn.Parameter(torch.randn(2 * self.kinds, 3, 5, 5, generator=generator) / 8)
 
     def forward(self, images):
         fine, coarse = F.avg_pool2d(images, 2), F.avg_pool2d(images, 4)
-        said = F.conv2d(coarse, self.filters, padding=2)
+        maps = F.conv2d(coarse, self.filters, padding=2)
         heat = F.conv2d(fine, self.filters[: self.kinds], padding=2)
         return [
-            HeadOutput("1_4", 4, 0.4 + said[:, : self.kinds] / 8, 200 * said[:, self.kinds :]),
+            HeadOutput("1_4", 4, 0.4 + maps[:, : self.kinds] / 8, 200 * maps[:, self.kinds :]),
             HeadOutput("1_2", 2, 0.4 + heat / 8),
         ]
 
@@ -70,8 +70,8 @@ class Dots(nn.Module):
 
 def scene(width, height, seed=0):
     """A smooth picture (H, W, 3) uint8."""
-    dice = np.random.default_rng(seed)
-    coarse = torch.from_numpy(dice.uniform(0, 255, (1, 3, 12, 16)).astype(np.float32))
+    rng = np.random.default_rng(seed)
+    coarse = torch.from_numpy(rng.uniform(0, 255, (1, 3, 12, 16)).astype(np.float32))
     fine = F.interpolate(coarse, size=(height, width), mode="bicubic")[0].clamp(0, 255)
     return fine.byte().permute(1, 2, 0).numpy()
 
@@ -98,12 +98,12 @@ def pair(spec, graph="network", network=None):
     return predictor, OnnxPredictor(as_network(made[graph](predictor.model)), from_json(text))
 
 
-def assert_same_people(ours, theirs, pixels=1e-2):
-    assert ours.joints.shape == theirs.joints.shape
-    assert len(ours.joints) > 0
-    np.testing.assert_allclose(ours.scores, theirs.scores, atol=1e-5)
-    np.testing.assert_array_equal(ours.joints[..., 2] > 0, theirs.joints[..., 2] > 0)
-    assert abs(ours.joints - theirs.joints).max() <= pixels
+def assert_same_people(found, expected, pixels=1e-2):
+    assert found.joints.shape == expected.joints.shape
+    assert len(found.joints) > 0
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-5)
+    np.testing.assert_array_equal(found.joints[..., 2] > 0, expected.joints[..., 2] > 0)
+    assert abs(found.joints - expected.joints).max() <= pixels
 
 
 FLIPPED = ("identity", "flip")
@@ -135,9 +135,9 @@ def test_maps_and_people_are_those_of_the_predictor(spec, width, height, record_
     inputs = predictor.preprocess(image)
     maps = predictor.forward([inputs])
     heatmaps, tags, _ = exported.forward(exported.preprocess(image))
-    for name, ours, theirs in (("heatmaps", heatmaps, maps.heatmaps), ("tags", tags, maps.tags)):
-        assert ours.shape == tuple(theirs.shape[1:])
-        away = abs(ours - theirs[0].numpy()).max() / max(1, abs(ours).max())
+    for name, one, other in (("heatmaps", heatmaps, maps.heatmaps), ("tags", tags, maps.tags)):
+        assert one.shape == tuple(other.shape[1:])
+        away = abs(one - other[0].numpy()).max() / max(1, abs(one).max())
         record_difference(f"OnnxPredictor: {name} against the predictor's", away)
         assert away < 1e-6
     assert_same_people(exported(image), predictor(image))
@@ -233,8 +233,8 @@ def test_resizing_is_torchs_and_a_plain_loops(rng, size, wanted, apart, record_d
     of_torch = torch_maps.resize(torch.from_numpy(maps)[None], wanted)[0].numpy()
     record_difference("resize_on_host: against torch's", abs(resized - of_torch).max())
     assert abs(resized - of_torch).max() <= apart
-    for plane, ours in zip(maps, resized):
-        np.testing.assert_allclose(ours, plain_resize(plane, wanted), atol=2e-6)
+    for plane, result in zip(maps, resized):
+        np.testing.assert_allclose(result, plain_resize(plane, wanted), atol=2e-6)
 
 
 # Metadata ---------------------------------------------------------------------------------------

@@ -90,14 +90,14 @@ ORACLES = {
 @pytest.mark.parametrize("name", SCHEDULES)
 def test_schedules_are_those_of_torch(name):
     optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
-    oracle, theirs = ORACLES[name](optimizer), []
+    oracle, expected = ORACLES[name](optimizer), []
     for _ in range(300 * STEPS):
-        theirs += oracle.get_last_lr()
+        expected += oracle.get_last_lr()
         optimizer.step()
         oracle.step()
     schedule = partial(SCHEDULES[name], **OPTIONS)
-    ours = [schedule(step / STEPS) for step in range(300 * STEPS)]
-    assert ours == pytest.approx(theirs, abs=1e-9)
+    result = [schedule(step / STEPS) for step in range(300 * STEPS)]
+    assert result == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", SCHEDULES)
@@ -197,8 +197,8 @@ def test_every_optimizer_descends_and_takes_its_rate_from_outside(name):
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_fused_is_plain(name):
     plain = partial(PLAIN[name], lr=0.01, fused=False, foreach=False)
-    ours, theirs = learn(fused(name), [None] * 5), learn(plain, [None] * 5)
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6)
+    result, expected = learn(fused(name), [None] * 5), learn(plain, [None] * 5)
+    torch.testing.assert_close(result, expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -21,7 +21,7 @@ SIZES = (
     "MODEL.BACKBONE.BOTTLENECKS 1 MODEL.NUM_BASIC_BLOCKS 1 DATASET.INPUT_SIZE 64 DEVICE cpu"
 )
 BOUNDS = {"fp32": 1e-5, "bf16": 0.05, "fp16": 0.006}
-"""Largest difference, of the range of what is said: some rounding steps of each kind of number."""
+"""Largest difference, of an output's range: some rounding steps of each kind of number."""
 
 
 def load(*overrides, name="w32_512"):
@@ -56,12 +56,12 @@ def as_options(precision="fp32", compiled=False):
 def distance(outputs, expected):
     """The largest difference of any output, as a share of that output's range."""
     away = []
-    for said, truth in zip(outputs, expected, strict=True):
-        assert said.stride == truth.stride and (said.tags is None) == (truth.tags is None)
-        for mine, true in ((said.heatmaps, truth.heatmaps), (said.tags, truth.tags)):
+    for output, other in zip(outputs, expected, strict=True):
+        assert output.stride == other.stride and (output.tags is None) == (other.tags is None)
+        for maps, true in ((output.heatmaps, other.heatmaps), (output.tags, other.tags)):
             if true is not None:
-                assert mine.dtype == torch.float32 and mine.shape == true.shape
-                away.append(((mine - true).abs().max() / (true.max() - true.min())).item())
+                assert maps.dtype == torch.float32 and maps.shape == true.shape
+                away.append(((maps - true).abs().max() / (true.max() - true.min())).item())
     return max(away)
 
 
@@ -73,9 +73,10 @@ def distance(outputs, expected):
 @torch.inference_mode()
 def test_every_precision_has_the_same_outputs(name, precision, record_difference):
     model = network(name)
-    mine = build_inference_model(load(*as_options(precision), name=name), model)
+    optimized = build_inference_model(load(*as_options(precision), name=name), model)
     away = max(
-        distance(mine(pixels), model(pixels)) for pixels in (images(), images(128, 64, count=2))
+        distance(optimized(pixels), model(pixels))
+        for pixels in (images(), images(128, 64, count=2))
     )
     record_difference(f"forward at test, {precision}: of the range", away)
     assert 0 < away <= BOUNDS[precision]
@@ -92,11 +93,11 @@ def test_a_compiled_network_has_the_same_outputs_at_every_size(
 ):
     """One program for a single image of whatever size, another for several at once."""
     model = network()
-    mine = build_inference_model(load(*as_options(precision, compiled=True)), model)
+    optimized = build_inference_model(load(*as_options(precision, compiled=True)), model)
     torch._dynamo.utils.counters.clear()
     for height, width, count in [(320, 320, 1), (320, 384, 1), (448, 320, 1), *more]:
         pixels = images(height, width, count)
-        away = distance(mine(pixels), model(pixels))
+        away = distance(optimized(pixels), model(pixels))
         record_difference(f"forward at test, {precision}, compiled: of the range", away)
         assert away <= BOUNDS[precision]
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == programs
@@ -106,20 +107,20 @@ def test_a_compiled_network_has_the_same_outputs_at_every_size(
 
 
 def test_by_default_it_is_fused_and_channels_last():
-    mine = build_inference_model(load(), network())
-    assert not [layer for layer in mine.modules() if isinstance(layer, nn.BatchNorm2d)]
-    weights = [weight for weight in mine.parameters() if weight.dim() == 4]
+    optimized = build_inference_model(load(), network())
+    assert not [layer for layer in optimized.modules() if isinstance(layer, nn.BatchNorm2d)]
+    weights = [weight for weight in optimized.parameters() if weight.dim() == 4]
     assert all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
-    assert mine(images())[0].heatmaps.stride(1) == 1
+    assert optimized(images())[0].heatmaps.stride(1) == 1
 
 
 @pytest.mark.parametrize("precision", BOUNDS)
 def test_the_original_stays_as_it_was(precision):
     model = copy.deepcopy(network()).train()
     before = copy.deepcopy(model.state_dict())
-    mine = build_inference_model(load(*as_options(precision)), model)
-    assert model.training and not mine.training
-    assert next(mine.parameters()).device == next(model.parameters()).device
+    optimized = build_inference_model(load(*as_options(precision)), model)
+    assert model.training and not optimized.training
+    assert next(optimized.parameters()).device == next(model.parameters()).device
     for name, value in model.state_dict().items():
         assert value.dtype == before[name].dtype and torch.equal(value, before[name]), name
         assert value.stride() == before[name].stride(), name
@@ -133,8 +134,20 @@ def test_variances_too_large_for_float16_do_no_harm():
     unfused = HalfPrecision(copy.deepcopy(model), torch.float16)
     with torch.inference_mode():
         expected = model(images())
-        for mine in (build_inference_model(load(*as_options("fp16")), model), unfused):
-            assert distance(mine(images()), expected) < BOUNDS["fp16"]
+        for optimized in (build_inference_model(load(*as_options("fp16")), model), unfused):
+            assert distance(optimized(images()), expected) < BOUNDS["fp16"]
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_tags_are_finer_than_the_steps_of_half_precision(precision):
+    """Grouping compares them with a threshold, and peaks are cells that no other equals."""
+    model = build_inference_model(load(*as_options(precision)), network())
+    with torch.inference_mode():
+        outputs = model(images(128, 128))
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}[precision]
+    for maps in [outputs[0].tags, *(output.heatmaps for output in outputs)]:
+        assert maps.dtype == torch.float32
+        assert (maps != maps.to(half)).float().mean() > 0.9
 
 
 def test_an_export_gets_the_layers_themselves():
@@ -145,7 +158,7 @@ def test_an_export_gets_the_layers_themselves():
     assert "convolution" in str(program.graph) or "conv2d" in str(program.graph)
 
 
-def test_a_predictor_computes_as_test_says(tmp_path):
+def test_a_predictor_computes_as_its_options_require(tmp_path):
     model = network()
     torch.save(model.state_dict(), tmp_path / "weights.pth")
     options = ["TEST.MODEL_FILE", str(tmp_path / "weights.pth")]
@@ -153,10 +166,10 @@ def test_a_predictor_computes_as_test_says(tmp_path):
     half = load_predictor(load(*options, *as_options("bf16")))
     assert isinstance(half.model, HalfPrecision) and not half.model.training
     image = images(64, 64)[0].mul(60).add(120).clamp(0, 255).byte().permute(1, 2, 0).numpy()
-    mine, expected = (each.forward([each.preprocess(image)]) for each in (half, plain))
+    optimized, expected = (each.forward([each.preprocess(image)]) for each in (half, plain))
     spread = expected.heatmaps.max() - expected.heatmaps.min()
-    assert mine.heatmaps.dtype == torch.float32
-    assert 0 < (mine.heatmaps - expected.heatmaps).abs().max() / spread < BOUNDS["bf16"]
+    assert optimized.heatmaps.dtype == torch.float32
+    assert 0 < (optimized.heatmaps - expected.heatmaps).abs().max() / spread < BOUNDS["bf16"]
 
 
 # Mistakes ---------------------------------------------------------------------------------------

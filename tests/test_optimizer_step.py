@@ -10,6 +10,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from commands import TORCHRUN
 from gradients import CPU, Replicas, gradients
 from hrpose.builders.training import build_optimizer_step
 from hrpose.config import load_config
@@ -30,11 +31,16 @@ def whole(scenes):
     return gradients(scenes)
 
 
-def by_two_processes(scenes, path, mode):
-    """mode: eval or train, and into how many passes a process divides its share"""
-    launch = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    asked = [sys.executable, *launch, str(HERE / "gradients.py"), str(scenes), str(path), mode]
-    subprocess.run(asked, check=True, capture_output=True, cwd=HERE.parent, timeout=300)
+@pytest.fixture(scope="module")
+def by_two_processes(scenes, tmp_path_factory):
+    """mode -> gradient; mode: eval or train, and into how many passes a process divides its share.
+
+    "buffers" -> the running means of both processes.
+    """
+    path = tmp_path_factory.mktemp("two") / "found.pth"
+    command = [sys.executable, *TORCHRUN, HERE / "gradients.py", scenes, path]
+    command += ["eval1", "eval2", "train1"]
+    subprocess.run(command, check=True, capture_output=True, cwd=HERE.parent, timeout=300)
     return torch.load(path)
 
 
@@ -58,17 +64,17 @@ def test_however_a_process_takes_its_batch_the_gradient_is_the_same(
 @pytest.mark.slow
 @pytest.mark.parametrize("mode", ["eval1", "eval2"])
 def test_however_many_processes_share_a_batch_the_gradient_is_the_same(
-    scenes, whole, mode, tmp_path, record_difference
+    whole, by_two_processes, mode, record_difference
 ):
-    difference = furthest(whole, by_two_processes(scenes, tmp_path / "g.pth", mode))
+    difference = furthest(whole, by_two_processes[mode])
     record_difference("gradient: DDP of two processes (relative)", difference)
     assert difference < 1e-10
 
 
 @pytest.mark.slow
-def test_each_of_two_processes_normalises_by_its_own_images(scenes, tmp_path):
+def test_each_of_two_processes_normalises_by_its_own_images(scenes, by_two_processes):
     """Batch statistics are not shared; the gradient is the mean of those of the shares."""
-    shared = by_two_processes(scenes, tmp_path / "g.pth", "train1")
+    shared = by_two_processes["train1"]
     parts = [gradients(scenes, training=True, part=DistInfo(rank, 2)) for rank in range(2)]
     expected = {name: (parts[0][name] + parts[1][name]) / 2 for name in shared}
     assert furthest(expected, shared) < 1e-10
@@ -76,8 +82,8 @@ def test_each_of_two_processes_normalises_by_its_own_images(scenes, tmp_path):
 
 
 @pytest.mark.slow
-def test_all_processes_evaluate_with_the_main_ones_running_statistics(scenes, tmp_path):
-    seen = by_two_processes(scenes, tmp_path / "g.pth", "buffers")
+def test_all_processes_evaluate_with_the_main_ones_running_statistics(by_two_processes):
+    seen = by_two_processes["buffers"]
     assert seen["before"] == [0.0, 1.0] and seen["after"] == [0.0, 0.0]
 
 
@@ -221,11 +227,27 @@ def test_buffers_of_every_dtype_are_restored():
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
-def test_a_compiled_step_is_not_replicated_on_several_gpus():
-    config = load_config("configs/w32_512.yaml", ["TRAIN.COMPILE", "true"])
-    devices = [torch.device("cuda", 0), torch.device("cuda", 1)]
-    with pytest.raises(ValueError, match="TRAIN.COMPILE.*torchrun"):
-        build_optimizer_step(config, Toy(), 4, devices)
+GPUS = [torch.device("cuda", 0), torch.device("cuda", 1)]
+
+
+@pytest.mark.parametrize(
+    ("options", "devices", "processes", "cure"),
+    [
+        ("TRAIN.COMPILE true", GPUS, 1, "TRAIN.COMPILE.*torchrun"),
+        ("TRAIN.COMPILE true TRAIN.SYNC_BN true", GPUS[:1], 2, "TRAIN.COMPILE.*TRAIN.SYNC_BN"),
+        ("TRAIN.COMPILE true", CPU, 1, "TRAIN.COMPILE needs a compiler.*no_such.*COMPILE false"),
+        ("TRAIN.COMPILE true", GPUS[:1], 1, "TRAIN.COMPILE needs .*COMPILE false"),
+        ("LOSS.TERMS [tags]", CPU, 2, "LOSS.TERMS .'tags'.*add heatmap"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused_with_its_cure(
+    options, devices, processes, cure, monkeypatch
+):
+    monkeypatch.setenv("CXX", "no_such_compiler")
+    monkeypatch.setenv("CC", "no_such_compiler")
+    config = load_config("configs/w32_512.yaml", options.split())
+    with pytest.raises(ValueError, match=cure):
+        build_optimizer_step(config, Toy(), 4, devices, DistInfo(0, processes))
 
 
 # Random numbers ---------------------------------------------------------------------------------

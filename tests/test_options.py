@@ -75,7 +75,7 @@ def test_every_yaml_builds_and_takes_a_step(path):
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
-def test_every_yaml_says_only_what_differs(path):
+def test_every_yaml_holds_only_what_differs(path):
     """A line that repeats its BASE, or the default, misleads a reader about what is special."""
     inherited = {key: option.default for key, option in BY_KEY.items()}
     entries = read_entries(path)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from hrpose.builders.bottomup import build_loss, build_targets
+from hrpose.builders.bottomup import build_dataset, build_loss, build_targets
 from hrpose.builders.common import build_model
 from hrpose.config import load_config
 
@@ -93,9 +93,9 @@ def test_a_dilation_for_each_block_or_for_all():
 
 @pytest.mark.parametrize("bad", ["[1, 2]", "[1, 1, 2]", "[1, 1, 1, 1, 1]"])
 def test_dilations_that_are_not_as_many_as_blocks_are_refused(bad):
-    said = refused("MODEL.DILATIONS", bad)
-    assert "MODEL.DILATIONS" in said
-    assert "4 residual blocks" in said
+    message = refused("MODEL.DILATIONS", bad)
+    assert "MODEL.DILATIONS" in message
+    assert "4 residual blocks" in message
 
 
 @pytest.mark.parametrize(
@@ -110,33 +110,33 @@ def test_outputs_to_average_exist_and_stand_once(chosen, count, holds):
     if holds:
         load("TEST.AGGREGATE", chosen, *deconvs(count))
     else:
-        said = refused("TEST.AGGREGATE", chosen, *deconvs(count))
-        assert "TEST.AGGREGATE" in said
-        assert ", ".join(["4", "2", "1"][: count + 1]) in said
+        message = refused("TEST.AGGREGATE", chosen, *deconvs(count))
+        assert "TEST.AGGREGATE" in message
+        assert ", ".join(["4", "2", "1"][: count + 1]) in message
 
 
 # Adaptive heatmaps ------------------------------------------------------------------------------
 
 
-def test_sahr_needs_a_network_that_says_scales():
-    said = refused("LOSS.SAHR", "true")
-    assert "LOSS.SAHR" in said
-    assert "MODEL.NAME swahr" in said
+def test_sahr_needs_a_network_that_predicts_scales():
+    message = refused("LOSS.SAHR", "true")
+    assert "LOSS.SAHR" in message
+    assert "MODEL.NAME swahr" in message
     load("LOSS.SAHR", "true", *SWAHR)
     load("LOSS.WAHR", "true")
     load(*SWAHR)
 
 
 def test_widths_are_learnt_or_ruled_but_not_both():
-    said = refused("LOSS.SAHR", "true", "LOSS.SHR", "256", *SWAHR)
-    assert "LOSS.SAHR" in said
-    assert "LOSS.SHR" in said
+    message = refused("LOSS.SAHR", "true", "LOSS.SHR", "256", *SWAHR)
+    assert "LOSS.SAHR" in message
+    assert "LOSS.SHR" in message
     load("LOSS.SHR", "256", "LOSS.WAHR", "true", *SWAHR)
 
 
 @pytest.mark.parametrize("text", [".inf", "1e999", "inf", "0", "0.1"])
 def test_lambda_may_be_endless_or_nothing(text):
-    weight = load("LOSS.LAMBDA", text).LOSS.LAMBDA
+    weight = load("LOSS.LAMBDA", text, "LOSS.SAHR", "true", *SWAHR).LOSS.LAMBDA
     assert weight == {"0": 0, "0.1": 0.1}.get(text, math.inf)
 
 
@@ -176,3 +176,9 @@ def test_published_defaults():
     loss = load().LOSS
     assert (loss.LAMBDA, loss.GAMMA, loss.SHR) == (1, 0.01, 0)
     assert (loss.SAHR, loss.WAHR, loss.DETACH_WEIGHT) == (False, False, False)
+
+
+@pytest.mark.parametrize("names", ["[flip, affine]", "[flip]", "[affine, affine]"])
+def test_a_sample_is_cropped_once_and_then_flipped(names):
+    with pytest.raises(ValueError, match=r"DATASET\.AUGMENTATIONS is .*cropped once"):
+        build_dataset(load("DATASET.AUGMENTATIONS", names), None)

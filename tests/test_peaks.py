@@ -184,12 +184,12 @@ def test_heat_precedes_row_order_even_for_neighbouring_floats():
 @pytest.mark.parametrize("size", [(16, 16), (8, 12), (21, 32)])
 def test_resize_oracle(size, record_difference):
     maps = torch.rand(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
-    ours = resize(maps, size)
-    assert ours.shape == (2, 3, *size)
+    result = resize(maps, size)
+    assert result.shape == (2, 3, *size)
     for b, k in np.ndindex(2, 3):
         plain = enlarge(maps[b, k].numpy().astype(float), size)
-        record_difference("resize", abs(ours[b, k].numpy() - plain).max())
-        np.testing.assert_allclose(ours[b, k], plain, atol=1e-6)
+        record_difference("resize", abs(result[b, k].numpy() - plain).max())
+        np.testing.assert_allclose(result[b, k], plain, atol=1e-6)
 
 
 def test_resize_to_the_same_size_is_nothing_and_constants_stay():

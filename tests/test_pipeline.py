@@ -1,4 +1,4 @@
-"""A stream finds what its predictor finds one by one, in order, whoever is ready first."""
+"""A stream finds what its predictor finds one by one, in order, whichever is ready first."""
 
 import threading
 import time
@@ -28,10 +28,10 @@ class Colours(nn.Module):
     def __init__(self):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(1))
-        self.asked = []
+        self.shapes = []
 
     def forward(self, images):
-        self.asked.append(tuple(images.shape))
+        self.shapes.append(tuple(images.shape))
         fine = F.avg_pool2d(images, 2) * self.weight
         coarse = F.avg_pool2d(fine, 2)
         return [HeadOutput("1_4", 4, coarse, 6 * coarse.flip(1)), HeadOutput("1_2", 2, fine)]
@@ -69,9 +69,9 @@ class Noise:
         return 1000 - i, image
 
 
-def same(ours, plain):
-    assert [image_id for image_id, _ in ours] == [image_id for image_id, _ in plain]
-    for (_, poses), (_, alone) in zip(ours, plain):
+def same(result, plain):
+    assert [image_id for image_id, _ in result] == [image_id for image_id, _ in plain]
+    for (_, poses), (_, alone) in zip(result, plain):
         assert poses.joints.shape == alone.joints.shape
         np.testing.assert_allclose(poses.joints, alone.joints, atol=1e-3)
         np.testing.assert_allclose(poses.scores, alone.scores, atol=1e-6)
@@ -89,9 +89,9 @@ def test_a_stream_finds_what_is_found_one_by_one(config, devices, kind):
     assert sum(len(poses.joints) for _, poses in plain) > 23
     workers = [predictor(kind) for _ in range(devices)]
     same(list(stream(workers, images, config)), plain)
-    asked = [shape for worker in workers for shape in worker.model.asked]
-    assert sum(shape[0] for shape in asked) == 23
-    assert max(shape[0] for shape in asked) <= config.batch
+    shapes = [shape for worker in workers for shape in worker.model.shapes]
+    assert sum(shape[0] for shape in shapes) == 23
+    assert max(shape[0] for shape in shapes) <= config.batch
 
 
 def test_an_image_of_a_wrong_shape_is_named():
@@ -103,7 +103,7 @@ def test_an_image_of_a_wrong_shape_is_named():
 def test_images_of_one_size_are_batched():
     one = predictor()
     list(stream([one], Noise(20), PipelineConfig(4, 2)))
-    assert sorted(shape[0] for shape in one.model.asked) == [4, 4, 4, 4, 4]
+    assert sorted(shape[0] for shape in one.model.shapes) == [4, 4, 4, 4, 4]
 
 
 @pytest.mark.slow

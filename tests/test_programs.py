@@ -12,7 +12,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, start, tool
+from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, run, start, tool
 from hrpose.builders.bottomup import load_predictor
 from hrpose.config import load_config
 from hrpose.engine.step import OptimizerStep
@@ -61,6 +61,7 @@ def test_no_network_outlives_the_processes_that_share_it(scenes, tmp_path, monke
     left = lambda: alive.append([o for o in gc.get_objects() if type(o) is OptimizerStep])  # noqa: E731
     monkeypatch.setattr(dist, "destroy_process_group", left)
     options = [*SMALL, "DATASET.ROOT", str(scenes), "OUTPUT_DIR", str(tmp_path)]
+    gc.collect()  # those of tests before
     cli.main("train", ["--cfg", QUICKSTART, *options])
     assert alive == [[]]
 
@@ -69,13 +70,14 @@ def test_valid_scores_weights_and_results_alike(trained, tmp_path):
     folder, options = trained
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth"]
     one, two = tmp_path / "one", tmp_path / "two"
-    tool("valid", "--cfg", QUICKSTART, "--output", one, *options, *weights)
+    printed = tool("valid", "--cfg", QUICKSTART, "--output", one, *options, *weights)
+    assert "last.pth: " in printed and "tensors loaded (hrpose)" in printed
     results = one / "results" / "keypoints.json"
-    tool("valid", "--cfg", QUICKSTART, "--output", two, "--results", results, *options)
-    first, second, run = (
+    run("valid", "--cfg", QUICKSTART, "--output", two, "--results", results, *options)
+    first, second, validated = (
         json.loads((place / "results" / "metrics.json").read_text()) for place in (one, two, folder)
     )
-    assert first == second == run
+    assert first == second == validated
     assert set(first) == {
         "AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "AR50", "AR75", "AR-M", "AR-L",
     }  # fmt: skip
@@ -83,7 +85,7 @@ def test_valid_scores_weights_and_results_alike(trained, tmp_path):
 
 def test_the_same_seed_ends_in_the_same_weights(trained, tmp_path):
     folder, options = trained
-    tool("train", "--cfg", QUICKSTART, *options, "OUTPUT_DIR", tmp_path)
+    run("train", "--cfg", QUICKSTART, *options, "OUTPUT_DIR", tmp_path)
     (again,) = (tmp_path / "quickstart").iterdir()
     one, two = (
         torch.load(place / "checkpoints" / "last.pth", weights_only=True)["model"]
@@ -92,23 +94,21 @@ def test_the_same_seed_ends_in_the_same_weights(trained, tmp_path):
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_asked_to_stop_it_keeps_a_checkpoint_and_the_same_command_continues(
-    trained, tmp_path, number
-):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])  # SIGTERM: test_faults.py
+def test_a_stopped_run_keeps_a_checkpoint_and_the_same_command_continues(trained, tmp_path, number):
     _, options = trained
     longer = [*options, "TRAIN.EPOCHS", "20", "OUTPUT_DIR", str(tmp_path)]
     longer += ["TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
     process = start("train", "--cfg", QUICKSTART, *longer)
-    said = read_until(process, "epoch 1/20")
+    printed = read_until(process, "epoch 1/20")
     os.kill(process.pid, number)
-    said += process.communicate(timeout=120)[0]
-    assert process.returncode == 128 + number, said
-    assert "Start again to continue" in said and "Traceback" not in said
+    printed += process.communicate(timeout=120)[0]
+    assert process.returncode == 128 + number, printed
+    assert "Start again to continue" in printed and "Traceback" not in printed
     (folder,) = (tmp_path / "quickstart").iterdir()
     assert (folder / "checkpoints" / "last.pth").exists()
 
-    assert "continuing at epoch" in tool("train", "--cfg", QUICKSTART, *longer)
+    assert "continuing at epoch" in run("train", "--cfg", QUICKSTART, *longer)
     assert [path.name for path in (tmp_path / "quickstart").iterdir()] == [folder.name]
     assert json.loads((folder / "run.json").read_text())["finished"]
 
@@ -121,9 +121,9 @@ def test_photos_are_drawn_on_and_a_broken_one_is_named(trained, scenes, tmp_path
     cv2.imwrite(str(photos / "flat.png"), np.zeros((20, 700, 3), np.uint8))
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
     command = ["--cfg", QUICKSTART, "--input", photos, "--output", tmp_path / "found"]
-    said = tool("test", *command, *options, *weights, status=2)
-    assert "broken.jpg" in said
-    assert "flat.png: an image of 700 x 20 is more than 32 times" in said
+    printed = tool("test", *command, *options, *weights, status=2)
+    assert "broken.jpg" in printed
+    assert "flat.png: an image of 700 x 20 is more than 32 times" in printed
     assert len(list((tmp_path / "found").glob("*.jpg"))) == 6
     for pose in json.loads((tmp_path / "found" / "keypoints.json").read_text()):
         assert len(pose["keypoints"]) == 51 and pose["category_id"] == 1
@@ -137,7 +137,7 @@ def test_the_submission_file_covers_the_listed_images(trained, scenes, tmp_path)
     images = scenes / "images" / "val2017"
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
     command = ["--cfg", QUICKSTART, "--input", images, "--image-info", info, "--output", tmp_path]
-    tool("test", *command, *options, *weights)
+    run("test", *command, *options, *weights)
     results = json.loads(
         (tmp_path / "person_keypoints_test-dev2017_hrpose_results.json").read_text()
     )
@@ -154,15 +154,15 @@ def test_what_was_found_before_a_broken_image_is_kept_apart(trained, scenes, tmp
     info = tmp_path / "image_info_test2017.json"
     info.write_text(json.dumps({"images": truth["images"]}))
     options = [*options, "TEST.MODEL_FILE", folder / "checkpoints" / "best.pth", "TEST.BATCH", 1]
-    options += ["TEST.DETECTION_THRESHOLD", 0.0]  # so little trained, it is sure of nothing
+    options += ["TEST.DETECTION_THRESHOLD", 0.0]  # so little trained, it has only low scores
     command = ["test", "--cfg", QUICKSTART, "--input", images, "--image-info", info]
     complete = tmp_path / "person_keypoints_test2017_hrpose_results.json"
     part = complete.with_stem(f"{complete.stem}_part")
-    assert last.name in tool(*command, "--output", tmp_path, *options, status=2)
+    assert last.name in run(*command, "--output", tmp_path, *options, status=2)
     before = json.loads(part.read_text())
     assert before and not complete.exists()
     last.write_bytes(whole)
-    tool(*command, "--output", tmp_path, *options)
+    run(*command, "--output", tmp_path, *options)
     assert json.loads(complete.read_text())[: len(before)] == before and not part.exists()
 
 
@@ -181,22 +181,22 @@ def test_other_joints_train_and_start_from_coco_weights(trained, tmp_path):
     command = ["--output", scenes, "--train", 8, "--val", 4]
     tool("synthesize", *command, "--joints", "nose,left_wrist,right_wrist,left_ankle,right_ankle")
     config = str(ROOT / "configs" / "five_joints.yaml")
-    run = [*SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path / "out"]
+    here = [*SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path / "out"]
     tuned = [
         "MODEL.PRETRAINED", folder / "checkpoints" / "best.pth",
         "MODEL.ALLOW_MISSING", "['heads.*','deconvs.*.up.0.weight']",
     ]  # fmt: skip
-    tool("train", "--cfg", config, *run, "MODEL.PRETRAINED", "")
-    assert "heads" in tool("train", "--cfg", config, *run, *tuned)
+    run("train", "--cfg", config, *here, "MODEL.PRETRAINED", "")
+    assert "heads" in run("train", "--cfg", config, *here, *tuned)
     results = [json.loads(p.read_text()) for p in tmp_path.glob("out/*/*/results/keypoints.json")]
     assert len(results) == 2
     assert all(len(pose["keypoints"]) == 15 for poses in results for pose in poses)
 
-    # Whoever is given the weights needs no annotations to find these joints.
+    # With the weights, no annotations are needed to find these joints.
     best = next(tmp_path.glob("out/*/*/checkpoints/best.pth"))
     images, found = scenes / "images" / "val2017", tmp_path / "found"
     elsewhere = [*SMALL, "DATASET.ROOT", "nowhere", "TEST.MODEL_FILE", best]
-    tool("test", "--cfg", config, "--input", images, "--output", found, *elsewhere)
+    run("test", "--cfg", config, "--input", images, "--output", found, *elsewhere)
     poses = json.loads((found / "keypoints.json").read_text())
     assert all(len(pose["keypoints"]) == 15 for pose in poses)
 
@@ -221,7 +221,7 @@ def test_annotations_that_cannot_be_evaluated_stop_a_run_before_it_begins(
     spoil(truth)
     path.write_text(json.dumps(truth))
     here = ["DATASET.ROOT", tmp_path / "scenes", "OUTPUT_DIR", tmp_path / "out"]
-    assert cure in tool("train", "--cfg", QUICKSTART, *options, *here, status=2)
+    assert cure in run("train", "--cfg", QUICKSTART, *options, *here, status=2)
     assert not list(tmp_path.glob("out/*/*"))
 
 
@@ -230,7 +230,7 @@ def test_results_are_scored_without_the_images(trained, scenes, tmp_path):
     shutil.copytree(scenes / "annotations", tmp_path / "annotations")
     results = folder / "results" / "keypoints.json"
     command = ["--output", tmp_path / "scored", "--results", results]
-    tool("valid", "--cfg", QUICKSTART, *command, *options, "DATASET.ROOT", tmp_path)
+    run("valid", "--cfg", QUICKSTART, *command, *options, "DATASET.ROOT", tmp_path)
     figures = json.loads((tmp_path / "scored" / "results" / "metrics.json").read_text())
     assert figures == json.loads((folder / "results" / "metrics.json").read_text())
 
@@ -245,11 +245,11 @@ def test_a_crash_costs_no_step(trained, scenes, tmp_path):
         path.write_bytes(b"")
     here = ["DATASET.ROOT", tmp_path / "scenes", "OUTPUT_DIR", tmp_path / "out"]
     small = [*options, *here, "TRAIN.BATCH", "1"]
-    said = tool("train", "--cfg", QUICKSTART, *small, status=2)
-    assert "Start again to continue" in said
+    printed = tool("train", "--cfg", QUICKSTART, *small, status=2)
+    assert "Start again to continue" in printed
     for path, data in zip(broken, kept):
         path.write_bytes(data)
-    assert "continuing" in tool("train", "--cfg", QUICKSTART, *small)
+    assert "continuing" in run("train", "--cfg", QUICKSTART, *small)
     assert len(list(tmp_path.glob("out/*/*"))) == 1
 
 
@@ -269,8 +269,8 @@ def test_a_crash_costs_no_step(trained, scenes, tmp_path):
 def test_a_mistake_ends_with_its_cure_and_leaves_nothing(trained, tmp_path, arguments, cure):
     _, options = trained
     output = ["OUTPUT_DIR", tmp_path / "out"]
-    said = tool("train", "--cfg", QUICKSTART, *options, *output, *arguments, status=2)
-    assert cure in said
+    printed = run("train", "--cfg", QUICKSTART, *options, *output, *arguments, status=2)
+    assert cure in printed
     assert not list(tmp_path.glob("out/*/*"))
 
 
@@ -278,8 +278,8 @@ def test_two_processes_evaluate_as_one_does(trained, tmp_path):
     folder, options = trained
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth"]
     for name, launch in {"one": (), "two": TORCHRUN}.items():
-        asked = ["--cfg", QUICKSTART, "--output", tmp_path / name, *options, *weights]
-        tool("valid", *asked, "TEST.DETECTION_THRESHOLD", "0", launch=launch)
+        command = ["--cfg", QUICKSTART, "--output", tmp_path / name, *options, *weights]
+        tool("valid", *command, "TEST.DETECTION_THRESHOLD", "0", launch=launch)
     for name in ("keypoints.json", "metrics.json"):
         one, two = (tmp_path / place / "results" / name for place in ("one", "two"))
         assert one.read_bytes() == two.read_bytes()
@@ -288,34 +288,34 @@ def test_two_processes_evaluate_as_one_does(trained, tmp_path):
 
 def test_two_processes_train_in_one_folder_and_are_stopped_at_the_same_step(trained, tmp_path):
     _, options = trained
-    asked = ["--cfg", QUICKSTART, *options, "TRAIN.EPOCHS", "60", "OUTPUT_DIR", tmp_path]
-    asked += ["TRAIN.VALIDATE_EVERY", "0"]
-    process = start("train", *asked, launch=TORCHRUN)
-    said = read_until(process, "epoch 1/60")
-    os.kill(process.pid, signal.SIGTERM)  # torchrun tells its processes, and ends with status 1
-    said += process.communicate(timeout=120)[0]
-    assert said.count("Start again to continue") == 1
-    assert process.returncode == 1 and "SignalException" in said
-    assert "continuing at epoch" in tool("train", *asked, launch=TORCHRUN)
+    command = ["--cfg", QUICKSTART, *options, "TRAIN.EPOCHS", "20", "OUTPUT_DIR", tmp_path]
+    command += ["TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
+    process = start("train", *command, launch=TORCHRUN)
+    printed = read_until(process, "epoch 1/20")
+    os.kill(process.pid, signal.SIGTERM)  # torchrun forwards it, and ends with status 1
+    printed += process.communicate(timeout=120)[0]
+    assert printed.count("Start again to continue") == 1
+    assert process.returncode == 1 and "SignalException" in printed
+    assert "continuing at epoch" in tool("train", *command, launch=TORCHRUN)
     (folder,) = (tmp_path / "quickstart").iterdir()
     facts = json.loads((folder / "run.json").read_text())
     assert facts["finished"] and facts["world_size"] == facts["processes"] == 2
     assert facts["batch"] == 4 and len(facts["continued"]) == 1
-    alone = tool("train", *asked, "TRAIN.RESUME", folder)  # nothing is left to do
+    alone = run("train", *command, "TRAIN.RESUME", folder)  # nothing is left to do
     assert "in each of 1 processes" in alone
 
 
 @pytest.mark.parametrize(
     "more",
     [
-        "TRAIN.ACTIVATION_CHECKPOINTING true TRAIN.CHANNELS_LAST false",
+        "TRAIN.ACTIVATION_CHECKPOINTING true",
         "TRAIN.PRECISION fp16 TRAIN.OPTIMIZER adamw",
         pytest.param("TRAIN.COMPILE true MODEL.BACKBONE.MODULES [1,1,1]", marks=pytest.mark.long),
     ],
 )
 def test_however_the_network_computes_it_trains(trained, tmp_path, more):
     _, options = trained
-    tool("train", "--cfg", QUICKSTART, *options, *more.split(), "OUTPUT_DIR", tmp_path)
+    run("train", "--cfg", QUICKSTART, *options, *more.split(), "OUTPUT_DIR", tmp_path)
     (folder,) = (tmp_path / "quickstart").iterdir()
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     losses = [line["loss"] for line in lines if "loss" in line]
@@ -326,19 +326,26 @@ def test_however_the_network_computes_it_trains(trained, tmp_path, more):
 
 def test_an_average_is_evaluated_beside_the_network(trained, tmp_path):
     _, options = trained
-    said = tool("train", "--cfg", QUICKSTART, *options, "TRAIN.EMA", "0.9", "OUTPUT_DIR", tmp_path)
+    printed = run(
+        "train", "--cfg", QUICKSTART, *options, "TRAIN.EMA", "0.9", "OUTPUT_DIR", tmp_path
+    )
     (folder,) = (tmp_path / "quickstart").iterdir()
-    assert "epoch 2, ema: AP" in said
+    assert "epoch 2, ema: AP" in printed
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert sum("ema/AP" in line for line in lines) == 2
     assert (folder / "ema" / "results" / "keypoints.json").exists()
     assert set(json.loads((folder / "run.json").read_text())["all_figures"]) == {"val", "ema"}
 
 
-def test_a_model_file_that_does_not_fit_says_so(trained):
+def test_weights_of_another_network_are_refused_though_they_may_have_its_shapes(trained, tmp_path):
     folder, options = trained
-    wider = [*options, "MODEL.WIDTH", "16", "TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
-    assert "shape" in tool("valid", "--cfg", QUICKSTART, *wider, status=2)
+    best = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth", "--output", tmp_path / "out"]
+    other = ["MODEL.WIDTH", "16", "MODEL.DILATIONS", "[2]"]
+    for program in ("valid", "test"):
+        more = ["--input", folder / "pictures"] if program == "test" else []
+        printed = run(program, "--cfg", QUICKSTART, *more, *options, *best, *other, status=2)
+        assert "trained with MODEL.WIDTH 8, not 16; MODEL.DILATIONS [1], not [2]" in printed
+        assert "set MODEL.WIDTH 8 MODEL.DILATIONS [1]" in printed
 
 
 def test_a_png_photo_with_spaces_in_its_name_is_found(trained, tmp_path):
@@ -347,4 +354,4 @@ def test_a_png_photo_with_spaces_in_its_name_is_found(trained, tmp_path):
     cv2.imwrite(str(photo), np.zeros((50, 70, 3), np.uint8))
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
     command = ["--cfg", QUICKSTART, "--input", photo, "--output", tmp_path / "found"]
-    assert "1 images" in tool("test", *command, *options, *weights)
+    assert "1 images" in run("test", *command, *options, *weights)

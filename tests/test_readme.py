@@ -14,7 +14,8 @@ from hrpose.config.renamed import RENAMED
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "lib" / "hrpose"
 README = (ROOT / "README.md").read_text()
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOLDERS = [ROOT / "data" / "README.md", ROOT / "output" / "README.md"]
+DOCUMENTS = [ROOT / "README.md", *FOLDERS, *sorted((ROOT / "docs").glob("*.md"))]
 CODE = sorted([*(ROOT / "lib").rglob("*.py"), *(ROOT / "tools").glob("*.py")])
 
 named = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
@@ -29,7 +30,7 @@ def test_every_folder_of_the_package_is_in_the_layout():
 def test_every_command_and_document_is_named():
     [commands] = re.findall(r"^\| `tools/` \|.*?:(.*?)\|", README, re.MULTILINE)
     assert set(commands.split()) == {path.stem for path in (ROOT / "tools").glob("*.py")}
-    for path in DOCUMENTS[1:]:
+    for path in DOCUMENTS[3:]:
         assert f"(docs/{path.name})" in README
 
 
@@ -49,9 +50,10 @@ def test_lines_are_at_most_120_columns(document):
 @named
 def test_every_path_and_option_exists(document):
     text = document.read_text()
-    for name in re.findall(r"(?:configs|docs|tools|lib)/[\w/]+\.(?:yaml|py|md|png|jpg)", text):
-        mine = name == "configs/mine.yaml"  # the reader's own
-        assert mine or (ROOT / name).exists(), name
+    pattern = r"(?:configs|docs|tools|lib|tests)/[\w/]+\.(?:yaml|py|md|png|jpg)"
+    for name in re.findall(pattern, text):
+        own = name == "configs/mine.yaml"  # the reader's own
+        assert own or (ROOT / name).exists(), name
     for key in re.findall(r"\b(?:DATASET|MODEL|LOSS|TRAIN|TEST)\.[A-Z0-9_]+\b", text):
         assert key in BY_KEY or any(each.startswith(f"{key}.") for each in BY_KEY), key
         assert key not in RENAMED

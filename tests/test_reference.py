@@ -54,9 +54,9 @@ def pairs(config):
 
 
 def test_the_scenes_show_what_is_to_be_compared(config_of):
-    ours = [batch for batch, _ in pairs(config_of())]
-    flipped = torch.cat([batch["flipped"] for batch in ours])
-    counts = torch.cat([(batch["joints"][..., 2] > 0).any(-1).sum(-1) for batch in ours])
+    result = [batch for batch, _ in pairs(config_of())]
+    flipped = torch.cat([batch["flipped"] for batch in result])
+    counts = torch.cat([(batch["joints"][..., 2] > 0).any(-1).sum(-1) for batch in result])
     assert flipped.any() and not flipped.all()
     assert set(PEOPLE) == set(counts.tolist())
 
@@ -109,11 +109,11 @@ def test_losses_and_their_gradients_are_the_same(config_of, more, record_differe
             for leaf in (output.heatmaps, output.tags, output.scales)
             if leaf is not None
         ]
-        ours, theirs = (
+        gradients, expected = (
             torch.autograd.grad(each.sum(), leaves, allow_unused=True, materialize_grads=True)
             for each in (total, losses["loss"])
         )
-        apart = max((a - b).abs().max() for a, b in zip(ours, theirs))
+        apart = max((a - b).abs().max() for a, b in zip(gradients, expected))
         record_difference("reference: gradients of the loss", apart)
         assert apart <= 1e-6
 
@@ -142,8 +142,8 @@ def test_two_steps_are_the_same(config_of):
     optimizer_step.train_step.train()
     slow = ReferenceStep(config, cpu)
     for batch, other in zip(*loaders):
-        ours, _ = optimizer_step.step(batch, lr=config.TRAIN.LR, number=0)
-        torch.testing.assert_close(ours["loss"], slow(other)["loss"], rtol=1e-3, atol=1e-6)
+        result, _ = optimizer_step.step(batch, lr=config.TRAIN.LR, number=0)
+        torch.testing.assert_close(result["loss"], slow(other)["loss"], rtol=1e-3, atol=1e-6)
 
 
 # Finding people ---------------------------------------------------------------------------------
@@ -163,9 +163,9 @@ def test_the_same_maps_and_people(config_of, record_difference):
     slow = ReferencePredictor(fast, model)
     image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     inputs = fast.preprocess(image)
-    ours, theirs = fast.forward([inputs]), slow.maps(inputs)
-    assert ours.tags.shape[-1] == 2
-    for one, other in zip(ours, theirs):
+    maps, expected = fast.forward([inputs]), slow.maps(inputs)
+    assert maps.tags.shape[-1] == 2
+    for one, other in zip(maps, expected):
         apart = ((one - other).abs().max() / other.abs().max()).item()
         record_difference("reference: maps, relative", apart)
         assert apart < 1e-5
@@ -200,7 +200,7 @@ def test_what_the_reference_does_not_implement_is_refused(config_of, build, more
 
 
 @pytest.mark.parametrize("views", [1, 2])
-def test_crowds_look_like_the_maps_of_a_network(views):
+def test_crowds_are_like_the_maps_of_a_network(views):
     rng = np.random.default_rng(0)
     heatmaps, tags = crowd_maps(Crowd(4, views=views, noise=0), (128, 160), rng, (64, 80))
     assert heatmaps.shape == (17, 64, 80)

@@ -51,7 +51,7 @@ def test_results_are_read_flat_or_as_the_arrays_of_older_programs(tmp_path, keyp
         ([{**POSE, "keypoints": ["1", 2, 3]}], r'keypoints holds "1"'),
         ([{**POSE, "keypoints": [[[1, 2, 3]]]}], r"keypoints holds a list"),
         ([{**POSE, "keypoints": {"__ndarray__": "b64.gz:H4sIAAAA", "shape": [10**9]}}], "b64"),
-        ([{**POSE, "keypoints": {"__instance_type__": ["os", "x"]}}], r"keypoints holds null"),
+        ([{**POSE, "keypoints": {"__instance_type__": ["os", "x"]}}], r"keypoints holds an object"),
         ([{**POSE, "bbox": [1, 2]}], r"bbox holds a list; wanted \[x, y, w, h\]"),
         ([{**POSE, "bbox": [1, 2, 3, None]}], r"bbox holds null"),
         ("[" * 50_000, r"not valid JSON \(its lists or objects are nested too deeply"),
@@ -92,6 +92,22 @@ def test_a_small_file_takes_little_memory(tmp_path):
         load_results(path)
     assert tracemalloc.get_traced_memory()[1] < 10 * path.stat().st_size
     tracemalloc.stop()
+
+
+def test_results_are_bounded_in_size(tmp_path, monkeypatch):
+    path = results_file(tmp_path, [POSE])
+    monkeypatch.setattr("hrpose.data.coco.LARGEST_RESULTS", path.stat().st_size)
+    assert load_results(path) == [POSE]
+    path.write_text(f"{path.read_text()} ")
+    with pytest.raises(ValueError, match=f"{path} has .* bytes.*the best 20 are scored"):
+        load_results(path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_results_with_a_byte_order_mark_are_read(tmp_path, encoding):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([POSE]), encoding)
+    assert load_results(path) == [POSE]
 
 
 def test_a_device_is_no_image(tmp_path):

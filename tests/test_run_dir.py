@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from hrpose.config.options import may_differ
 from hrpose.config.renamed import current
 from hrpose.engine.run_dir import is_unfinished, open_run_dir
 
@@ -16,7 +17,7 @@ CONFIG = "TRAIN:\n  LR: 0.001\n"
 
 @pytest.fixture
 def start(tmp_path):
-    """Start a run, bring it as far as asked, and let go of it."""
+    """Start a run, bring it to the given step, and release it."""
 
     def make(config=CONFIG, saved=True, finished=False, held=False):
         run = open_run_dir(tmp_path, config, "never")
@@ -129,6 +130,83 @@ def test_a_named_folder_that_does_not_fit_is_refused(start, tmp_path):
         open_run_dir(tmp_path, CONFIG, str(held.folder))
 
 
+def options(**changed):
+    usual = {"DATASET.ROOT": "here", "TRAIN.EPOCHS": 8, "TRAIN.LR": 0.001, "TEST.BATCH": 4}
+    return "".join(f"{key}: {value}\n" for key, value in {**usual, **changed}.items())
+
+
+def opened(folder, config, resume):
+    return open_run_dir(folder, config, resume, current, may_differ)
+
+
+NAMED = {
+    "DATASET.ROOT": "there", "DATASET.ANNOTATIONS": "x.json", "DATASET.IMAGES": "x", "NAME": "b",
+    "TRAIN.EPOCHS": 9, "TRAIN.VALIDATE_EVERY": 1, "TRAIN.VISUALIZE_EVERY": 0, "TEST.BATCH": 1,
+    "TEST.MODEL_FILE": "x.pth",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("key", NAMED)
+def test_a_named_run_may_be_longer_lie_elsewhere_and_be_tested_otherwise(key, start, tmp_path):
+    folder, config = start(options()).folder, options(**{key: NAMED[key]})
+    assert not opened(tmp_path, config, "auto").resumed
+    run = opened(tmp_path, config, str(folder))
+    assert (run.resumed, run.folder) == (True, folder)
+    (change,) = run.changed
+    assert change.startswith(f"{key} ") and change.endswith(f" -> {NAMED[key]}")
+    assert (folder / "config.yaml").read_text() == config
+    run.lock.close()
+    (folder / "run.json").write_text("{}")
+    assert opened(tmp_path, config, "auto").folder == folder  # from now on it has this config
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("TRAIN.EPOCHS", 7), ("TRAIN.LR", 1), ("MODEL.WIDTH", 8)]
+)
+def test_a_named_run_is_not_continued_with_options_that_change_what_is_learnt(
+    key, value, start, tmp_path
+):
+    folder = start(options()).folder
+    config = options(**{key: value, "TEST.BATCH": 1})
+    with pytest.raises(ValueError, match=rf"anew\. What changed: {key} \S.* -> {value}$"):
+        opened(tmp_path, config, str(folder))
+    assert (folder / "config.yaml").read_text() == options()
+
+
+def test_auto_gives_the_reason_for_each_run_that_it_passes_over(start, tmp_path):
+    damaged, other, longer, held = (
+        start(options()), start(options(**{"TRAIN.LR": 1})), start(options(**{"TRAIN.EPOCHS": 7})),
+        start(options(), held=True),
+    )  # fmt: skip
+    (damaged.folder / "config.yaml").write_text("TRAIN: [")
+    start(options(**{"TRAIN.LR": 2}), finished=True)
+    new = opened(tmp_path, options(), "auto")
+    assert not new.resumed
+    assert new.passed_over == (
+        f"{held.folder}: another process is working in it",
+        f"{longer.folder}: it has other options: TRAIN.EPOCHS 7 -> 8; TRAIN.RESUME "
+        f"{longer.folder} continues it all the same",
+        f"{other.folder}: it has other options: TRAIN.LR 1 -> 0.001",
+        "and 1 more",
+    )
+    held.lock.close()
+    assert opened(tmp_path, options(), "auto").passed_over == ()
+    (longer.folder / "checkpoints" / "last.pth").unlink()
+    (other.folder / "checkpoints" / "last.pth").unlink()
+    passed = opened(tmp_path, options(**{"MODEL.WIDTH": 8}), "auto").passed_over
+    assert f"{damaged.folder}: its config.yaml cannot be read" in passed
+
+
+def test_a_run_is_continued_by_the_command_that_can(start, tmp_path):
+    named = start().folder
+    for resume in ("auto", str(named)):
+        run = open_run_dir(tmp_path, CONFIG, resume)
+        run.lock.close()
+        assert run.cure == "Start again to continue"
+    run = open_run_dir(tmp_path, CONFIG, "never")
+    assert run.cure == f"TRAIN.RESUME {run.folder} continues it"
+
+
 def test_a_continued_run_is_held(start, tmp_path):
     start()
     first = open_run_dir(tmp_path, CONFIG, "auto")
@@ -161,7 +239,7 @@ def test_a_killed_process_lets_go(start, tmp_path):
     assert run.folder == wanted
 
 
-def test_who_asks_in_vain_leaves_the_holders_mark(start, tmp_path):
+def test_a_refused_process_leaves_the_holders_mark(start, tmp_path):
     held = start(held=True)
     before = (held.folder / ".lock").read_text()
     open_run_dir(tmp_path, CONFIG, "auto")

@@ -34,14 +34,14 @@ def test_alpha_0_is_the_drawn_target_bit_for_bit(H, dtype):
 
 @pytest.mark.parametrize("alpha", [-1.5, -0.5, -0.1, 0.1, 1.0, 3.0])
 def test_the_target_is_equation_8(H, alpha):
-    ours = scaled_target(H, torch.full_like(H, alpha))
+    result = scaled_target(H, torch.full_like(H, alpha))
     h = H[H > 0].double()
     np.testing.assert_allclose(
-        ours[H > 0], 0.5 * h * (1 + (1 + alpha * h.log()) ** 2), atol=1e-6, rtol=0
+        result[H > 0], 0.5 * h * (1 + (1 + alpha * h.log()) ** 2), atol=1e-6, rtol=0
     )
-    assert not ours[H == 0].any()
-    assert (ours[H == 1] == 1).all()
-    assert (ours >= H / 2).all()
+    assert not result[H == 0].any()
+    assert (result[H == 1] == 1).all()
+    assert (result >= H / 2).all()
 
 
 @pytest.mark.parametrize("alpha", [-1.5, -0.5, -0.1, 0.1, 1.0, 3.0])

@@ -348,7 +348,7 @@ def test_by_default_a_new_run_folder_is_written_to(scenes, weights, tmp_path):
         (["MODEL.NAME", "higher_hrnet"], "swahr"),
         (["TEST.MODEL_FILE", ""], "TEST.MODEL_FILE"),
         (["TEST.MODEL_FILE", "nowhere.pth"], "nowhere.pth"),
-        (["DATASET.IMAGE_IDS", "[99999]"], "empty"),
+        (["DATASET.IMAGE_IDS", "[99999]"], "not listed: 99999; remove"),
     ],
 )
 def test_an_error_names_its_cure_and_writes_nothing(

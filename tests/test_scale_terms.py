@@ -45,7 +45,7 @@ def make_batch(people=3):
 
 def make_outputs():
     sides = [SIDE // stride for stride in STRIDES]
-    said = [
+    maps = [
         (
             uniform(2, KINDS, side, side, seed=side, low=-0.3, high=1.3).requires_grad_(),
             uniform(2, KINDS, side, side, seed=side + 1),
@@ -53,7 +53,7 @@ def make_outputs():
         )
         for side in sides
     ]
-    (coarse, tags, wide), (fine, _, narrow) = said
+    (coarse, tags, wide), (fine, _, narrow) = maps
     return [HeadOutput("1_4", 4, coarse, tags, wide), HeadOutput("1_2", 2, fine, None, narrow)]
 
 
@@ -81,9 +81,10 @@ def plain_truth(batch, stride, sigma=2.0, scales=None):
 
 @pytest.mark.parametrize("sahr, wahr", [*itertools.product(("false", "true"), repeat=2)])
 def test_terms_oracle(sahr, wahr, record_difference):
-    """WAHR's weight looks at the heatmaps as drawn, also where SAHR widens them."""
+    """WAHR's weight depends on the heatmaps as drawn, also where SAHR widens them."""
     batch, outputs = make_batch(), make_outputs()
-    terms = build("LOSS.SAHR", sahr, "LOSS.WAHR", wahr, "LOSS.GAMMA", "0.1")(outputs, batch)
+    gamma = ["LOSS.GAMMA", "0.1"] if wahr == "true" else []
+    terms = build("LOSS.SAHR", sahr, "LOSS.WAHR", wahr, *gamma)(outputs, batch)
     wanted = {f"{name}/1_{stride}" for name in ("heatmap", "scale") for stride in STRIDES}
     wanted = {name for name in wanted if sahr == "true" or not name.startswith("scale")}
     assert set(terms.losses) == wanted | {"pull/1_4", "push/1_4"}
@@ -93,14 +94,14 @@ def test_terms_oracle(sahr, wahr, record_difference):
         gamma = 0.1 if wahr == "true" else None
         plain = adaptive_losses(output.heatmaps.detach(), drawn, alpha, mask, gamma)
         heatmap = terms.losses[f"heatmap/{output.name}"]
-        ours = [heatmap, *torch.autograd.grad(heatmap.sum(), output.heatmaps, retain_graph=True)]
-        theirs = [plain.heatmap, plain.heatmap_by_predicted]
+        results = [heatmap, *torch.autograd.grad(heatmap.sum(), output.heatmaps, retain_graph=True)]
+        expected = [plain.heatmap, plain.heatmap_by_predicted]
         if sahr == "true":
             scale = terms.losses[f"scale/{output.name}"]
             by_alpha = torch.autograd.grad(heatmap.sum() + 3 * scale.sum(), output.scales)
-            ours += [scale, *by_alpha]
-            theirs += [plain.scale, plain.heatmap_by_alpha + 3 * plain.scale_by_alpha]
-        for values, others in zip(ours, theirs):
+            results += [scale, *by_alpha]
+            expected += [plain.scale, plain.heatmap_by_alpha + 3 * plain.scale_by_alpha]
+        for values, others in zip(results, expected):
             away = abs(values.detach().numpy() - others).max() / abs(others).max()
             record_difference(f"SAHR {sahr}, WAHR {wahr}, relative", away)
             assert away < 1e-5
@@ -115,10 +116,10 @@ def test_a_constant_weight_for_the_gradient_alone():
         slopes.append((loss, *torch.autograd.grad(loss.sum(), outputs[1].heatmaps)))
     assert torch.equal(slopes[0][0], slopes[1][0])
     drawn, mask = (torch.as_tensor(part) for part in plain_truth(batch, 2))
-    said = outputs[1].heatmaps.detach().double()
+    predicted = outputs[1].heatmaps.detach().double()
     there = drawn**0.01
-    weight = there * (1 - said).abs() + (1 - there) * said.abs()
-    wanted = 2 * weight * (said - drawn) * mask[:, None] / drawn[0].numel()
+    weight = there * (1 - predicted).abs() + (1 - there) * predicted.abs()
+    wanted = 2 * weight * (predicted - drawn) * mask[:, None] / drawn[0].numel()
     assert torch.allclose(slopes[1][1].double(), wanted, atol=1e-8)
     assert not torch.allclose(slopes[0][1].double(), wanted, atol=1e-5)
 
@@ -167,12 +168,12 @@ def test_the_larger_lambda_the_nearer_to_0_are_the_scales():
     wanted = ((P - H) * torch.special.xlogy(H, H) / 1e4)[drawn]
     assert alpha[drawn].abs().max() < 1e-4
     assert (alpha[drawn] - wanted).abs().max() < 0.01 * wanted.abs().max()
-    assert alpha[~drawn].abs().max() > 0.9  # these are nobody's business, and stay
+    assert alpha[~drawn].abs().max() > 0.9  # no loss depends on these, and they stay
     free, _, _ = settled(0.1)
     assert free[drawn].abs().max() > 0.5
 
 
-def test_scales_that_are_not_said_are_asked_for():
+def test_missing_scales_are_refused():
     batch, outputs = make_batch(), [output._replace(scales=None) for output in make_outputs()]
     truth = make_targets(batch, STRIDES, TargetConfig())[0]
     with pytest.raises(ValueError, match="training mode"):
@@ -213,25 +214,25 @@ def test_shr_of_a_config_reaches_the_loss():
             batch, output.stride, sigma, (batch["boxes"][..., 2] / 256).numpy()
         )
         plain = adaptive_losses(output.heatmaps.detach(), drawn, np.zeros(drawn.shape), mask, None)
-        ours = terms.losses[f"heatmap/{output.name}"].detach().numpy()
-        np.testing.assert_allclose(ours, plain.heatmap, rtol=1e-5)
+        result = terms.losses[f"heatmap/{output.name}"].detach().numpy()
+        np.testing.assert_allclose(result, plain.heatmap, rtol=1e-5)
 
 
 def test_a_person_of_the_unit_width_is_drawn_as_without_shr():
     batch = make_batch()
     wide = {**batch, "boxes": torch.full((2, 3, 4), 256.0)}
     plain = heatmap_losses(TargetConfig(), batch)
-    ours = heatmap_losses(TargetConfig(unit_width=256.0), wide)
+    result = heatmap_losses(TargetConfig(unit_width=256.0), wide)
     for name, value in plain.items():
-        np.testing.assert_allclose(ours[name], value, rtol=1e-6)
+        np.testing.assert_allclose(result[name], value, rtol=1e-6)
     other = heatmap_losses(TargetConfig(unit_width=256.0), batch)
     assert all(abs(other[name] - value).max() > 1e-4 for name, value in plain.items())
 
 
-def test_shr_draws_where_nobody_is_and_where_rows_are_empty():
+def test_shr_draws_images_without_people_and_with_empty_rows():
     """A batch's images have as many rows as its fullest one; empty rows have no width."""
-    nobody = make_batch(people=0)
-    for truth in make_targets(nobody, STRIDES, TargetConfig(unit_width=256.0)):
+    empty = make_batch(people=0)
+    for truth in make_targets(empty, STRIDES, TargetConfig(unit_width=256.0)):
         assert not truth.heatmaps.any()
     batch = make_batch()
     batch["joints"][1, 1:], batch["boxes"][1, 1:] = 0, 0

@@ -1,12 +1,16 @@
 """Signals arrive at any time, and are raised when no step or file is incomplete."""
 
+import importlib
 import os
 import signal
 import threading
+import time
 
 import pytest
 
 from hrpose.engine.signals import SIGNALS, Signals, StopRequested
+from hrpose.programs import cli
+from hrpose.programs.arguments import PARSERS
 
 
 def send(number=signal.SIGINT):
@@ -88,3 +92,24 @@ def test_other_threads_may_train_too():
     thread.start()
     thread.join()
     assert done == [1]
+
+
+@pytest.mark.parametrize("program", sorted({*PARSERS, "benchmark"}))
+@pytest.mark.parametrize("number", SIGNALS)
+def test_every_program_ends_by_a_signal_as_by_ctrl_c(monkeypatch, capsys, program, number):
+    """What it had found so far is kept in its `finally`, and the exit status is that of shells."""
+    kept = []
+
+    def work(*known):
+        try:
+            send(number)
+            time.sleep(10)
+        finally:
+            kept.append(program)
+
+    monkeypatch.setattr("hrpose.programs.cli.parse", lambda program, arguments: ())
+    monkeypatch.setattr(importlib.import_module(f"hrpose.programs.{program}"), "main", work)
+    with pytest.raises(SystemExit) as end:
+        cli.main(program, [])
+    assert kept == [program] and end.value.code == 128 + number
+    assert capsys.readouterr().err == f"stopped by {signal.Signals(number).name}\n"

@@ -88,7 +88,7 @@ def test_words_that_merely_contain_l_or_r_have_no_side(middle):
 
 
 @pytest.mark.parametrize(
-    "make, said",
+    "make, message",
     [
         (lambda: skeleton("left_eye", "nose"), "right_eye"),
         (lambda: skeleton("left_right_eye"), "which side"),
@@ -100,8 +100,8 @@ def test_words_that_merely_contain_l_or_r_have_no_side(middle):
         (lambda: skeleton("nose", grouping_order=("tail",)), "tail"),
     ],
 )
-def test_a_skeleton_that_cannot_be_is_refused_by_name(make, said):
-    with pytest.raises(ValueError, match=said):
+def test_a_skeleton_that_cannot_be_is_refused_by_name(make, message):
+    with pytest.raises(ValueError, match=message):
         make()
 
 
@@ -128,13 +128,28 @@ def test_limbs_beyond_the_joints_are_dropped_aloud():
         assert from_category(category).limbs == (("a", "b"),)
 
 
+def test_limbs_may_be_named():
+    category = {"keypoints": ["a", "b"], "skeleton": [["a", "b"], [2, "a"], ["a", "c"], 5, [1]]}
+    with pytest.warns(UserWarning, match="3 of 5 limbs"):
+        assert from_category(category).limbs == (("a", "b"), ("b", "a"))
+
+
+def test_sides_in_any_language_may_be_paired():
+    category = {"name": "p", "keypoints": ["nariz", "ojo_izq", "ojo_der", "left_ear", "cola"]}
+    paired = from_category({**category, "flip_pairs": [["ojo_izq", "ojo_der"], [4, 5]]})
+    assert paired.flip_order == [0, 2, 1, 4, 3]
+    for pairs in ([[1]], [[1, 9]], [[1, 2], [2, 3]], [["nariz", "x"]], [3]):
+        with pytest.raises(ValueError, match="flip_pairs of category 'p'"):
+            from_category({**category, "flip_pairs": pairs})
+
+
 def test_a_category_without_joints_is_named():
     with pytest.raises(ValueError, match="car"):
         from_category({"name": "car"})
 
 
 @pytest.mark.parametrize("pair", [("rkne", "lkne"), ("kneer", "kneel")])
-def test_sides_that_only_a_person_sees_are_refused(pair):
+def test_sides_that_no_name_gives_are_refused(pair):
     with pytest.raises(ValueError, match="two sides"):
         Skeleton((*pair, "nose"), (0.05,) * 3, (*pair, "nose"))
 

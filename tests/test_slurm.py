@@ -15,7 +15,7 @@ while [ "$1" != python ]; do shift; done
 exec "$@"
 """
 SCONTROL = """#!/usr/bin/env bash
-if [ "$1" = show ]; then echo localhost; else echo "$@" >> "$ASKED"; fi
+if [ "$1" = show ]; then echo localhost; else echo "$@" >> "$CALLS"; fi
 """
 
 
@@ -32,59 +32,61 @@ def submit(tmp_path, arguments):
     return begin(
         "bash", ROOT / "tools" / "train.sbatch", *arguments,
         PATH=f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        ASKED=str(tmp_path / "asked"), SLURM_JOB_NODELIST="localhost", SLURM_JOB_NUM_NODES="1",
-        SLURM_GPUS_ON_NODE="2", SLURM_JOB_ID="7", PORT=str(port),
+        SLURM_JOB_NODELIST="localhost", SLURM_JOB_NUM_NODES="1", SLURM_GPUS_ON_NODE="2",
+        SLURM_JOB_ID="7", PORT=str(port), CALLS=str(tmp_path / "scontrol.log"),
     )  # fmt: skip
 
 
 @pytest.mark.slow
 def test_a_job_saves_before_its_time_is_up_and_is_queued_again_until_it_is_done(scenes, tmp_path):
     output = tmp_path / "output"
-    asked = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", output]
-    asked += ["TRAIN.EPOCHS", "60", "TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
-    job = submit(tmp_path, asked)
-    said = read_until(job, "epoch 1/60")
+    arguments = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", output]
+    arguments += ["TRAIN.EPOCHS", "20", "TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
+    job = submit(tmp_path, arguments)
+    printed = read_until(job, "epoch 1/20")
     os.kill(job.pid, signal.SIGUSR1)  # to the script alone: --signal B:USR1
-    said += job.communicate(timeout=120)[0]
-    assert job.returncode == 0, said
-    assert "Start again to continue" in said, said
-    assert (tmp_path / "asked").read_text() == "requeue 7\n"
+    printed += job.communicate(timeout=120)[0]
+    assert job.returncode == 0, printed
+    assert "Start again to continue" in printed, printed
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"
 
-    job = submit(tmp_path, asked)
-    said = job.communicate(timeout=120)[0]
-    assert job.returncode == 0, said
-    assert "continuing at epoch" in said and "in each of 2 processes" in said
-    assert (tmp_path / "asked").read_text() == "requeue 7\n"  # it is done: not again
+    job = submit(tmp_path, arguments)
+    printed = job.communicate(timeout=120)[0]
+    assert job.returncode == 0, printed
+    assert "continuing at epoch" in printed and "in each of 2 processes" in printed
+    assert (tmp_path / "scontrol.log").read_text() == "requeue 7\n"  # it is done: not again
 
 
 @pytest.mark.slow
 def test_a_job_that_is_cancelled_saves_and_is_not_queued_again(scenes, tmp_path):
     output = tmp_path / "output"
-    asked = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", output]
-    job = submit(tmp_path, [*asked, "TRAIN.EPOCHS", "60", "TRAIN.VALIDATE_EVERY", "0"])
-    said = read_until(job, "epoch 1/60")
+    arguments = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", output]
+    job = submit(tmp_path, [*arguments, "TRAIN.EPOCHS", "60", "TRAIN.VALIDATE_EVERY", "0"])
+    printed = read_until(job, "epoch 1/60")
     os.kill(job.pid, signal.SIGTERM)
-    said += job.communicate(timeout=120)[0]
-    assert job.returncode == 1 and "Start again to continue" in said
-    assert not (tmp_path / "asked").exists()
+    printed += job.communicate(timeout=120)[0]
+    assert job.returncode == 1 and "Start again to continue" in printed
+    assert not (tmp_path / "scontrol.log").exists()
 
 
 @pytest.mark.slow
 def test_a_job_that_is_done_as_its_time_is_up_is_not_queued_again(scenes, tmp_path):
-    asked = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path / "output"]
-    job = submit(tmp_path, asked)
-    said = read_until(job, "epoch 2, val")  # nothing is left but to say so
+    output = tmp_path / "output"
+    arguments = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", output]
+    job = submit(tmp_path, arguments)
+    printed = read_until(job, "epoch 2, val")  # only the closing lines are left
     os.kill(job.pid, signal.SIGUSR1)
-    said += job.communicate(timeout=120)[0]
-    (facts,) = (tmp_path / "output").rglob("run.json")
+    printed += job.communicate(timeout=120)[0]
+    (facts,) = output.rglob("run.json")
     finished = '"finished"' in facts.read_text()
-    assert finished != (tmp_path / "asked").exists(), said  # it may have been asked in time
+    queued = (tmp_path / "scontrol.log").exists()  # the signal may have come in time
+    assert finished != queued, printed
 
 
 @pytest.mark.slow
-def test_a_job_that_fails_says_so_and_is_not_queued_again(scenes, tmp_path):
-    asked = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", tmp_path / "nowhere"]
-    job = submit(tmp_path, [*asked, "OUTPUT_DIR", tmp_path])
-    said = job.communicate(timeout=120)[0]
-    assert job.returncode == 1 and "no annotations at" in said
-    assert not (tmp_path / "asked").exists()
+def test_a_failed_job_names_its_error_and_is_not_queued_again(scenes, tmp_path):
+    arguments = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", tmp_path / "nowhere"]
+    job = submit(tmp_path, [*arguments, "OUTPUT_DIR", tmp_path])
+    printed = job.communicate(timeout=120)[0]
+    assert job.returncode == 1 and "no annotations at" in printed
+    assert not (tmp_path / "scontrol.log").exists()

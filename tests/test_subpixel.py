@@ -41,14 +41,14 @@ def test_offset_oracle_at_every_cell(rule, levels, record_difference):
     """Borders, where the cell is its own neighbour, and ties among them."""
     heat, tags = tied_maps(4, levels, (8, 10))
     joint, row, column = (index.ravel() for index in np.indices(heat.shape))
-    ours = gather_keypoints(heat, tags, joint, row * heat.shape[-1] + column, rule)
+    result = gather_keypoints(heat, tags, joint, row * heat.shape[-1] + column, rule)
     steps = [
         subpixel_step(heat[k].astype(float), y, x, rule) for k, y, x in zip(joint, row, column)
     ]
     plain = np.stack([column, row], -1) + 0.5 + steps
-    record_difference(f"{rule} offset (cells)", abs(ours[:, :2] - plain).max())
-    np.testing.assert_allclose(ours[:, :2], plain, atol=1e-5 if rule == "dark" else 0)
-    assert np.array_equal(ours[:, 2], heat.ravel())
+    record_difference(f"{rule} offset (cells)", abs(result[:, :2] - plain).max())
+    np.testing.assert_allclose(result[:, :2], plain, atol=1e-5 if rule == "dark" else 0)
+    assert np.array_equal(result[:, 2], heat.ravel())
 
 
 def test_ties_go_left_and_up_or_nowhere():

@@ -24,7 +24,7 @@ PREDICTIONS = (-0.5, 0.0, 0.2, 0.8, 1.0, 1.5)
 GAMMA = 0.01
 
 
-def dice(seed):
+def seeded(seed):
     return torch.Generator().manual_seed(seed)
 
 
@@ -34,19 +34,19 @@ def edges():
         torch.tensor(values, dtype=torch.float64) for values in (PREDICTIONS, LEVELS, ALPHAS)
     )
     grid = torch.cartesian_prod(*choices)
-    grid = grid[torch.randperm(len(grid), generator=dice(0))].view(2, 3, 5, 7, 3)
-    mask = (torch.rand(2, 5, 7, generator=dice(1)) > 0.3).to(torch.uint8)
+    grid = grid[torch.randperm(len(grid), generator=seeded(0))].view(2, 3, 5, 7, 3)
+    mask = (torch.rand(2, 5, 7, generator=seeded(1)) > 0.3).to(torch.uint8)
     return *grid.unbind(-1), mask
 
 
 def people():
-    """Drawn people, overlapping, in the first image; nobody in the second."""
-    joints = 20 * torch.rand(2, 3, 2, 3, generator=dice(2))
+    """Drawn people, overlapping, in the first image; none in the second."""
+    joints = 20 * torch.rand(2, 3, 2, 3, generator=seeded(2))
     joints[..., 2] = torch.tensor([1.0, 0.0])[:, None, None]
     drawn = torch.from_numpy(draw_gaussians(joints, (18, 20), 2.0))
-    predicted = torch.rand(drawn.shape, generator=dice(3), dtype=torch.float64)
-    alpha = 4.5 * torch.rand(drawn.shape, generator=dice(4), dtype=torch.float64) - 1.5
-    mask = (torch.rand(2, 18, 20, generator=dice(5)) > 0.3).to(torch.uint8)
+    predicted = torch.rand(drawn.shape, generator=seeded(3), dtype=torch.float64)
+    alpha = 4.5 * torch.rand(drawn.shape, generator=seeded(4), dtype=torch.float64) - 1.5
+    mask = (torch.rand(2, 18, 20, generator=seeded(5)) > 0.3).to(torch.uint8)
     return predicted, drawn, alpha, mask
 
 
@@ -77,10 +77,10 @@ NAMES = ("heatmap", "scale", "d heatmap / dP", "d heatmap / d alpha", "d scale /
 def test_losses_and_slopes_oracle(scene, gamma, record_difference):
     given = scene()
     plain = adaptive_losses(*given, gamma)
-    for name, ours, wanted in zip(NAMES, with_slopes(*given, gamma), plain):
-        difference = abs(ours.numpy() - wanted).max()
+    for name, result, wanted in zip(NAMES, with_slopes(*given, gamma), plain):
+        difference = abs(result.numpy() - wanted).max()
         record_difference(f"SWAHR float64: {name}", difference)
-        assert ours.dtype == torch.float64
+        assert result.dtype == torch.float64
         assert difference < 1e-12, name
         assert wanted.any(), f"no {name} in this scene"
 
@@ -90,8 +90,8 @@ def test_targets_and_weights_oracle(scene, record_difference):
     predicted, drawn, alpha, _ = scene()
     cells = zip(*(values.flatten().tolist() for values in (predicted, drawn, alpha)))
     plain = [(scaled_value(h, a)[0], adaptive_value(p, h, GAMMA)[0]) for p, h, a in cells]
-    ours = scaled_target(drawn, alpha), adaptive_weight(predicted, drawn, GAMMA)
-    for name, values, wanted in zip(("target", "weight"), ours, np.transpose(plain)):
+    result = scaled_target(drawn, alpha), adaptive_weight(predicted, drawn, GAMMA)
+    for name, values, wanted in zip(("target", "weight"), result, np.transpose(plain)):
         difference = abs(values.flatten().numpy() - wanted).max()
         record_difference(f"SWAHR float64: {name}", difference)
         assert difference < 1e-12
@@ -99,16 +99,16 @@ def test_targets_and_weights_oracle(scene, record_difference):
 
 def test_any_weight_oracle(record_difference):
     predicted, drawn, _, mask = edges()
-    weight = torch.rand(drawn.shape, generator=dice(6), dtype=torch.float64)
-    ours = weighted_mse(predicted, drawn, weight, mask)
+    weight = torch.rand(drawn.shape, generator=seeded(6), dtype=torch.float64)
+    result = weighted_mse(predicted, drawn, weight, mask)
     for b in range(2):
         cells = [
             mask[b, y, x] * weight[b, k, y, x] * (predicted[b, k, y, x] - drawn[b, k, y, x]) ** 2
             for k, y, x in np.ndindex(*drawn.shape[1:])
         ]
         wanted = sum(cells) / len(cells)
-        record_difference("weighted_mse", abs(ours[b] - wanted))
-        assert abs(ours[b] - wanted) < 1e-12
+        record_difference("weighted_mse", abs(result[b] - wanted))
+        assert abs(result[b] - wanted) < 1e-12
 
 
 @pytest.mark.parametrize("scene", SCENES)
@@ -116,16 +116,16 @@ def test_any_weight_oracle(record_difference):
     ("dtype", "step"), [(torch.bfloat16, 2**-8), (torch.float16, 2**-11)], ids=["bf16", "float16"]
 )
 def test_half_precision_oracle(scene, dtype, step, record_difference):
-    """What the network says is rounded; from there on nothing is, but for the slope handed back."""
+    """The network's outputs are rounded; from there on only the gradient returned to them is."""
     predicted, drawn, alpha, mask = scene()
-    said = predicted.to(dtype), drawn.to(dtype if step < 1e-3 else torch.float32), alpha.to(dtype)
-    plain = adaptive_losses(*said, mask, GAMMA)
+    given = predicted.to(dtype), drawn.to(dtype if step < 1e-3 else torch.float32), alpha.to(dtype)
+    plain = adaptive_losses(*given, mask, GAMMA)
     with torch.autocast("cpu", torch.bfloat16):
-        ours = with_slopes(*said, mask, GAMMA)
-        to_float32 = with_slopes(*(values.float() for values in said), mask, GAMMA)
-        parts = scaled_target(*said[1:]), adaptive_weight(*said[:2], GAMMA)
-    assert {part.dtype for part in (*ours[:2], *parts)} == {torch.float32}
-    for name, values, exact, wanted in zip(NAMES, ours, to_float32, plain):
+        result = with_slopes(*given, mask, GAMMA)
+        to_float32 = with_slopes(*(values.float() for values in given), mask, GAMMA)
+        parts = scaled_target(*given[1:]), adaptive_weight(*given[:2], GAMMA)
+    assert {part.dtype for part in (*result[:2], *parts)} == {torch.float32}
+    for name, values, exact, wanted in zip(NAMES, result, to_float32, plain):
         largest = abs(wanted).max()
         away = abs(exact.double().numpy() - wanted).max() / largest
         record_difference(f"SWAHR {str(dtype)[6:]}, relative: {name}", away)
@@ -151,26 +151,26 @@ def test_what_float16_cannot_square_is_no_danger():
 def test_masked_pixels_have_no_loss_and_no_slope(scene):
     predicted, drawn, alpha, mask = scene()
     hidden = (mask == 0)[:, None].expand_as(drawn)
-    noise = torch.where(hidden, torch.randn(drawn.shape, generator=dice(7)).double(), 0)
-    ours = with_slopes(predicted, drawn, alpha, mask, GAMMA)
+    noise = torch.where(hidden, torch.randn(drawn.shape, generator=seeded(7)).double(), 0)
+    result = with_slopes(predicted, drawn, alpha, mask, GAMMA)
     moved = with_slopes(predicted + noise, drawn, alpha - noise, mask, GAMMA)
-    for values, others in zip(ours, moved):
+    for values, others in zip(result, moved):
         assert torch.equal(values, others)
-    assert not any(slope[hidden].any() for slope in ours[2:])
+    assert not any(slope[hidden].any() for slope in result[2:])
 
 
-@pytest.mark.parametrize("said", [math.inf, -math.inf, math.nan])
-def test_scales_do_not_matter_where_nothing_is_drawn_whatever_they_are(said):
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_scales_do_not_matter_where_nothing_is_drawn_whatever_they_are(value):
     predicted, drawn, alpha, mask = edges()
-    absurd = torch.where(drawn == 0, said, alpha)
-    ours = with_slopes(predicted, drawn, absurd, mask, GAMMA)
-    for values, wanted in zip(ours, with_slopes(predicted, drawn, alpha, mask, GAMMA)):
+    absurd = torch.where(drawn == 0, value, alpha)
+    result = with_slopes(predicted, drawn, absurd, mask, GAMMA)
+    for values, wanted in zip(result, with_slopes(predicted, drawn, alpha, mask, GAMMA)):
         assert torch.equal(values, wanted)
-    assert not any(slope[drawn == 0].any() for slope in ours[3:])
+    assert not any(slope[drawn == 0].any() for slope in result[3:])
 
 
-def test_an_image_of_nobody_teaches_the_background_alone():
-    predicted = torch.rand(2, 3, 4, 5, generator=dice(0), dtype=torch.float64)
+def test_an_image_without_people_teaches_only_the_background():
+    predicted = torch.rand(2, 3, 4, 5, generator=seeded(0), dtype=torch.float64)
     empty, alpha = torch.zeros(2, 3, 4, 5), torch.ones(2, 3, 4, 5, dtype=torch.float64)
     heatmap, scale, by_predicted, *by_alpha = with_slopes(
         predicted, empty, alpha, torch.ones(2, 4, 5), GAMMA

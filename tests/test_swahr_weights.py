@@ -63,6 +63,7 @@ def refused(model, source, allow_missing=()):
 # Published --------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")  # the model is on the meta device
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_files_fill_the_whole_network_and_translate_back(name):
     if not LISTS.is_file():
@@ -71,7 +72,7 @@ def test_published_files_fill_the_whole_network_and_translate_back(name):
     width, joints = PUBLISHED[name]
     with torch.device("meta"):
         model = SWAHR(HigherHRNet(HRNet(width), joints))
-        source = {key: torch.empty(shape) for key, shape in shapes.items()}
+    source = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
     report = load_weights(model, source)
     assert report.missing == report.unexpected == report.leftovers == () and not report.mismatched
     counted = [key for key in shapes if not key.endswith(UNCOUNTED)]
@@ -84,35 +85,35 @@ def test_published_files_fill_the_whole_network_and_translate_back(name):
 @pytest.mark.parametrize("prefix", ["", "module.", "1.", "module.1."])
 @pytest.mark.parametrize("num_deconvs", [0, 1, 2])
 def test_published_names_and_back_lose_nothing(prefix, num_deconvs):
-    theirs, ours = swahr(1, num_deconvs=num_deconvs), swahr(2, num_deconvs=num_deconvs)
-    published = {prefix + name: t for name, t in to_published(theirs.state_dict()).items()}
-    assert len(published) == len(theirs.state_dict())
+    pretrained, target = swahr(1, num_deconvs=num_deconvs), swahr(2, num_deconvs=num_deconvs)
+    published = {prefix + name: t for name, t in to_published(pretrained.state_dict()).items()}
+    assert len(published) == len(pretrained.state_dict())
     assert any(name.startswith(f"{prefix}conv_scale_layers.") for name in published)
     assert not any("network." in name or "scale_branches" in name for name in published)
-    load_weights(ours, {"state_dict": published})
-    assert differing(ours.state_dict(), theirs.state_dict()) == []
+    load_weights(target, {"state_dict": published})
+    assert differing(target.state_dict(), pretrained.state_dict()) == []
 
 
 # Ours -------------------------------------------------------------------------------------------
 
 
 def test_what_was_saved_comes_back(tmp_path):
-    theirs, ours = swahr(1), swahr(2)
-    torch.save({"model": theirs.state_dict(), "convention": "published"}, tmp_path / "last.pth")
-    report = load_weights(ours, tmp_path / "last.pth")
+    pretrained, target = swahr(1), swahr(2)
+    torch.save({"model": pretrained.state_dict(), "convention": "published"}, tmp_path / "last.pth")
+    report = load_weights(target, tmp_path / "last.pth")
     assert report.missing == report.leftovers == ()
     assert report.kind == "hrpose"
-    assert differing(ours.state_dict(), theirs.state_dict()) == []
+    assert differing(target.state_dict(), pretrained.state_dict()) == []
 
 
 @pytest.mark.parametrize("make", [plain, swahr])
 def test_either_side_may_be_wrapped_by_dataparallel(make):
-    theirs, wrapped = make(1), nn.DataParallel(make(2))
-    load_weights(wrapped, theirs.state_dict())
-    assert differing(wrapped.module.state_dict(), theirs.state_dict()) == []
-    ours = make(3)
-    load_weights(ours, nn.DataParallel(theirs).state_dict())
-    assert differing(ours.state_dict(), theirs.state_dict()) == []
+    pretrained, wrapped = make(1), nn.DataParallel(make(2))
+    load_weights(wrapped, pretrained.state_dict())
+    assert differing(wrapped.module.state_dict(), pretrained.state_dict()) == []
+    target = make(3)
+    load_weights(target, nn.DataParallel(pretrained).state_dict())
+    assert differing(target.state_dict(), pretrained.state_dict()) == []
     other = nn.DataParallel(make(4))
     load_weights(other, wrapped.state_dict())
     assert differing(other.state_dict(), wrapped.state_dict()) == []
@@ -123,9 +124,9 @@ def test_either_side_may_be_wrapped_by_dataparallel(make):
 
 @pytest.mark.parametrize("spell", [dict, to_published], ids=["ours", "published"])
 def test_without_a_branch_scales_are_left_over(spell):
-    theirs, ours = swahr(1), plain(2)
-    report = load_weights(ours, spell(theirs.state_dict()))
-    assert differing(ours.state_dict(), theirs.network.state_dict()) == []
+    pretrained, target = swahr(1), plain(2)
+    report = load_weights(target, spell(pretrained.state_dict()))
+    assert differing(target.state_dict(), pretrained.network.state_dict()) == []
     assert report.missing == report.unexpected == () and report.mismatched == {}
     assert all(name.startswith("conv_scale_layers.") for name in report.leftovers)
     assert len(report.leftovers) == 2 * 8
@@ -133,13 +134,13 @@ def test_without_a_branch_scales_are_left_over(spell):
 
 @pytest.mark.parametrize("spell", [dict, to_published], ids=["ours", "published"])
 def test_weights_without_a_branch_fill_the_rest_only_if_that_is_meant(spell):
-    theirs, ours = plain(1), swahr(2)
-    source, own = spell(theirs.state_dict()), copy.deepcopy(ours.scale_branches.state_dict())
-    error = refused(ours, source)
+    pretrained, target = plain(1), swahr(2)
+    source, own = spell(pretrained.state_dict()), copy.deepcopy(target.scale_branches.state_dict())
+    error = refused(target, source)
     assert "MODEL.ALLOW_MISSING ['scale_branches.*']" in str(error)
-    report = load_weights(ours, source, SCALE_BRANCHES)
-    assert differing(ours.network.state_dict(), theirs.state_dict()) == []
-    assert differing(ours.scale_branches.state_dict(), own) == []
+    report = load_weights(target, source, SCALE_BRANCHES)
+    assert differing(target.network.state_dict(), pretrained.state_dict()) == []
+    assert differing(target.scale_branches.state_dict(), own) == []
     assert len(report.missing) == 2 * 8
     assert set(report.missing) == set(error.report.missing)
 
@@ -159,30 +160,31 @@ def test_half_a_branch_is_no_branch():
 
 
 def test_an_imagenet_backbone_fills_the_backbone_alone():
-    theirs, ours = plain(1), swahr(2)
-    backbone = {n: t for n, t in theirs.state_dict().items() if n.startswith("backbone.")}
+    pretrained, target = plain(1), swahr(2)
+    backbone = {n: t for n, t in pretrained.state_dict().items() if n.startswith("backbone.")}
     source = {**to_published(backbone), "classifier.bias": torch.zeros(3)}
-    own = copy.deepcopy(ours.state_dict())
+    own = copy.deepcopy(target.state_dict())
     assert "MODEL.ALLOW_MISSING ['heads.*', 'deconvs.*', 'scale_branches.*']" in str(
-        refused(ours, source)
+        refused(target, source)
     )
-    report = load_weights(ours, source, BEYOND_BACKBONE)
+    report = load_weights(target, source, BEYOND_BACKBONE)
     assert report.leftovers == ("classifier.bias",)
-    assert differing(ours.network.backbone.state_dict(), theirs.backbone.state_dict()) == []
+    assert differing(target.network.backbone.state_dict(), pretrained.backbone.state_dict()) == []
     for beginning in ("network.heads.", "network.deconvs.", "scale_branches."):
-        assert differing(ours.state_dict(), own, beginning) == []
+        assert differing(target.state_dict(), own, beginning) == []
     assert {name.split(".")[0] for name in report.missing} == {"heads", "deconvs", "scale_branches"}
 
 
 def test_other_joints_may_keep_heads_and_branches_of_their_own():
-    theirs, ours = swahr(1, joints=4), swahr(2, joints=6)
-    own = copy.deepcopy(ours.state_dict())
+    pretrained, target = swahr(1, joints=4), swahr(2, joints=6)
+    own = copy.deepcopy(target.state_dict())
     assert "MODEL.ALLOW_MISSING ['heads.*', 'deconvs.*.up.0.weight'" in str(
-        refused(ours, theirs.state_dict())
+        refused(target, pretrained.state_dict())
     )
-    load_weights(ours, theirs.state_dict(), JOINT_DEPENDENT)
-    assert differing(ours.network.backbone.state_dict(), theirs.network.backbone.state_dict()) == []
+    load_weights(target, pretrained.state_dict(), JOINT_DEPENDENT)
+    backbones = [model.network.backbone.state_dict() for model in (target, pretrained)]
+    assert differing(*backbones) == []
     for beginning in ("network.heads.", "scale_branches."):
-        assert differing(ours.state_dict(), own, beginning) == []
+        assert differing(target.state_dict(), own, beginning) == []
     blocks = "network.deconvs.0.blocks."
-    assert differing(ours.state_dict(), {**own, **theirs.state_dict()}, blocks) == []
+    assert differing(target.state_dict(), {**own, **pretrained.state_dict()}, blocks) == []

@@ -57,32 +57,32 @@ def test_target_oracle(rng, name, people, sigma, widths, record_difference):
     joints = crowd(rng, people=people, margin=12)
     scales = rng.uniform(0.3, 3, (2, people)).astype(np.float32) if widths == "own" else None
     variances = None if scales is None else torch.from_numpy(scales)
-    ours = draw(joints, name, sigma=sigma, variances=variances)
+    result = draw(joints, name, sigma=sigma, variances=variances)
     plain = draw_gaussians(joints, SIZE, sigma, scales, name)
-    assert ours.dtype == torch.float32
-    assert ours.shape == plain.shape == (2, 3, *SIZE)
-    record_difference(f"draw_heatmaps, {name}", abs(ours.numpy() - plain).max(initial=0))
-    np.testing.assert_allclose(ours, plain, atol=1e-6)
-    assert np.array_equal(ours.numpy() > 0, plain.astype(np.float32) > 0)
+    assert result.dtype == torch.float32
+    assert result.shape == plain.shape == (2, 3, *SIZE)
+    record_difference(f"draw_heatmaps, {name}", abs(result.numpy() - plain).max(initial=0))
+    np.testing.assert_allclose(result, plain, atol=1e-6)
+    assert np.array_equal(result.numpy() > 0, plain.astype(np.float32) > 0)
 
 
 @EVERY_CONVENTION
 @pytest.mark.parametrize("people", [0, 1, 5, 40])
 def test_cells_oracle(rng, name, people):
     joints = crowd(rng, people=people, margin=12)
-    ours = joint_cells(torch.from_numpy(joints), SIZE, CONVENTIONS[name])
-    assert ours.dtype == torch.int64
-    assert ours.shape == (2, people, 3)
-    assert np.array_equal(ours, flat_cells(joints, SIZE, name))
+    result = joint_cells(torch.from_numpy(joints), SIZE, CONVENTIONS[name])
+    assert result.dtype == torch.int64
+    assert result.shape == (2, people, 3)
+    assert np.array_equal(result, flat_cells(joints, SIZE, name))
 
 
 @EVERY_CONVENTION
 @pytest.mark.parametrize("sigma", [1.0, 2.0, 3.0])
 def test_supervised_joints_oracle(rng, name, sigma):
     joints = crowd(rng, people=60, margin=14)
-    ours = drawn_joints(torch.from_numpy(joints), SIZE, sigma, CONVENTIONS[name])
+    result = drawn_joints(torch.from_numpy(joints), SIZE, sigma, CONVENTIONS[name])
     plain = [drawn_cell(joint, SIZE, name, sigma) is not None for joint in joints.reshape(-1, 3)]
-    assert ours.flatten().tolist() == plain
+    assert result.flatten().tolist() == plain
 
 
 @EVERY_CONVENTION
@@ -101,10 +101,10 @@ def test_target_oracle_from_network_pixels(rng, name, stride, flipped, record_di
     for place in joints.reshape(-1, 3):
         place[:2] = heatmap_coords(place[:2], side, stride, flipped, name)
     assert np.array_equal(cells, joints)
-    ours = draw(cells, name, (side // stride,) * 2)
-    plain = draw_gaussians(joints, ours.shape[-2:], 2.0, convention=name)
-    record_difference(f"draw_heatmaps, {name}, from pixels", abs(ours.numpy() - plain).max())
-    np.testing.assert_allclose(ours, plain, atol=1e-6)
+    result = draw(cells, name, (side // stride,) * 2)
+    plain = draw_gaussians(joints, result.shape[-2:], 2.0, convention=name)
+    record_difference(f"draw_heatmaps, {name}, from pixels", abs(result.numpy() - plain).max())
+    np.testing.assert_allclose(result, plain, atol=1e-6)
 
 
 @pytest.mark.parametrize("step", [1, 2, 4])
@@ -113,9 +113,9 @@ def test_coarse_mask_oracle(rng, step, kind):
     mask = (rng.random((3, 16, 24)) < 0.5).astype(kind)
     given = torch.from_numpy(mask)
     flipped = torch.tensor([False, True, False])
-    ours = UNBIASED.downsample_mask(given, step, flipped)
-    assert ours.dtype == given.dtype
-    assert np.array_equal(ours, downsample_mask(mask, step))
+    result = UNBIASED.downsample_mask(given, step, flipped)
+    assert result.dtype == given.dtype
+    assert np.array_equal(result, downsample_mask(mask, step))
     assert torch.equal(HRNET.downsample_mask(given, step, flipped), given[:, ::step, ::step])
 
 

@@ -274,12 +274,12 @@ def test_a_step_gives_every_term_of_every_image():
 
 
 @pytest.mark.parametrize(
-    "every, asked", [(1, [0, 1, 2]), (2, [1, 2]), (3, [2]), (10, [2]), (0, [2])]
+    "every, expected", [(1, [0, 1, 2]), (2, [1, 2]), (3, [2]), (10, [2]), (0, [2])]
 )
-def test_the_last_epoch_is_always_evaluated(tmp_path, every, asked):
+def test_the_last_epoch_is_always_evaluated(tmp_path, every, expected):
     start = Start(tmp_path, validate_every=every, visualize_every=0)
     assert start.run()["val"]["AP"] == APS[2]
-    assert start.evaluated == asked
+    assert start.evaluated == expected
     assert start.drawn == []
 
 
@@ -395,7 +395,7 @@ def test_killed_without_warning_it_goes_on_from_the_last_epoch(tmp_path, whole, 
 
     start = Start(tmp_path, Strike("step", 5, kill))
     with monkeypatch.context() as dead, pytest.raises(Killed):
-        dead.setattr(Trainer, "_save_interrupted", lambda self: None)
+        dead.setattr(Trainer, "_save_interrupted", lambda self, error: None)
         start.run()
     continued = Start(tmp_path)
     assert continued.state.progress.step == STEPS
@@ -492,6 +492,26 @@ def test_skipped_steps_and_their_images_survive_an_interruption(tmp_path):
     log = (start.state.run_dir.folder / "log.txt").read_text()
     assert "1 steps up to step 6 were skipped, 1 in this epoch" in log
     assert f"Images: {indices_of(5)[1]}.jpg" in log
+
+
+def fail(error):
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("blow", "cure"),
+    [
+        (press_ctrl_c, ". Start again to continue.\n"),
+        (lambda: fail(ValueError("x")), ". Start again to continue once the error is mended.\n"),
+        (lambda: fail(FloatingPointError("x")), ".\n"),
+    ],
+)
+def test_starting_again_is_advised_where_it_can_help(tmp_path, blow, cure):
+    start = Start(tmp_path, Strike("step", 5, blow), visualize_every=0)
+    with pytest.raises((ValueError, FloatingPointError, KeyboardInterrupt)):
+        start.run()
+    run_dir = start.state.run_dir
+    assert f"saved in {run_dir.last}{cure}" in (run_dir.folder / "log.txt").read_text()
 
 
 def test_weights_that_are_not_finite_are_not_saved(tmp_path):

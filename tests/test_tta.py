@@ -8,7 +8,7 @@ from torch.nn import functional as F
 
 from hrpose.inference.bottomup import BottomUpPredictor, run_views
 from hrpose.inference.spec import VIEWS, InferenceSpec
-from hrpose.skeletons import Skeleton
+from hrpose.skeletons import COCO, Skeleton
 from hrpose.structures import HeadOutput
 from reference.predictor import enlarge
 
@@ -22,8 +22,8 @@ def random(*shape, seed=0):
     return torch.rand(shape, generator=torch.Generator().manual_seed(seed))
 
 
-class Told:
-    """Says what it was told, call after call: for views whose outputs have nothing in common."""
+class FixedOutputs:
+    """Returns the given outputs, one a call: for views whose outputs have nothing in common."""
 
     def __init__(self, *outputs):
         self.outputs = list(outputs)
@@ -32,7 +32,7 @@ class Told:
         return self.outputs.pop(0)
 
 
-def said(seed, side=32):
+def random_outputs(seed, side=32):
     coarse, tags = (random(1, 3, side // 4, side // 4, seed=seed + i) for i in (0, 1))
     fine = random(1, 3, side // 2, side // 2, seed=seed + 2)
     return [HeadOutput("1_4", 4, coarse, tags), HeadOutput("1_2", 2, fine)]
@@ -52,9 +52,11 @@ def symmetric(images):
 
 @pytest.mark.parametrize("size", [(16, 16), (32, 32)])
 def test_aggregation_oracle(size, record_difference):
-    """Resized to the finest output, averaged over resolutions; brought back; resized; averaged."""
-    plain_view, turned_view = said(0), said(100)
-    maps = run_views(Told(plain_view, turned_view), random(1, 3, 32, 32), [IDENTITY, MIRROR], size)
+    """Resized to the finest output, averaged over resolutions; flipped back; resized; averaged."""
+    plain_view, turned_view = random_outputs(0), random_outputs(100)
+    maps = run_views(
+        FixedOutputs(plain_view, turned_view), random(1, 3, 32, 32), [IDENTITY, MIRROR], size
+    )
     assert maps.heatmaps.shape == (1, 3, *size)
     assert maps.tags.shape == (1, 3, *size, 2)
     for k in range(3):
@@ -78,10 +80,10 @@ def test_aggregation_oracle(size, record_difference):
 @pytest.mark.parametrize("strides", [(4,), (2,), (4, 2), (2, 4), (1,), (4, 1), ()])
 def test_only_the_chosen_outputs_are_averaged_oracle(strides, record_difference):
     """Each through the finest output, chosen or not; tags come from where they are."""
-    outputs = said(0)
+    outputs = random_outputs(0)
     outputs.append(HeadOutput("1_1", 1, random(1, 3, 32, 32, seed=7)))
     size = (64, 64)
-    maps = run_views(Told(outputs), random(1, 3, 32, 32), [IDENTITY], size, strides)
+    maps = run_views(FixedOutputs(outputs), random(1, 3, 32, 32), [IDENTITY], size, strides)
     for k in range(3):
         chosen = [
             enlarge(output.heatmaps[0, k].numpy().astype(float), (32, 32))
@@ -91,7 +93,7 @@ def test_only_the_chosen_outputs_are_averaged_oracle(strides, record_difference)
         away = abs(maps.heatmaps[0, k].numpy() - enlarge(np.mean(chosen, 0), size)).max()
         record_difference("run_views: chosen outputs", away)
         assert away < 1e-6
-    everything = run_views(Told(outputs), random(1, 3, 32, 32), [IDENTITY], size)
+    everything = run_views(FixedOutputs(outputs), random(1, 3, 32, 32), [IDENTITY], size)
     assert torch.equal(maps.tags, everything.tags)
     same = torch.allclose(maps.heatmaps, everything.heatmaps, atol=1e-6)
     assert same == (strides == ())
@@ -115,7 +117,7 @@ def test_a_symmetric_network_learns_nothing_from_the_mirror():
         assert torch.allclose(both.tags[..., view], alone.tags[..., 0], atol=1e-6)
 
 
-def test_mirroring_the_image_mirrors_what_is_said_of_it():
+def test_mirroring_the_image_mirrors_its_maps():
     """For any network, symmetric or not."""
     weights = random(6, 3, 3, 3, seed=9) - 0.5
 
@@ -218,3 +220,11 @@ def test_order_of_scales_does_not_matter():
     (forth, _), (back, _) = maps_at(0.5, 1.0, 2.0), maps_at(2.0, 1.0, 0.5)
     assert torch.allclose(forth.heatmaps, back.heatmaps, atol=1e-6)
     assert torch.equal(forth.tags, back.tags)
+
+
+@pytest.mark.parametrize("tagged", [(), (0, 1)])
+def test_people_are_grouped_by_the_tags_of_one_output(tagged):
+    maps = torch.zeros(1, 3, 8, 8)
+    outputs = [HeadOutput(f"{i}", 4, maps, maps if i in tagged else None) for i in range(2)]
+    with pytest.raises(ValueError, match=f"{len(tagged)} outputs of this network have tags"):
+        run_views(lambda _: outputs, maps, [VIEWS["identity"](COCO)], (8, 8))

@@ -133,17 +133,17 @@ def test_weights_of_the_other_convention_are_refused():
     )
     for here, there in ((unbiased, published), (published, unbiased)):
         stored = there.MODEL.COORDINATES
-        theirs = {"model": build_model(there).state_dict(), "convention": stored}
+        checkpoint = {"model": build_model(there).state_dict(), "convention": stored}
         with pytest.raises(ValueError, match=f"MODEL.COORDINATES {stored}"):
-            load_weights(build_model(here), theirs)
-        load_weights(build_model(there), theirs)
+            load_weights(build_model(here), checkpoint)
+        load_weights(build_model(there), checkpoint)
 
 
 # From end to end --------------------------------------------------------------------------------
 
 
 def read_back(joints, image_size, input_size, stride):
-    """Joints (N, K, 3) of an image, drawn in its cells, located there and brought back."""
+    """Joints (N, K, 3) of an image, drawn in its cells, located there and mapped back."""
     size, to_network = resize_transform(image_size, input_size, convention=UNBIASED)
     there = torch.from_numpy(to_network.joints(joints))[None].float()
     shape = (size[1] // stride, size[0] // stride)
@@ -160,12 +160,12 @@ def read_back(joints, image_size, input_size, stride):
 @pytest.mark.parametrize("image_size", [(301, 243), (200, 415)])
 @pytest.mark.parametrize("stride", [4, 2])
 def test_people_come_back_from_their_heatmaps(rng, image_size, stride, record_difference):
-    """At 256 px, to a thousandth of a pixel of the image where nobody else is near."""
+    """At 256 px, to a thousandth of a pixel of the image where no other person is near."""
     for _ in range(10):
         joints = rng.uniform(0.1, 0.9, (1, 17, 3)) * [*image_size, 0] + [0, 0, 2]
         back = read_back(joints, image_size, 256, stride)
         away = abs(back[..., :2] - joints[..., :2]).max()
-        record_difference(f"unbiased: joints drawn at 1/{stride}, brought back (px)", away)
+        record_difference(f"unbiased: joints drawn at 1/{stride}, mapped back (px)", away)
         assert away < 1e-3
 
 
@@ -177,7 +177,7 @@ REAL = REAL / "person_keypoints_val2017.json"
 @pytest.mark.skipif(not REAL.is_file(), reason=f"no real annotations at {REAL}")
 @pytest.mark.parametrize(("stride", "least"), [(4, 0.98), (2, 0.99)])
 def test_what_cells_cost_real_people(stride, least, record_difference):
-    """AP of the truth drawn at 256 px and located, everybody's joints being known for theirs."""
+    """AP of the truth drawn at 256 px and located, with every joint given to its person."""
     truth = json.loads(REAL.read_text())
     sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
     evaluator = KeypointEvaluator(truth, COCO)

@@ -3,15 +3,17 @@
 import copy
 import math
 import struct
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
-from hrpose.data.coco import ImageFiles
+from hrpose.data.coco import ImageFiles, load_annotations
 from hrpose.data.statistics import (
     MISSING,
     TRUNCATED,
+    UNORIENTED,
     UNREADABLE,
     DatasetView,
     Schema,
@@ -27,9 +29,12 @@ from hrpose.data.validate import (
     TRAINING,
     compare_splits,
     require,
+    summary,
     validate,
 )
 
+REAL = Path(__file__).parents[2] / "shared" / "data"
+SPLITS = ("train", "val")
 NAMES = ("left_hand", "right_hand", "head")
 CATEGORY = {"id": 1, "name": "person", "keypoints": list(NAMES), "skeleton": [[1, 3], [2, 3]]}
 CROWD_MASK = {"size": [30, 40], "counts": [0, 100, 1100]}
@@ -114,6 +119,12 @@ def without(field, number=0):
 FAR_RIGHT = [20, 5, 2, 38, 5, 1, 38, 24, 2]
 PLANTED = {
     "entries without an id": lambda t: add_image(t, id=None),
+    "without a file name": lambda t: t["images"][0].pop("file_name"),
+    "with a backslash": lambda t: t["images"][0].update(file_name="a\\1.png"),
+    "without a labelled joint": lambda t: [a.update(keypoints=[0] * 9) for a in t["annotations"]],
+    "neither 0 nor 1": lambda t: first(t, iscrowd="0"),
+    "not whole numbers": lambda t: first(t, num_keypoints="3"),
+    "all at one point": lambda t: first(t, keypoints=[4, 5, 2, 4, 5, 1, 4, 5, 2]),
     "image ids that are not integers": lambda t: add_image(t, id="x", file_name="x"),
     "repeated image ids": lambda t: add_image(t, file_name="4.png"),
     "repeated file names": lambda t: add_image(t, id=4),
@@ -177,7 +188,11 @@ NOT_A_COORDINATE = [math.nan, math.inf, 1e12, "5", None]
 
 
 @pytest.mark.parametrize("value", NOT_A_COORDINATE)
-def test_an_outline_has_finite_numbers_within_reason(value):
+def test_outlines_boxes_and_joints_have_finite_numbers_within_reason(value):
+    truth = clean_set()
+    first(truth, bbox=[1, 2, value, 9], keypoints=[value, 5, 2, 6, 5, 1, 4, 2, 2])
+    assert "boxes or areas that are not" in stopped(truth, TRAINING)
+    assert "keypoints that are not" in stopped(truth, TRAINING)
     truth = clean_set()
     crowd(truth, segmentation=[[1, 2, 9, 2, value, 9]])
     assert [f.examples for w, f in faults(truth).items() if "invalid outlines" in w] == [
@@ -201,17 +216,20 @@ def test_a_clean_set_stops_nothing(stage):
 
 BOTH = {TRAINING, EVALUATION}
 STOPS = {
-    "3 numbers for each joint": BOTH,
-    "keypoints that are not finite": BOTH,
-    "without category_id": BOTH,
-    "in another order": BOTH,
-    "another number of joints": BOTH,
-    "only the file or only": {TRAINING},
-    "without a box": {EVALUATION},
-    "neither outline nor box": {EVALUATION},
-    "not finite numbers": {EVALUATION},
-    "people without an area": {EVALUATION},
-    "area is 0 or less": {EVALUATION},
+    **dict.fromkeys(
+        ["entries without an id", "image ids that are not", "repeated image ids"], BOTH
+    ),
+    **dict.fromkeys(["images that are not listed", "3 numbers for each joint", "at 0, 0"], BOTH),
+    **dict.fromkeys(["keypoints that are not finite", "without category_id", "at one point"], BOTH),
+    **dict.fromkeys(["in another order", "another number of joints", "all of them iscrowd"], BOTH),
+    **dict.fromkeys(["not finite numbers", "visibility flags other", "neither 0 nor 1"], BOTH),
+    **dict.fromkeys(["without labels whose num_keypoints", "between 0 and 1", "two corners"], BOTH),
+    **dict.fromkeys(
+        ["only the file or only", "without a file name", "a labelled joint"], {TRAINING}
+    ),
+    **dict.fromkeys(["neither outline nor box", "invalid outlines"], {TRAINING}),
+    **dict.fromkeys(["without a box", "without an area", "area is 0 or less"], {EVALUATION}),
+    "not whole numbers": {EVALUATION},
 }
 
 
@@ -220,10 +238,54 @@ def test_training_and_evaluation_stop_at_what_they_cannot_use(what):
     """With path, place and cure; everything else is for the linter alone."""
     truth = clean_set()
     PLANTED[what](truth)
+    (rule,) = [rule for rule in RULES if what in rule.what]
     messages = {stage: stopped(truth, stage) for stage in BOTH}
-    assert {stage for stage in BOTH if messages[stage]} == STOPS.get(what, set())
-    for message in filter(None, messages.values()):
-        assert message.startswith("train.json: ") and "; " in message
+    lines = {stage: [m for m in messages[stage].splitlines() if rule.what in m] for stage in BOTH}
+    wanted = next((stages for part, stages in STOPS.items() if part in rule.what), set())
+    assert {stage for stage in BOTH if lines[stage]} == wanted
+    for (line,) in filter(None, lines.values()):
+        assert line.startswith("train.json: ") and line.endswith(rule.cure)
+
+
+def test_a_few_joints_outside_are_noted_and_one_for_each_person_stops():
+    """A labelled set of real people has some; labels of other pixels have many."""
+    truth = clean_set()
+    first(truth, keypoints=[41, 5, 2, 6, 5, 1, 4, 2, 2])
+    assert stopped(truth, TRAINING) == ""
+    found = require(view_of(truth), TRAINING, "train.json")
+    line = summary(found, "train.json")
+    assert line.startswith("train.json: labelled joints outside of their image (1)")
+    assert "tools/check_data.py" in line and "\n" not in line
+    for each in truth["annotations"][:3]:
+        each["keypoints"] = [3 * value if value > 2 else value for value in each["keypoints"]]
+    truth["images"][0].update(width=8), truth["images"][1].update(width=8)
+    assert "labelled joints outside of their image" in stopped(truth, TRAINING)
+    assert [f.severity for f in validate(view_of(truth)) if f.rule == "joint-outside-image"] == [
+        ERROR
+    ]
+
+
+def test_crowdpose_may_leave_heads_out_of_its_counts_but_not_most_people():
+    truth = clean_set()
+    first(truth, num_keypoints=0)
+    assert stopped(truth, TRAINING) == stopped(truth, EVALUATION) == ""
+    for each in truth["annotations"]:
+        each["num_keypoints"] = 0
+    assert "num_keypoints is 0" in stopped(truth, TRAINING)
+
+
+def test_good_real_labels_stop_nothing():
+    """Those of CrowdPose have joints outside of their images and boxes."""
+    if not REAL.is_dir():
+        pytest.skip(f"no real labels at {REAL}")
+    paths = [REAL / f"coco_subset/annotations/person_keypoints_{s}2017.json" for s in SPLITS]
+    for path in [*paths, REAL / "crowdpose_subset/json/crowdpose_val_full_labels.json"]:
+        truth = load_annotations(path)
+        (category,) = truth["categories"]
+        area = "bbox" if "crowdpose" in path.name else "area"
+        view = DatasetView(truth, Schema(tuple(category["keypoints"]), category, 30, area), {})
+        for stage in BOTH:
+            require(view, stage, path)
 
 
 def test_a_refusal_names_five_and_counts_the_rest():
@@ -241,11 +303,13 @@ def test_a_keypoint_that_is_not_a_number_is_named():
     )
 
 
-def test_training_reads_only_annotations_of_listed_images():
+def test_only_annotations_of_listed_images_are_read():
     truth = clean_set()
-    first(truth, image_id=77, keypoints=[1, 2, 2])
-    assert stopped(truth, TRAINING) == "" and "joint-count" not in stopped(truth, TRAINING)
-    assert "annotation 1 of image 77" in stopped(truth, EVALUATION)
+    stray = person(9, 77, keypoints=[1, 2, 2], iscrowd="no")
+    truth["annotations"] = [person(n, 1) for n in range(1, 12)] + [stray]
+    for stage in BOTH:
+        found = require(view_of(truth), stage, "train.json")
+        assert "annotation-image" in [each.rule for each in found]
 
 
 def test_an_area_that_the_metric_takes_from_boxes_stops_nothing():
@@ -258,6 +322,7 @@ def test_an_area_that_the_metric_takes_from_boxes_stops_nothing():
 
 def test_every_check_is_planted_somewhere():
     elsewhere = ["image files", "annotated", "EXIF", "equal", "_PEOPLE", "_IDS", "background"]
+    elsewhere += ["damaged", "16-bit"]
     proven = [*PLANTED, *elsewhere, "form a skeleton", "left or right"]
     unproven = [rule.what for rule in RULES if not any(w in rule.what for w in proven)]
     assert unproven == []
@@ -314,9 +379,13 @@ def test_files_are_seen_for_what_they_are(tmp_path):
     contents |= {"turned": jpeg(picture(), 6), "upside_down": jpeg(picture(), 3)}
     for name, content in contents.items():
         (tmp_path / name).write_bytes(content)
-    seen = {name: inspect_image(ImageFiles(tmp_path), name) for name in [*contents, "absent"]}
-    assert [name for name in seen if seen[name].rotated] == ["turned", "upside_down"]
-    assert seen["good"].size == seen["turned"].size == (480, 640) and not seen["good"].problem
+    images = ImageFiles(tmp_path)
+    seen = {name: inspect_image(images, name, (640, 480)) for name in [*contents, "absent"]}
+    assert [name for name in seen if seen[name].rotated] == ["turned"]
+    assert seen["good"].size == (480, 640) and not seen["good"].problem
+    assert seen["turned"].size == (640, 480) and seen["upside_down"].problem == UNORIENTED
+    stored = inspect_image(images, "turned", (480, 640))
+    assert (stored.size, stored.rotated) == ((480, 640), False)
     problems = {name: seen[name].problem for name in ("cut", "text", "empty", "absent")}
     assert list(problems.values()) == [TRUNCATED, UNREADABLE, UNREADABLE, MISSING]
 
@@ -327,6 +396,22 @@ def test_a_png_that_ends_too_early_is_not_taken_for_whole(tmp_path):
     (tmp_path / "cut.png").write_bytes(data[: len(data) * 3 // 4])
     assert inspect_image(ImageFiles(tmp_path), "cut.png").problem == TRUNCATED
     assert inspect_image(ImageFiles(tmp_path), "whole.png").problem == ""
+
+
+def test_files_that_decode_to_other_pixels_than_were_written_are_named(tmp_path):
+    truth = clean_set()
+    write_images(tmp_path, truth)
+    for image in truth["images"]:
+        image.update(width=480, height=640)
+    whole = jpeg(picture())
+    middle = len(whole) // 2
+    (tmp_path / "1.png").write_bytes(whole[:middle] + whole[middle + 40 :])
+    deep = picture().astype(np.uint16) * 16  # 12 bits in 16
+    (tmp_path / "2.png").write_bytes(cv2.imencode(".png", deep)[1].tobytes())
+    (tmp_path / "3.png").write_bytes(cv2.imencode(".png", deep * 16)[1].tobytes())
+    found = {f.rule: f.examples for f in validate(view_of(truth, tmp_path))}
+    assert list(found["file-damaged"]) == ["1.png is 480 x 640, annotated 480 x 640"]
+    assert list(found["file-dark"]) == ["2.png is 480 x 640, annotated 480 x 640"]
 
 
 @pytest.mark.slow
@@ -368,10 +453,8 @@ def test_equal_files_are_found_within_a_split_and_between_two(tmp_path):
     write_images(tmp_path / "train", truth)
     write_images(tmp_path / "val", truth, seed=1)
     train, val = view_of(truth, tmp_path / "train"), view_of(truth, tmp_path / "val")
-    assert {fault.severity for fault in compare_splits(train, val)} == {
-        ERROR,
-        NOTE,
-    }  # ids and names
+    severities = {fault.severity for fault in compare_splits(train, val)}
+    assert severities == {NOTE}  # the same ids and names, but other pictures  # ids and names
 
     other = copy.deepcopy(truth)
     for image in other["images"]:

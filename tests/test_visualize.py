@@ -5,7 +5,7 @@ import sys
 import numpy as np
 import pytest
 
-from hrpose.visualize import Panel, colour_bar, draw_notes, draw_values, scatter
+from hrpose.visualize import colour_bar, draw_notes, draw_values, scatter
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 1])
@@ -41,8 +41,8 @@ def test_a_share_of_0_shows_the_grey_image(rng):
 
 
 def test_a_scatter_plot_is_an_image(rng):
-    panels = [Panel(name, rng.uniform(10, 500, 40), rng.normal(1, 0.1, 40)) for name in "ab"]
-    one, two = (scatter(panels[:n], ("x", "y"), level=1) for n in (1, 2))
+    x, y = rng.uniform(10, 500, 40), rng.normal(1, 0.1, 40)
+    one, two = (scatter(x, dict.fromkeys(names, y), ("x", "y"), level=1) for names in ("a", "ab"))
     assert one.dtype == np.uint8 and one.shape[2] == 3
     assert two.shape == (one.shape[0], 2 * one.shape[1], 3)
 
@@ -50,4 +50,4 @@ def test_a_scatter_plot_is_an_image(rng):
 def test_without_matplotlib_the_error_names_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ValueError, match="pip install matplotlib"):
-        scatter([Panel("a", np.ones(3), np.ones(3))], ("x", "y"), level=1)
+        scatter(np.ones(3), {"a": np.ones(3)}, ("x", "y"), level=1)

@@ -215,6 +215,46 @@ def test_a_release_is_for_its_own_joints_and_coordinates(suffix, tmp_path):
     assert torch.equal(ours.heads[0].weight, theirs.heads[0].weight)
 
 
+@pytest.mark.parametrize("place", range(0, 100, 7))
+def test_a_changed_byte_of_a_pth_is_noticed_or_changes_nothing(place, tmp_path):
+    """torch does not compare the archive's CRCs; outside of its parts are only paddings."""
+    path = tmp_path / "a.pth"
+    torch.save(some_tensors(), path)
+    content = bytearray(path.read_bytes())
+    content[place * len(content) // 100] ^= 0x10
+    path.write_bytes(content)
+    try:
+        read = read_weights(path)
+    except ValueError as error:
+        assert str(path) in str(error) and "fetch it again" in str(error)
+    else:
+        assert all(torch.equal(read[name], tensor) for name, tensor in some_tensors().items())
+
+
+def test_a_changed_number_of_a_pth_is_named_as_damage(tmp_path):
+    path = tmp_path / "a.pth"
+    torch.save({"x": torch.full((64,), 3.0)}, path)
+    path.write_bytes(path.read_bytes().replace(b"\0\0\x40\x40", b"\0\0\x41\x40", 1))
+    assert "a.pth is damaged: the CRC of a/data/0 in its archive does not match" in refused(path)
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+def test_a_checksum_beside_a_file_is_compared(suffix, tmp_path):
+    """Also where there is none inside, as in torch's older format."""
+    path, beside = tmp_path / f"a{suffix}", tmp_path / f"a{suffix}.sha256"
+    if suffix == ".pth":
+        torch.save(some_tensors(), path, _use_new_zipfile_serialization=False)
+    else:
+        release(path)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    for text in (digest, f"{digest.upper()}  {path.name}\n", f"SHA256 ({path.name}) = {digest}\n"):
+        beside.write_text(text)
+        read_weights(path)
+    for text in (f"{'0' * 64}  {path.name}\n", ""):
+        beside.write_text(text)
+        assert f"is damaged: its SHA-256 is not the one in a{suffix}.sha256" in refused(path)
+
+
 # Folders and names ------------------------------------------------------------------------------
 
 

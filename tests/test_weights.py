@@ -18,6 +18,7 @@ from hrpose.models.weights import (
     load_weights,
     to_published,
 )
+from hrpose.skeletons import AIC, COCO
 
 PUBLISHED_KEYS = Path(__file__).parents[1].parent / "shared" / "data" / "published_keys"
 PUBLISHED = {
@@ -66,13 +67,14 @@ def published_shapes(name):
     return json.loads(path.read_text())[name]["state"]
 
 
+@pytest.mark.filterwarnings("ignore:.*which is a no-op")  # the model is on the meta device
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_files_fill_every_tensor_and_translate_back(name):
     shapes = published_shapes(name)
     _, width, joints, num_deconvs = PUBLISHED[name]
     with torch.device("meta"):
         model = HigherHRNet(HRNet(width), joints, num_deconvs)
-        source = {key: torch.empty(shape) for key, shape in shapes.items()}
+    source = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
     report = load_weights(model, source)
     assert report.missing == report.unexpected == () and report.mismatched == {}
     assert all(key.startswith("conv_scale_layers.") for key in report.leftovers)
@@ -316,3 +318,73 @@ def test_conventions_of_older_files_are_read_under_todays_names(stored, other):
     load_weights(model, {"model": model.state_dict(), "convention": stored})
     model.convention = other
     assert_refused(model, {"model": model.state_dict(), "convention": stored}, "MODEL.COORDINATES")
+
+
+# Values and joints ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["heads.0.weight", "backbone.stem.0.1.running_var"])
+def test_weights_that_are_not_finite_are_refused_with_the_tensors_name(name, value):
+    state = copied(small(seed=1).state_dict())
+    state[name].flatten()[-1] = value
+    message = f"given weights: 1 of {state[name].numel()} values of {name} are NaN or infinite"
+    assert_refused(small(), to_published(state), message, "use an earlier checkpoint")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.cfloat])
+def test_tensors_that_are_no_floats_are_not_read_as_such(kind):
+    state = small(seed=1).state_dict()
+    state["heads.1.weight"] = (100 * state["heads.1.weight"]).to(kind)
+    name = str(kind).removeprefix("torch.")
+    assert_refused(small(), state, f"heads.1.weight is {name}, not floating point")
+    quantized = torch.quantize_per_tensor(small().heads[0].weight.detach(), 0.1, 0, torch.qint8)
+    assert_refused(small(), {**state, "heads.0.weight": quantized}, "heads.0.weight is qint8")
+
+
+def with_joints(joints, seed=0):
+    model = small(joints=len(joints), seed=seed)
+    model.joint_names = joints
+    return model
+
+
+OTHERS = ("snout", *COCO.joints[1:])
+
+
+def test_published_weights_are_those_of_the_published_joints():
+    """Their number alone would let COCO's fit any 17 joints."""
+    published = to_published(with_joints(COCO.joints, seed=1).state_dict())
+    load_weights(with_joints(COCO.joints), published)
+    for allowed in ([], ["deconvs.*"]):
+        messages = ["were trained for the joints nose", "this model has snout", "DATASET.SKELETON"]
+        messages += ["MODEL.PRETRAINED", "MODEL.ALLOW_MISSING ['heads.*'", "tools/convert.py"]
+        assert_refused(with_joints(OTHERS), published, *messages, allow_missing=allowed)
+    assert len(AIC.joints) == 14
+    crowdpose = to_published(small(joints=14).state_dict())
+    assert_refused(with_joints(AIC.joints), crowdpose, "right_ankle, head, neck; this model")
+    load_weights(with_joints(OTHERS), small(joints=17).state_dict())  # ours: their config decides
+
+
+def test_heads_of_as_many_other_joints_stay_new_where_they_may():
+    theirs, ours = with_joints(COCO.joints, seed=1), with_joints(OTHERS)
+    own = copied(ours.state_dict())
+    report = load_weights(ours, to_published(theirs.state_dict()), JOINT_DEPENDENT)
+    assert "heads.0.weight (for other joints in the source)" in str(report)
+    ups = {"deconvs.0.up.0.weight"}
+    assert set(report.mismatched) == {name for name in own if name.startswith("heads.")} | ups
+    assert all(torch.equal(own[name], ours.state_dict()[name]) for name in report.mismatched)
+    assert_same(ours.backbone.state_dict(), theirs.backbone.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("beside", "averaging"),
+    [
+        ({}, "(hrpose)"),
+        ({"network": "val"}, "(hrpose, the raw weights)"),
+        ({"network": "ema"}, "(hrpose, the EMA of the weights)"),
+        ({"average": {"model": {}}}, "raw weights; their EMA, also in the file: tools/convert.py"),
+    ],
+)
+def test_the_report_has_which_of_ema_and_raw_weights_were_taken(beside, averaging):
+    report = load_weights(small(), {"model": small(seed=1).state_dict(), **beside})
+    assert averaging in str(report).splitlines()[0]

@@ -1,7 +1,7 @@
 """hrpose: bottom-up multi-person pose estimation, driven by YAML.
 
-The layers, each knowing only those before it: words (skeletons, structures, ops), parts (data,
-models, losses, inference, evaluation, engine, visualize), assembly (config, build), programs.
+The layers, each importing only those before it: skeletons, structures, ops; codecs; data, models,
+losses, inference, evaluation, engine, visualize; config, builders; programs.
 """
 
 __version__ = "0.1.0"

@@ -48,10 +48,12 @@ class Skeleton:
     sigmas: tuple[float, ...]  # OKS tolerance of each joint
     grouping_order: tuple[str, ...]  # joints in the order in which people are assembled
     limbs: tuple[tuple[str, str], ...] = ()  # what a picture connects
+    flip_pairs: tuple[tuple[str, str], ...] = ()  # left and right; empty: by the joints' names
 
     def __post_init__(self) -> None:
         _refuse_repeats(self.joints)
-        _refuse_hidden_pairs(self.joints)
+        if not self.flip_pairs:
+            _refuse_hidden_pairs(self.joints)
         if len(self.sigmas) != len(self.joints):
             raise ValueError(
                 f"{len(self.sigmas)} sigmas for {len(self.joints)} joints; give one for each joint"
@@ -60,13 +62,19 @@ class Skeleton:
             raise ValueError(f"sigmas are {self.sigmas}; each must be above 0")
         if sorted(self.grouping_order) != sorted(self.joints):
             wrong = sorted(set(self.grouping_order) ^ set(self.joints))
-            raise ValueError(f"the grouping order must name every joint once; see {wrong}")
+            raise ValueError(
+                f"the grouping order (DATASET.GROUPING_ORDER) must name every joint once; {wrong} "
+                "are missing, unknown, or named twice"
+            )
         # Computed here, so that ambiguous names fail now and not in the middle of training.
         self.flip_order, self.grouping_indices  # noqa: B018
 
     @cached_property
     def flip_order(self) -> list[int]:
         """Index of each joint's left-right twin; a joint on the mid-line is its own."""
+        pairs = {name: twin for a, b in self.flip_pairs for name, twin in ((a, b), (b, a))}
+        if pairs:
+            return [self.joints.index(pairs.get(name, name)) for name in self.joints]
         return [self.joints.index(_twin(name, self.joints)) for name in self.joints]
 
     @cached_property
@@ -112,8 +120,8 @@ def _refuse_hidden_pairs(joints: Sequence[str]) -> None:
 
 def _refuse_repeats(joints: Sequence[str]) -> None:
     repeated = sorted({name for name in joints if joints.count(name) > 1})
-    if repeated or not joints:
-        raise ValueError(f"joint names must be unique and at least one; repeated: {repeated}")
+    if repeated or not joints or "" in joints:
+        raise ValueError(f"joint names must be unique texts, at least one; repeated: {repeated}")
 
 
 def _twin(name: str, joints: Sequence[str]) -> str:
@@ -168,27 +176,45 @@ def from_category(
 ) -> Skeleton:
     """The skeleton that a COCO `categories` entry describes.
 
-    Its limbs count joints from 1; limbs that name a joint out of range are dropped with a warning
-    (CrowdPose's files carry COCO's). Without `sigmas` every joint gets DEFAULT_SIGMA; without
-    `grouping_order` people are assembled in the order of the file.
+    Its limbs count joints from 1 or name them; limbs of a joint that is not there are dropped with
+    a warning (CrowdPose's files carry COCO's). Joints whose names have no left and right may be
+    paired by `flip_pairs`, in the form of limbs. Without `sigmas` every joint gets DEFAULT_SIGMA;
+    without `grouping_order` people are assembled in the order of the file.
     """
     if not category.get("keypoints"):
         raise ValueError(f"category {category.get('name')!r} lists no 'keypoints' (joint names)")
     joints = tuple(category["keypoints"])
-    limbs = [tuple(limb) for limb in category.get("skeleton") or ()]
-    known = [limb for limb in limbs if all(1 <= end <= len(joints) for end in limb)]
+    limbs = [named_pair(limb, joints) for limb in category.get("skeleton") or ()]
+    known = tuple(limb for limb in limbs if limb)
     if len(known) < len(limbs):
         warnings.warn(
             f"{len(limbs) - len(known)} of {len(limbs)} limbs name joints beyond {len(joints)} "
             "and are dropped",
             stacklevel=2,
         )
+    pairs = [named_pair(pair, joints) for pair in category.get("flip_pairs") or ()]
+    ends = [name for pair in pairs if pair for name in pair]
+    if None in pairs or len(ends) > len(set(ends)):
+        raise ValueError(
+            f"flip_pairs of category {category.get('name')!r} are {category['flip_pairs']}; list "
+            "pairs of joints, each joint at most once, by name or counted from 1"
+        )
     return Skeleton(
         joints=joints,
         sigmas=tuple(sigmas) or (DEFAULT_SIGMA,) * len(joints),
         grouping_order=tuple(grouping_order) or joints,
-        limbs=tuple((joints[a - 1], joints[b - 1]) for a, b in known),
+        limbs=known,
+        flip_pairs=tuple(pair for pair in pairs if pair),
     )
+
+
+def named_pair(ends: Any, joints: Sequence[str]) -> tuple[str, str] | None:
+    """Two joints, each by its name or its number from 1, as names; None for anything else."""
+    if not isinstance(ends, list | tuple) or len(ends) != 2:
+        return None
+    names = dict(enumerate(joints, 1)) | {name: name for name in joints}
+    a, b = (names.get(end) if type(end) in (int, str) else None for end in ends)
+    return (a, b) if a and b else None
 
 
 def _paired(*names: str) -> tuple[str, ...]:

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import colorsys
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
 import cv2
 import numpy as np
@@ -23,14 +22,6 @@ WHITE, BLACK = (255, 255, 255), (0, 0, 0)
 FONT, FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 
 
-class Panel(NamedTuple):
-    """One panel of a scatter plot."""
-
-    title: str
-    x: np.ndarray  # (N,) above 0
-    y: np.ndarray  # (N,)
-
-
 def draw_poses(
     image: np.ndarray, joints: np.ndarray, skeleton: Skeleton, least: float = 0.0
 ) -> np.ndarray:
@@ -41,11 +32,11 @@ def draw_poses(
     """
     picture = image.copy()
     thick = max(1, round(max(image.shape[:2]) / 300))
-    for person, colour in zip(joints, _colours(len(joints))):
+    for i, person in enumerate(joints):
+        hue = (0.13 + 0.618034 * i) % 1  # distant hues
+        colour = tuple(int(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.75, 1))
         shown = (person[:, 2] > least) & np.isfinite(person[:, :2]).all(1)
-        at = [
-            tuple(map(int, np.rint(np.clip(xy, -1e4, 1e4)))) for xy in np.nan_to_num(person[:, :2])
-        ]
+        at = np.rint(np.nan_to_num(person[:, :2]).clip(-1e4, 1e4)).astype(int).tolist()
         for a, b in skeleton.limb_indices:
             if shown[a] and shown[b]:
                 cv2.line(picture, at[a], at[b], colour, thick + 1, cv2.LINE_AA)
@@ -61,7 +52,9 @@ def side_colour(skeleton: Skeleton, joint: int) -> tuple[int, int, int]:
 
 def overlay_heatmaps(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
     """The maximum over joints of heatmaps (K, h, w) over an image, as colours of 0 to 1."""
-    return _glow(image, heatmaps.max(0).clip(0, 1))
+    heat = heatmaps.max(0).clip(0, 1)
+    colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
+    return _blend(image, colours, 0.25 + 0.5 * heat)
 
 
 def draw_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -122,9 +115,12 @@ def colour_bar(width: int, bounds: tuple[float, float]) -> np.ndarray:
     return strip
 
 
-def scatter(panels: Sequence[Panel], names: tuple[str, str], level: float) -> np.ndarray:
+def scatter(
+    x: np.ndarray, panels: Mapping[str, np.ndarray], names: tuple[str, str], level: float
+) -> np.ndarray:
     """Dots in panels with common axes, x in powers of 2, with the medians of y along x.
 
+    x: (N,) above 0   panels: title -> y (N,)
     names: of x and y   level: of y, to compare with; a dashed line
     """
     try:  # a second to import, and nothing else needs it
@@ -134,13 +130,16 @@ def scatter(panels: Sequence[Panel], names: tuple[str, str], level: float) -> np
         raise ValueError("a scatter plot needs matplotlib: pip install matplotlib") from None
     figure = Figure(figsize=(5.5 * len(panels), 4.5), dpi=110, layout="constrained")
     canvas = FigureCanvasAgg(figure)
-    for axes, panel in zip(figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels):
+    groups = [part for part in np.array_split(np.argsort(x), 8) if len(part)]  # along x
+    plots = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
+    for axes, (title, y) in zip(plots, panels.items()):
+        medians = [[np.median(values[part]) for part in groups] for values in (x, y)]
         axes.axhline(level, color="grey", linestyle="--", linewidth=1)
-        axes.scatter(panel.x, panel.y, s=9, alpha=0.5, linewidths=0)
-        axes.plot(*_medians(panel.x, panel.y), "o-", color="black", markersize=4, label="median")
+        axes.scatter(x, y, s=9, alpha=0.5, linewidths=0)
+        axes.plot(*medians, "o-", color="black", markersize=4, label="median")
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_formatter("{x:g}")
-        axes.set(title=panel.title, xlabel=names[0], ylabel=names[1])
+        axes.set(title=title, xlabel=names[0], ylabel=names[1])
         axes.legend()
     canvas.draw()
     return np.asarray(canvas.buffer_rgba())[..., :3].copy()
@@ -173,11 +172,6 @@ def _put_text(
     cv2.putText(picture, text, foot, FONT, FONT_SIZE, colour, 1, cv2.LINE_AA)
 
 
-def _glow(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    colours = cv2.applyColorMap((255 * heat).astype(np.uint8), cv2.COLORMAP_JET)[..., ::-1]
-    return _blend(image, colours, 0.25 + 0.5 * heat)
-
-
 def _blend(image: np.ndarray, colours: np.ndarray, share: np.ndarray) -> np.ndarray:
     """`colours` (h, w, 3) over the image, weighted by `share` (h, w)."""
     size = image.shape[1::-1]
@@ -190,21 +184,3 @@ def _rainbow(values: np.ndarray, bounds: tuple[float, float]) -> np.ndarray:
     """The colours (h, w, 3) of values (h, w): blue, green, red, distinct from a grey image."""
     level = ((values - bounds[0]) / (bounds[1] - bounds[0])).clip(0, 1)
     return cv2.applyColorMap(np.rint(255 * level).astype(np.uint8), cv2.COLORMAP_TURBO)[..., ::-1]
-
-
-def _medians(x: np.ndarray, y: np.ndarray, groups: int = 8) -> tuple[list[float], list[float]]:
-    """The medians of x and of y in groups of as many dots each, along x."""
-    parts = [part for part in np.array_split(np.argsort(x), groups) if len(part)]
-    return [np.median(x[part]).item() for part in parts], [
-        np.median(y[part]).item() for part in parts
-    ]
-
-
-def _colours(count: int) -> list[tuple[int, int, int]]:
-    """`count` colours of distant hues."""
-    return [_rgb((0.13 + 0.618034 * i) % 1) for i in range(count)]
-
-
-def _rgb(hue: float) -> tuple[int, int, int]:
-    red, green, blue = colorsys.hsv_to_rgb(hue, 0.75, 1)
-    return int(255 * red), int(255 * green), int(255 * blue)

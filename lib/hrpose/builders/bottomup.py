@@ -97,6 +97,11 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
 def build_dataset(config: CfgNode, split: Split) -> BottomUpDataset:
     """Augmented samples of the annotated images; one with only a crowd annotation is one, too."""
     names = config.DATASET.AUGMENTATIONS
+    if names.count("affine") != 1 or "flip" in names[: names.index("affine")]:
+        raise ValueError(
+            f"DATASET.AUGMENTATIONS is {list(names)}; a sample is cropped once (affine), and "
+            "flipped after that, if at all"
+        )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     annotated = [record for record in split.records if record.annotated]
     return BottomUpDataset(annotated, split.images, steps, config.TRAIN.SEED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,12 +13,15 @@ from yacs.config import CfgNode
 
 from hrpose.builders.datasets import build_skeleton
 from hrpose.builders.devices import PRECISIONS
+from hrpose.config.loading import network_differences
+from hrpose.config.options import as_yaml
 from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
 from hrpose.models.optimize import prepare_for_inference
 from hrpose.models.swahr import SWAHR
-from hrpose.models.weights import LoadReport, load_weights
+from hrpose.models.weight_io import read_weights
+from hrpose.models.weights import LoadReport, load_contents, load_weights
 
 
 def pick(table: Mapping[str, Any], name: str, option: str) -> Any:
@@ -97,9 +101,22 @@ def load_model(config: CfgNode) -> nn.Module:
         raise ValueError(
             "TEST.MODEL_FILE is empty; name the weights, e.g. .../checkpoints/best.pth"
         )
+    contents = read_weights(config.TEST.MODEL_FILE)
+    require_same_network(config, contents, config.TEST.MODEL_FILE)
     model = build_model(config)
-    load_weights(model, Path(config.TEST.MODEL_FILE))
+    report = load_contents(model, contents, config.TEST.MODEL_FILE)
+    logging.getLogger(__name__).info("%s: %s", config.TEST.MODEL_FILE, report)
     return model
+
+
+def require_same_network(config: CfgNode, contents: Mapping[str, Any], origin: str) -> None:
+    """ValueError for weights of a network that computes otherwise: a dilation changes no shape."""
+    stored = contents.get("config")
+    different = network_differences(config, stored, origin) if isinstance(stored, str) else []
+    if different:
+        both = [f"{key} {as_yaml(there)}, not {as_yaml(here)}" for key, there, here in different]
+        cure = " ".join(f"{key} {as_yaml(there)}".replace(", ", ",") for key, there, _ in different)
+        raise ValueError(f"{origin} were trained with {'; '.join(both)}; set {cure}")
 
 
 def build_inference_model(config: CfgNode, model: nn.Module) -> nn.Module:

@@ -19,10 +19,11 @@ from hrpose.data.coco import (
     select_images,
 )
 from hrpose.data.statistics import DatasetView, Schema
-from hrpose.data.validate import EVALUATION, TRAINING, require
+from hrpose.data.validate import EVALUATION, TRAINING, require, summary
 from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
 from hrpose.models.weight_io import read_weights
 from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, Skeleton, from_category, from_plain
+from hrpose.structures import PERSON
 
 SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE, "mpii": MPII, "aic": AIC}
 
@@ -30,7 +31,7 @@ SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE, "mpii": MPII, "aic": AIC}
 def build_skeleton(config: CfgNode) -> Skeleton:
     """A built-in skeleton, or that of the training split's annotations.
 
-    Where these are not at hand, on somebody else's machine, the weights know it too.
+    Without annotations, as where a model is only used, it is read from the weights.
     """
     data = config.DATASET
     if data.SKELETON != "file":
@@ -52,8 +53,22 @@ def _skeleton_of_file(
 def _skeleton_of_weights(path: Path) -> Skeleton:
     state = read_weights(path)
     if "skeleton" not in state:
-        raise ValueError(f"{path} does not say what its joints are; DATASET.SKELETON must")
+        raise ValueError(f"{path} does not contain a skeleton; name the joints by DATASET.SKELETON")
     return from_plain(state["skeleton"])
+
+
+def results_category(config: CfgNode) -> dict[str, Any]:
+    """The entry of COCO's `categories` that results are of: its id and name, joints and limbs.
+
+    Id and name are those of DATASET.VAL or .TRAIN; COCO's where neither is at hand.
+    """
+    paths = [annotation_path(config, split) for split in (config.DATASET.VAL, config.DATASET.TRAIN)]
+    category: dict[str, Any] = {"id": PERSON, "name": "person"}
+    for path in [path for path in paths if path.is_file()][:1]:
+        category = person_category(load_annotations(path), config.DATASET.CATEGORY)
+    skeleton = build_skeleton(config)
+    limbs = [[a + 1, b + 1] for a, b in skeleton.limb_indices]  # COCO counts joints from 1
+    return {**category, "keypoints": list(skeleton.joints), "skeleton": limbs}
 
 
 def annotation_path(config: CfgNode, split: str) -> Path:
@@ -72,28 +87,28 @@ class Split(NamedTuple):
     truth: dict[str, Any]
     records: list[ImageAnnotation]
     images: ImageFiles
+    findings: str = ""  # of the rules that stop nothing, in one line
 
 
 def read_split(config: CfgNode, split: str) -> Split:
     """A split with its annotations understood."""
     data = config.DATASET
     truth, images = open_split(config, split)
-    check_annotations(config, select_images(truth, data.IMAGE_IDS), split, TRAINING)
+    found = check_annotations(config, select_images(truth, data.IMAGE_IDS), split, TRAINING)
     category = person_category(truth, data.CATEGORY)["id"]
     joints = len(build_skeleton(config).joints)
     records = image_annotations(truth, joints, category, data.IGNORE_REGIONS, data.IMAGE_IDS)
-    if not any(len(record.joints) for record in records):
-        chosen = " of DATASET.IMAGE_IDS" * bool(data.IMAGE_IDS)
-        raise ValueError(
-            f"{split} is empty: no labelled keypoints in {len(records)} images{chosen}"
-        )
-    return Split(truth, records, images)
+    return Split(truth, records, images, found)
 
 
-def check_annotations(config: CfgNode, truth: dict[str, Any], split: str, stage: str) -> None:
-    """ValueError for annotations that this stage, of data/validate.py, cannot use."""
+def check_annotations(config: CfgNode, truth: dict[str, Any], split: str, stage: str) -> str:
+    """ValueError for annotations that this stage, of data/validate.py, cannot use.
+
+    Returns what else is wrong with them, in one line.
+    """
+    path = annotation_path(config, split)
     schema = build_schema(config, truth, build_skeleton(config).joints)
-    require(DatasetView(truth, schema, {}), stage, annotation_path(config, split))
+    return summary(require(DatasetView(truth, schema, {}), stage, path), path)
 
 
 def build_schema(config: CfgNode, truth: dict[str, Any], joints: tuple[str, ...]) -> Schema:
@@ -112,9 +127,8 @@ def build_schema(config: CfgNode, truth: dict[str, Any], joints: tuple[str, ...]
 def open_split(config: CfgNode, split: str) -> tuple[dict[str, Any], ImageFiles]:
     """Annotations and images of a split; a missing one shows the tree that is expected."""
     try:
-        return load_annotations(annotation_path(config, split)), ImageFiles(
-            image_path(config, split)
-        )
+        truth = load_annotations(annotation_path(config, split))
+        return truth, ImageFiles(image_path(config, split), config.DATASET.EXIF)
     except FileNotFoundError as error:
         hint = "; tools/check_data.py --build-trainval makes it" if split == "trainval" else ""
         raise FileNotFoundError(f"{error}{hint}. Expected:\n{expected_tree(config)}") from None
@@ -137,12 +151,11 @@ EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
 def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> KeypointEvaluator:
     """An evaluator of one pass; annotations it cannot use are refused here, with the cure."""
     check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
-    known = {image["id"] for image in truth["images"]}
     return EVALUATORS[config.DATASET.FORMAT](
         truth=truth,
         skeleton=build_skeleton(config),
         category_id=person_category(truth, config.DATASET.CATEGORY)["id"],
-        image_ids=[i for i in config.DATASET.IMAGE_IDS if i in known] or None,
+        image_ids=config.DATASET.IMAGE_IDS or None,
     )
 
 
@@ -152,4 +165,5 @@ def first(split: Split, count: int) -> Split:
     ids = {record.image_id for record in kept}
     people = [one for one in split.truth["annotations"] if one["image_id"] in ids]
     images = [one for one in split.truth["images"] if one["id"] in ids]
-    return Split({**split.truth, "images": images, "annotations": people}, kept, split.images)
+    truth = {**split.truth, "images": images, "annotations": people}
+    return split._replace(truth=truth, records=kept)

@@ -11,6 +11,17 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 
 def build_devices(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> list[torch.device]:
+    """The devices of this process, of which the first GPU becomes the current one.
+
+    Otherwise NCCL and pinned memory would make a context on GPU 0 in every process.
+    """
+    devices = list_devices(config, dist)
+    if devices[0].type == "cuda":
+        torch.cuda.set_device(devices[0])
+    return devices
+
+
+def list_devices(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> list[torch.device]:
     """The devices of this process: `auto` and `cuda` mean all GPUs of CUDA_VISIBLE_DEVICES.
 
     With several processes, each of them has one.
@@ -33,10 +44,14 @@ def build_devices(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> list[torc
 def _gpu_of_rank(dist: DistInfo, name: str, count: int) -> torch.device:
     if name not in ("auto", "cuda"):
         raise ValueError(f"DEVICE is {name}, but every process needs a GPU of its own; use auto")
+    if dist.local_rank is None:
+        raise ValueError(
+            "RANK is set, but LOCAL_RANK is not, so that processes might share a GPU; start them "
+            "with torchrun, or set LOCAL_RANK to the process's number on its machine (in Slurm: "
+            "export LOCAL_RANK=$SLURM_LOCALID)"
+        )
     if dist.local_rank >= count:
         raise ValueError(
             f"torch sees {count} GPUs for more processes; use torchrun --nproc-per-node {count}"
         )
-    device = torch.device("cuda", dist.local_rank)
-    torch.cuda.set_device(device)  # otherwise NCCL would use the first GPU in all processes
-    return device
+    return torch.device("cuda", dist.local_rank)

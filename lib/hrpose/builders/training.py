@@ -12,26 +12,31 @@ from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_dataset, build_loss
 from hrpose.builders.common import keywords, pick
-from hrpose.builders.datasets import read_split
-from hrpose.builders.devices import PRECISIONS
+from hrpose.builders.datasets import Split, read_split
+from hrpose.builders.devices import PRECISIONS, list_devices
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.optim import (
     OPTIMIZERS,
     SCHEDULES,
     Schedule,
+    freeze,
     parameter_groups,
     scale_learning_rate,
 )
 from hrpose.engine.step import OptimizerStep, PrecisionConfig, StepConfig, TrainStep
 from hrpose.engine.trainer import TrainConfig
 from hrpose.models.blocks import enable_activation_checkpointing
+from hrpose.models.optimize import check_compiler
 from hrpose.ops.normalize import normalize
 
 
-def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> TrainingLoader:
-    """This process's share of augmented batches."""
-    train, dataset = config.TRAIN, build_dataset(config, read_split(config, config.DATASET.TRAIN))
+def build_training_loader(
+    config: CfgNode, dist: DistInfo = SINGLE_PROCESS, split: Split | None = None
+) -> TrainingLoader:
+    """This process's share of augmented batches of DATASET.TRAIN, which may have been read."""
+    split = split or read_split(config, config.DATASET.TRAIN)
+    train, dataset = config.TRAIN, build_dataset(config, split)
     if train.BATCH % dist.world_size:
         raise ValueError(
             f"TRAIN.BATCH {train.BATCH} cannot be shared equally by {dist.world_size} "
@@ -40,16 +45,21 @@ def build_training_loader(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> T
     batches = ResumableBatchSampler(
         len(dataset), train.BATCH, train.SEED, dist.rank, dist.world_size
     )
-    return TrainingLoader(dataset, batches, config.WORKERS)
+    return TrainingLoader(dataset, batches, config.WORKERS, list_devices(config, dist)[0])
 
 
 def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
-    """Preprocessing, the model and its losses; activation checkpointing is set in the model."""
+    """Preprocessing, the model and its losses.
+
+    Activation checkpointing is set in the model, and the tensors of TRAIN.FREEZE are frozen in it:
+    an optimizer of what is left comes after this.
+    """
     options = config.TRAIN
+    frozen_norms = freeze(model, options.FREEZE)
     if options.ACTIVATION_CHECKPOINTING:
         enable_activation_checkpointing(model)
     precision = PrecisionConfig(PRECISIONS[options.PRECISION], options.COMPILE)
-    return TrainStep(normalize, model, build_loss(config), precision)
+    return TrainStep(normalize, model, build_loss(config), precision, frozen_norms)
 
 
 def build_optimizer_step(
@@ -61,16 +71,36 @@ def build_optimizer_step(
 ) -> OptimizerStep:
     """Steps of `batch` images over all processes. The model must be on the first device."""
     options = config.TRAIN
-    if options.COMPILE and len(devices) > 1:
+    _check_compile(config, devices, dist)
+    if dist.world_size > 1 and "heatmap" not in config.LOSS.TERMS:
         raise ValueError(
-            "TRAIN.COMPILE compiles for one GPU: start one process for each with torchrun, or "
-            "leave it out"
+            f"LOSS.TERMS {list(config.LOSS.TERMS)} leaves the finer outputs without a loss, and "
+            "processes that train together wait for every gradient; add heatmap, or train in one "
+            "process"
         )
     at_once = options.MICRO_BATCH * len(devices)
     accumulation = math.ceil(batch / dist.world_size / at_once) if at_once else 1
     step_config = StepConfig(batch, accumulation, options.CLIP_NORM, options.SEED, options.EMA)
-    train_step, optimizer = build_train_step(config, model), build_optimizer(config, model)
+    train_step = build_train_step(config, model)
+    optimizer = build_optimizer(config, model)
     return OptimizerStep(train_step, optimizer, step_config, dist, devices)
+
+
+def _check_compile(config: CfgNode, devices: list[torch.device], dist: DistInfo) -> None:
+    """ValueError where TRAIN.COMPILE cannot compile, or not to any use."""
+    if not config.TRAIN.COMPILE:
+        return
+    if len(devices) > 1:
+        raise ValueError(
+            "TRAIN.COMPILE compiles for one GPU: start one process for each with torchrun, or "
+            "leave it out"
+        )
+    if uses_sync_bn(config, devices, dist):
+        raise ValueError(
+            "TRAIN.COMPILE gains nothing with TRAIN.SYNC_BN: every norm waits for the other "
+            "processes, which divides the graph at each of them; leave out one of the two"
+        )
+    check_compiler(devices[0].type, "TRAIN.COMPILE")
 
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
@@ -83,9 +113,7 @@ def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
 def build_schedule(config: CfgNode) -> Schedule:
     options = config.TRAIN
     schedule = pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE")
-    names = ("LR_STEP", "LR_FACTOR", "WARMUP", "EPOCHS")
-    restarts = keywords(options.RESTARTS, "T_0", "T_MULT")
-    return partial(schedule, **keywords(options, *names), **restarts)
+    return partial(schedule, **keywords(options, "LR_STEP", "WARMUP", "EPOCHS"))
 
 
 def build_train_config(config: CfgNode, batch: int) -> TrainConfig:

@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+import os
+import re
+from collections.abc import Collection, Iterator, Sequence
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from yacs.config import CfgNode
 
-from hrpose.config.options import EMPTY_BY_DEFAULT, OPTIONS, SIZE_OPTIONS
+from hrpose.config.options import (
+    DEPENDENCES,
+    EMPTY_BY_DEFAULT,
+    OPTIONS,
+    PATH_OPTIONS,
+    SIZE_OPTIONS,
+)
 from hrpose.config.renamed import RENAMED, current
 
 BY_KEY = {option.key: option for option in OPTIONS}
@@ -20,12 +31,44 @@ MOST_VALUES = 10_000
 """Bound on the values of one YAML file, aliases expanded; hrpose has about a hundred options."""
 
 
+_DIGITS = re.compile(r"[-+]?\d+(_\d+)*")
+
+_COMMAND_LINE = "command line"
+
+_NOT_PLAIN = (yaml.YAMLError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""Errors of PyYAML, and of its constructors for a text that does not fit its tag (!!bool 3)."""
+
+
 class Entry(NamedTuple):
     """A value of an option, and where it was written."""
 
     key: str
     value: Any
     where: str
+
+    @property
+    def source(self) -> str:
+        """The file, without the line, or the command line."""
+        return self.where.rpartition(":")[0] or self.where
+
+
+class _Loader(yaml.SafeLoader):
+    """Safe YAML whose numbers are decimal: 024 is 24, and what YAML 1.1 reads in another base
+    (1:30 is 90 there, 0x10 is 16) stays text, which no option with numbers takes."""
+
+
+def _decimal_int(loader: _Loader, node: yaml.ScalarNode) -> int | str:
+    text = loader.construct_scalar(node)
+    return int(text) if _DIGITS.fullmatch(text) else text
+
+
+def _decimal_float(loader: _Loader, node: yaml.ScalarNode) -> float | str:
+    text = loader.construct_scalar(node)
+    return text if ":" in text else loader.construct_yaml_float(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _decimal_int)
+_Loader.add_constructor("tag:yaml.org,2002:float", _decimal_float)
 
 
 def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
@@ -36,20 +79,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
     Errors: ValueError for an unknown key, a wrong type or value; FileNotFoundError for the file or
     its BASE
     """
-    path = Path(path)
+    path = Path(os.path.expanduser(path))
     return _config_of(read_entries(path), overrides, _experiment(path))
 
 
 def parse_config(text: str, origin: str, overrides: Sequence[str] = ()) -> CfgNode:
     """The same from the config stored in a checkpoint or release; errors name its `origin`."""
-    return _config_of(stored_entries(text, origin), overrides, "")
+    return _config_of(stored_entries(text, origin), overrides, "", record=True)
 
 
-def stored_entries(text: str, origin: str) -> list[Entry]:
-    """The options of a stored config under today's names (config/renamed.py)."""
+def stored_entries(text: str, origin: str, section: str = "") -> list[Entry]:
+    """The options of a stored config, or of a section, under today's names (config/renamed.py)."""
     place = Path(f"{origin}, its config")
     entries = []
     for entry in _flatten(_parse(text, place), place, {}):
+        if not entry.key.startswith(section):
+            continue
         try:
             known = current(entry.key, entry.value)
         except ValueError:
@@ -61,14 +106,70 @@ def stored_entries(text: str, origin: str) -> list[Entry]:
     return entries
 
 
-def _config_of(written: Sequence[Entry], overrides: Sequence[str], name: str) -> CfgNode:
-    """`written` over the defaults, `overrides` over both; `name` where NAME is empty."""
-    values = defaults()
-    for entry in (*written, *_override_entries(overrides)):
-        values[entry.key] = _checked(entry)
+def network_differences(config: CfgNode, text: str, origin: str) -> list[tuple[str, Any, Any]]:
+    """What a stored config's network computes otherwise: options, their values there and here.
+
+    Not compared are the initial weights, the coordinate convention, which weights have beside their
+    config, and the name, since a network without scale branches reads one with them.
+    Errors: ValueError for a stored config of another version
+    """
+    there = defaults() | {e.key: _checked(e) for e in stored_entries(text, origin, "MODEL.")}
+    here = {key: reduce(getitem, key.split("."), config) for key in BY_KEY}
+    ours, theirs = _network(here), _network(there)
+    different = [key for key in ours if ours[key] != theirs.get(key)]
+    return [(key, there[key], here[key]) for key in different]
+
+
+def _network(values: dict[str, Any]) -> dict[str, Any]:
+    """The options of MODEL that change what weights compute, as far as they have an effect."""
+    deconvs, blocks = values["MODEL.NUM_DECONVS"], values["MODEL.NUM_BASIC_BLOCKS"]
+    names = [key for key in values if key.startswith("MODEL.BACKBONE.")]
+    names += ["MODEL.WIDTH", "MODEL.NUM_DECONVS"]
+    names += ["MODEL.NUM_BASIC_BLOCKS", "MODEL.CAT_OUTPUT"] if deconvs else []
+    dilations = values["MODEL.DILATIONS"]
+    each = dilations * (blocks // len(dilations)) if deconvs else ()
+    return {**{key: values[key] for key in names}, "MODEL.DILATIONS": each}
+
+
+def _config_of(
+    written: Sequence[Entry], overrides: Sequence[str], name: str, record: bool = False
+) -> CfgNode:
+    """`written` over the defaults, `overrides` over both; `name` where NAME is empty.
+
+    record: `written` lists every option, those without effect too
+    """
+    entries = [
+        entry._replace(value=_checked(entry)) for entry in (*written, *_override_entries(overrides))
+    ]
+    values = defaults() | {entry.key: entry.value for entry in entries}
     values["NAME"] = values["NAME"] or name
+    _settle_ineffective(entries, values, {each.source for each in written} if record else set())
     _check_together(values)
     return _as_node(values)
+
+
+def _settle_ineffective(
+    entries: Sequence[Entry], values: dict[str, Any], records: Collection[str]
+) -> None:
+    """Refuse options that were set without effect; those of an earlier choice become defaults.
+
+    An option is of an earlier choice if what it depends on was set in a later file, or before in
+    the same one; in `records`, which list every option, all may be.
+    """
+    files = [list(group) for _, group in itertools.groupby(entries, lambda entry: entry.source)]
+    usual = defaults()
+    for needed in DEPENDENCES:
+        for key in needed.options:
+            if needed.holds(values[needed.on]) or values[key] == usual[key]:
+                continue
+            last = max(i for i, file in enumerate(files) if any(e.key == key for e in file))
+            entry = next(entry for entry in reversed(files[last]) if entry.key == key)
+            chosen = [[e for e in file if e.key == needed.on] for file in files[last:]]
+            held = any(needed.holds(choice.value) for choice in chosen[0])
+            if not (held or any(chosen[1:]) or entry.source in records):
+                refusal = needed.refusal(key, values[needed.on])
+                raise ValueError(f"{entry.where}: {refusal}")
+            values[key] = usual[key]
 
 
 def defaults() -> dict[str, Any]:
@@ -82,21 +183,25 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     if path in below:
         raise ValueError(f"BASE goes round in a circle: {' -> '.join(map(str, (*below, path)))}")
     if not path.is_file():
-        raise FileNotFoundError(f"no config at {path}; see configs/")
-    written = list(_flatten(_parse(path.read_text(), path), path, {}))
+        near = sorted(other.name for other in path.parent.glob("*.yaml"))
+        there = (
+            f"in {path.parent} are {', '.join(near[:8])}" if near else "give the path of a .yaml"
+        )
+        raise FileNotFoundError(f"there is no config file {path}; {there}")
+    written = list(_flatten(_parse(path.read_bytes(), path), path, {}))
     bases = [entry for entry in written if entry.key == "BASE"]
     inherited: list[Entry] = []
     for base in bases:
         for name in _as_list(base.value):
             if not isinstance(name, str):
                 raise ValueError(f"{base.where}: BASE is {base.value!r}; wanted a path, or a list")
-            inherited += read_entries(path.parent / name, (*below, path))
+            inherited += read_entries(path.parent / os.path.expanduser(name), (*below, path))
     return inherited + [entry for entry in written if entry.key != "BASE"]
 
 
-def _parse(text: str, path: Path) -> yaml.Node | None:
+def _parse(text: str | bytes, path: Path) -> yaml.Node | None:
     try:
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        root = yaml.compose(text, Loader=_Loader)
     except yaml.YAMLError as error:
         raise ValueError(f"{path} is not valid YAML: {error}") from None
     except RecursionError:
@@ -147,8 +252,8 @@ def _place(node: yaml.Node, path: Path) -> str:
 
 def _plain(node: yaml.Node, where: str) -> Any:
     try:
-        return yaml.SafeLoader("").construct_object(node, deep=True)
-    except yaml.YAMLError as error:
+        return _Loader("").construct_object(node, deep=True)
+    except _NOT_PLAIN as error:
         raise ValueError(f"{where}: only plain YAML values are read: {error}") from None
 
 
@@ -162,17 +267,19 @@ def _override_entries(overrides: Sequence[str]) -> list[Entry]:
         lone = next((i for i, value in enumerate(values) if value in BY_KEY), len(values))
         raise ValueError(f"overrides come in pairs KEY VALUE; {overrides[2 * lone]!r} has no value")
     pairs = zip(overrides[::2], overrides[1::2])
-    return [Entry(key, _override_value(key, text), "command line") for key, text in pairs]
+    return [Entry(key, _override_value(key, text), _COMMAND_LINE) for key, text in pairs]
 
 
-def _override_value(key: str, text: str) -> Any:
-    """The value as YAML reads it; for text options, the text as it is."""
-    if key in BY_KEY and isinstance(BY_KEY[key].default, str):
+def _override_value(key: str, text: Any) -> Any:
+    """The value as YAML reads it; for text options the text, and what is no text as it is."""
+    if not isinstance(text, str) or (key in BY_KEY and isinstance(BY_KEY[key].default, str)):
         return text
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"command line: {key} {text!r} is not a YAML value: {error}") from None
+        return _Loader(text).get_single_data()
+    except _NOT_PLAIN as error:
+        raise ValueError(
+            f"{_COMMAND_LINE}: {key} {text!r:.60} is not a YAML value: {error}"
+        ) from None
 
 
 def _checked(entry: Entry) -> Any:
@@ -202,7 +309,7 @@ def _checked(entry: Entry) -> Any:
         raise ValueError(
             f"{entry.where}: {entry.key} is {entry.value!r}, but must be {wanted}. {option.meaning}"
         )
-    return value
+    return os.path.expanduser(value) if entry.key in PATH_OPTIONS else value
 
 
 def _coerced(value: Any, like: Any) -> Any:
@@ -212,21 +319,27 @@ def _coerced(value: Any, like: Any) -> Any:
         return None if None in entries else tuple(entries)
     if isinstance(like, bool) or isinstance(value, bool):
         return value if type(value) is type(like) else None
-    if isinstance(like, str):
-        return value if isinstance(value, str) else None
+    if isinstance(like, str):  # a path below ~, however it was given, is in the home folder
+        return os.path.expanduser(value) if isinstance(value, str) else None
     return _number(value, type(like))
 
 
 def _number(value: Any, kind: type) -> Any:
-    """An int or float from a number, or from text such as 1e-3, which YAML takes for text."""
-    try:
-        number = float(value)
-    except (TypeError, ValueError, OverflowError):
+    """An int or float from a number, or from text such as 1e-3, which YAML takes for text.
+
+    None for what is none, and for a float too large to know its last digit where an int is wanted.
+    """
+    if not isinstance(value, (int, float, str)):
         return None
-    if kind is int:
-        whole = math.isfinite(number) and number.is_integer()
-        return (value if isinstance(value, int) else int(number)) if whole else None
-    return None if math.isnan(number) else number
+    try:
+        if kind is int and isinstance(value, str) and _DIGITS.fullmatch(value):
+            value = int(value)
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    if kind is int and not isinstance(value, int):
+        return int(number) if number.is_integer() and abs(number) < 2**53 else None
+    return value if kind is int else None if math.isnan(number) else number
 
 
 def _kind(like: Any) -> str:

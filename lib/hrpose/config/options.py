@@ -16,7 +16,6 @@ from hrpose.config.checks import (
     a_device,
     above_0,
     anything,
-    at_least_1,
     by_32_or_0,
     each,
     fraction,
@@ -70,6 +69,10 @@ OPTIONS = (
     Option("DATASET.IMAGES", "", template,
            "Image directory or archive (x.zip, x.zip@folder) under ROOT, with {split} for the "
            "split; empty: the layout of FORMAT."),
+    Option("DATASET.EXIF", "auto", one_of("auto", "apply", "ignore"),
+           "EXIF orientation of annotated images: apply it (labelled as viewers show them), ignore "
+           "it (labelled as stored), or auto: by the annotated size; an error where that fits both "
+           "or neither."),
     Option("DATASET.CATEGORY", "", anything,
            "Category to train on; empty: the only one with keypoints."),
     Option("DATASET.IMAGE_IDS", (0,), anything,
@@ -87,7 +90,7 @@ OPTIONS = (
            "Training crop in pixels: the side of a square, or [width, height]. The shorter side at "
            "test."),
     Option("DATASET.AUGMENTATIONS", ("affine", "flip"), some,
-           "Augmentations of a training sample, in order."),
+           "Augmentations of a training sample, in order: affine, flip."),
     Option("DATASET.FLIP", 0.5, fraction,
            "Probability of a horizontal flip."),
     Option("DATASET.AFFINE.ROTATION", 30.0, not_negative,
@@ -170,6 +173,9 @@ OPTIONS = (
     Option("TRAIN.WEIGHT_DECAY", 0.0, not_negative,
            "Weight decay of weights, not of biases and norms. Published: 0 (Adam with 1e-4 ends at "
            "AP 12)."),
+    Option("TRAIN.FREEZE", ("backbone.*",), each(named),
+           "Patterns of tensor names that are not trained, such as backbone.*; BatchNorms all of "
+           "whose tensors match keep their statistics too. Empty: all are trained."),
     Option("TRAIN.CLIP_NORM", 0.0, not_negative,
            "Maximum gradient norm; 0 disables clipping."),
     Option("TRAIN.EMA", 0.0, rule(lambda value: 0 <= value < 1, "0 or more and below 1"),
@@ -178,15 +184,9 @@ OPTIONS = (
     Option("TRAIN.SCHEDULE", "multistep", named,
            "Learning rate schedule: multistep, warmup_linear, cosine, cosine_restarts, one_cycle."),
     Option("TRAIN.LR_STEP", (200.0, 260.0), anything,
-           "Epochs after which multistep multiplies the rate by LR_FACTOR."),
-    Option("TRAIN.LR_FACTOR", 0.1, fraction,
-           "Factor of multistep."),
+           "Epochs after which multistep divides the rate by 10."),
     Option("TRAIN.WARMUP", 3.0, not_negative,
            "Warm-up epochs of warmup_linear and cosine, from a tenth of the rate."),
-    Option("TRAIN.RESTARTS.T_0", 16.0, above_0,
-           "Epochs before the first restart of cosine_restarts."),
-    Option("TRAIN.RESTARTS.T_MULT", 2.0, at_least_1,
-           "Ratio of the lengths of successive cycles of cosine_restarts."),
     Option("TRAIN.EPOCHS", 300, above_0,
            "Number of training epochs."),
     Option("TRAIN.VALIDATE_EVERY", 10, not_negative,
@@ -215,7 +215,8 @@ OPTIONS = (
            "Seed of initialisation, shuffling and augmentation."),
     Option("TRAIN.RESUME", "auto", named,
            "auto: continue the newest unfinished run of the same config; never: start anew; or a "
-           "run folder to continue."),
+           "run folder to continue, where paths of the data, TEST.*, VALIDATE_EVERY, "
+           "VISUALIZE_EVERY and EPOCHS (more) may differ."),
 
     Option("TEST.MODEL_FILE", "", anything,
            "Weights to evaluate or predict with."),
@@ -266,12 +267,62 @@ EMPTY_BY_DEFAULT = {
     "DATASET.IMAGE_IDS",
     "DATASET.OKS_SIGMAS",
     "DATASET.GROUPING_ORDER",
+    "TRAIN.FREEZE",
     "TEST.AGGREGATE",
 }
 """Lists whose default only shows the type of their entries."""
 
+
+class Dependence(NamedTuple):
+    """Options that have an effect only beside certain values of another."""
+
+    options: tuple[str, ...]
+    on: str
+    values: tuple[Any, ...]  # that value is one of these, or a list with one of them
+
+    def holds(self, value: Any) -> bool:
+        chosen = value if isinstance(value, tuple) else (value,)
+        return any(each in self.values for each in chosen)
+
+    def refusal(self, key: str, value: Any) -> str:
+        """Why `key` is refused beside this value, and the cure."""
+        cure = " or ".join(map(as_yaml, self.values))
+        change = f"add {cure} to {self.on}" if isinstance(value, tuple) else f"set {self.on} {cure}"
+        return (
+            f"{key} has no effect beside {self.on} {as_yaml(value)}; {change}, or leave {key} out"
+        )
+
+
+DEPENDENCES = (
+    Dependence(("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER"), "DATASET.SKELETON", ("file",)),
+    Dependence(("DATASET.FLIP",), "DATASET.AUGMENTATIONS", ("flip",)),
+    Dependence(
+        tuple(f"DATASET.AFFINE.{n}" for n in ("ROTATION", "MIN_SCALE", "MAX_SCALE", "TRANSLATE")),
+        "DATASET.AUGMENTATIONS",
+        ("affine",),
+    ),
+    Dependence(("LOSS.HEATMAP", "LOSS.SAHR", "LOSS.WAHR", "LOSS.SHR"), "LOSS.TERMS", ("heatmap",)),
+    Dependence(("LOSS.TAGS.PULL", "LOSS.TAGS.PUSH", "LOSS.TAGS.KIND"), "LOSS.TERMS", ("tags",)),
+    Dependence(("LOSS.LAMBDA",), "LOSS.SAHR", (True,)),
+    Dependence(("LOSS.GAMMA", "LOSS.DETACH_WEIGHT"), "LOSS.WAHR", (True,)),
+    Dependence(("TRAIN.LR_STEP",), "TRAIN.SCHEDULE", ("multistep",)),
+    Dependence(("TRAIN.WARMUP",), "TRAIN.SCHEDULE", ("warmup_linear", "cosine")),
+)
+"""Which options are refused where they have no effect (config/loading.py)."""
+
 SIZE_OPTIONS = {"DATASET.INPUT_SIZE"}
 """Options that are a number, or [width, height]."""
+
+PATH_OPTIONS = {
+    "OUTPUT_DIR",
+    "DATASET.ROOT",
+    "DATASET.ANNOTATIONS",
+    "DATASET.IMAGES",
+    "MODEL.PRETRAINED",
+    "TRAIN.RESUME",
+    "TEST.MODEL_FILE",
+}
+"""Paths, in which ~ is the home folder."""
 
 RUNTIME_OPTIONS = (
     "OUTPUT_DIR",
@@ -287,6 +338,20 @@ RUNTIME_OPTIONS = (
     "TRAIN.SAVE.KEEP",
 )
 """Options that may differ between two starts of one run, as TRAIN.RESUME may."""
+
+RESUMABLE_OPTIONS = (
+    *("NAME", "DATASET.ROOT", "DATASET.ANNOTATIONS", "DATASET.IMAGES"),
+    *("TRAIN.VALIDATE_EVERY", "TRAIN.VISUALIZE_EVERY"),
+)
+"""Options that may differ, with TEST.* and more TRAIN.EPOCHS, where TRAIN.RESUME names a run."""
+
+
+def may_differ(key: str, old: Any, new: Any) -> bool:
+    """Whether a run that TRAIN.RESUME names goes on with another value of an option."""
+    if key == "TRAIN.EPOCHS":
+        return isinstance(old, int) and isinstance(new, int) and old < new
+    return key in RESUMABLE_OPTIONS or key.startswith("TEST.")
+
 
 SECTIONS = {
     "": "General",
@@ -336,10 +401,12 @@ def _row(name: str, fields: Sequence[Option]) -> str:
 
 def _shown(option: Option) -> str:
     """A default as it would be written in YAML; nothing for an empty one."""
-    if option.key in EMPTY_BY_DEFAULT:
-        return "`[]`"
-    if isinstance(option.default, tuple):
-        return f"`[{', '.join(map(str, option.default))}]`"
-    default = option.default
-    text = str(default).lower() if isinstance(default, bool) else f"{default}"
+    text = "[]" if option.key in EMPTY_BY_DEFAULT else as_yaml(option.default)
     return f"`{text}`" if text else ""
+
+
+def as_yaml(value: Any) -> str:
+    """A value as it would be written in YAML."""
+    if isinstance(value, tuple):
+        return f"[{', '.join(map(as_yaml, value))}]"
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.data.coco import is_drawable, is_number
+from hrpose.data.coco import MAX_COORDINATE, MAX_INTEGER, is_drawable, is_number
 from hrpose.data.statistics import DatasetView, ImageInfo
 
 FindViolations = Callable[[DatasetView], Iterable[str]]
@@ -23,7 +23,7 @@ BOX_TOLERANCE = 2
 
 def location(person: Mapping[str, Any]) -> str:
     """Where an annotation is, for messages."""
-    return f"annotation {person.get('id')} of image {person.get('image_id')}"
+    return f"annotation {person.get('id')!r:.40} of image {person.get('image_id')!r:.40}"
 
 
 def repeats(listed: str, field: str) -> FindViolations:
@@ -44,7 +44,7 @@ def files_where(violates: Callable[[dict, ImageInfo], Any]) -> FindViolations:
 
     def check(view: DatasetView) -> Iterator[str]:
         for image in view.images.values():
-            name = image["file_name"]
+            name = image.get("file_name", "")
             info = view.files.get(name)
             if info is None or not violates(image, info):
                 continue
@@ -86,8 +86,24 @@ def unlisted_image_ids(view: DatasetView) -> list[str]:
     return [str(number) for number in view.schema.image_ids if number not in view.images]
 
 
+def images_where(violates: Callable[[dict], Any]) -> FindViolations:
+    return lambda view: [f"{i.get('file_name')}" for i in view.images.values() if violates(i)]
+
+
+def is_damaged_file(image: Mapping[str, Any], info: ImageInfo) -> bool:
+    return info.damaged
+
+
+def is_dark_file(image: Mapping[str, Any], info: ImageInfo) -> bool:
+    return info.dark
+
+
 def odd_image_ids(view: DatasetView) -> list[str]:
-    return [repr(number) for number in view.images if type(number) is not int]
+    return [
+        f"{number!r:.40}"
+        for number in view.images
+        if type(number) is not int or abs(number) > MAX_INTEGER
+    ]
 
 
 def equal_files(view: DatasetView) -> list[str]:
@@ -100,12 +116,16 @@ def equal_files(view: DatasetView) -> list[str]:
 
 def unannotated_images(view: DatasetView) -> list[str]:
     annotated = {person.get("image_id") for person in view.people}
-    return [i["file_name"] for number, i in view.images.items() if number not in annotated]
+    return [
+        f"{image.get('file_name')}"
+        for number, image in view.images.items()
+        if number not in annotated
+    ]
 
 
 def crowded_images(view: DatasetView) -> list[str]:
     return [
-        f"{view.images[number]['file_name']}: {count} people"
+        f"{view.images[number].get('file_name')}: {count} people"
         for number, count in view.people_per_image.items()
         if count > view.schema.max_people
     ]
@@ -130,7 +150,7 @@ def people_in(mask: Mask) -> FindViolations:
 
 
 def lacks(field: str) -> Callable[[Mapping[str, Any]], bool]:
-    return lambda entry: entry.get(field) is None
+    return lambda entry: entry.get(field) in (None, [], "")
 
 
 def ignored_by(option: str) -> Mask:
@@ -159,14 +179,30 @@ def has_zero_area(view: DatasetView) -> np.ndarray:
 
 
 def has_bad_numbers(person: Mapping[str, Any]) -> bool:
-    """Whether bbox or area are there, but not as 4 finite numbers and 1."""
-    box, area = person.get("bbox") or [0, 0, 0, 0], person.get("area") or 0
+    """Whether bbox or area are there, but not as 4 finite numbers within reason and 1."""
+    box = [0] * 4 if lacks("bbox")(person) else person["bbox"]
+    area = 0 if lacks("area")(person) else person["area"]
     values: list[Any] = [*box, area] if isinstance(box, list) and len(box) == 4 else [None]
-    return not all(is_number(value) and math.isfinite(value) for value in values)
+    if not all(is_number(value) and math.isfinite(value) for value in values):
+        return True
+    return max(map(abs, box)) > MAX_COORDINATE
 
 
 def has_bad_outline(person: Mapping[str, Any]) -> bool:
     return bool(person.get("segmentation")) and not is_drawable(person["segmentation"])
+
+
+def has_no_count(person: Mapping[str, Any]) -> bool:
+    """Whether num_keypoints is there, but no number of joints."""
+    count = person.get("num_keypoints")
+    return count is not None and not (is_number(count) and count >= 0 and count % 1 == 0)
+
+
+def lacks_labels(view: DatasetView) -> list[str]:
+    """The split, if none of its people has a labelled joint, and their keypoints can be read."""
+    unread = any(person.get("keypoints") for person in compress(view.people, ~view.has_joints))
+    known = unread or view.is_labelled.any()
+    return [] if known else [f"it is empty: no labelled keypoints in {len(view.images)} images"]
 
 
 def has_no_region(person: Mapping[str, Any]) -> bool:
@@ -214,8 +250,10 @@ def masks_of_other_sizes(view: DatasetView) -> list[str]:
     by_outline = ignored_by("segmentation")(view)
     for person, (w, h) in compress(zip(view.people, view.image_sizes), by_outline):
         outline = person.get("segmentation")
-        size = outline.get("size") if isinstance(outline, dict) else None
-        if size and w > 0 and tuple(size) != (h, w):
+        if not isinstance(outline, dict) or not is_drawable(outline):
+            continue
+        size = outline["size"]
+        if w > 0 and size != [h, w]:
             found.append(f"{location(person)}: {size[1]} x {size[0]}, image {w:g} x {h:g}")
     return found
 

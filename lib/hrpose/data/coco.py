@@ -36,7 +36,7 @@ LAYOUTS = {
 
 
 class ImageAnnotation(NamedTuple):
-    """The annotations of one image, in pixels of the image as stored."""
+    """The annotations of one image, in pixels of the image as ImageFiles reads it."""
 
     image_id: int
     file_name: str
@@ -44,6 +44,7 @@ class ImageAnnotation(NamedTuple):
     boxes: np.ndarray  # (N, 4) float32 x, y, width, height
     ignore: tuple[Any, ...] = ()  # COCO segmentations excluded from the heatmap loss
     annotated: bool = True  # whether there is any annotation, crowds and unlabelled people included
+    size: tuple[int, int] | None = None  # annotated width and height
 
 
 _ARCHIVE = re.compile(r"(.*?\.zip(?=@|$)|.*)(?:(?<=\.zip)@(.*))?", re.IGNORECASE)
@@ -58,10 +59,12 @@ class ImageFiles:
     """Image files in a folder, in a zip archive (`x.zip`), or in a folder within one (`x.zip@y`).
 
     Every process opens an archive for itself: a file handle shared by workers has one position.
+    exif: of `ops.image.decode_image`, DATASET.EXIF
     Errors: FileNotFoundError, ValueError for a file that is not a zip archive.
     """
 
-    def __init__(self, location: str | Path):
+    def __init__(self, location: str | Path, exif: str = "auto"):
+        self.exif = exif
         path, inner = _ARCHIVE.fullmatch(str(location)).groups("")  # type: ignore[union-attr]
         self.path = Path(path)
         self.inner = f"{inner.strip('/')}/" if inner else ""
@@ -73,16 +76,17 @@ class ImageFiles:
                 f"{self.path} is not a zip archive, or cut short; download or create it again"
             )
 
-    def read(self, file_name: str) -> np.ndarray:
-        """The image (H, W, 3) uint8 RGB, as stored."""
-        return decode_image(self.bytes(file_name), self.name(file_name))
+    def read(self, file_name: str, size: tuple[int, int] | None = None) -> np.ndarray:
+        """The image (H, W, 3) uint8 RGB as it was labelled; size: annotated width and height."""
+        return decode_image(self.bytes(file_name), self.name(file_name), size, self.exif)
 
     def bytes(self, file_name: str) -> bytes:
         """The encoded file. Errors: FileNotFoundError with its path."""
         if not self.zipped:
             path = self.path / file_name
             if not path.is_file():  # a device would be read without end
-                raise FileNotFoundError(f"no such file: {path}")
+                hint = " (in a file_name write / between folders, not \\)" * ("\\" in file_name)
+                raise FileNotFoundError(f"no such file: {path}{hint}; add it, or remove its entry")
             return path.read_bytes()
         try:
             archive = _archive(self.path, os.getpid())
@@ -122,7 +126,42 @@ def _load(path: Path, wanted: Sequence[str]) -> dict[str, Any]:
     missing = [key for key in wanted if not isinstance(truth, dict) or key not in truth]
     if missing:
         raise ValueError(f"{path} is not in COCO format: it lacks {', '.join(missing)}")
+    for listed in wanted:
+        _check_entries(truth[listed], f"{path}: {listed}")
+    for category in truth.get("categories") or ():
+        name, joints = category.get("name"), category.get("keypoints") or []
+        if category.get("id") is None or not all(isinstance(joint, str) for joint in joints):
+            raise ValueError(
+                f"{path}: category {name!r} needs an id, and a list of texts as keypoints, the "
+                "names of its joints"
+            )
     return truth
+
+
+LARGEST_RESULTS = 1 << 30
+"""Bytes of a results file; 30 poses in each image of COCO's largest split take about half of it."""
+
+NULLABLE_LISTS, SCALARS = ("keypoints", "skeleton"), ("id", "image_id", "category_id")
+"""Fields of an entry that are lists, and those that are numbers or texts; or null."""
+
+
+def _check_entries(entries: Any, where: str) -> None:
+    """ValueError unless this is a list of objects whose fields have COCO's JSON types."""
+    if not isinstance(entries, list):
+        raise ValueError(f"{where} is {_kind(entries)}; COCO's format has a list there")
+    for number, entry in enumerate(entries):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{where}: entry {number} is {_kind(entry)}; wanted an object")
+        wrong = [
+            *(f for f in NULLABLE_LISTS if not isinstance(entry.get(f), list | None)),
+            *(f for f in SCALARS if isinstance(entry.get(f), list | dict)),
+            *(f for f in ("file_name", "name") if not isinstance(entry.get(f), str | None)),
+        ]
+        if wrong:
+            wanted = "a list" if wrong[0] in NULLABLE_LISTS else "a number or a text"
+            raise ValueError(
+                f"{where}: entry {number}: {wrong[0]} is {_kind(entry[wrong[0]])}; wanted {wanted}"
+            )
 
 
 def load_results(path: Path) -> list[dict[str, Any]]:
@@ -132,6 +171,11 @@ def load_results(path: Path) -> list[dict[str, Any]]:
     these are read too. No other object of a file is interpreted.
     Errors: FileNotFoundError; ValueError with the number of the pose that is wrong
     """
+    if path.is_file() and path.stat().st_size > LARGEST_RESULTS:
+        raise ValueError(
+            f"{path} has {path.stat().st_size} bytes, but results are read whole and may have "
+            f"{LARGEST_RESULTS}; write fewer poses of each image: the best 20 are scored"
+        )
     results = read_json(path, "results")
     if not isinstance(results, list):
         raise ValueError(f"{path} is not a list; COCO's results format is a list of poses")
@@ -148,7 +192,7 @@ def _pose(pose: Mapping[str, Any], where: str) -> dict[str, Any]:
     """A pose of a results file, its values checked to be numbers; missing fields stay missing."""
     values = pose.get("keypoints", [])
     if isinstance(values, dict):
-        values = values.get("__ndarray__")
+        values = values.get("__ndarray__", values)
     rows = values if isinstance(values, list) else [values]
     keypoints = [value for row in rows for value in (row if isinstance(row, list) else [row])]
     box = pose.get("bbox") or []
@@ -175,6 +219,26 @@ def is_number(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) <= MAX_INTEGER)
 
 
+def unpack_run_lengths(packed: str) -> list[int]:
+    """COCO's packed counts: 5 bits a character from "0" on, the lowest first; 32: more follow.
+
+    From the third on, a count is the difference to that two before. Source: pycocotools, maskApi.c
+    """
+    counts: list[int] = []
+    value = bits = 0
+    for character in packed:
+        code = ord(character) - 48
+        value |= (code & 31) << bits
+        bits += 5
+        if bits > 60:
+            return [-1]
+        if not code & 32:
+            value -= (code & 16) and 1 << bits  # the last bit is the sign
+            counts.append(value + (counts[-2] if len(counts) > 2 else 0))
+            value = bits = 0
+    return counts if not bits else [-1]
+
+
 def _kind(value: Any) -> str:
     """A JSON value as a message names it."""
     if isinstance(value, dict | list):
@@ -184,16 +248,18 @@ def _kind(value: Any) -> str:
 
 def person_category(truth: Mapping[str, Any], name: str = "") -> dict[str, Any]:
     """The category called `name`, or, without a name, the only one that lists joints."""
-    names = [category.get("name", "") for category in truth["categories"]]
+    categories = truth["categories"]
     if name:
-        chosen = [category for category in truth["categories"] if category.get("name") == name]
+        chosen = [category for category in categories if category.get("name") == name]
+        what = f"DATASET.CATEGORY is {name!r}, the name of {len(chosen)} categories"
     else:
-        chosen = [category for category in truth["categories"] if category.get("keypoints")]
-        chosen = chosen or truth["categories"][:1] * (len(truth["categories"]) == 1)
+        chosen = [category for category in categories if category.get("keypoints")]
+        what = f"{len(chosen)} of {len(categories)} categories list joint names (`keypoints`)"
+        chosen = chosen or categories[:1] * (len(categories) == 1)
     if len(chosen) != 1:
-        raise ValueError(
-            f"{len(chosen)} categories fit; set DATASET.CATEGORY to one of: {', '.join(names)}"
-        )
+        names = ", ".join(f"{category.get('name')}" for category in chosen or categories)
+        cure = f"set DATASET.CATEGORY to that of the people: {names or 'add it to the file'}"
+        raise ValueError(f"{what}; {cure}")
     return chosen[0]
 
 
@@ -218,19 +284,23 @@ def image_annotations(
 
     joints: K of each annotation   ignore: a key of IGNORE_REGIONS
     """
-    people = [one for one in truth["annotations"] if one["category_id"] == category_id]
+    images = {image["id"]: image for image in truth["images"]}
+    people = [
+        one
+        for one in truth["annotations"]
+        if one["category_id"] == category_id and one.get("image_id") in images
+    ]
     # An annotation without keypoints is a person without a labelled joint.
     keypoints = [person.get("keypoints") or [0] * (3 * joints) for person in people]
     every = np.array(keypoints, np.float32).reshape(len(people), joints, 3)  # (P, K, 3)
     labelled = np.any(every[..., 2] > 0, axis=1)  # (P,)
     boxes = np.zeros((len(people), 4), np.float32)
     for i in np.flatnonzero(labelled).tolist():
-        boxes[i] = people[i].get("bbox") or _bounding_box(every[i])
+        boxes[i] = people[i].get("bbox") or bounding_box(every[i][every[i, :, 2] > 0, :2])
     regions = IGNORE_REGIONS[ignore]
     by_image: dict[int, list[int]] = defaultdict(list)  # image id -> indices of its people
     for i, person in enumerate(people):
         by_image[person["image_id"]].append(i)
-    images = {image["id"]: image for image in truth["images"]}
     records = []
     for image_id in image_ids or images:
         if image_id not in images:
@@ -245,20 +315,31 @@ def image_annotations(
                 boxes=boxes[kept],
                 ignore=tuple(region for i in own for region in regions(people[i])),
                 annotated=bool(own),
+                size=annotated_size(images[image_id]),
             )
         )
     return records
 
 
-def _bounding_box(keypoints: np.ndarray) -> list[float]:
-    """The box x, y, width, height of the labelled joints among (K, 3)."""
-    labelled = keypoints[keypoints[:, 2] > 0, :2]
-    return [*labelled.min(0), *np.ptp(labelled, axis=0)]
+def annotated_size(image: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Width and height of an entry of `images`; None if it does not have both."""
+    width, height = (image.get(side, None) for side in ("width", "height"))
+    return (width, height) if is_number(width) and is_number(height) else None
+
+
+def bounding_box(points: np.ndarray) -> list[float]:
+    """The box x, y, width, height around points (N, 2)."""
+    return [*points.min(0).tolist(), *np.ptp(points, axis=0).tolist()]
+
+
+def count_labelled(person: Mapping[str, Any]) -> int:
+    """The labelled joints of an annotation: those whose visibility is above 0."""
+    return sum(flag > 0 for flag in (person.get("keypoints") or ())[2::3])
 
 
 def is_ignored(person: Mapping[str, Any]) -> bool:
     """Whether an annotation is excluded from the heatmap loss: a crowd, or no labelled joint."""
-    return bool(person.get("iscrowd", 0)) or not any((person.get("keypoints") or ())[2::3])
+    return bool(person.get("iscrowd")) or not count_labelled(person)
 
 
 def _outline(person: Mapping[str, Any]) -> list[Any]:
@@ -280,17 +361,28 @@ IGNORE_REGIONS = {"segmentation": _outline, "box": _box_outline, "none": lambda 
 """DATASET.IGNORE_REGIONS -> regions of an annotation that are excluded from the heatmap loss."""
 
 MAX_COORDINATE = 1e5
-"""Pixels; the polygon code of pycocotools allocates memory in proportion to coordinates."""
+"""Pixels, more than any image has; pycocotools allocates memory in proportion to coordinates."""
 
 
 def is_drawable(segmentation: Any) -> bool:
-    """Whether a segmentation is run lengths, or polygons of 3 or more points within reason."""
+    """Whether a segmentation is whole run lengths, or polygons of 3 or more points within reason.
+
+    pycocotools reads either without bounds: this comes first.
+    """
     if isinstance(segmentation, dict):
-        return "counts" in segmentation and "size" in segmentation
+        size, counts = segmentation.get("size"), segmentation.get("counts")
+        if isinstance(counts, str | bytes):
+            counts = unpack_run_lengths(counts if isinstance(counts, str) else counts.decode())
+        if not isinstance(size, list) or not isinstance(counts, list) or len(size) != 2:
+            return False
+        numbers = [*size, *counts]
+        whole = set(map(type, numbers)) == {int} and min(numbers) >= 0
+        return whole and max(size) <= MAX_COORDINATE and sum(counts) == size[0] * size[1]
     return isinstance(segmentation, list) and all(
         isinstance(polygon, list)
         and len(polygon) >= 6
         and len(polygon) % 2 == 0
-        and all(is_number(value) and abs(value) <= MAX_COORDINATE for value in polygon)
+        and set(map(type, polygon)) <= {int, float}
+        and all(map(MAX_COORDINATE.__ge__, map(abs, polygon)))  # NaN is not
         for polygon in segmentation
     )

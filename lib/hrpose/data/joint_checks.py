@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from hrpose.data.checks import FindViolations, Mask, location
-from hrpose.data.coco import is_number
+from hrpose.data.coco import MAX_COORDINATE, is_number
 from hrpose.data.statistics import DatasetView
-from hrpose.skeletons import Skeleton
+from hrpose.skeletons import Skeleton, from_category, named_pair
 
 FAR = 0.6
 """Distance of a joint from its box, in longer sides of the box; 99.9 % of COCO's are nearer."""
@@ -40,7 +40,8 @@ def wrong_joint_count(view: DatasetView) -> list[str]:
 
 
 def not_finite(view: DatasetView) -> np.ndarray:
-    return ~np.isfinite(view.joints).all(-1)
+    within = np.abs(view.joints) <= MAX_COORDINATE  # NaN is not
+    return ~np.all(within, axis=-1)
 
 
 def odd_flags(view: DatasetView) -> np.ndarray:
@@ -78,6 +79,14 @@ def has_fractions(view: DatasetView) -> np.ndarray:
     return (labelled.sum(1) >= 2) & (within | ~labelled).all(1) & (at > 0).any((1, 2))
 
 
+def has_one_point(view: DatasetView) -> np.ndarray:
+    """People with 3 or more labelled joints, all at the same point."""
+    at, labelled = view.joints[..., :2], view.joints[..., 2:] > 0
+    low = np.where(labelled, at, np.inf).min(1, initial=np.inf)
+    high = np.where(labelled, at, -np.inf).max(1, initial=-np.inf)
+    return (labelled[..., 0].sum(1) >= 3) & (low == high).all(1)
+
+
 def counted_where(violates: Callable[[Any, int], Any]) -> FindViolations:
     """A check of num_keypoints against the number of labelled joints."""
 
@@ -86,7 +95,7 @@ def counted_where(violates: Callable[[Any, int], Any]) -> FindViolations:
         return [
             f"{location(person)}: num_keypoints {person['num_keypoints']}, labelled {count}"
             for person, valid, count in zip(view.people, view.has_joints, labelled)
-            if person.get("num_keypoints") is not None
+            if is_number(person.get("num_keypoints"))
             and (valid or not person.get("keypoints"))
             and violates(person["num_keypoints"], count)
         ]
@@ -103,13 +112,8 @@ def _names(view: DatasetView) -> tuple[str, ...]:
 
 
 def out_of_range_limbs(view: DatasetView) -> list[str]:
-    count = len(view.schema.joints)
     limbs = view.schema.category.get("skeleton") or ()
-    return [
-        str(limb)
-        for limb in limbs
-        if not all(type(end) is int and 1 <= end <= count for end in limb)
-    ]
+    return [str(limb) for limb in limbs if not named_pair(limb, view.schema.joints)]
 
 
 def reordered_names(view: DatasetView) -> list[str]:
@@ -150,5 +154,5 @@ def sideless_names(view: DatasetView) -> list[str]:
 
 
 def _skeleton(view: DatasetView) -> Skeleton:
-    names = view.schema.joints
-    return Skeleton(joints=names, sigmas=(1.0,) * len(names), grouping_order=names)
+    category = view.schema.category
+    return from_category({**category, "keypoints": view.schema.joints, "skeleton": []})

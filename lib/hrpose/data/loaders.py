@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import shutil
 import signal
 import threading
 from collections.abc import Iterator, Sequence
 from functools import partial
+from multiprocessing.context import BaseContext
+from pathlib import Path
 from typing import cast
 
 import cv2
@@ -15,8 +19,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from hrpose.data.samples import BottomUpDataset
-from hrpose.ops.processes import ignore_stop_signals
+from hrpose.ops.processes import begin_worker
 from hrpose.structures import Sample
+
+SHARED_MEMORY = "/dev/shm"
+"""Where workers put their batches. A container of Docker has 64 MB of it by default."""
+NO_SHARED_MEMORY = "unable to allocate shared memory"
+"""How torch's message begins where there is none left."""
+CPU = torch.device("cpu")
 
 
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
@@ -57,8 +67,16 @@ class TrainingLoader(DataLoader):
     worker dies, the error names the images that the workers were reading.
     """
 
-    def __init__(self, dataset: BottomUpDataset, batches: ResumableBatchSampler, workers: int):
+    def __init__(
+        self,
+        dataset: BottomUpDataset,
+        batches: ResumableBatchSampler,
+        workers: int,
+        device: torch.device = CPU,
+    ):
+        """device: where batches go; those for a GPU are in pinned memory"""
         cv2.setNumThreads(0)  # OpenCV's thread pool deadlocks in forked workers
+        beside_nccl = device.type == "cuda" and batches.world_size > 1
         self.current = torch.full((workers,), -1).share_memory_()  # index of each worker's sample
         super().__init__(
             dataset,
@@ -67,7 +85,8 @@ class TrainingLoader(DataLoader):
             num_workers=workers,
             worker_init_fn=partial(_begin_worker, current=self.current),
             persistent_workers=workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            multiprocessing_context=_forkserver() if workers and beside_nccl else None,
+            pin_memory=device.type == "cuda",
         )
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:  # type: ignore[override]
@@ -87,6 +106,15 @@ class TrainingLoader(DataLoader):
 
     def _described(self, error: Exception) -> Exception:
         message, kind = str(error), type(error)
+        ended = [worker.exitcode for worker in getattr(self._iterator, "_workers", ())]
+        in_shared_memory = Path(SHARED_MEMORY).is_dir()  # of Linux, which has SIGBUS
+        if in_shared_memory and (NO_SHARED_MEMORY in message or -signal.SIGBUS in ended):
+            size = shutil.disk_usage(SHARED_MEMORY).total / 1e6
+            return ChildProcessError(
+                f"the batches of {self.num_workers} WORKERS do not fit into the {size:.0f} MB of "
+                f"shared memory in {SHARED_MEMORY}; give a container more (docker run --shm-size "
+                "1g), use fewer WORKERS, or 0 of them"
+            )
         if message.startswith("Caught "):  # raised in a worker, with its traceback
             return kind(message.rpartition(f"{kind.__name__}: ")[2].strip())
         if kind is RuntimeError and "DataLoader worker" in message:
@@ -107,7 +135,7 @@ def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
     mask (B, H / s, W / s) uint8; flipped (B,) bool; index (B,) int64.
     """
     parts = [sample for _, sample in samples]
-    return {
+    batch = {
         "image": torch.from_numpy(np.stack([s.image for s in parts])).permute(0, 3, 1, 2),
         "joints": _padded([sample.joints for sample in parts]),
         "boxes": _padded([sample.boxes for sample in parts]),
@@ -115,6 +143,10 @@ def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
         "flipped": torch.tensor([sample.flipped for sample in parts]),
         "index": torch.tensor([index for index, _ in samples]),
     }
+    if get_worker_info():  # done by the queue's thread, a lack of memory would hang the training
+        for value in batch.values():
+            value.share_memory_()
+    return batch
 
 
 def _padded(rows: Sequence[np.ndarray]) -> Tensor:
@@ -126,10 +158,17 @@ def _padded(rows: Sequence[np.ndarray]) -> Tensor:
     return torch.from_numpy(padded)
 
 
+def _forkserver() -> BaseContext:
+    """How workers start beside NCCL, whose threads and locks a fork would copy."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload([__name__])  # torch is imported once, not by every worker
+    return context
+
+
 def _begin_worker(worker: int, current: Tensor) -> None:
-    """One thread per worker; signals are handled by the main process only."""
+    """One thread for samples; signals are handled by the main process only."""
     cv2.setNumThreads(0)
-    ignore_stop_signals()
+    begin_worker()
     get_worker_info().dataset.begin = partial(_mark, current, worker)  # type: ignore[union-attr]
 
 

@@ -53,7 +53,7 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
             for augment in self.augmentations:
                 sample = augment(sample, rng)
         except Exception as error:
-            if record.file_name in str(error):
+            if record.file_name in str(error) or self.images.name(record.file_name) in str(error):
                 raise
             raise RuntimeError(f"{record.file_name}: {type(error).__name__}: {error}") from error
         return index, sample
@@ -65,7 +65,7 @@ def _ignore_index(index: int) -> None:
 
 def read_sample(record: ImageAnnotation, images: ImageFiles) -> Sample:
     """An image with its annotations, before augmentation."""
-    image = images.read(record.file_name)
+    image = images.read(record.file_name, record.size)
     return Sample(
         image=image,
         joints=record.joints,
@@ -83,7 +83,12 @@ def loss_mask(record: ImageAnnotation, size: tuple[int, int], name: str) -> np.n
     """
     if not record.ignore:
         return np.ones(size, bool)
-    parts = [part for region in record.ignore for part in _run_lengths(region, size, name)]
+    if not all(map(is_drawable, record.ignore)):
+        raise ValueError(
+            f"a segmentation of {name} is not a polygon of three or more finite points x, y, nor "
+            "run lengths whose counts add up to their size; correct or remove it"
+        )
+    parts = [part for region in record.ignore for part in pack_outline(region, size)]
     for height, width in (part["size"] for part in parts):
         if (height, width) != size:
             raise ValueError(
@@ -94,13 +99,8 @@ def loss_mask(record: ImageAnnotation, size: tuple[int, int], name: str) -> np.n
     return cv2.transpose(covered.T) == 0
 
 
-def _run_lengths(region: Any, size: tuple[int, int], name: str) -> list[Any]:
+def pack_outline(region: Any, size: Sequence[int]) -> list[Any]:
     """COCO's three segmentation formats (polygons, plain and packed run lengths) as packed ones."""
-    if not is_drawable(region):
-        raise ValueError(
-            f"a segmentation of {name} is not a polygon of three or more finite points x, y, nor "
-            "run lengths with counts and size; correct or remove it"
-        )
     if isinstance(region, dict):
         packed = not isinstance(region["counts"], list)
         return [region if packed else coco_mask.frPyObjects(region, *size)]
@@ -119,7 +119,7 @@ class ImageDataset:
 
     def __getitem__(self, i: int) -> tuple[int, np.ndarray]:
         record = self.records[i]
-        return record.image_id, self.images.read(record.file_name)
+        return record.image_id, self.images.read(record.file_name, record.size)
 
 
 class AnnotatedImageDataset(ImageDataset):

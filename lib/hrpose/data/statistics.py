@@ -13,13 +13,20 @@ from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import chain, compress
 from multiprocessing import get_context
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
-from hrpose.data.coco import MAX_INTEGER, ImageFiles, is_number
-from hrpose.ops.image import decode_image
+from hrpose.data.coco import MAX_INTEGER, ImageFiles, annotated_size, is_number
+from hrpose.ops.image import (
+    OrientationError,
+    decode_image,
+    exif_orientation,
+    uses_few_bits,
+    with_damage,
+)
 
 PEOPLE_BINS = {"0": 0, "1": 1, "2": 2, "3-5": 3, "6-10": 6, "11-20": 11, "21-30": 21, "over 30": 31}
 """Bins of the histogram of people per image: name -> lower edge."""
@@ -29,7 +36,7 @@ AREA_BINS = {"small": 0, "medium": 32**2, "large": 96**2}
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
 
-MISSING, UNREADABLE, TRUNCATED = "missing", "unreadable", "truncated"
+MISSING, UNREADABLE, TRUNCATED, UNORIENTED = "missing", "unreadable", "truncated", "unoriented"
 
 # Image files ----------------------------------------------------------------------------------
 
@@ -37,14 +44,18 @@ MISSING, UNREADABLE, TRUNCATED = "missing", "unreadable", "truncated"
 class ImageInfo(NamedTuple):
     """Properties of one image file."""
 
-    problem: str = ""  # MISSING, UNREADABLE, TRUNCATED, or none
-    size: tuple[int, int] | tuple[()] = ()  # width and height in pixels as stored, if decoded
-    rotated: bool = False  # whether its EXIF orientation differs from the stored one
+    problem: str = ""  # MISSING, UNREADABLE, TRUNCATED, UNORIENTED, or none
+    size: tuple[int, int] | tuple[()] = ()  # width and height in pixels as read, if decoded
+    rotated: bool = False  # whether it is read as its EXIF orientation turns it
     digest: str = ""  # hash of the file, if decoded
+    damaged: bool = False  # whether the decoder of JPEGs reports damage
+    dark: bool = False  # whether it has 16 bits and uses 12 or fewer
 
 
-def inspect_image(images: ImageFiles, file_name: str) -> ImageInfo:
-    """Read and decode one file."""
+def inspect_image(
+    images: ImageFiles, file_name: str, annotated: tuple[int, int] | None = None
+) -> ImageInfo:
+    """Read and decode one file; annotated: width and height of its image."""
     try:
         data = images.bytes(file_name)
     except FileNotFoundError:
@@ -53,22 +64,34 @@ def inspect_image(images: ImageFiles, file_name: str) -> ImageInfo:
         return ImageInfo(UNREADABLE)
     problem = TRUNCATED if _is_truncated(data) else ""
     try:
-        height, width = decode_image(data, file_name).shape[:2]
+        decode = partial(decode_image, data, file_name, annotated, images.exif)
+        image, damaged = with_damage(decode)
+    except OrientationError:
+        return ImageInfo(UNORIENTED)
     except (ValueError, cv2.error):
         return ImageInfo(problem or UNREADABLE)
+    height, width = image.shape[:2]
+    rotated = exif_orientation(data) > 1 and not np.array_equal(
+        image, decode_image(data, file_name, exif="ignore")
+    )
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-    return ImageInfo(problem, (width, height), _is_rotated(data), digest)
+    dark = uses_few_bits(data, image)
+    return ImageInfo(problem, (width, height), rotated, digest, damaged and not problem, dark)
 
 
 def inspect_images(
-    images: ImageFiles, names: Sequence[str], processes: int = 0
+    images: ImageFiles,
+    names: Sequence[str],
+    processes: int = 0,
+    sizes: Mapping[str, tuple[int, int] | None] = MappingProxyType({}),
 ) -> Iterator[ImageInfo]:
     """`inspect_image` of every file, in order; with 0 processes, in this one."""
+    inspect, annotated = partial(inspect_image, images), [sizes.get(name) for name in names]
     if not processes:
-        yield from map(partial(inspect_image, images), names)
+        yield from map(inspect, names, annotated)
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(partial(inspect_image, images), names, chunksize=16)
+        yield from pool.map(inspect, names, annotated, chunksize=16)
 
 
 def _is_truncated(data: bytes) -> bool:
@@ -79,19 +102,6 @@ def _is_truncated(data: bytes) -> bool:
     if data.startswith(b"\xff\xd8"):
         return data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
     return data.startswith(b"\x89PNG") and b"IEND" not in data[-64:]
-
-
-def _is_rotated(data: bytes) -> bool:
-    """Whether a viewer that applies the EXIF orientation shows other pixels than those stored."""
-    if b"Exif" not in data[:65536]:
-        return False
-    pixels = np.frombuffer(data, np.uint8)
-    small = cv2.IMREAD_REDUCED_GRAYSCALE_8
-    oriented = cv2.imdecode(pixels, small)
-    stored = cv2.imdecode(pixels, small | cv2.IMREAD_IGNORE_ORIENTATION)
-    if oriented is None or stored is None:
-        return False
-    return not np.array_equal(oriented, stored)
 
 
 # Annotations ----------------------------------------------------------------------------------
@@ -121,15 +131,18 @@ class DatasetView:
 
     @cached_property
     def images(self) -> dict[Any, dict]:
-        """image id -> entry, of the entries that have both an id and a file name"""
-        entries = self.truth["images"]
-        return {i["id"]: i for i in entries if None not in (i.get("id"), i.get("file_name"))}
+        """image id -> entry, of the entries that have an id"""
+        return {i["id"]: i for i in self.truth["images"] if i.get("id") is not None}
 
     @cached_property
     def people(self) -> list[dict]:
-        """(P,) annotations of the category or without any"""
-        wanted = self.schema.category.get("id")
-        return [a for a in self.truth["annotations"] if a.get("category_id", wanted) == wanted]
+        """(P,) annotations of the category or without any, of images that are listed"""
+        wanted, listed = self.schema.category.get("id"), self.images
+        return [
+            each
+            for each in self.truth["annotations"]
+            if each.get("category_id", wanted) == wanted and each.get("image_id") in listed
+        ]
 
     @cached_property
     def has_joints(self) -> np.ndarray:
@@ -204,8 +217,8 @@ class DatasetView:
         return np.array(sizes, float).reshape(-1, 2)
 
     def _size(self, image: Mapping[str, Any]) -> tuple[Any, ...]:
-        decoded = self.files.get(image["file_name"], ImageInfo()).size
-        return decoded or (image.get("width") or np.nan, image.get("height") or np.nan)
+        decoded = self.files.get(image.get("file_name", ""), ImageInfo()).size
+        return decoded or annotated_size(image) or (np.nan, np.nan)
 
     @cached_property
     def people_per_image(self) -> dict[Any, int]:

@@ -6,7 +6,7 @@ use. The checks themselves are in data/checks.py and data/joint_checks.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -22,14 +22,19 @@ from hrpose.data.checks import (
     has_bad_numbers,
     has_bad_outline,
     has_flat_box,
+    has_no_count,
     has_no_region,
     has_zero_area,
     ignored_by,
     images_lacking,
+    images_where,
+    is_damaged_file,
+    is_dark_file,
     is_masked,
     is_resized,
     is_swapped,
     lacks,
+    lacks_labels,
     masks_of_other_sizes,
     needs_area,
     odd_image_ids,
@@ -49,6 +54,7 @@ from hrpose.data.joint_checks import (
     counted_where,
     far_from_box,
     has_fractions,
+    has_one_point,
     invalid_names,
     joints_where,
     labelled_at_origin,
@@ -63,7 +69,7 @@ from hrpose.data.joint_checks import (
     sideless_names,
     wrong_joint_count,
 )
-from hrpose.data.statistics import MISSING, TRUNCATED, UNREADABLE, DatasetView
+from hrpose.data.statistics import MISSING, TRUNCATED, UNORIENTED, UNREADABLE, DatasetView
 
 ERROR, NOTE = "error", "note"
 """An error stops or misleads training or evaluation; a note is worth knowing."""
@@ -76,7 +82,11 @@ EXAMPLES = 5
 
 
 class Rule(NamedTuple):
-    """What must not be: its severity, description, check and cure, and the stages it stops."""
+    """What must not be: its severity, description, check and cure, and the stages it stops.
+
+    Real sets have a few joints outside of their image, but not one for every person: a rule stops
+    a stage, and is an error, where its violations are more than `tolerated` per labelled person.
+    """
 
     name: str
     severity: str  # ERROR or NOTE
@@ -84,6 +94,7 @@ class Rule(NamedTuple):
     check: FindViolations  # descriptions of the violations
     cure: str
     stops: tuple[str, ...] = ()  # of TRAINING, EVALUATION; () only reports
+    tolerated: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,9 +107,12 @@ class Finding:
     count: int
     examples: tuple[str, ...]
     cure: str
+    stops: tuple[str, ...] = ()
 
 
 BOTH = (TRAINING, EVALUATION)
+FEW, SOME, MOST = 0.02, 0.1, 0.5
+"""`tolerated` violations per labelled person."""
 AREA_CURE = "give area in square pixels: that of the outline, or 0.53 times that of the box"
 BOX_CURE = "give bbox as [x, y, width, height] in pixels"
 KEEP = "nothing to do"
@@ -107,14 +121,21 @@ BY_OUTLINE = ignored_by("segmentation")
 # fmt: off
 RULES = (
     # Image entries and files
-    Rule("image-entry", ERROR, "image entries without an id or a file name",
-         images_lacking("id", "file_name"), "give every entry of `images` both"),
+    Rule("image-id-absent", ERROR, "image entries without an id", images_lacking("id"),
+         "give every entry of `images` an id", BOTH),
+    Rule("file-name-absent", ERROR, "image entries without a file name",
+         images_lacking("file_name"), "give every entry of `images` a file_name", (TRAINING,)),
     Rule("image-unlisted", ERROR, "images of DATASET.IMAGE_IDS that are not listed",
-         unlisted_image_ids, "remove them from DATASET.IMAGE_IDS, which applies to both splits"),
-    Rule("image-id-type", ERROR, "image ids that are not integers", odd_image_ids,
-         "number the images; COCO's results format identifies them by integers"),
+         unlisted_image_ids, "remove them from DATASET.IMAGE_IDS, which applies to both splits",
+         BOTH),
+    Rule("image-id-type", ERROR, "image ids that are not integers of at most 63 bits",
+         odd_image_ids,
+         "number the images, as check_data.py --repair does: results name them by integers", BOTH),
     Rule("image-id-repeated", ERROR, "repeated image ids", repeats("images", "id"),
-         "renumber the images and their annotations; only the last of each is read"),
+         "renumber the images and their annotations; only the last of each is read", BOTH),
+    Rule("file-name-backslash", NOTE, "file names with a backslash",
+         images_where(lambda image: "\\" in (image.get("file_name") or "")),
+         "write / between folders: only Windows takes both"),
     Rule("file-repeated", NOTE, "repeated file names", repeats("images", "file_name"),
          "keep one entry for each file, with all of its annotations: the people of each entry are "
          "background to the other"),
@@ -132,9 +153,18 @@ RULES = (
          f"{KEEP}: the decoded size is used here. --build-trainval writes the correct ones"),
     Rule("size-absent", NOTE, "images without an annotated size", images_lacking("width", "height"),
          f"{KEEP}: the decoded size is used here; other tools need them"),
-    Rule("exif-rotated", NOTE, "images with an EXIF rotation",
+    Rule("exif-unknown", ERROR, "images with an EXIF orientation that may be labelled as stored or "
+         "as viewers show them", problem_is(UNORIENTED),
+         "their annotated size fits both or neither: set DATASET.EXIF to apply if they were "
+         "labelled as viewers show them, to ignore if as stored"),
+    Rule("exif-rotated", NOTE, "images that are read as their EXIF orientation turns them",
          files_where(lambda image, info: info.rotated),
-         "check their pictures: labels must fit the image as stored, not as viewers rotate it"),
+         f"{KEEP} if their pictures fit: the annotated size, or DATASET.EXIF, is that of the image "
+         "as viewers show it"),
+    Rule("file-damaged", NOTE, "JPEG files with damaged data", files_where(is_damaged_file),
+         "download or export them again: pixels after the damage may be shifted or grey"),
+    Rule("file-dark", NOTE, "16-bit images that use 12 bits or fewer", files_where(is_dark_file),
+         "multiply their values by 16, or write 8 bits: as they are they are read as black"),
     Rule("file-duplicate", NOTE, "equal files under different names", equal_files,
          "keep one of them, with all of its annotations"),
     Rule("image-unannotated", NOTE, "images without any annotation", unannotated_images,
@@ -148,7 +178,11 @@ RULES = (
     Rule("annotation-id-repeated", ERROR, "repeated annotation ids", repeats("annotations", "id"),
          "renumber the annotations; if two files were joined, check that no person is in both"),
     Rule("annotation-image", ERROR, "annotations of images that are not listed", unknown_images,
-         "list the images, or remove the annotations; they are not read"),
+         "list the images under the same ids (1 is not '1'), or remove the annotations; they are "
+         "not read", BOTH, tolerated=SOME),
+    Rule("labels-absent", ERROR, "splits without a labelled joint", lacks_labels,
+         "annotate people, their joints with visibility 1 or 2, or name the split and the "
+         "DATASET.IMAGE_IDS that have them", (TRAINING,)),
     Rule("category-absent", ERROR, "annotations without category_id", without_category,
          "give each the id of an entry of `categories`", BOTH),
     Rule("category-unlisted", ERROR, "annotations of a category that is not listed",
@@ -163,11 +197,11 @@ RULES = (
          f"{BOX_CURE}, not as two corners"),
     Rule("box-corners", ERROR, "boxes given as two corners", people_in(boxes_as_corners),
          f"{BOX_CURE}: the joints end where [x, y, width, height] taken as two corners ends, and "
-         "the box reaches beyond the image"),
+         "the box reaches beyond the image", BOTH, tolerated=SOME),
     Rule("box-beyond-image", NOTE, "boxes that reach beyond their image",
          people_in(boxes_beyond_image), f"{KEEP} for a few pixels; otherwise {BOX_CURE}"),
-    Rule("numbers-not-finite", ERROR, "boxes or areas that are not finite numbers",
-         people_where(has_bad_numbers), "bbox is 4 finite numbers, area is 1", (EVALUATION,)),
+    Rule("numbers-not-finite", ERROR, "boxes or areas that are not finite numbers within reason",
+         people_where(has_bad_numbers), "bbox is 4 finite numbers, area is 1", BOTH),
     Rule("area-absent", ERROR, "people without an area", people_where(lacks("area"), needs_area),
          f"{AREA_CURE}; without it AP is 0", (EVALUATION,)),
     Rule("area-zero", ERROR, "people whose area is 0 or less", people_in(has_zero_area),
@@ -179,15 +213,20 @@ RULES = (
          f"{KEEP}: 0 is assumed"),
     Rule("num-keypoints-absent", NOTE, "annotations without num_keypoints",
          people_where(lacks("num_keypoints")), f"{KEEP}: the labelled joints are counted"),
+    Rule("crowd-flag", ERROR, "iscrowd that is neither 0 nor 1",
+         people_where(lambda person: person.get("iscrowd") not in (None, 0, 1)),
+         "write 0 or 1, not a text: 1 for groups, 0 for single people", BOTH),
     Rule("crowds-only", ERROR, "labelled people, all of them iscrowd 1", only_crowds,
-         "set iscrowd to 0 for single people: evaluation ignores crowds, so that AP is -1"),
+         "set iscrowd to 0 where it is one person, not a crowd: evaluation ignores crowds, and AP "
+         "is -1", BOTH),
     Rule("crowd-labelled", NOTE, "crowds with labelled joints",
          people_in(lambda view: view.is_crowd & view.is_labelled),
          f"{KEEP} for groups: they are trained and masked, and evaluation ignores them. Single "
          "people have iscrowd 0"),
     Rule("region-absent", ERROR, "crowds and unlabelled people with neither outline nor box",
          people_where(has_no_region, is_masked),
-         "give bbox; without it they are trained as background"),
+         "give bbox, or set DATASET.IGNORE_REGIONS to none: without a region they are trained as "
+         "background", (TRAINING,)),
     Rule("outline-absent", NOTE, "crowds and unlabelled people without an outline",
          people_where(lacks("segmentation"), BY_OUTLINE),
          f"{KEEP}: their box is excluded from the heatmap loss instead"),
@@ -195,8 +234,9 @@ RULES = (
          people_in(ignored_by("none")),
          "as published for CrowdPose; DATASET.IGNORE_REGIONS box excludes them from the loss"),
     Rule("outline-invalid", ERROR, "invalid outlines", people_where(has_bad_outline, BY_OUTLINE),
-         "polygons are lists of 3 or more finite points [x, y, x, y, ...]; run lengths have counts "
-         "and size"),
+         "a segmentation is a list of polygons [[x, y, x, y, ...], ...] of 3 or more finite points "
+         "in pixels, or run lengths whose counts add up to their size; correct or remove it",
+         (TRAINING,)),
     Rule("mask-size", ERROR, "crowd masks whose size differs from their image's",
          masks_of_other_sizes, "use the annotations of these images"),
     # Keypoints
@@ -204,34 +244,43 @@ RULES = (
          wrong_joint_count,
          "set DATASET.SKELETON to that of these annotations (file: from their categories), or "
          "complete them", BOTH),
-    Rule("joint-not-finite", ERROR, "keypoints that are not finite", joints_where(not_finite),
-         "write 0, 0, 0 for a joint that is not labelled", BOTH),
+    Rule("joint-not-finite", ERROR, "keypoints that are not finite or beyond any image",
+         joints_where(not_finite), "write 0, 0, 0 for a joint that is not labelled", BOTH),
     Rule("joint-flag", ERROR, "visibility flags other than 0, 1 and 2", joints_where(odd_flags),
          "0: not labelled, 1: labelled but hidden, 2: visible. Scores of predictions do not belong "
-         "here"),
+         "here", BOTH),
     Rule("joint-at-origin", ERROR, "labelled joints at 0, 0", joints_where(labelled_at_origin),
-         "set the visibility of joints that are not labelled to 0"),
+         "set the visibility of joints that are not labelled to 0", BOTH),
+    Rule("joints-coincide", ERROR, "people whose labelled joints, 3 or more, are all at one point",
+         people_in(has_one_point), "label joints where they are, or set their visibility to 0",
+         BOTH, tolerated=FEW),
     Rule("joint-fractions", ERROR, "people whose joints all lie between 0 and 1",
          people_in(has_fractions),
-         "multiply x by the image's width and y by its height: keypoints are in pixels"),
+         "multiply x by the image's width and y by its height: keypoints are in pixels", BOTH),
     Rule("joint-outside-image", NOTE, "labelled joints outside of their image",
          joints_where(outside_image),
-         f"{KEEP} for a few: they are trained only where a crop contains them. Many: check the "
-         "image sizes"),
+         f"{KEEP} for a few: they are trained only where a crop contains them. Many: give width, "
+         "height and keypoints in pixels of the same image", BOTH, tolerated=1),
     Rule("joint-far-from-box", NOTE, "labelled joints far outside of their person's box",
          joints_where(far_from_box),
-         f"{KEEP} for a few. Many: {BOX_CURE}, and keypoints in pixels of the same image"),
+         f"{KEEP} for a few. Many: {BOX_CURE}, and keypoints in pixels of the same image", BOTH,
+         tolerated=2),
     Rule("joint-unlabelled", NOTE, "unlabelled joints with coordinates",
          joints_where(placed_but_unlabelled),
          f"{KEEP} if they are guesses: they are not trained. If they are labels, set their flag to "
          "1 or 2"),
+    Rule("count-type", ERROR, "num_keypoints that are not whole numbers",
+         people_where(has_no_count), "count the joints whose flag is above 0, or leave it out",
+         (EVALUATION,)),
     Rule("count-without-labels", ERROR, "people without labels whose num_keypoints is above 0",
          counted_where(lambda stated, labelled: stated and not labelled),
-         "count the joints whose flag is above 0; evaluation expects these people"),
+         "set the flags of their joints to 1 or 2, or num_keypoints to 0: people without labelled "
+         "joints are neither trained nor scored", BOTH),
     Rule("labels-without-count", NOTE, "labelled people whose num_keypoints is 0",
          counted_where(lambda stated, labelled: labelled and not stated),
-         "count the joints whose flag is above 0: these people are trained, but evaluation ignores "
-         "them. In CrowdPose they are people with only head or neck labelled"),
+         "count the joints whose flag is above 0, or leave it out: these people are trained, but "
+         "evaluation ignores them. In CrowdPose they are people with only head or neck labelled",
+         BOTH, tolerated=MOST),
     Rule("count-differs", NOTE, "num_keypoints that differ from the labelled joints",
          counted_where(lambda stated, labelled: stated and labelled and stated != labelled),
          f"{KEEP}: only 0 or not 0 matters (CrowdPose's leave out head and neck)"),
@@ -248,37 +297,46 @@ RULES = (
     Rule("names-invalid", ERROR, "joint names that do not form a skeleton", invalid_names,
          "rename joints in `categories`, so that every left joint has a right one"),
     Rule("names-sideless", NOTE, "no joint is left or right", sideless_names,
-         f"{KEEP} if the body has no sides; else name its joints left_*, right_*, so that flips "
-         "exchange them"),
+         f"{KEEP} if the body has no sides. Else name its joints left_*, right_*: where "
+         "DATASET.FLIP is above 0 people are mirrored, and their sides are not exchanged"),
 )
 # fmt: on
 
 
 def validate(view: DatasetView) -> list[Finding]:
     """The violated rules, errors first."""
-    findings = [
-        finding(rule.name, rule.severity, rule.what, rule.check(view), rule.cure) for rule in RULES
-    ]
-    return violated(findings)
+    labelled = int(view.is_labelled.sum())
+    return violated([_apply(rule, view, labelled) for rule in RULES])
 
 
-def require(view: DatasetView, stage: str, path: str | Path) -> None:
-    """Raise ValueError at the first violated rule that stops this stage.
+def _apply(rule: Rule, view: DatasetView, labelled: int) -> Finding:
+    found = finding(rule.name, rule.severity, rule.what, rule.check(view), rule.cure)
+    if found.count > rule.tolerated * labelled and rule.stops:
+        return replace(found, severity=ERROR, stops=rule.stops)
+    return found
+
+
+def require(view: DatasetView, stage: str, path: str | Path) -> list[Finding]:
+    """The violated rules, which do not stop this stage; ValueError with those that do.
 
     stage: TRAINING or EVALUATION   path: of the annotations, for the message
     """
-    if stage == TRAINING:  # annotations of images that are not listed are not read
-        read = [
-            annotation
-            for annotation in view.truth["annotations"]
-            if annotation.get("image_id") in view.images or "category_id" not in annotation
-        ]
-        view = replace(view, truth={**view.truth, "annotations": read})
-    for rule in RULES:
-        if stage in rule.stops and (found := [*rule.check(view)]):
-            more = f" and {len(found) - EXAMPLES} more" if len(found) > EXAMPLES else ""
-            examples = ", ".join(found[:EXAMPLES])
-            raise ValueError(f"{path}: {rule.what}: {examples}{more}; {rule.cure}")
+    findings = validate(view)
+    if stopping := [found for found in findings if stage in found.stops]:
+        lines = [f"{path}: {_in_a_line(found)}" for found in stopping]
+        raise ValueError("\n".join([*lines, "tools/check_data.py lists all of it"]))
+    return findings
+
+
+def _in_a_line(found: Finding) -> str:
+    more = f" and {found.count - len(found.examples)} more" * (found.count > len(found.examples))
+    return f"{found.what}: {', '.join(found.examples)}{more}; {found.cure}"
+
+
+def summary(findings: Sequence[Finding], path: str | Path) -> str:
+    """Findings that stop nothing, in one line; empty if there are none."""
+    counts = ", ".join(f"{found.what} ({found.count})" for found in findings)
+    return f"{path}: {counts}; tools/check_data.py lists them with their cures" if counts else ""
 
 
 def finding(rule: str, severity: str, what: str, found: Iterable[str], cure: str) -> Finding:
@@ -294,11 +352,17 @@ def violated(findings: Iterable[Finding]) -> list[Finding]:
 def compare_splits(first: DatasetView, second: DatasetView) -> list[Finding]:
     """Images that two splits share."""
     ids, others = (
-        {image["file_name"]: number for number, image in view.images.items()}
+        {image.get("file_name"): number for number, image in view.images.items()}
         for view in (first, second)
     )
-    names = [name for name in ids if name in others]
-    same = [name for name in names if ids[name] == others[name]]
+    names = [name for name in ids if name and name in others]
+    known = [
+        {name: info.digest for name, info in view.files.items() if info.digest}
+        for view in (first, second)
+    ]
+    # Sets that both number their images from 1 share ids and names, but not pictures.
+    differ = {name for name in names if len({each[name] for each in known if name in each}) == 2}
+    same = [name for name in names if ids[name] == others[name] and name not in differ]
     numbers = [str(number) for number in first.images if number in second.images]
     separate = "remove them from one split: scores on images that were trained on mean nothing"
     coincidence = f"{KEEP} if the images differ"

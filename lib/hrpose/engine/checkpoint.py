@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from hrpose.ops.atomic_io import atomic_write, naming_full_disk
+from hrpose.ops.atomic_io import atomic_write, checksum_path, find_damage, naming_full_disk
 
 
 class CorruptCheckpointError(ValueError):
@@ -35,9 +35,9 @@ def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], k
     digest = f"{hashlib.sha256(buffer.getbuffer()).hexdigest()}  {path.name}\n"
     try:
         with naming_full_disk(path):
-            _checksum(path).unlink(missing_ok=True)  # must never be that of another file
+            checksum_path(path).unlink(missing_ok=True)  # must never be that of another file
             atomic_write(path, lambda file: file.write(buffer.getbuffer()))
-            atomic_write(_checksum(path), lambda file: file.write(digest.encode()))
+            atomic_write(checksum_path(path), lambda file: file.write(digest.encode()))
             _hardlink(path, folder / f"{name}.pth")
     except OSError as error:
         raise type(error)(
@@ -45,7 +45,7 @@ def save_checkpoint(folder: Path, name: str, step: int, state: dict[str, Any], k
             "when its disk can be written"
         ) from error
     for old in list_checkpoints(folder, name)[keep:]:
-        _checksum(old).unlink(missing_ok=True)
+        checksum_path(old).unlink(missing_ok=True)
         old.unlink()
 
 
@@ -88,28 +88,21 @@ def load_latest(
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint that `save_checkpoint` wrote, on the CPU. Never executes what a file contains.
 
-    CorruptCheckpointError: it does not match its checksum or, without one, cannot be read.
+    CorruptCheckpointError: it does not match a checksum or, without one, cannot be read.
     """
     if not path.is_file():
         raise FileNotFoundError(f"no checkpoint at {path}")
-    checksum = _checksum(path)
-    verified = checksum.is_file()
-    if verified:
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        if digest != checksum.read_text()[: len(digest)]:
-            raise CorruptCheckpointError(f"{path} is damaged: its checksum does not match")
+    damage = find_damage(path)
+    if damage:
+        raise CorruptCheckpointError(f"{path} is damaged: {damage}")
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if verified or isinstance(error, MemoryError):  # the file is intact
+        if checksum_path(path).is_file() or isinstance(error, MemoryError):  # the file is intact
             raise
         raise CorruptCheckpointError(
             f"{path} is damaged or not a checkpoint of hrpose ({type(error).__name__})"
         ) from error
-
-
-def _checksum(path: Path) -> Path:
-    return path.with_name(f"{path.name}.sha256")
 
 
 def _hardlink(path: Path, link: Path) -> None:

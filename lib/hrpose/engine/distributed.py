@@ -28,7 +28,7 @@ class DistInfo(NamedTuple):
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0  # on this machine
+    local_rank: int | None = 0  # on this machine; None: not known
 
     @property
     def is_main(self) -> bool:
@@ -83,7 +83,9 @@ def distributed_context() -> Iterator[DistInfo]:
         yield SINGLE_PROCESS
         return
     dist.init_process_group(timeout=TIMEOUT)  # gloo for CPU tensors, NCCL for GPUs
-    yield DistInfo(dist.get_rank(), dist.get_world_size(), int(os.environ.get("LOCAL_RANK", 0)))
+    local_rank = os.environ.get("LOCAL_RANK")
+    ranks = dist.get_rank(), dist.get_world_size()
+    yield DistInfo(*ranks, None if local_rank is None else int(local_rank))
     gc.collect()  # a model may be part of a reference cycle
     dist.destroy_process_group()  # not after an error: other processes may not respond any more
 
@@ -92,7 +94,11 @@ def wrap_parallel(module: nn.Module, info: DistInfo, devices: Sequence[torch.dev
     """The module in DDP with several processes, in DataParallel with several GPUs in one."""
     if info.world_size > 1:
         ids = [devices[0]] if devices[0].type == "cuda" else None
-        return DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+        wrapped = DistributedDataParallel(module, device_ids=ids, gradient_as_bucket_view=True)
+        # In training no process reads running statistics; broadcast_buffers() precedes evaluation.
+        # The argument of this name is deprecated, and its successor is too new.
+        wrapped.broadcast_buffers = False  # type: ignore[assignment]
+        return wrapped
     if len(devices) > 1:
         return nn.DataParallel(module, list(devices))
     return module

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from typing import Any, Protocol, cast
 
 from torch.utils.data import Subset
-from tqdm import tqdm
 
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
+from hrpose.ops.progress import progress
 from hrpose.structures import Images, Poses
 
 
@@ -47,11 +47,12 @@ def evaluate(
     the order of the images, as a single process would.
     """
     own = range(len(images))[dist.rank :: dist.world_size]
-    hidden = None if dist.is_main else True  # None: hidden where the output is no terminal
     subset = cast(Images, Subset(cast(Any, images), own))
     with closing(predict(subset)) as results:
-        bar = tqdm(results, "evaluating", len(own), unit="image", leave=False, disable=hidden)
-        poses = [(i, *result) for i, result in zip(own, bar, strict=True)]
+        shown: Iterator[tuple[int, Poses]] = results
+        if dist.is_main:
+            shown = progress(results, "evaluating", len(own), leave=False)
+        poses: list[Any] = [(i, *result) for i, result in zip(own, shown, strict=True)]
     shards = dist.all_gather(poses)
     metrics: dict[str, float] = {}
     if dist.is_main:

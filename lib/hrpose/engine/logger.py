@@ -15,6 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+import numpy as np
 import torch
 import yaml
 from tensorboardX.event_file_writer import EventsWriter
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from hrpose.engine.distributed import DistInfo
 from hrpose.ops.atomic_io import atomic_write, naming_full_disk
+from hrpose.ops.image import encode
 
 WANDB_TIMEOUT = 60
 """Seconds that Weights & Biases may take to start, and to finish."""
@@ -140,6 +142,8 @@ class LogWriter(Protocol):
 
     def write(self, values: Mapping[str, float], step: int) -> None: ...
 
+    def write_image(self, name: str, image: np.ndarray, step: int) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -169,6 +173,11 @@ class Logger:
             file.write(json.dumps({"step": step, **values}) + "\n")
         for writer in self.writers:
             writer.write(values, step)
+
+    def write_image(self, name: str, image: np.ndarray, step: int) -> None:
+        """Write a picture (H, W, 3) uint8 RGB to all writers."""
+        for writer in self.writers:
+            writer.write_image(name, image, step)
 
     def size(self) -> int:
         """Bytes of metrics.jsonl so far."""
@@ -206,8 +215,20 @@ class TensorBoardWriter:
             self.events.write_event(start)
 
     def write(self, values: Mapping[str, float], step: int) -> None:
-        scalars = [Summary.Value(tag=name, simple_value=value) for name, value in values.items()]
-        event = Event(wall_time=time.time(), step=step, summary=Summary(value=scalars))
+        self._write([Summary.Value(tag=n, simple_value=value) for n, value in values.items()], step)
+
+    def write_image(self, name: str, image: np.ndarray, step: int) -> None:
+        height, width, colours = image.shape
+        encoded = Summary.Image(
+            height=height,
+            width=width,
+            colorspace=colours,
+            encoded_image_string=encode(image, ".jpg"),
+        )
+        self._write([Summary.Value(tag=name, image=encoded)], step)
+
+    def _write(self, values: list[Summary.Value], step: int) -> None:
+        event = Event(wall_time=time.time(), step=step, summary=Summary(value=values))
         with naming_full_disk(self.path):
             self.events.write_event(event)
             self.events.flush()
@@ -256,6 +277,13 @@ class WandbWriter:
         with self._disabled_by_errors():
             if self.run:
                 self.run.log(dict(values), step=step)
+
+    def write_image(self, name: str, image: np.ndarray, step: int) -> None:
+        with self._disabled_by_errors():
+            if self.run:
+                import wandb
+
+                self.run.log({name: wandb.Image(image)}, step=step)
 
     def close(self) -> None:
         run, self.run = self.run, None

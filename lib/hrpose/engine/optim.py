@@ -5,10 +5,42 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD, Adam, AdamW, Optimizer
+
+
+def freeze(model: nn.Module, patterns: Sequence[str]) -> list[nn.Module]:
+    """Exclude the parameters whose names match one of the patterns from training.
+
+    Returns the norms all of whose parameters are frozen: their statistics are to be, too.
+    Errors: ValueError for a pattern that matches nothing, and where nothing is left to train
+    """
+    named = dict(model.named_parameters())
+    frozen: set[nn.Parameter] = set()
+    for pattern in patterns:
+        matched = {named[name] for name in named if fnmatchcase(name, pattern)}
+        if not matched:
+            parts = ", ".join(dict.fromkeys(f"{name.split('.')[0]}.*" for name in named))
+            raise ValueError(
+                f"TRAIN.FREEZE: {pattern} matches no tensor of the network; its parts are {parts}"
+            )
+        frozen |= matched
+    for parameter in frozen:
+        parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in named.values()):
+        raise ValueError(
+            f"TRAIN.FREEZE {list(patterns)} leaves nothing to train; to evaluate a network as it "
+            "is, use tools/valid.py"
+        )
+    return [
+        norm
+        for norm in model.modules()
+        if isinstance(norm, _BatchNorm) and norm.affine and frozen.issuperset(norm.parameters())
+    ]
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict]:
@@ -63,7 +95,7 @@ Schedule = Callable[[float], float]
 """A schedule with its options bound."""
 
 
-def multistep(epoch: float, lr_step: Sequence[float], lr_factor: float, **_: object) -> float:
+def multistep(epoch: float, lr_step: Sequence[float], lr_factor: float = 0.1, **_: object) -> float:
     """Multiplied by `lr_factor` at each epoch of `lr_step` (HigherHRNet: 200 and 260 of 300)."""
     return lr_factor ** bisect_right(sorted(lr_step), epoch)
 
@@ -78,7 +110,7 @@ def cosine(epoch: float, warmup: float, epochs: float, **_: object) -> float:
     return _warmed_up(epoch, warmup, epochs, _half_cosine)
 
 
-def cosine_restarts(epoch: float, t_0: float, t_mult: float, **_: object) -> float:
+def cosine_restarts(epoch: float, t_0: float = 16, t_mult: float = 2, **_: object) -> float:
     """Half cosines, the first of `t_0` epochs, each `t_mult` (1 or more) times the one before.
 
     Source: SGDR (Loshchilov and Hutter 2017), eq. 5. With 16 and 2 they end at epochs 16, 48, 112,

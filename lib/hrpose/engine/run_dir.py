@@ -8,7 +8,7 @@ import os
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -24,6 +24,17 @@ except ImportError:  # Windows has no such locks; there, do not start two runs o
     fcntl = None  # type: ignore[assignment]
 
 Rename = Callable[[str, Any], tuple[str, Any] | None]
+MayDiffer = Callable[[str, Any, Any], bool]
+"""An option, its value in a run and now -> whether a run that is named continues with it."""
+
+Differences = dict[str, tuple[Any, Any]]
+"""Option -> its value in a run, and now."""
+
+MISSING = "(not set)"
+"""The value of an option that a config does not have."""
+
+MOST_NAMED = 3
+"""Unfinished runs, and options, that a message lists."""
 
 
 class RunDir(NamedTuple):
@@ -32,6 +43,9 @@ class RunDir(NamedTuple):
     folder: Path
     resumed: bool
     lock: IO[str] | None  # only in the main process; released when the process dies
+    passed_over: tuple[str, ...] = ()  # the newest unfinished runs, and why they are not continued
+    changed: tuple[str, ...] = ()  # options with other values than before
+    cure: str = "Start again to continue"  # of an interruption
 
     def discard(self) -> None:
         """Delete the folder of a run that failed before it started to train."""
@@ -56,39 +70,65 @@ class RunDir(NamedTuple):
 
 
 def open_run_dir(
-    experiment: Path, config: str, resume: str, rename: Rename = lambda key, value: (key, value)
+    experiment: Path,
+    config: str,
+    resume: str,
+    rename: Rename = lambda key, value: (key, value),
+    may_differ: MayDiffer = lambda key, old, new: False,
 ) -> RunDir:
     """The newest unfinished run of the same config that is not locked, or else a new one.
 
-    experiment: folder of all its runs   config: YAML, without options that may differ
-    resume: auto, never, or a run folder, which must have the same config
+    experiment: folder of all its runs   config: YAML, without options that may always differ
+    resume: auto, never, or a run folder, of the same config but for options that `may_differ`
     rename: an option of an older run's config -> its name and value of today; None: gone
     """
     if resume not in ("auto", "never"):
-        return _resume_named(Path(resume), config, rename)
-    if resume == "auto":
-        # Newest by name, which is the time: copying a file into an old run must not make it new.
-        for path in sorted(experiment.glob("*/config.yaml"), reverse=True):
-            if is_unfinished(path.parent) and not _differences(path.read_text(), config, rename):
-                lock = acquire_lock(path.parent)
-                if lock:
-                    return _resume(path.parent, lock)
+        return _resume_named(Path(resume), config, rename, may_differ)
+    passed: list[str] = []
+    # Newest by name, which is the time: copying a file into an old run must not make it new.
+    paths = sorted(experiment.glob("*/config.yaml"), reverse=True) if resume == "auto" else ()
+    for path in paths:
+        if not is_unfinished(path.parent):
+            continue
+        differences = _differences(path.read_text(), config, rename)
+        lock = None if differences else acquire_lock(path.parent)
+        if lock:
+            return _resume(path.parent, lock)._replace(passed_over=_briefly(passed))
+        passed.append(f"{path.parent}: {_why_not(path.parent, differences, may_differ)}")
     folder = create_run_folder(experiment)
     lock = acquire_lock(folder)
     if not lock:
         raise ValueError(f"another process took {folder}; start again")
     atomic_write(folder / "config.yaml", lambda file: file.write(config.encode()))
-    return RunDir(folder, False, lock)
+    new = RunDir(folder, False, lock, _briefly(passed))
+    return new if resume == "auto" else new._replace(cure=f"TRAIN.RESUME {folder} continues it")
+
+
+def _why_not(folder: Path, differences: Differences, may_differ: MayDiffer) -> str:
+    """Why `auto` does not continue an unfinished run, and how to."""
+    if not differences:
+        return "another process is working in it"
+    if all(old is MISSING for old, _ in differences.values()):
+        return "its config.yaml cannot be read"
+    named = all(may_differ(key, *values) for key, values in differences.items())
+    cure = f"; TRAIN.RESUME {folder} continues it all the same" if named else ""
+    return f"it has other options: {', '.join(_briefly(_described(differences)))}{cure}"
+
+
+def _briefly(texts: Sequence[str]) -> tuple[str, ...]:
+    more = (f"and {len(texts) - MOST_NAMED} more",) if len(texts) > MOST_NAMED else ()
+    return (*texts[:MOST_NAMED], *more)
 
 
 def is_unfinished(folder: Path) -> bool:
     """Whether a run has a checkpoint to resume from and did not reach its end."""
     record = folder / "run.json"
-    finished = record.is_file() and json.loads(record.read_text() or "{}").get("finished")
+    finished = record.is_file() and json.loads(record.read_bytes() or b"{}").get("finished")
     return bool(list_checkpoints(folder / "checkpoints", "last")) and not finished
 
 
-def _resume_named(folder: Path, config: str, rename: Rename) -> RunDir:
+def _resume_named(folder: Path, config: str, rename: Rename, may_differ: MayDiffer) -> RunDir:
+    """The run, from now on with this config."""
     if not list_checkpoints(folder / "checkpoints", "last"):
         raise FileNotFoundError(
             f"TRAIN.RESUME: no checkpoints/last.pth in {folder}; give auto, never, or a run folder "
@@ -96,11 +136,13 @@ def _resume_named(folder: Path, config: str, rename: Rename) -> RunDir:
         )
     stored = folder / "config.yaml"
     theirs = stored.read_text() if stored.is_file() else ""
-    check_same_config(theirs, config, f"TRAIN.RESUME: {folder}", rename)
+    changed = check_same_config(theirs, config, f"TRAIN.RESUME: {folder}", rename, may_differ)
     lock = acquire_lock(folder)
     if not lock:
         raise ValueError(f"TRAIN.RESUME: another process is working in {folder}")
-    return _resume(folder, lock)
+    if changed:
+        atomic_write(stored, lambda file: file.write(config.encode()))
+    return _resume(folder, lock)._replace(changed=tuple(changed))
 
 
 def _resume(folder: Path, lock: IO[str]) -> RunDir:
@@ -110,21 +152,32 @@ def _resume(folder: Path, lock: IO[str]) -> RunDir:
     return RunDir(folder, True, lock)
 
 
-def check_same_config(theirs: str, config: str, where: str, rename: Rename) -> None:
-    """ValueError, with the differences, if a run or a checkpoint has another config."""
+def check_same_config(
+    theirs: str, config: str, where: str, rename: Rename, may_differ: MayDiffer
+) -> list[str]:
+    """What differs between the configs of a run or checkpoint and of now, as it may.
+
+    ValueError, with the differences, if others do
+    """
     differences = _differences(theirs, config, rename)
-    if differences:
+    refused = {k: pair for k, pair in differences.items() if not may_differ(k, *pair)}
+    if refused:
         raise ValueError(
             f"{where} was run with another config; use that one, or TRAIN.RESUME never to start "
-            f"anew. What changed: {', '.join(differences[:10])}"
+            f"anew. What changed: {', '.join(_described(refused)[:10])}"
         )
+    return _described(differences)
 
 
-def _differences(theirs: str, config: str, rename: Rename) -> list[str]:
+def _differences(theirs: str, config: str, rename: Rename) -> Differences:
     """The options whose values differ between two configs, whatever YAML's notation."""
     old, new = _options(theirs, rename), _options(config, rename)
-    differing = [key for key in sorted(old | new) if old.get(key, ...) != new.get(key, ...)]
-    return [f"{key} {old.get(key)} -> {new.get(key)}" for key in differing]
+    pairs = {key: (old.get(key, MISSING), new.get(key, MISSING)) for key in sorted(old | new)}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _described(differences: Differences) -> list[str]:
+    return [f"{key} {old} -> {new}" for key, (old, new) in differences.items()]
 
 
 def _options(config: str, rename: Rename) -> dict[str, Any]:

@@ -5,7 +5,7 @@ Losses are known by their names, and nothing of pose.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import reduce
 from typing import Any, NamedTuple
 
@@ -41,15 +41,24 @@ class TrainStep(nn.Module):
         model: nn.Module,
         loss: Callable[[Any, Mapping[str, Tensor]], LossOutput],
         precision: PrecisionConfig = PrecisionConfig(),  # noqa: B008  a tuple
+        frozen_norms: Sequence[nn.Module] = (),
     ):
+        """frozen_norms: of the model, which keep their statistics"""
         super().__init__()
         self.preprocess = preprocess
         # Channels last is faster on CPUs and on tensor cores.
         self.model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.loss = loss
         self.precision = precision
+        self.frozen_norms = tuple(frozen_norms)
         # The model itself keeps its parameter names and is evaluated uncompiled.
         self.compiled_forward = torch.compile(model.forward) if precision.compiled else None
+
+    def train(self, mode: bool = True) -> TrainStep:
+        super().train(mode)
+        for norm in self.frozen_norms:
+            norm.eval()
+        return self
 
     def forward(self, batch: Batch) -> dict[str, Tensor]:
         """{"loss": the weighted sum, then every term unweighted, then metrics}, each (B,)."""

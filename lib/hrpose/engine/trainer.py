@@ -15,6 +15,7 @@ from hrpose.engine.optim import Schedule
 from hrpose.engine.signals import StopRequested
 from hrpose.engine.state import Metrics, TrainState
 from hrpose.engine.step import Batch, to_device
+from hrpose.ops.progress import shows_bars
 
 MIN_LOSS_SCALE = 2.0**-10
 """Of fp16, where it starts at 2^16 and is halved by every overflow."""
@@ -75,7 +76,7 @@ class Trainer:
                 cpu = state.optimizer_step.device.type == "cpu"
                 # After an error on one GPU of several, its queue may wait for the others forever.
                 if stopped or cpu or state.dist.world_size == 1:
-                    self._save_interrupted()
+                    self._save_interrupted(error)
                 if stopped:
                     state.dist.broadcast(None)  # no process may leave before the main one saved
                 raise
@@ -133,6 +134,8 @@ class Trainer:
         if progress.batch == total:
             epoch = f"epoch {progress.epoch + 1}/{config.epochs}"
             state.logger.info(f"{epoch}, its last {steps} steps: {text}")
+        elif state.dist.is_main and not shows_bars():
+            tqdm.write(f"step {progress.step}, epoch {values['epoch']:.2f}: {text}")
         self._check_finite(skipped, bad_images)
         if values.get("loss_scale", 1.0) < MIN_LOSS_SCALE:
             raise FloatingPointError(
@@ -185,7 +188,7 @@ class Trainer:
             progress.metrics[name] = metrics
             state.save_if_best(name, metrics, self.callbacks.primary)
 
-    def _save_interrupted(self) -> None:
+    def _save_interrupted(self, error: BaseException) -> None:
         """Save a checkpoint of the complete steps, whatever failed since."""
         state, progress, run_dir = self.state, self.state.progress, self.state.run_dir
         if not state.dist.is_main:
@@ -194,9 +197,14 @@ class Trainer:
             state.optimizer_step.rollback()
             if state.saved_at != (progress.epoch, progress.batch):
                 state.save(self.config.keep_checkpoints)
-            state.logger.info(f"stopped; saved in {run_dir.last}. Start again to continue.")
-        except Exception as error:  # the error that stopped the run is raised by the caller
-            tqdm.write(f"stopped; the checkpoints in {run_dir.checkpoints} are as before: {error}")
+            cure = f" {run_dir.cure}{' once the error is mended' * isinstance(error, Exception)}."
+            if isinstance(error, FloatingPointError):  # the same steps would fail again
+                cure = ""
+            state.logger.info(f"stopped; saved in {run_dir.last}.{cure}")
+        except Exception as failure:  # the error that stopped the run is raised by the caller
+            tqdm.write(
+                f"stopped; the checkpoints in {run_dir.checkpoints} are as before: {failure}"
+            )
 
 
 def _every(interval: int, count: int) -> bool:

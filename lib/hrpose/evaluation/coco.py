@@ -20,30 +20,24 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from hrpose.ops.oks import BOX_FILL
 from hrpose.skeletons import Skeleton
 from hrpose.structures import PERSON, Poses, to_results
 
 CROWDPOSE_BOUNDS = (0.2, 0.8)
 """crowdIndex at which medium and hard begin, in the code behind all published figures."""
 
-BOX_FILL = 0.53
-"""CrowdPose has no outlines: its code takes this fraction of a box for the person's area."""
-
 RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 
 # name: curve, OKS threshold (None: mean over .50:.05:.95), size range of people
 _METRICS: dict[str, tuple[str, float | None, str]] = {
-    "AP": ("precision", None, "all"),
-    "AP50": ("precision", 0.5, "all"),
-    "AP75": ("precision", 0.75, "all"),
-    "AP-M": ("precision", None, "medium"),
-    "AP-L": ("precision", None, "large"),
-    "AR": ("recall", None, "all"),
-    "AR50": ("recall", 0.5, "all"),
-    "AR75": ("recall", 0.75, "all"),
-    "AR-M": ("recall", None, "medium"),
-    "AR-L": ("recall", None, "large"),
-}
+    f"{name}{suffix}": (curve, threshold, size)
+    for name, curve in (("AP", "precision"), ("AR", "recall"))
+    for suffix, threshold, size in (
+        ("", None, "all"), ("50", 0.5, "all"), ("75", 0.75, "all"),
+        ("-M", None, "medium"), ("-L", None, "large"),
+    )
+}  # fmt: skip
 
 
 class Comparison(NamedTuple):
@@ -146,7 +140,7 @@ class KeypointEvaluator:
     ) -> None:
         self.category_id = category_id
         self._joint_count, self._sigmas = len(skeleton.joints), skeleton.sigmas
-        people = [a for a in truth["annotations"] if a["category_id"] == category_id]
+        people = _people(truth, category_id)
         # Numbered from 1, as pycocotools takes a match with annotation 0 for none.
         completed = [_complete(each, i, self._joint_count) for i, each in enumerate(people, 1)]
         self._truth = _index({**truth, "annotations": completed})
@@ -159,6 +153,11 @@ class KeypointEvaluator:
         self._metrics = metrics
         self._results: list[dict[str, Any]] = []
         self._added: set[int] = set()
+
+    @property
+    def image_ids(self) -> set[int]:
+        """The images that are scored."""
+        return set(self._image_ids)
 
     @property
     def results(self) -> list[dict[str, Any]]:
@@ -192,8 +191,9 @@ class KeypointEvaluator:
         )
         _refuse(
             (r["category_id"] for r in results if r["category_id"] != self.category_id),
-            f"the people of the annotations have category_id {self.category_id}; write that into "
-            "the results, or set DATASET.CATEGORY to theirs. The results have",
+            f"results of another category: the annotations that are scored have category_id "
+            f"{self.category_id}. If these are the same people, change category_id in the results; "
+            "else set DATASET.CATEGORY to the name of theirs. The results have category_id",
         )
         self._refuse_unknown(result["image_id"] for result in results)
         count = 3 * self._joint_count
@@ -202,12 +202,9 @@ class KeypointEvaluator:
             f"keypoints must be [x, y, score] of {self._joint_count} joints. Wrong are results "
             "number",
         )
+        values = [[*result["keypoints"], result["score"]] for result in results]
         _refuse(
-            (
-                n
-                for n, r in enumerate(results)
-                if not np.isfinite([*r["keypoints"], r["score"]]).all()
-            ),
+            (n for n, row in enumerate(values) if not np.isfinite(row).all()),
             "coordinates and scores must be finite, as pycocotools counts NaN as a match; check "
             "the network's outputs, half precision first. Wrong are results number",
         )
@@ -216,7 +213,8 @@ class KeypointEvaluator:
     def _refuse_unknown(self, image_ids: Iterable[int]) -> None:
         _refuse(
             (number for number in image_ids if number not in self._truth.imgs),
-            "the annotations lack images of the results; score results on their own split. Lacking",
+            "results of images that the annotations do not list: score them on the split they were "
+            "made on (DATASET.VAL), or give each result the file_name of its image. Image ids",
         )
 
     def summarize(self) -> dict[str, float]:
@@ -241,23 +239,33 @@ def crowdpose_evaluator(
     """
     people = [
         {**person, "area": BOX_FILL * person["bbox"][2] * person["bbox"][3]}
-        for person in truth["annotations"]
-        if person["category_id"] == category_id
+        for person in _people(truth, category_id)
     ]
     metrics = partial(crowdpose_metrics, splits=crowd_splits(truth["images"], bounds))
     labels = {**truth, "annotations": people}
     return KeypointEvaluator(labels, skeleton, category_id, image_ids, metrics)
 
 
+def _people(truth: Mapping[str, Any], category_id: int) -> list[Mapping[str, Any]]:
+    """The annotations of a category in the images that are listed."""
+    listed = {image["id"] for image in truth["images"]}
+    people = (one for one in truth["annotations"] if one.get("image_id") in listed)
+    return [person for person in people if person["category_id"] == category_id]
+
+
 def _complete(person: Mapping[str, Any], number: int, joint_count: int) -> dict[str, Any]:
-    """A copy with all fields that pycocotools reads; absent keypoints are unlabelled."""
+    """A copy with all fields that pycocotools reads; absent keypoints are unlabelled.
+
+    Whoever has a labelled joint counts, unless num_keypoints is 0: CrowdPose's benchmark leaves out
+    people with only head or neck.
+    """
     keypoints = person.get("keypoints") or [0] * (3 * joint_count)
     labelled = sum(flag > 0 for flag in keypoints[2::3])
     return {
         **{field: person[field] for field in ("image_id", "category_id", "bbox", "area")},
         "id": number,
-        "iscrowd": person.get("iscrowd", 0),
-        "num_keypoints": person.get("num_keypoints", labelled),
+        "iscrowd": int(bool(person.get("iscrowd"))),
+        "num_keypoints": 0 if person.get("num_keypoints") == 0 else labelled,
         "keypoints": keypoints,
     }
 
@@ -281,6 +289,54 @@ def _index_results(truth: COCO, results: Sequence[Mapping[str, Any]]) -> COCO:
     return truth.loadRes([{f: r[f] for f in (*RESULT_FIELDS, *boxes)} for r in results])
 
 
+def match_images(
+    results: Sequence[Mapping[str, Any]], images: Iterable[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], bool]:
+    """Results with the image ids of the annotations, and whether their own were other ones.
+
+    Results that name their `file_name`, as tools/test.py writes it, are matched by that if it is
+    not the name of their image_id; by its last part where folders differ and that is unambiguous.
+    Errors: ValueError for a name that is not found, or is found twice
+    """
+    names = {image["id"]: str(image.get("file_name", "")) for image in images}
+    same = all(
+        isinstance(r.get("file_name"), str)
+        and _last(names.get(r.get("image_id"), "")) == _last(r["file_name"])
+        for r in results
+    )
+    if same or not all(isinstance(r.get("file_name"), str) for r in results):
+        return list(results), False
+    whole = all(r["file_name"] in names.values() for r in results)
+    key = str if whole else _last
+    ids: dict[str, list[int]] = {}
+    for number, name in names.items():
+        ids.setdefault(key(name), []).append(number)
+    _refuse(
+        (r["file_name"] for r in results if len(ids.get(key(r["file_name"]), [])) != 1),
+        "image ids of the results are of another numbering, and these names are not of exactly one "
+        "image of the annotations. Correct file_name, or remove it to go by image_id",
+    )
+    return [{**r, "image_id": ids[key(r["file_name"])][0]} for r in results], True
+
+
+def _last(path: str) -> str:
+    """The file's own name, without folders of any system."""
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def describe_results(results: Sequence[Mapping[str, Any]], images: Collection[int]) -> str:
+    """How many poses of these images there are, and how many repeat another one exactly."""
+    scored = [r for r in results if r["image_id"] in images]
+    distinct = {(r["image_id"], tuple(r["keypoints"])) for r in scored}
+    covered = len({r["image_id"] for r in scored})
+    text = f"scored {len(scored)} poses in {covered} of {len(images)} images"
+    if len(distinct) < len(scored):
+        text += f"; {len(scored) - len(distinct)} repeat another pose of their image exactly"
+    if len(scored) < len(results):
+        text += f"; {len(results) - len(scored)} are of images that are not scored"
+    return text
+
+
 def _refuse(violations: Iterable[Any], complaint: str, shown: int = 5) -> None:
     """ValueError with the complaint and the first few violations, if there are any."""
     found = list(dict.fromkeys(violations))
@@ -289,13 +345,29 @@ def _refuse(violations: Iterable[Any], complaint: str, shown: int = 5) -> None:
         raise ValueError(f"{complaint}: {', '.join(map(str, found[:shown]))}{more}")
 
 
+ABSENT = {
+    "-M": "no people of 32^2 to 96^2 square pixels",
+    "-L": "no people of 96^2 square pixels or more",
+    "-easy": f"no images with crowdIndex below {CROWDPOSE_BOUNDS[0]}",
+    "-medium": f"no images with crowdIndex from {CROWDPOSE_BOUNDS[0]} to {CROWDPOSE_BOUNDS[1]}",
+    "-hard": f"no images with crowdIndex of {CROWDPOSE_BOUNDS[1]} or more",
+}
+"""End of a metric's name -> what the annotations lack where it is -1."""
+
+
 def format_table(metrics: Mapping[str, float]) -> str:
-    """The metrics as a Markdown table of three lines: names, rule, values to three decimals."""
+    """The metrics as a Markdown table of three lines: names, rule, values to three decimals.
+
+    A line below explains every -1.
+    """
     values = [f"{value:.3f}" for value in metrics.values()]
     widths = [max(len(name), len(value)) for name, value in zip(metrics, values)]
-    rows = [
-        [name.rjust(width) for name, width in zip(metrics, widths)],
-        ["-" * (width - 1) + ":" for width in widths],
-        [value.rjust(width) for value, width in zip(values, widths)],
-    ]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows = [map(str.rjust, metrics, widths), ["-" * (width - 1) + ":" for width in widths],
+            map(str.rjust, values, widths)]  # fmt: skip
+    absent: dict[str, list[str]] = {}
+    for name in (name for name, value in metrics.items() if value == -1):
+        why = ABSENT.get(name[2:], "no people that count: all are crowds, or without labels")
+        absent.setdefault(why, []).append(name)
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines += [f"-1 of {', '.join(names)}: the annotations have {w}" for w, names in absent.items()]
+    return "\n".join(lines)

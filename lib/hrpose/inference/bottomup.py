@@ -66,8 +66,9 @@ class BottomUpPredictor:
         self.model.eval()
         maps = []
         for pixels in zip(*(each.pixels for each in inputs)):
-            images = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2).contiguous()
-            images = (images.to(self.device).float() / 255 - self.mean) / self.std
+            images = torch.from_numpy(np.stack(pixels)).to(self.device)  # as they lie in memory
+            images = images.permute(0, 3, 1, 2).contiguous()
+            images = (images.float() / 255 - self.mean) / self.std
             given = images, self.views, inputs[0].size, self.spec.aggregate
             maps.append(run_views(self.model, *given))
         heatmaps = torch.stack([each.heatmaps for each in maps]).mean(0)
@@ -99,10 +100,16 @@ def run_views(
     heatmaps, tags = [], []
     for view in views:
         outputs = model(images.flip(view.axes))
+        tagged = [each.tags for each in outputs if each.tags is not None]
+        if len(tagged) != 1:
+            raise ValueError(
+                f"{len(tagged)} outputs of this network have tags; people are grouped by the tags "
+                "of exactly one"
+            )
         # All are resized to the finest first: two resizes in a row are not the same as one.
         finest = outputs[-1].heatmaps.shape[-2:]
         maps = [each.heatmaps for each in outputs if not strides or each.stride in strides]
-        maps += [each.tags for each in outputs if each.tags is not None]
+        maps += tagged
         *averaged, of_view = [
             each if each.shape[-2:] == finest else resize(each, finest) for each in maps
         ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -172,9 +173,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Photos are numbered from 1. An unreadable one is named at the end and costs no other.
     """
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("model", type=Path, help="model.onnx, written by tools/export.py")
-    parser.add_argument("images", type=Path, nargs="+")
-    parser.add_argument("--output", type=Path, help="JSON to write; default: print it")
+    path = lambda text: Path(os.path.expanduser(text))  # noqa: E731
+    parser.add_argument("model", type=path, help="model.onnx, written by tools/export.py")
+    parser.add_argument("images", type=path, nargs="+")
+    parser.add_argument("--output", type=path, help="JSON to write; default: print it")
     parser.add_argument("--force", action="store_true", help="replace the file --output")
     known = parser.parse_args(arguments)
     try:

@@ -19,7 +19,7 @@ import numpy as np
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.decode import Group, group_by_tag
 from hrpose.inference.spec import NetworkInput
-from hrpose.ops.processes import ignore_stop_signals
+from hrpose.ops.processes import begin_worker
 from hrpose.structures import Images, Poses
 
 MAX_WAIT = 8
@@ -186,7 +186,7 @@ def _grouping(config: PipelineConfig, stack: ExitStack) -> Group:
     if not config.groupers:
         return group_by_tag
     spawn = multiprocessing.get_context("spawn")  # a fork would copy locks, and CUDA's state
-    pool = _pool(stack, ProcessPoolExecutor(config.groupers, spawn, ignore_stop_signals))
+    pool = _pool(stack, ProcessPoolExecutor(config.groupers, spawn, begin_worker))
 
     def group(*given: Any) -> tuple[np.ndarray, np.ndarray]:
         return pool.submit(group_by_tag, *given).result()

@@ -27,6 +27,8 @@ def tag_loss(tags: Tensor, cells: Tensor, kind: str = "exp") -> tuple[Tensor, Te
     Returns (pull, push), each (B,), in float32 or better.
     Source: Newell et al. 2017 (Associative Embedding), section 3.2; Cheng et al. 2020, section 3.6.
     """
+    if kind not in CLOSENESS:
+        raise ValueError(f"the push loss is {kind!r}; choose {' or '.join(CLOSENESS)}")
     mean, variance, labelled = _person_tags(tags, cells)
     person = labelled > 0
     people = person.sum(-1)  # (B,)

@@ -70,6 +70,35 @@ def bottleneck(inputs: int, middle: int) -> Residual:
     return Residual(body, shortcut=conv_bn(inputs, outputs, kernel=1, relu=False))
 
 
+class Upsample(nn.Upsample):
+    """Nearest-neighbour upsampling in the precision of its input, also under autocast.
+
+    Autocast would promote it to float32, and with it every sum that it is part of. It only copies
+    values, so no precision is lost.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.itemsize >= 4 or not torch.is_autocast_enabled(x.device.type):
+            return super().forward(x)
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
+
+
+class Head(nn.Conv2d):
+    """1 x 1 convolution from features to predictions, in the precision of its weights.
+
+    Autocast decides by itself; a half-precision network may keep its heads in float32.
+    """
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, kernel_size=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.dtype != self.weight.dtype and not torch.is_autocast_enabled(x.device.type):
+            x = x.to(self.weight.dtype)
+        return super().forward(x)
+
+
 class CheckpointedSequential(nn.Sequential):
     """`nn.Sequential` with optional activation checkpointing.
 

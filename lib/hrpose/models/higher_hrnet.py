@@ -18,7 +18,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from hrpose.models.blocks import CheckpointedSequential, basic_block
+from hrpose.models.blocks import CheckpointedSequential, Head, basic_block
 from hrpose.models.hrnet import FINEST_STRIDE, HRNet
 from hrpose.structures import HeadOutput
 
@@ -62,7 +62,7 @@ class HigherHRNet(nn.Module):
         self.width = width = backbone.width
         self.cat_output = cat_output
         channels = [2 * joints] + [joints] * num_deconvs  # of each resolution's head
-        self.heads = nn.ModuleList(nn.Conv2d(width, count, kernel_size=1) for count in channels)
+        self.heads = nn.ModuleList(Head(width, count) for count in channels)
         self.deconvs = nn.ModuleList(
             deconv(width + (count if cat_output else 0), width, dilations)
             for count in channels[:-1]
@@ -82,7 +82,8 @@ class HigherHRNet(nn.Module):
             if self.cat_output:  # the papers concatenate the heatmaps, their code also the tags
                 coarser = levels[-1][1]
                 parts = (feature, coarser.heatmaps, coarser.tags)
-                feature = torch.cat([part for part in parts if part is not None], dim=1)
+                known = [part.to(feature.dtype) for part in parts if part is not None]
+                feature = torch.cat(known, dim=1)
             feature = up(feature)
             levels.append((feature, self._predict(level, feature)))
         return levels

@@ -19,7 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from hrpose.models.blocks import CheckpointedSequential, basic_block, bottleneck, conv_bn
+from hrpose.models.blocks import (
+    CheckpointedSequential,
+    Upsample,
+    basic_block,
+    bottleneck,
+    conv_bn,
+)
 
 FINEST_STRIDE = 4
 """Network pixels per cell of the finest branch."""
@@ -38,7 +44,7 @@ def fuse_layer(widths: Sequence[int], source: int, target: int) -> nn.Module:
     if source > target:
         return nn.Sequential(
             *conv_bn(widths[source], widths[target], kernel=1, relu=False),
-            nn.Upsample(scale_factor=2 ** (source - target), mode="nearest"),
+            Upsample(scale_factor=2 ** (source - target), mode="nearest"),
         )
     steps = target - source
     chain = [widths[source]] * steps + [widths[target]]

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import fuse_conv_bn_eval
 
+from hrpose.models.blocks import Head
 from hrpose.structures import HeadOutput
 
 COMPILE_OPTIONS: dict[str, dict[str, Any]] = {
@@ -44,25 +45,30 @@ def prepare_for_inference(
         network = HalfPrecision(network, precision)
     if compiled:
         kind = next(network.parameters()).device.type
-        check_compiler(kind)
+        check_compiler(kind, "TEST.COMPILE")
         network = Compiled(network, COMPILE_OPTIONS[kind])
     return network.eval()
 
 
-def check_compiler(device: str) -> None:
-    """ValueError, with the cure, if torch.compile lacks what it needs on a kind of device."""
+def check_compiler(device: str, option: str) -> None:
+    """ValueError, with the cure, if torch.compile lacks what it needs on a kind of device.
+
+    option: that asks for it, for the message
+    """
     missing = ""
     compiler = os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+    if device != "cpu":  # triton compiles the launcher of its kernels
+        compiler = os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang") or "gcc"
     header = Path(sysconfig.get_path("include"), "Python.h")
-    if device != "cpu":
-        if importlib.util.find_spec("triton") is None:
-            missing = "triton, which generates GPU kernels; pip install triton"
+    if device != "cpu" and importlib.util.find_spec("triton") is None:
+        missing = "triton, which generates GPU kernels; pip install triton"
     elif not shutil.which(compiler):
-        missing = f"a C++ compiler, and there is no {compiler}; apt install g++, or set CXX"
+        variable = "CXX" if device == "cpu" else "CC"
+        missing = f"a compiler, and there is no {compiler}; apt install g++, or set {variable}"
     elif not header.is_file():
         missing = f"Python's headers, and there is no {header}; apt install python3-dev"
     if missing:
-        raise ValueError(f"TEST.COMPILE needs {missing}, or set TEST.COMPILE false")
+        raise ValueError(f"{option} needs {missing}, or set {option} false")
 
 
 def fuse_conv_bn(model: nn.Module) -> nn.Module:
@@ -88,10 +94,12 @@ def fuse_conv_bn(model: nn.Module) -> nn.Module:
 
 
 class HalfPrecision(nn.Module):
-    """A network that computes in bfloat16 or float16 from its first layer to its last.
+    """A network that computes in bfloat16 or float16 up to its heads.
 
-    Inputs and outputs are float32. BatchNorms that were not fused stay in float32, since variances
-    may overflow float16. Autocast would be as accurate, but cast the weights for every batch.
+    Inputs and outputs are float32, and so are the heads: bfloat16 knows tags of 8 to 16 only in
+    steps of 1/16, and makes neighbouring cells of a peak equal. BatchNorms that were not fused
+    stay in float32, since variances may overflow float16. Autocast would be as accurate, but cast
+    the weights for every batch.
     """
 
     def __init__(self, network: nn.Module, precision: torch.dtype) -> None:
@@ -99,7 +107,7 @@ class HalfPrecision(nn.Module):
         self.precision = precision
         self.network = network
         for layer in network.modules():
-            if isinstance(layer, nn.BatchNorm2d):
+            if isinstance(layer, nn.BatchNorm2d | Head):
                 continue
             for own in (*layer.parameters(recurse=False), *layer.buffers(recurse=False)):
                 if own.is_floating_point():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from hrpose.models.blocks import Head
 from hrpose.models.hrnet import FINEST_STRIDE, HRNet
 from hrpose.structures import HeadOutput
 
@@ -19,7 +20,7 @@ class PoseHRNet(nn.Module):
         super().__init__()
         self.backbone = backbone
         self.joints = joints
-        self.head = nn.Conv2d(backbone.width, joints, kernel_size=1)
+        self.head = Head(backbone.width, joints)
 
     def forward(self, images: Tensor) -> list[HeadOutput]:
         (feature,) = self.backbone(images)

@@ -31,7 +31,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hrpose.ops.atomic_io import DiskFullError, atomic_write, check_writable, parse_json
+from hrpose.ops.atomic_io import (
+    DiskFullError,
+    atomic_write,
+    check_writable,
+    find_damage,
+    parse_json,
+)
 
 RELEASE = "1"
 """Version of the metadata above; files of another version are refused."""
@@ -44,13 +50,17 @@ Metadata = Mapping[str, Any]
 
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The contents of a file of weights. No code in it is executed; a release is verified.
+    """The contents of a file of weights. No code in it is executed; checksums are compared: one
+    beside the file (x.pth.sha256), those in a .pth, and that of a release.
 
     Errors: FileNotFoundError; ValueError for another kind of file, or a damaged one
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no file of weights at {path}")
+    damage = find_damage(path)
+    if damage:
+        raise ValueError(f"{path} is damaged: {damage}; fetch it again, or use another checkpoint")
     return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
 
 

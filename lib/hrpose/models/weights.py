@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, nn
 
 from hrpose.models.key_mapping import (
@@ -23,6 +24,7 @@ from hrpose.models.key_mapping import (
     published_name,
 )
 from hrpose.models.weight_io import read_weights
+from hrpose.skeletons import COCO, CROWDPOSE
 
 KNOWN_LEFTOVERS = (
     "conv_scale_layers.*",  # SWAHR's scale branch, in a model without one
@@ -44,9 +46,13 @@ SCALE_BRANCHES = ("scale_branches.*",)
 PUBLISHED_CONVENTION = "published"
 """Coordinate convention of all published files, which do not state it."""
 
+PUBLISHED_SKELETONS = {17: COCO, 14: CROWDPOSE}
+"""Number of joints -> those of the published files, which do not name them."""
+
 STORED_CONVENTIONS = {"official": "published", "exact": "unbiased"}
 """Names of conventions in our older files -> today's."""
 
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _CONTAINERS = ("model", "state_dict", "best_state_dict")
 _UNUSED = ".num_batches_tracked"  # BatchNorm's momentum is constant
 
@@ -60,15 +66,20 @@ class LoadReport(NamedTuple):
     leftovers: tuple[str, ...]  # in the source, known and not needed
     kind: str  # of the source: hrpose, swahr, higher_hrnet, hrnet or imagenet
     mismatched: dict[str, str]  # name -> its two shapes; the model keeps its values
+    averaging: str = ""  # whether the tensors are an EMA; empty: not known
 
     def __str__(self) -> str:
-        return "\n".join([f"{len(self.loaded)} tensors loaded ({self.kind})", *self.remarks()])
+        source = ", ".join(filter(None, (self.kind, self.averaging)))
+        return "\n".join([f"{len(self.loaded)} tensors loaded ({source})", *self.remarks()])
 
     def remarks(self) -> list[str]:
         """A line for each group of tensors that were not loaded."""
         groups = (
             ("not in the source", self.missing),
-            ("of another shape", [f"{name} ({text})" for name, text in self.mismatched.items()]),
+            (
+                "of another shape or other joints",
+                [f"{name} ({text})" for name, text in self.mismatched.items()],
+            ),
             ("not in the model", self.unexpected),
             ("known leftovers", self.leftovers),
         )
@@ -95,7 +106,8 @@ def load_weights(
         or has them in another shape
 
     num_batches_tracked is ignored. Half precision is converted to the model's dtype.
-    Errors: FileNotFoundError; ValueError (WeightsMismatchError) if the source does not fit
+    Errors: FileNotFoundError; ValueError (WeightsMismatchError) if the source does not fit, has
+    other joints or another coordinate convention, or values that are no finite floats
     """
     if isinstance(allow_missing, str):
         raise ValueError(
@@ -110,18 +122,27 @@ def load_contents(
     model: nn.Module, contents: Mapping[str, Any], origin: str, allow_missing: Sequence[str] = ()
 ) -> LoadReport:
     """`load_weights` from contents already read; errors name their `origin`."""
-    _check_convention(model, contents, origin)
-    _check_joints(model, contents, origin, allow_missing)
+    info = inspect_weights(contents, origin)
+    _check_convention(model, contents, info, origin)
+    other_joints = _has_other_joints(model, contents, info)
+    if other_joints and not _matches("heads.0.weight", allow_missing):
+        raise ValueError(f"{origin} {other_joints}")
     source, tensors = _tensors_in(contents, origin)
     state = model.state_dict()
     places = {bare_name(name): name for name in state}  # our name -> the model's, with prefixes
-    report = _compare({name: state[place] for name, place in places.items()}, tensors, source)
+    kept = [n for n in places if _matches(n, JOINT_DEPENDENT) and _matches(n, allow_missing)]
+    own = {name: state[place] for name, place in places.items()}
+    report = _compare(own, tensors, source, kept if other_joints else ())
+    report = report._replace(averaging=_averaging(contents))
     _check_fit(report, allow_missing, origin)
     fitting = {
         place: tensors[name]
         for name, place in places.items()
-        if name in tensors and tensors[name].shape == state[place].shape
+        if name in tensors
+        and name not in report.mismatched
+        and tensors[name].shape == state[place].shape
     }
+    _check_values(fitting, origin)
     model.load_state_dict(fitting, strict=False)
     return report
 
@@ -193,9 +214,14 @@ _PUBLISHED_KINDS = {
 
 
 def _compare(
-    own: Mapping[str, Tensor], tensors: Mapping[str, Tensor], source: Iterable[str]
+    own: Mapping[str, Tensor],
+    tensors: Mapping[str, Tensor],
+    source: Iterable[str],
+    other_joints: Sequence[str],
 ) -> LoadReport:
-    """own: the model's tensors, tensors: the source's, both by our names; source: its own names"""
+    """own: the model's tensors, tensors: the source's, both by our names; source: its own names;
+    other_joints: our names of those that are for other joints
+    """
     wanted = [name for name in own if not name.endswith(_UNUSED)]
     foreign = [name for name in tensors if name not in own and not name.endswith(_UNUSED)]
     foreign = [published_name(name) for name in foreign]
@@ -204,6 +230,8 @@ def _compare(
         for name in wanted
         if name in tensors and tensors[name].shape != own[name].shape
     }
+    also = [name for name in other_joints if name in tensors and name not in mismatched]
+    mismatched |= dict.fromkeys(also, "for other joints in the source")
     return LoadReport(
         loaded=tuple(name for name in wanted if name in tensors and name not in mismatched),
         missing=tuple(name for name in wanted if name not in tensors),
@@ -236,9 +264,10 @@ def _check_fit(report: LoadReport, allow_missing: Sequence[str], origin: str) ->
     raise WeightsMismatchError("\n".join(message), report)
 
 
-def _check_convention(model: nn.Module, contents: Mapping[str, Any], origin: str) -> None:
+def _check_convention(
+    model: nn.Module, contents: Mapping[str, Any], info: WeightInfo, origin: str
+) -> None:
     """Our checkpoints store their convention, published files have a known one, backbones none."""
-    info = inspect_weights(contents, origin)
     known = PUBLISHED_CONVENTION if info.published and info.joints else None
     stored = contents.get("convention", known)
     theirs, ours = STORED_CONVENTIONS.get(stored, stored), getattr(model, "convention", None)
@@ -249,19 +278,52 @@ def _check_convention(model: nn.Module, contents: Mapping[str, Any], origin: str
         )
 
 
-def _check_joints(
-    model: nn.Module, contents: Mapping[str, Any], origin: str, allow_missing: Sequence[str]
-) -> None:
-    """Compare the joints themselves, not only their number, unless heads may be missing."""
-    skeleton = contents.get("skeleton")
-    theirs = skeleton.get("joints") if isinstance(skeleton, Mapping) else None
+def _has_other_joints(model: nn.Module, contents: Mapping[str, Any], info: WeightInfo) -> str:
+    """How the joints differ, not only in number, and the cure; empty if they do not.
+
+    Our files name their joints; those of published files are known by their number.
+    """
+    stored, known = contents.get("skeleton"), None
+    if info.published and info.joints in PUBLISHED_SKELETONS:
+        known = PUBLISHED_SKELETONS[info.joints].joints
+    theirs = stored.get("joints") if isinstance(stored, Mapping) else known
     ours = getattr(model, "joint_names", None)
-    if theirs and ours and list(theirs) != list(ours) and "heads.*" not in allow_missing:
-        raise ValueError(
-            f"{origin} were trained for the joints {', '.join(theirs)}; this model has "
-            f"{', '.join(ours)}; set DATASET.SKELETON or, to fine-tune, "
-            f"MODEL.ALLOW_MISSING {list(JOINT_DEPENDENT)}"
-        )
+    if not theirs or not ours or list(theirs) == list(ours):
+        return ""
+    unnamed = "; if they were trained for these, convert them with this --cfg: tools/convert.py"
+    return (
+        f"were trained for the joints {', '.join(theirs)}; this model has {', '.join(ours)}; to "
+        "find theirs, set DATASET.SKELETON; to train on from them for others, set MODEL.PRETRAINED "
+        f"and MODEL.ALLOW_MISSING {list(JOINT_DEPENDENT)}{'' if stored else unnamed}"
+    )
+
+
+def _averaging(contents: Mapping[str, Any]) -> str:
+    """Whether a checkpoint's weights are an EMA; empty where that is not known."""
+    if contents.get("network") == "ema":
+        return "the EMA of the weights"
+    if "average" in contents:
+        return "the raw weights; their EMA, also in the file: tools/convert.py --weights ema"
+    return "the raw weights" if "network" in contents else ""
+
+
+def _check_values(tensors: Mapping[str, Tensor], origin: str) -> None:
+    """ValueError for weights that no training wrote: integers, NaN, infinite ones."""
+    for name, tensor in tensors.items():
+        if name.endswith(_UNUSED):
+            continue
+        if tensor.dtype not in _FLOATS:
+            kind = str(tensor.dtype).removeprefix("torch.")
+            raise ValueError(
+                f"{origin}: {name} is {kind}, not floating point; quantized weights without their "
+                "scales cannot be read, so take the file from before they were quantized"
+            )
+        count = int((~tensor.isfinite()).sum())
+        if count:
+            raise ValueError(
+                f"{origin}: {count} of {tensor.numel()} values of {name} are NaN or infinite; the "
+                "training diverged or the file was damaged: use an earlier checkpoint"
+            )
 
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:

@@ -1,10 +1,14 @@
-"""Atomic writing, named full disks, and plain JSON."""
+"""Atomic writing, named full disks, damaged files, and plain JSON."""
 
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
+import tempfile
+import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,7 +49,7 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
     Errors: DiskFullError; any other OSError as it comes.
     """
     # The name may have the greatest length already, so only its beginning is used.
-    beside = path.with_name(f".{path.name[:40]}.{os.getpid()}")
+    beside = path.with_name(f".{path.name[:40]}.{os.getpid()}.{threading.get_native_id()}")
     with naming_full_disk(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -61,18 +65,21 @@ def atomic_write(path: Path, write: Callable[[BinaryIO], object]) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise now the OSError that writing to `path` would raise later, where it is known."""
+    """Raise now the OSError that writing to `path` would raise later.
+
+    A file is made and removed in its folder, or in the nearest that exists: permissions alone do
+    not say whether root may write to a network disk.
+    """
     folder = next(each for each in path.absolute().parents if each.exists())
-    reasons = {
-        f"{path} is a folder": path.is_dir(),
-        f"{folder} is no folder": not folder.is_dir(),
-        f"{folder} is closed to you": not os.access(folder, os.W_OK),
-    }
-    why = [reason for reason, holds in reasons.items() if holds]
-    if why:
-        raise OSError(
-            f"{path} cannot be written: {why[0]}; name a file in a folder that you may write to"
-        )
+    why = f"{path} is a folder" if path.is_dir() else ""
+    why = why or ("" if folder.is_dir() else f"{folder} is no folder")
+    if not why:
+        try:
+            with tempfile.NamedTemporaryFile(dir=folder):
+                return
+        except OSError as error:
+            why = f"{folder}: {error.strerror}"
+    raise OSError(f"{path} cannot be written: {why}; name a file in a folder that you may write to")
 
 
 def _settle(folder: Path) -> None:
@@ -83,6 +90,39 @@ def _settle(folder: Path) -> None:
             os.fsync(handle)
         finally:
             os.close(handle)
+
+
+def checksum_path(path: Path) -> Path:
+    """The file beside `path` with its SHA-256, as sha256sum writes it."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def sha256(path: Path) -> str:
+    """The SHA-256 of a file, in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def find_damage(path: Path) -> str | None:
+    """What shows that a file is not as it was written; None if nothing does.
+
+    The checksum beside it is compared or, without one, those in a zip archive, which a .pth is.
+    """
+    beside = checksum_path(path)
+    if beside.is_file():
+        same = sha256(path) in beside.read_text(errors="replace").lower()
+        return None if same else f"its SHA-256 is not the one in {beside.name}"
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except Exception as error:  # a damaged archive may raise any exception
+        return f"its archive cannot be read ({type(error).__name__})"
+    return part and f"the CRC of {part} in its archive does not match"
 
 
 def write_json(path: Path, content: Any, indent: int | None = None) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -9,12 +13,123 @@ import numpy as np
 
 from hrpose.ops.atomic_io import atomic_write
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".dib", ".webp", ".avif"),
+    *(".tif", ".tiff", ".gif", ".pbm", ".pgm", ".ppm", ".pnm", ".ras", ".sr", ".hdr"),
+)
+"""Suffixes of the formats that OpenCV reads; some builds lack a few of them."""
+
+ENCODED_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".tif", ".tiff")
+
+STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
+
+_UNTURN: dict[int, Callable[[np.ndarray], np.ndarray]] = {
+    2: lambda image: image[:, ::-1],
+    3: lambda image: image[::-1, ::-1],
+    4: lambda image: image[::-1],
+    5: lambda image: image.swapaxes(0, 1),
+    6: lambda image: image.swapaxes(0, 1)[::-1],
+    7: lambda image: image[::-1, ::-1].swapaxes(0, 1),
+    8: lambda image: image.swapaxes(0, 1)[:, ::-1],
+}
+"""EXIF orientation -> from the image as viewers show it, (H, W, 3), to its stored pixels."""
 
 
-def decode_image(data: bytes, name: str) -> np.ndarray:
-    """The image (H, W, 3) uint8 RGB as stored: labels are in stored order, EXIF or not."""
-    return _decode(data, name, cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+def decode_image(
+    data: bytes, name: str, size: tuple[int, int] | None = None, exif: str = "ignore"
+) -> np.ndarray:
+    """The image (H, W, 3) uint8 RGB in the orientation that its labels refer to.
+
+    size: annotated width and height, None: unknown
+    exif: "apply" its EXIF orientation, "ignore" it, or "auto": where the file has one, whichever
+        of the two gives the annotated size
+    Errors: ValueError for a file that cannot be decoded, or whose size fits both or neither
+    """
+    orientation = exif_orientation(data)
+    if orientation == 1:
+        return _decode(data, name, STORED)
+    turned = _decode(data, name, cv2.IMREAD_COLOR)
+    height, width = turned.shape[:2]
+    only_turned_fits = orientation >= 5 and size == (width, height) and width != height
+    if exif == "apply" or (exif == "auto" and only_turned_fits):
+        return turned
+    stored = _decode(data, name, STORED)
+    if data[:4] in _TIFF:  # whose orientation OpenCV always applies
+        stored = np.ascontiguousarray(_UNTURN[orientation](turned))
+    if exif == "ignore" or np.array_equal(stored, turned):
+        return stored
+    if size == stored.shape[1::-1] != (width, height):
+        return stored
+    raise OrientationError(
+        f"{name} has an EXIF orientation ({orientation}): {stored.shape[1]} x {stored.shape[0]} as "
+        f"stored, {width} x {height} as viewers show it, annotated as "
+        f"{f'{size[0]} x {size[1]}' if size else 'of unknown size'}, so that which of them was "
+        "labelled cannot be known. Set DATASET.EXIF to apply if it was labelled as viewers show "
+        "it, to ignore if as stored"
+    )
+
+
+class OrientationError(ValueError):
+    """An image may have been labelled as stored or as its EXIF orientation turns it."""
+
+
+_TIFF = {b"II*\0": "<", b"MM\0*": ">"}
+"""Beginning of a TIFF file, and of a block of EXIF -> its byte order."""
+
+ORIENTATION_TAG = 274
+
+
+def exif_orientation(data: bytes) -> int:
+    """EXIF orientation 1 .. 8 of an encoded image of any format; 1 (as stored) if it has none.
+
+    Source: Exif 2.32, section 4.6.4; JPEG APP1, PNG eXIf, RIFF (WebP) EXIF, and TIFF itself.
+    """
+    starts = [0] if data[:4] in _TIFF else []
+    head = data[: 1 << 18] if data.startswith(b"\xff\xd8") else data  # a JPEG's is near its begin
+    for marker in (b"Exif\0\0", b"eXIf", b"EXIF"):
+        found = head.find(marker)
+        if found >= 0:
+            starts += [at for at in range(found + 4, found + 16) if head[at : at + 4] in _TIFF]
+    for start in starts:
+        order = _TIFF[data[start : start + 4]]
+        try:
+            (offset,) = struct.unpack_from(f"{order}I", data, start + 4)
+            (count,) = struct.unpack_from(f"{order}H", data, start + offset)
+            for at in range(start + offset + 2, start + offset + 2 + 12 * count, 12):
+                tag, value = struct.unpack_from(f"{order}H6xH", data, at)
+                if tag == ORIENTATION_TAG and value in _UNTURN:
+                    return value
+        except struct.error:  # a block that is cut short, or no EXIF
+            continue
+    return 1
+
+
+def with_damage(decode: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
+    """What `decode` returns, and whether a JPEG in it is damaged; pixels after that may be shifted.
+
+    libjpeg decodes such files, and writes warnings to stderr only, which is read here instead.
+    """
+    with tempfile.TemporaryFile() as warnings:
+        stderr = os.dup(2)
+        os.dup2(warnings.fileno(), 2)
+        try:
+            image = decode()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        warnings.seek(0)
+        return image, b"Corrupt JPEG data" in warnings.read()
+
+
+def uses_few_bits(data: bytes, image: np.ndarray) -> bool:
+    """Whether a file of 16 bits holds values of 12 or fewer, which 8 bits show as almost black.
+
+    image: the file, decoded
+    """
+    if not data or image.max() >= 16:
+        return False
+    deep = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    return deep is not None and deep.dtype == np.uint16 and 16 <= deep.max() < 4096
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -47,6 +162,11 @@ def encode(image: np.ndarray, suffix: str) -> bytes:
     """The content of an image file; image: (H, W, 3) uint8 RGB, suffix: .jpg, .png, ..."""
     _, encoded = cv2.imencode(suffix.lower(), cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     return encoded.tobytes()
+
+
+def can_encode(suffix: str) -> bool:
+    """Whether `encode` writes colour images of this suffix, without a loss of most colours."""
+    return suffix.lower() in ENCODED_SUFFIXES and cv2.haveImageWriter(f"x{suffix.lower()}")
 
 
 def write(path: Path, image: np.ndarray) -> None:

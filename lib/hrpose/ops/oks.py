@@ -6,6 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+BOX_FILL = 0.53
+"""Of a box, the fraction that CrowdPose's code takes for the person's area: it has no outlines."""
+
 
 def oks(
     joints_a: np.ndarray,

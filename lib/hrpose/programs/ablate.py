@@ -11,27 +11,23 @@ All state is files, so that the same command continues where it stopped:
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import re
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from datetime import timedelta
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 from hrpose.config.renamed import current_option
-from hrpose.ops.atomic_io import write_json
+from hrpose.ops.atomic_io import read_json, write_json
 from hrpose.programs.ablation_plan import (
     RESULT_NEUTRAL,
     Experiment,
     digest,
     make_plan,
     measure_networks,
-    parse_seeds,
     without_defaults,
 )
 from hrpose.programs.ablation_tables import METRICS, frame_of, markdown_table, write_tables
@@ -41,16 +37,17 @@ ENVIRONMENT = ("git", "python", "torch", "numpy", "device", "started", "finished
 
 
 def main(known: argparse.Namespace) -> None:
-    plan = make_plan(known.cfg, known.overrides, parse_seeds(known.seeds), known.preset)
-    # These import torch: only when the plan is known to be right.
-    from hrpose.engine.signals import Signals
-    from hrpose.programs.ablation_runs import check_files, run_all
-
+    plan = make_plan(known.cfg, known.overrides, known.seeds, known.preset)
+    for replaced in filter(None, dict.fromkeys(e.replaced for e in plan)):
+        print(f"--preset {known.preset} replaces in {replaced}")
     ablation = Ablation(plan, known)
     groups = ablation.groups()
     if known.list:
-        print(ablation.listing(groups))
+        print(ablation.listing(len(groups)))
         return
+    # Imports torch: only when the plan is known to be right.
+    from hrpose.programs.ablation_runs import check_files, run_all
+
     _refuse_other_table(known.output / f"{ablation.title}.md", ablation.command)
     frame_of([])  # an error before any training, if pandas is missing
     check_files([experiment for group in groups for experiment in group], known.output)
@@ -59,8 +56,7 @@ def main(known: argparse.Namespace) -> None:
         if e.key in finished:
             ablation.report(f"{e.label}: finished before")
     if groups:
-        with Signals().installed():
-            run_all(ablation, groups)
+        run_all(ablation, groups)
     paths = ablation.write_tables()
     table = markdown_table(frame_of(ablation.records()))
     print(f"\n{table}\nwritten: {', '.join(map(str, paths))}")
@@ -71,41 +67,36 @@ def main(known: argparse.Namespace) -> None:
         sys.exit(1)
 
 
-# Results --------------------------------------------------------------------------------------
-
-
 class Ablation:
     """The planned experiments, their finished rows on disk, and the failures of this start."""
 
     def __init__(self, plan: Sequence[Experiment], known: argparse.Namespace):
-        first = known.cfg[0].resolve()
-        name = known.name or (first.name if first.is_dir() else first.stem)
+        name = known.name or known.cfg[0].resolve().stem
         self.title = name if known.preset == "full" else f"{name}_{known.preset}"
         self.plan, self.folder, self.preset = plan, known.output, known.preset
         self.command, self.notes = _portable_command(known), _notes(plan, known)
         self.failures: dict[str, str] = {}  # key -> label and reason
-        self._keys = {e.key for e in plan}
         finished = self.finished()
-        sizes = measure_networks(e for e in plan if e.key not in finished)
-        self._sizes = sizes | {k: (row["parameters"], row["gmacs"]) for k, row in finished.items()}
-        self._finished_before, self._start = len(finished), time.monotonic()
-        self._lock = Lock()  # several devices finish rows at once
+        self.sizes = measure_networks(e for e in plan if e.key not in finished)
+        self.sizes |= {k: (row["parameters"], row["gmacs"]) for k, row in finished.items()}
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """key -> row on disk. Rows are matched by their options, whatever their file is called."""
-        rows = {}
+        rows, planned = {}, {e.key for e in self.plan}
         for path in sorted((self.folder / "rows").glob("*.json")):
             try:
-                row = json.loads(path.read_text())
+                row = read_json(path, "row")
                 row["figures"]["AP"], row["parameters"], row["gmacs"]
                 options = (current_option(*pair) for pair in row["options"].items())
-                known = without_defaults(dict(pair for pair in options if pair))
-                rows[digest(known)] = {**row, "hash": path.stem}
-            except (ValueError, LookupError, TypeError, AttributeError):
+                rows[digest(without_defaults(dict(filter(None, options))))] = {
+                    **row,
+                    "hash": path.stem,
+                }
+            except (ValueError, LookupError, TypeError):
                 raise ValueError(
                     f"{path} is not a finished row; delete it to evaluate that row again"
                 ) from None
-        return {key: row for key, row in rows.items() if key in self._keys}
+        return {key: row for key, row in rows.items() if key in planned}
 
     def groups(self) -> list[list[Experiment]]:
         """Unfinished experiments, each once, those that share a training together."""
@@ -118,7 +109,7 @@ class Ablation:
 
     def keep(self, e: Experiment, figures: dict[str, float], facts: dict, seconds: float) -> None:
         """Write a finished row and the tables. facts: run.json of the training"""
-        parameters, gmacs = self._sizes[e.key]
+        text = f"AP {100 * figures['AP']:.1f} in {timedelta(seconds=round(seconds))}"
         row = {
             "row": e.name,
             "seed": e.seed,
@@ -126,32 +117,24 @@ class Ablation:
             "training": e.training_key,
             "options": e.options,
             "figures": figures,
-            "parameters": parameters,
-            "gmacs": gmacs,
+            "parameters": self.sizes[e.key][0],
+            "gmacs": self.sizes[e.key][1],
             "seconds": round(seconds, 1),
             "environment": {name: facts.get(name) for name in ENVIRONMENT},
         }
-        with self._lock:
-            write_json(self.folder / "rows" / f"{e.key}.json", row, indent=1)
-            self.write_tables()
-        duration = timedelta(seconds=round(seconds))
-        self.report(f"{e.label}: AP {100 * figures['AP']:.1f} in {duration}")
+        write_json(self.folder / "rows" / f"{e.key}.json", row, indent=1)
+        self.write_tables()
+        self.report(f"{e.label}: {text}")
 
     def fail(self, e: Experiment, reason: str) -> None:
         """Show a row as failed; the next start runs it again."""
         reason += f" (log: {e.folder / 'log.txt'})"
-        with self._lock:
-            self.failures[e.key] = f"{e.label}: {reason}"
-            self.write_tables()
+        self.failures[e.key] = f"{e.label}: {reason}"
+        self.write_tables()
         self.report(f"{e.label}: FAILED, {reason}")
 
     def report(self, text: str) -> None:
-        """Print progress and, once a row has finished, the time left at the speed so far."""
-        finished, total = len(self.finished()), len(self._keys)
-        done, now = finished + len(self.failures), finished - self._finished_before
-        if now and done < total:
-            seconds = (time.monotonic() - self._start) / now * (total - done)
-            text += f"; about {timedelta(seconds=round(seconds))} left"
+        done, total = len(self.finished()) + len(self.failures), len({e.key for e in self.plan})
         print(f"[{done:{len(str(total))}}/{total}] {text}", flush=True)
 
     def records(self) -> list[dict[str, Any]]:
@@ -160,17 +143,13 @@ class Ablation:
         names = list(dict.fromkeys(e.name for e in self.plan))
         for e in sorted(self.plan, key=lambda e: names.index(e.name)):
             row = rows.get(e.key, {"hash": e.key, "figures": {}})
-            unfinished = "failed" if e.key in self.failures else "missing"
-            parameters, gmacs = self._sizes[e.key]
-            record = {
-                "key": e.key,
-                "row": e.name,
-                "seed": e.seed,
-                "state": "finished" if e.key in rows else unfinished,
-                "hash": row["hash"],
-                "parameters": parameters,
-                "gmacs": round(gmacs, 4),
-            }
+            record = {"row": e.name, "seed": e.seed, "hash": row["hash"], "state": "missing"}
+            record["parameters"], record["gmacs"] = (
+                self.sizes[e.key][0],
+                round(self.sizes[e.key][1], 4),
+            )
+            if e.key in rows or e.key in self.failures:
+                record["state"] = "finished" if e.key in rows else "failed"
             for name in METRICS:
                 value = row["figures"].get(name, -1)  # COCO's -1: no ground truth
                 record[name] = None if value == -1 else round(100 * value, 6)
@@ -182,43 +161,36 @@ class Ablation:
         frame = frame_of(self.records())
         return write_tables(frame, self.folder, self.title, self.command, self.notes)
 
-    def listing(self, groups: Sequence[Sequence[Experiment]]) -> str:
+    def listing(self, trainings: int) -> str:
         """The plan, a line for every name and seed."""
-        lines = []
-        for r in self.records():
-            state = "finished" if r["state"] == "finished" else "to do"
-            size = f"{r['parameters'] / 1e6:7.2f} M {r['gmacs']:8.2f} GMAC"
-            figures = {name: r[f"published {name}"] for name in METRICS}
-            published = ", ".join(f"{name} {v}" for name, v in figures.items() if v is not None)
-            line = f"{state:9} {r['key']} {size}  {r['row']}, seed {r['seed']}"
-            lines.append(line + (f"  (published: {published})" if published else ""))
-        rest = f"{sum(map(len, groups))} of them to do in {len(groups)} trainings"
-        return "\n".join([*lines, f"{len(self._keys)} different rows, {rest}"])
+        lines, finished = [], self.finished()
+        for e in self.plan:
+            parameters, gmacs = self.sizes[e.key][0], round(self.sizes[e.key][1], 4)
+            state = "finished" if e.key in finished else "to do"
+            published = ", ".join(f"{name} {value}" for name, value in e.published.items())
+            lines.append(
+                f"{state:9} {e.key} {parameters / 1e6:7.2f} M {gmacs:8.2f} GMAC  {e.label}"
+                + f"  (published: {published})" * bool(published)
+            )
+        total = len({e.key for e in self.plan})
+        rest = f"{total - len(finished)} of them to do in {trainings} trainings"
+        return "\n".join([*lines, f"{total} different rows, {rest}"])
 
 
 def _notes(plan: Sequence[Experiment], known: argparse.Namespace) -> list[str]:
     """What a reader of the tables has to know."""
-    seeds = ", ".join(map(str, dict.fromkeys(e.seed for e in plan)))
     notes = [
         "AP in percent: mean ± sample standard deviation over the seeds. GMAC: billions of "
-        "multiply-adds of one forward pass at the test's size.",
-        f"Preset {known.preset}, seed {seeds}.",
+        "multiply-adds of one forward pass at the test's size."
     ]
-    words = _result_overrides(known.overrides)
-    extra = ", ".join(f"{key} {values}" for key, values in zip(words[::2], words[1::2]))
-    published = any(e.published for e in plan)
-    if published and extra and known.preset == "full":
-        notes.append(f"Published figures are of the experiment without {extra}.")
-    if published and known.preset != "full":
+    changes = ["--preset", known.preset] if known.preset != "full" else []
+    changes += _result_overrides(known.overrides)
+    if changes and any(e.published for e in plan):
         notes.append(
-            f"Published figures are of the full experiment. Preset {known.preset} has other data, "
-            "sizes and lengths: it shows that rows run, and how far seeds spread."
+            f"Published figures are of the full experiment, without {' '.join(changes)}: ours show "
+            "that rows run and how far seeds spread."
         )
-    names: dict[str, dict[str, None]] = {}
-    for e in plan:
-        names.setdefault(e.key, {})[e.name] = None
-    equal = dict.fromkeys(tuple(group) for group in names.values() if len(group) > 1)
-    return notes + [f"The same experiment: {', '.join(group)}." for group in equal]
+    return notes
 
 
 def _result_overrides(overrides: Sequence[str]) -> list[str]:
@@ -231,25 +203,18 @@ def _result_overrides(overrides: Sequence[str]) -> list[str]:
 def _portable_command(known: argparse.Namespace) -> str:
     """The command that makes the same table on any machine."""
     words = [word for path in known.cfg for word in ("--cfg", os.path.relpath(path))]
-    words += ["--seeds", known.seeds] if known.seeds else []
+    words += ["--seeds", ",".join(map(str, known.seeds))] if known.seeds else []
     words += ["--preset", known.preset] if known.preset != "full" else []
     words += ["--name", known.name] if known.name else []
     return shlex.join(["python", "tools/ablate.py", *words, *_result_overrides(known.overrides)])
 
 
 def _refuse_other_table(path: Path, command: str) -> None:
-    """ValueError: the table at `path` has rows or seeds that this command would drop."""
-    text = path.read_text() if path.is_file() else ""
-    before = re.search(r"^python tools/ablate\.py.*$", text, re.MULTILINE)
-    if not before:
-        return
-    option = r" --seeds (\S+)"
-    seeds = [
-        {seed for found in re.findall(option, words) for seed in parse_seeds(found)}
-        for words in (before[0], command)
-    ]
-    same = re.sub(option, "", before[0]) == re.sub(option, "", command)
-    if not same or not seeds[0] <= seeds[1]:
-        raise ValueError(
-            f"{path} is the table of another command: {before[0]}\nChoose a --name, or an --output"
-        )
+    """ValueError: the table at `path` is of a command that differs in more than its seeds."""
+    line = r"^python tools/ablate\.py.*$"
+    for other in re.findall(line, path.read_text(), re.MULTILINE) if path.is_file() else ():
+        ours, theirs = (re.sub(r" --seeds \S+", "", each) for each in (command, other))
+        if ours != theirs:
+            raise ValueError(
+                f"{path} is the table of another command: {other}\nChoose a --name, or an --output"
+            )

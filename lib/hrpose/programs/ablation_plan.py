@@ -9,12 +9,11 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache, reduce
+from functools import reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from yacs.config import CfgNode
 
 from hrpose.config import load_config
@@ -38,6 +37,9 @@ _REFUSED = {
 }
 """Options that cannot be given, and why."""
 
+PUBLISHED_ROOTS = ("data/coco", "data/crowdpose", "data/synthetic")
+"""DATASET.ROOT of configs/: the preset bench replaces these data by drawn scenes."""
+
 _BENCH_DATA = (
     *("DATASET.ROOT", "DATASET.FORMAT", "DATASET.TRAIN", "DATASET.VAL", "DATASET.ANNOTATIONS"),
     *("DATASET.IMAGES", "DATASET.CATEGORY", "DATASET.IMAGE_IDS", "DATASET.SKELETON"),
@@ -57,6 +59,7 @@ class Experiment(NamedTuple):
     options: dict[str, Any]  # all that its result depends on, as far as it is not at its default
     key: str  # equal experiments have equal keys
     training_key: str  # shared by rows that differ in TEST.* only
+    replaced: str = ""  # what the preset set, for the user
 
     @property
     def seed(self) -> int:
@@ -86,7 +89,8 @@ def make_plan(
         for file, (suffix, point) in itertools.product(files, grid):
             origin = f"{file}{suffix}"
             try:
-                shrink = bench_overrides(load_config(file)) if preset == "bench" else []
+                written = load_config(file)
+                shrink = bench_overrides(written) if preset == "bench" else []
                 config = load_config(file, [*shrink, *point, *seed])
             except ValueError as error:
                 raise ValueError(f"row {origin}: {error}") from None
@@ -102,54 +106,38 @@ def make_plan(
             options = compared_options(config)
             training = {k: v for k, v in options.items() if not k.startswith("TEST.")}
             keys = digest(options), digest(training)
-            plan.append(Experiment(name, config, published, options, *keys))
+            replaced = f"{file}: {_replacements(written, shrink)}" if shrink else ""
+            plan.append(Experiment(name, config, published, options, *keys, replaced))
     return plan
 
 
 def find_configs(places: Iterable[Path]) -> list[Path]:
     """The YAML files, each once; those of a folder in natural order: gamma_0.05, 0.1, 1."""
 
-    def natural(file: Path) -> list[list[Any]]:
-        parts = [re.split(r"(\d+(?:\.\d+)?)", part) for part in file.with_suffix("").parts]
-        return [[float(w) if i % 2 else w for i, w in enumerate(part)] for part in parts]
+    def natural(file: Path) -> list[Any]:
+        parts = re.split(r"(\d+(?:\.\d+)?)", str(file.with_suffix("")))
+        return [float(part) if i % 2 else part for i, part in enumerate(parts)]
 
     found: dict[Path, Path] = {}
     for place in places:
         files = sorted(place.rglob("*.yaml"), key=natural) if place.is_dir() else [place]
         if not files:
             raise ValueError(f"--cfg {place}: no *.yaml in this folder")
-        if not files[0].is_file():
-            raise FileNotFoundError(
-                f"--cfg {place}: no such file or folder; see configs/ablations/"
-            )
-        if files[0].suffix not in (".yaml", ".yml"):
-            raise ValueError(f"--cfg {place} is no YAML file; name an experiment or a folder")
         found |= {file.resolve(): file for file in files}
     return list(found.values())
 
 
 def read_published(path: Path) -> dict[str, float]:
     """Metric -> percent from a comment `# Published: AP 67.1, AP-M 61.5`; empty without one."""
-    figures: dict[str, float] = {}
-    for number, line in enumerate(path.read_text().splitlines(), 1):
-        comment = re.match(r"#\s*Published:(.*)", line)
-        for part in comment[1].split(",") if comment else ():
-            entry = re.fullmatch(rf"({'|'.join(METRICS)}) (\d+(?:\.\d+)?)", part.strip())
-            if not entry or entry[1] in figures or float(entry[2]) > 100:
-                raise ValueError(
-                    f"{path}:{number}: {part.strip()!r} is no published figure, or stands twice; "
-                    f"wanted '# Published: AP 67.1, AP-M 61.5': {', '.join(METRICS)} in percent"
-                )
-            figures[entry[1]] = float(entry[2])
-    return figures
-
-
-def parse_seeds(text: str) -> list[int]:
-    """`0,1,2` -> 0, 1, 2; each once"""
-    try:
-        return list(dict.fromkeys(int(seed) for seed in text.split(","))) if text else []
-    except ValueError:
-        raise ValueError(f"--seeds {text}: wanted whole numbers such as 0,1,2") from None
+    comment = re.search(r"^# *Published:(.*)", path.read_text("utf-8-sig", "replace"), re.MULTILINE)
+    pairs = [f"{part} ? ?".split()[:2] for part in comment[1].split(",")] if comment else []
+    for metric, figure in pairs:
+        if metric not in METRICS or not re.fullmatch(r"\d\d?(\.\d+)?", figure):
+            raise ValueError(
+                f"{path}: {metric} {figure} is no published figure; wanted "
+                f"'# Published: AP 67.1, AP-M 61.5': {', '.join(METRICS)} in percent"
+            )
+    return {metric: float(figure) for metric, figure in pairs}
 
 
 def expand_grid(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
@@ -162,25 +150,13 @@ def expand_grid(overrides: Sequence[str]) -> list[tuple[str, list[str]]]:
             raise ValueError(f"{key}: {_REFUSED[key]}")
         if key in axes:
             raise ValueError(f"{key} occurs twice; several values are a grid: {key} 1,0.1")
-        axes[key] = split_values(text)
+        axes[key] = re.split(r",\s*(?![^\[]*\])", text)  # at commas outside of brackets
     grid = []
     for values in itertools.product(*axes.values()):
         point = list(zip(axes, values))
         suffix = "".join(f" {key}={value}" for key, value in point if len(axes[key]) > 1)
         grid.append((suffix, [word for pair in point for word in pair]))
     return grid
-
-
-def split_values(text: str) -> list[str]:
-    """`[0.5,1,2],[1]` -> `[0.5,1,2]` and `[1]`: split at commas outside of brackets and quotes."""
-    values, depth = [""], 0
-    for token in re.findall(r"'[^']*'|\"[^\"]*\"|.", text):
-        depth += (token in "([{") - (token in ")]}")
-        if token == "," and not depth:
-            values.append("")
-        else:
-            values[-1] += token
-    return [value.strip() for value in values]
 
 
 # Keys -----------------------------------------------------------------------------------------
@@ -192,20 +168,14 @@ def compared_options(config: CfgNode) -> dict[str, Any]:
     A new option at its default thus leaves finished rows finished. Changing a default changes what
     finished rows mean: then delete both docs/ablations/rows and OUTPUT_DIR/ablations.
     """
-    options = {k: v for k, v in changed_options(config).items() if k not in RESULT_NEUTRAL}
+    options = {key: get_option(config, key) for key in BY_KEY if key not in RESULT_NEUTRAL}
     for key in ("DATASET.ROOT", "MODEL.PRETRAINED"):  # relative: equal on every machine
-        if options.get(key):
-            options[key] = os.path.relpath(options[key])
+        options[key] = options[key] and os.path.relpath(options[key])
     return without_defaults(options)
 
 
-def changed_options(config: CfgNode) -> dict[str, Any]:
-    """All options of a config that are not at their defaults."""
-    return without_defaults({key: get_option(config, key) for key in BY_KEY})
-
-
 def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not at their defaults, as JSON and YAML keep them."""
+    """The options that are not at their defaults, as JSON keeps them."""
     usual = {key: to_plain(value) for key, value in defaults().items()}
     values = {key: to_plain(value) for key, value in options.items()}
     return {key: value for key, value in values.items() if value != usual.get(key, ...)}
@@ -217,7 +187,7 @@ def get_option(config: CfgNode, key: str) -> Any:
 
 
 def to_plain(value: Any) -> Any:
-    """A value in the one form that JSON and YAML both keep: lists, 1 for 1.0, "inf"."""
+    """A value in the one form that JSON keeps: lists, 1 for 1.0, "inf"."""
     if isinstance(value, (tuple, list)):
         return [to_plain(entry) for entry in value]
     if isinstance(value, float) and math.isinf(value):
@@ -227,9 +197,7 @@ def to_plain(value: Any) -> Any:
 
 def as_override(value: object) -> str:
     """A value as one would type it on the command line."""
-    if isinstance(value, str):
-        return value
-    return yaml.safe_dump(to_plain(value), default_flow_style=True).removesuffix("...\n").strip()
+    return value if isinstance(value, str) else json.dumps(to_plain(value))
 
 
 def digest(options: Mapping[str, Any]) -> str:
@@ -240,33 +208,44 @@ def digest(options: Mapping[str, Any]) -> str:
 # The bench preset -------------------------------------------------------------------------------
 
 
-@cache
-def _bench_options() -> dict[str, Any]:
-    bench = load_config(BENCH)
-    return {k: get_option(bench, k) for k in [*(e.key for e in read_entries(BENCH)), *_BENCH_DATA]}
-
-
 def bench_overrides(config: CfgNode) -> list[str]:
     """Overrides for minutes on two CPU cores: bench.yaml, with sides / 4 and MODEL.WIDTH / 2.
 
-    Sides and widths are axes of the published tables, whose rows must stay apart.
+    Sides and widths are axes of the published tables, whose rows must stay apart. An experiment on
+    data of one's own keeps it, and sides of 128 and widths of 8 at least, as far as it has them.
     """
+    own = config.DATASET.ROOT not in PUBLISHED_ROOTS
+    bench = load_config(BENCH)
+    keys = [*(entry.key for entry in read_entries(BENCH)), *_BENCH_DATA]
+    if own:
+        keys = [key for key in keys if key not in _BENCH_DATA or key.startswith("MODEL")]
 
-    def quarter(side: int) -> int:
-        """The nearest multiple of 32, the larger of two; 0 stays 0."""
-        return side and 32 * max(1, math.floor(side / 128 + 0.5))
+    def quarter(side: Any) -> Any:
+        """The nearest multiple of 32, the larger of two; 0 stays 0. (W, H): each"""
+        if isinstance(side, tuple):
+            return [quarter(each) for each in side]
+        smaller = side and 32 * max(1, math.floor(side / 128 + 0.5))
+        return min(side, max(128, smaller)) if own else smaller
 
-    crop = config.DATASET.INPUT_SIZE
-
-    values = _bench_options() | {
-        "DATASET.INPUT_SIZE": tuple(map(quarter, crop))
-        if isinstance(crop, tuple)
-        else quarter(crop),
+    width = config.MODEL.WIDTH
+    values = {key: get_option(bench, key) for key in keys} | {
+        "DATASET.INPUT_SIZE": quarter(config.DATASET.INPUT_SIZE),
         "TEST.INPUT_SIZE": quarter(config.TEST.INPUT_SIZE),
         "LOSS.SHR": config.LOSS.SHR / 4,  # a person's width in network pixels
-        "MODEL.WIDTH": max(1, config.MODEL.WIDTH // 2),
+        "MODEL.WIDTH": min(width, max(8, width // 2)) if own else max(1, width // 2),
     }
     return [word for key, value in values.items() for word in (key, as_override(value))]
+
+
+def _replacements(config: CfgNode, overrides: Sequence[str]) -> str:
+    """What overrides change in a config: `KEY old -> new, ...`"""
+    pairs = [
+        (key, as_override(get_option(config, key)), value)
+        for key, value in zip(overrides[::2], overrides[1::2])
+    ]
+    return ", ".join(
+        f"{key} {old or repr(old)} -> {new or repr(new)}" for key, old, new in pairs if old != new
+    )
 
 
 # Sizes ----------------------------------------------------------------------------------------
@@ -278,19 +257,19 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
 
     from hrpose.builders.bottomup import build_loss, inference_side
     from hrpose.builders.common import build_model
+    from hrpose.builders.datasets import build_skeleton
     from hrpose.builders.training import build_optimizer, build_schedule
     from hrpose.models.complexity import count_parameters, operations_in
 
     sizes: dict[str, tuple[int, float]] = {}
     networks: dict[str, tuple[int, float]] = {}
     for e in experiments:
-        data, side = e.config.DATASET, inference_side(e.config)
-        joints = (data.SKELETON, data.ROOT, data.TRAIN, data.ANNOTATIONS, data.CATEGORY)
-        network = f"{sorted(e.config.MODEL.items())} {joints} {side}"
+        side = inference_side(e.config)
         try:
             build_loss(e.config)
             build_schedule(e.config)
             build_optimizer(e.config, torch.nn.Linear(1, 1))  # any network: its name is checked
+            network = f"{e.config.MODEL} {build_skeleton(e.config).joints} {side}"
             if network not in networks:
                 with torch.device("meta"):
                     model = build_model(e.config).eval()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,16 +25,26 @@ def parse(program: str, arguments: Sequence[str] | None = None) -> tuple[Any, ..
     else:
         parser = PARSERS[program]()
     known = parser.parse_intermixed_args(words)
+    for name, value in vars(known).items():
+        if isinstance(value, Path):
+            setattr(known, name, value.expanduser())
     if getattr(known, "takes_config", False):
         return known, load_config(known.cfg, known.overrides)
     return (known,)
+
+
+def user_path(text: str) -> Path:
+    """A path, with the home folder for ~: shells expand it only where a word begins with it."""
+    return Path(os.path.expanduser(text))
 
 
 def with_config(description: str) -> argparse.ArgumentParser:
     """A parser of `--cfg FILE [KEY VALUE ...]`, whose config its program takes."""
     parser = argparse.ArgumentParser(description=description)
     parser.set_defaults(takes_config=True)
-    parser.add_argument("--cfg", required=True, help="the experiment, e.g. configs/w32_512.yaml")
+    parser.add_argument(
+        "--cfg", required=True, type=user_path, help="the experiment, e.g. configs/w32_512.yaml"
+    )
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY VALUE", help="options over it, e.g. TRAIN.LR 1e-3"
     )
@@ -46,18 +57,25 @@ def _train() -> argparse.ArgumentParser:
 
 def _valid() -> argparse.ArgumentParser:
     parser = with_config("Evaluate TEST.MODEL_FILE, or a file of COCO results, on DATASET.VAL.")
-    parser.add_argument("--results", type=Path, help="score this COCO results file instead")
-    parser.add_argument("--output", type=Path, help="where to write; default: a new run folder")
+    parser.add_argument("--results", type=user_path, help="score this COCO results file instead")
+    parser.add_argument(
+        "--output", type=user_path, help="where to write; default: a new run folder"
+    )
     return parser
 
 
 def _test() -> argparse.ArgumentParser:
     parser = with_config("Find poses with TEST.MODEL_FILE, draw them and write COCO results.")
-    parser.add_argument("--input", required=True, help="an image, a folder, or a 'pattern*.jpg'")
-    parser.add_argument("--output", required=True, type=Path, help="folder to write to")
+    parser.add_argument(
+        "--input",
+        required=True,
+        type=os.path.expanduser,
+        help="an image, a folder, or a 'pattern*.jpg'",
+    )
+    parser.add_argument("--output", required=True, type=user_path, help="folder to write to")
     parser.add_argument(
         "--image-info",
-        type=Path,
+        type=user_path,
         help="a COCO image list, e.g. image_info_test-dev2017.json: predict on its images in the "
         "folder --input, as stored, and write the submission file; nothing is drawn",
     )
@@ -68,6 +86,14 @@ def _check_data() -> argparse.ArgumentParser:
     parser = with_config("Check what a config trains and evaluates on; status 1: has errors.")
     parser.add_argument("--images", type=int, help="decode only N random images of each split")
     parser.add_argument(
+        "--repair",
+        type=user_path,
+        metavar="FILE",
+        help="write DATASET.TRAIN's annotations with what can be filled in (area, bbox, "
+        "num_keypoints, iscrowd, ids) to a new FILE, list the changes, and stop; {split} in its "
+        "name: both splits",
+    )
+    parser.add_argument(
         "--build-trainval", action="store_true", help="merge CrowdPose's train and val, and stop"
     )
     return parser
@@ -77,7 +103,7 @@ def _synthesize() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Write the synthetic set: an ordinary COCO-layout folder of drawn scenes."
     )
-    parser.add_argument("--output", type=Path, default=Path("data/synthetic"))
+    parser.add_argument("--output", type=user_path, default=Path("data/synthetic"))
     parser.add_argument("--train", type=int, default=2400, help="training scenes")
     parser.add_argument("--val", type=int, default=100, help="held-out scenes")
     parser.add_argument("--seed", type=int, default=0)
@@ -89,14 +115,14 @@ def _synthesize() -> argparse.ArgumentParser:
 
 def _scale_maps() -> argparse.ArgumentParser:
     parser = with_config("Show the scale maps of TEST.MODEL_FILE, a SWAHR, on DATASET.VAL.")
-    parser.add_argument("--output", type=Path, help="default: scale_maps/ in a new run folder")
+    parser.add_argument("--output", type=user_path, help="default: scale_maps/ in a new run folder")
     parser.add_argument("--images", type=int, default=8, help="pictures to draw; default: 8")
     return parser
 
 
 def _export() -> argparse.ArgumentParser:
     parser = with_config("Export TEST.MODEL_FILE to one file that runs without this repository.")
-    parser.add_argument("--output", required=True, type=Path, help="model.onnx, or model.pt2")
+    parser.add_argument("--output", required=True, type=user_path, help="model.onnx, or model.pt2")
     parser.add_argument("--format", choices=("onnx", "torch"), default="onnx")
     parser.add_argument(
         "--decode",
@@ -127,9 +153,15 @@ def _convert() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Write weights in another format, once they are known to fit their network."
     )
-    parser.add_argument("source", type=Path, help="a checkpoint, a published file, or a release")
-    parser.add_argument("target", type=Path, help="a new file: .safetensors (a release) or .pth")
-    parser.add_argument("--cfg", help="config of the network; default: the one stored in SOURCE")
+    parser.add_argument(
+        "source", type=user_path, help="a checkpoint, a published file, or a release"
+    )
+    parser.add_argument(
+        "target", type=user_path, help="a new file: .safetensors (a release) or .pth"
+    )
+    parser.add_argument(
+        "--cfg", type=user_path, help="config of the network; default: the one stored in SOURCE"
+    )
     parser.add_argument(
         "--keys", choices=("hrpose", "published"), default="hrpose", help="tensor names"
     )
@@ -148,15 +180,23 @@ def _ablate() -> argparse.ArgumentParser:
         "row failed."
     )
     add = parser.add_argument
-    add("--cfg", type=Path, action="append", required=True, help="a YAML or a folder; repeatable")
-    add("--seeds", default="", help="e.g. 0,1,2; default: TRAIN.SEED of each config")
+    add(
+        "--cfg",
+        type=user_path,
+        action="append",
+        required=True,
+        help="a YAML or a folder; repeatable",
+    )
+    add("--seeds", type=seeds, default=[], help="e.g. 0,1,2; default: TRAIN.SEED of each config")
     add(
         "--preset",
         choices=("full", "bench"),
         default="full",
         help="bench: minutes per row on two CPU cores",
     )
-    add("--output", type=Path, default=Path("docs/ablations"), help="folder of rows and tables")
+    add(
+        "--output", type=user_path, default=Path("docs/ablations"), help="folder of rows and tables"
+    )
     add("--name", default="", help="of the tables; default: that of the first --cfg")
     add("--list", action="store_true", help="show the rows and their state, run nothing")
     add(
@@ -169,8 +209,13 @@ def _ablate() -> argparse.ArgumentParser:
     return parser
 
 
+def seeds(text: str) -> list[int]:
+    """`0,1,2`, each once"""
+    return list(dict.fromkeys(map(int, text.split(","))))
+
+
 def writable(text: str) -> Path:
-    path = Path(text)
+    path = user_path(text)
     check_writable(path)
     return path
 
@@ -256,7 +301,9 @@ def _benchmark_forward() -> argparse.ArgumentParser:
         choices=("fp32", "bf16", "compiled"),
         help="leave out the ways that have it",
     )
-    parser.add_argument("--onnx", action="append", default=[], type=Path, help="time this file too")
+    parser.add_argument(
+        "--onnx", action="append", default=[], type=user_path, help="time this file too"
+    )
     return parser
 
 

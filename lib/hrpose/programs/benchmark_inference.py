@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_pipeline_config, build_predictor, inference_side
 from hrpose.builders.common import build_inference_model, build_model, load_model
-from hrpose.builders.datasets import Split, build_evaluator, first, read_split
+from hrpose.builders.datasets import build_evaluator, first, read_split
 from hrpose.config import load_config
 from hrpose.data.samples import ImageDataset
 from hrpose.inference import decode as decoding
@@ -25,7 +25,6 @@ from hrpose.inference.onnx_predictor import open_session
 from hrpose.inference.pipeline import stream
 from hrpose.inference.spec import PUBLISHED
 from hrpose.models.blocks import kaiming_init
-from hrpose.models.complexity import operations_in
 from hrpose.ops.normalize import normalize
 from hrpose.programs import timing
 from hrpose.programs.exporting.graphs import NetworkGraph, example
@@ -55,12 +54,13 @@ def benchmark_decode(options: Namespace, config: None, device: torch.device) -> 
     maps["noise"] = scenes.noise_maps(size, rng)
     report, ours, equal = Report(), {}, 0
     for name, (heatmaps, tags) in maps.items():
-        calls = {CONFIGURED: partial(decoding.decode, heatmaps, tags, COCO, settings)}
+        calls, given = {}, (heatmaps, np.ascontiguousarray(tags), COCO, settings)
         if options.against:
-            given = heatmaps, np.ascontiguousarray(tags), COCO, settings
             calls[REFERENCE] = partial(timing.load_reference("decoding").decode, *given)
-            equal += _same(*(call() for call in calls.values()))
-        report.tables[name] = timing.compare_calls(calls, options.repeats)
+        calls[CONFIGURED] = partial(decoding.decode, heatmaps, tags, COCO, settings)
+        (people, scores), (others, their_scores) = calls[CONFIGURED](), next(iter(calls.values()))()
+        equal += np.array_equal(people, others) and np.array_equal(scores, their_scores)
+        report.tables[name] = timing.compare_calls(calls, options.repeats, dict.fromkeys(calls, 1))
         ours[name] = calls[CONFIGURED]
     with timing.labelled(STAGES):
         report.tables["Where the time goes"] = timing.phases(ours, DECODING, device)
@@ -68,10 +68,6 @@ def benchmark_decode(options: Namespace, config: None, device: torch.device) -> 
     if options.against:
         report.notes.append(f"Equal bit for bit: {equal} of {len(maps)} scenes.")
     return report
-
-
-def _same(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> bool:
-    return all(np.array_equal(one, other) for one, other in zip(ours, theirs))
 
 
 # forward ----------------------------------------------------------------------------------------
@@ -88,7 +84,7 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
     """A table per size that compares all variants of the network in interleaved runs."""
     model = (load_model(config) if config.TEST.MODEL_FILE else random_network(config)).to(device)
     networks: dict[str, ForwardFn] = {AS_TRAINED: NetworkGraph(model.eval())}
-    failed: dict[str, str] = {}
+    report, failed = Report(), dict[str, str]()
     for name in VARIANTS:
         if {*name.split(", ")} & {*options.skip}:
             continue
@@ -99,22 +95,15 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
         except ValueError as error:  # no compiler
             failed[name] = str(error)
     networks |= {path.name: onnx_network(path) for path in options.onnx}
-    rates = {each: timing.matmul_rate(device, each) for each in ("fp32", "bf16")}
-    report = Report()
     for size in options.size or [inference_side(config)]:
         noise = example(options.batch, (size, size)).to(device)
-        work = 2e9 * options.batch * operations_in(model, (size, size))
         with torch.inference_mode():
             rows = _compare_networks(networks, noise, options.repeats, failed)
-        for row in rows:
-            rate, times = rates.get(row[""][:4]), row["ms"].values()
-            row["% of matmul"] = rate and timing.spread(1e5 * work / rate / ms for ms in times)
         report.tables[f"{options.batch} x {size} x {size}"] = rows
     report.notes = [
         f"Weights: {config.TEST.MODEL_FILE or 'random, in which rounding errors grow more'}. "
         "Images are noise; their normalization counts. Off by: the largest difference to the "
-        "first row, relative to the range of its maps. % of matmul: of the rate of large products "
-        "here.",
+        "first row, relative to the range of its maps.",
         *(f"Not measured: {name}, since {why}" for name, why in failed.items()),
     ]
     return report
@@ -136,7 +125,7 @@ def _compare_networks(
             continue
         started[name] = time.perf_counter() - begun
     calls = {name: partial(networks[name], images) for name in maps}
-    rows = timing.compare_calls(calls, repeats, 1, dict.fromkeys(calls, len(images)), AS_TRAINED)
+    rows = timing.compare_calls(calls, repeats, dict.fromkeys(calls, len(images)))
     for row in rows:
         name = row[""]
         for kind in ("heatmaps", "tags"):
@@ -171,16 +160,11 @@ def largest_difference(kind: str, maps: Maps, wanted: Maps) -> float | None:
 
 
 def random_network(config: CfgNode) -> nn.Module:
-    """The config's network, initialized and with BatchNorm statistics so that nothing overflows."""
+    """The config's network, initialized so that its maps are not flat."""
     torch.manual_seed(0)
     network = build_model(config)
     kaiming_init(network)
-    for layer in network.modules():
-        if isinstance(layer, nn.BatchNorm2d):
-            layer.momentum = None  # statistics of the next batch alone
-    with torch.no_grad():
-        network.train()(normalize(example(2, (128, 128))))
-    return network.eval()
+    return network
 
 
 # infer ------------------------------------------------------------------------------------------
@@ -195,10 +179,11 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
     images, count = ImageDataset(split.records, split.images), min(STAGED, len(split.records))
     model = (load_model(config) if config.TEST.MODEL_FILE else build_model(config)).to(device)
     predictor = build_predictor(config, build_inference_model(config, model))
-    predictors: dict[str, Any] = {CONFIGURED: predictor}
+    predictors: dict[str, Any] = {}
     if options.against:
         reference = timing.load_reference("predictor")
         predictors[REFERENCE] = reference.ReferencePredictor(predictor, model)
+    predictors[CONFIGURED] = predictor
     found: dict[str, list[tuple[int, Poses]]] = {}
 
     def predict_all(name: str) -> None:
@@ -210,9 +195,13 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
 
     calls = {name: partial(predict_all, name) for name in predictors}
     peaks = {name: timing.peak_memory(call, device) for name, call in calls.items()}
-    rows = timing.compare_calls(calls, options.repeats, len(images))
+    rows = timing.compare_calls(calls, options.repeats, dict.fromkeys(calls, len(images)))
     for row in rows:
-        row |= _accuracy(config, split, found[row[""]])
+        evaluator = build_evaluator(config, split.truth)
+        for image_id, poses in found[row[""]]:
+            evaluator.add(image_id, poses)
+        row["AP"] = evaluator.summarize()["AP"]
+        row["people"] = sum(len(poses.joints) for _, poses in found[row[""]])
         row["peak memory, GiB"] = peaks[row[""]]
     model_label = (predictor.model, "forward", "forward")  # excluded from its caller's "aggregate"
     labels = (predictor, "preprocess", "preprocess"), (predictor, "forward", "aggregate")
@@ -220,15 +209,12 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
         few = {name: partial(_one_by_one, each, images, count) for name, each in predictors.items()}
         stages = ("read", "preprocess", "forward", "aggregate", *DECODING)
         parts = timing.phases(few, stages, device, count)
-    notes = [
+    note = (
         f"{len(images)} images of {config.DATASET.VAL}, up to {config.TEST.BATCH} of one size at a "
         f"time. Phases are of the first {count}, one by one. Weights: "
         f"{config.TEST.MODEL_FILE or 'random'}."
-    ]
-    if options.against:
-        equal = sum(_decoded_alike(predictor, images[i][1]) for i in range(count))
-        notes.append(f"The same maps decoded by both, bit for bit: {equal} of {count} images.")
-    return Report({"Inference": rows, "Where the time of an image goes": parts}, notes)
+    )
+    return Report({"Inference": rows, "Where the time of an image goes": parts}, [note])
 
 
 def _one_by_one(predict: Any, images: ImageDataset, count: int) -> list[tuple[int, Poses]]:
@@ -238,20 +224,3 @@ def _one_by_one(predict: Any, images: ImageDataset, count: int) -> list[tuple[in
             image_id, image = images[i]
         poses.append((image_id, predict(image)))
     return poses
-
-
-def _accuracy(config: CfgNode, split: Split, found: Sequence[tuple[int, Poses]]) -> Row:
-    evaluator = build_evaluator(config, split.truth)
-    for image_id, poses in found:
-        evaluator.add(image_id, poses)
-    people = sum(len(poses.joints) for _, poses in found)
-    return {"AP": evaluator.summarize()["AP"], "people": people}
-
-
-def _decoded_alike(predictor: Any, image: np.ndarray) -> bool:
-    maps = predictor.forward([predictor.preprocess(image)])
-    host = maps.heatmaps[0].float().cpu().numpy(), maps.tags[0].float().cpu().numpy()
-    spec = predictor.spec
-    theirs = timing.load_reference("decoding").decode(*host, spec.skeleton, spec.decoder)
-    ours = decoding.decode(maps.heatmaps[0], maps.tags[0], spec.skeleton, spec.decoder)
-    return _same(ours, theirs)

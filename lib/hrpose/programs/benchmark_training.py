@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
-import math
-import os
 from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -72,15 +70,6 @@ class Side(NamedTuple):
         """Peak GiB of two steps: only the second has the optimizer's state from the start."""
         return timing.peak_memory(self.build(device, 2), device)
 
-    def fits(self, device: torch.device) -> bool:
-        try:
-            self.peak(device)
-        except RuntimeError as error:
-            if "out of memory" not in str(error):
-                raise
-            return False
-        return True
-
 
 def benchmark_train(options: Namespace, config: CfgNode, device: torch.device) -> Report:
     """images/s of the config's training, workers included, and where the time goes."""
@@ -88,11 +77,11 @@ def benchmark_train(options: Namespace, config: CfgNode, device: torch.device) -
         return _sweep(options, device)
     if options.batch:
         raise ValueError("--batch belongs to --sweep; without it, give TRAIN.BATCH N")
-    loaders: dict[str, DataLoader] = {CONFIGURED: build_training_loader(config)}
+    loader, workers = build_training_loader(config), config.WORKERS
+    loaders: dict[str, DataLoader] = {CONFIGURED: loader}
     if options.against:
-        reference_loader = timing.load_reference("data").reference_loader
-        loaders[REFERENCE] = reference_loader(config, loaders[CONFIGURED])
-    loader, workers = loaders[CONFIGURED], config.WORKERS
+        theirs = timing.load_reference("data").reference_loader(config, loader)
+        loaders = {REFERENCE: theirs, CONFIGURED: loader}
     size = loader.batch_sampler.batch  # type: ignore[union-attr]
     sides = [Side(name, config, _endless(each), size) for name, each in loaders.items()]
     # The untimed first call of each turn uses up what workers had prepared.
@@ -100,17 +89,11 @@ def benchmark_train(options: Namespace, config: CfgNode, device: torch.device) -
     rows = _compare(sides, device, steps, options.repeats)
     calls = {side.name: side.build(device, steps) for side in sides}
     parts = timing.phases(calls, PHASES, device, steps)
-    keys, pace = sample_keys(loader, 24), rows[0]["images/s"]["median"]
-    with timing.one_thread():
-        seconds = timing.measure(configured_samples(config, loader, keys)).median
-    rate = sum(map(len, keys)) / seconds
-    notes = [
-        f"{_crop(config)}, {workers} workers, one device; {steps} steps per run; "
-        "median (min to max) over the repeats. Phases are of a separate profiled run.",
-        f"One worker makes {rate:.0f} samples/s, so {pace:.0f} images/s need "
-        f"{math.ceil(pace / rate)} of them; WORKERS is {workers}, of {os.cpu_count()} cores.",
-    ]
-    return Report({"A step": rows, "Where the time of a step goes": parts}, notes)
+    note = (
+        f"{_crop(config)}, {workers} workers, one device; {steps} steps per run; median (min to "
+        "max) over the repeats. Phases are of a separate profiled run."
+    )
+    return Report({"A step": rows, "Where the time of a step goes": parts}, [note])
 
 
 def _crop(config: CfgNode) -> str:
@@ -124,28 +107,24 @@ def _endless(loader: DataLoader) -> Iterator[Batch]:
         yield from loader
 
 
-def _compare(
-    sides: Sequence[Side], device: torch.device, steps: int, repeats: int, baseline: str = ""
-) -> list[Row]:
+def _compare(sides: list[Side], device: torch.device, steps: int, repeats: int) -> list[Row]:
     """A row per side; each is built anew for its turns, so that it is alone on the device.
 
-    % of matmul: of the rate of large matrix products here, at two operations a multiply-add and
-    a backward pass of twice the forward pass. Layers that exist in training only (SWAHR's scale
-    branches) and the loss are not counted.
+    TFLOP/s: at two operations a multiply-add and a backward pass of twice the forward pass. Layers
+    that exist in training only (SWAHR's scale branches) and the loss are not counted.
     """
-    peaks = {side.name: side.peak(device) for side in sides}
-    named, sizes = {side.name: side for side in sides}, {side.name: side.size for side in sides}
-    rows = timing.compare_calls(
-        named, repeats, steps, sizes, baseline, prepare=lambda side: side.build(device, steps)
-    )
     config = sides[0].config
-    work = 6e9 * operations_in(build_model(config), input_size(config)[::-1])
-    precision = {s.name: "fp32" if s.name == REFERENCE else s.config.TRAIN.PRECISION for s in sides}
-    rates = {each: timing.matmul_rate(device, each) for each in dict.fromkeys(precision.values())}
-    for name, row in zip(named, rows):
-        share = 100 * work / rates[precision[name]]
-        row["% of matmul"] = timing.spread(share * rate for rate in row["images/s"].values())
-        row |= {"batch": sizes[name], "peak memory, GiB": peaks[name]}
+    work = 6e-3 * operations_in(build_model(config), input_size(config)[::-1])
+    rows = timing.compare_calls(
+        {side.name: side for side in sides},
+        repeats,
+        {side.name: side.size for side in sides},
+        steps,
+        prepare=lambda side: side.build(device, steps),
+    )
+    for side, row in zip(sides, rows):
+        row["TFLOP/s"] = timing.spread(work * rate for rate in row["images/s"].values())
+        row |= {"batch": side.size, "peak memory, GiB": side.peak(device)}
     return rows
 
 
@@ -159,17 +138,16 @@ def _sweep(options: Namespace, device: torch.device) -> Report:
     loader = build_training_loader(small)
     theirs = timing.load_reference("data").reference_loader(small, loader)
     ours, slow = next(iter(loader)), next(iter(theirs))
-    sides: list[Side] = []
-    failed: dict[str, str] = {}
+    sides, failed = list[Side](), dict[str, str]()
     for name in SWEEP:
         overrides = () if name == REFERENCE else timing.speed_options(name, "TRAIN")
         config = load_config(options.cfg, [*options.overrides, *overrides])
         sized = partial(_repeated_side, name, config, slow if name == REFERENCE else ours)
         try:
+            if options.batch:
+                sized(options.batch).peak(device)
             start = sides[-1].size if sides else 1
-            size = options.batch or largest_that_fits(sized, start, device)
-            sized(size).peak(device)
-            sides.append(sized(size))
+            sides.append(sized(options.batch or largest_that_fits(sized, start, device)))
         except RuntimeError as error:  # no compiler, or not enough memory
             failed[name] = str(error).strip().split("\n")[0]
     if not sides:
@@ -179,8 +157,9 @@ def _sweep(options: Namespace, device: torch.device) -> Report:
         "The speed-up is in images/s, relative to the first row.",
         *(f"Not measured: {name}, since {why}" for name, why in failed.items()),
     ]
-    rows = _compare(sides, device, options.steps, options.repeats, sides[0].name)
-    return Report({"Training options": rows}, notes)
+    return Report(
+        {"Training options": _compare(sides, device, options.steps, options.repeats)}, notes
+    )
 
 
 def _repeated_side(name: str, config: CfgNode, images: Batch, size: int) -> Side:
@@ -197,11 +176,21 @@ def largest_that_fits(sized: Callable[[int], Side], size: int, device: torch.dev
 
     RuntimeError: not one image fits, or an error other than lack of memory
     """
-    while size and not sized(size).fits(device):
+
+    def fits(count: int) -> bool:
+        try:
+            sized(count).peak(device)
+        except RuntimeError as error:
+            if "out of memory" not in str(error):
+                raise
+            return False
+        return True
+
+    while size and not fits(size):
         size //= 2
     if not size:
         raise RuntimeError("not one image fits")
-    while size < LARGEST_BATCH and sized(2 * size).fits(device):
+    while size < LARGEST_BATCH and fits(2 * size):
         size *= 2
     return size
 
@@ -217,13 +206,14 @@ def benchmark_data(options: Namespace, config: CfgNode, device: torch.device) ->
     loader = build_training_loader(config)
     keys = sample_keys(loader, options.samples)
     count, labels = sum(map(len, keys)), ["read", *config.DATASET.AUGMENTATIONS, "collate"]
-    calls = {CONFIGURED: configured_samples(config, loader, keys)}
+    calls: dict[str, Callable[[], int]] = {}
     if options.against:
         theirs = timing.load_reference("data").reference_loader(config, loader)
         calls[REFERENCE] = partial(_make_batches, theirs.dataset, theirs.collate_fn, keys)
         labels.insert(-1, "draw heatmaps")
+    calls[CONFIGURED] = configured_samples(config, loader, keys)
     with timing.one_thread():
-        rows = timing.compare_calls(calls, options.repeats, count)
+        rows = timing.compare_calls(calls, options.repeats, dict.fromkeys(calls, 1), count)
         parts = timing.phases(calls, labels, device, count)
     for row in rows:
         row["MB shipped"] = calls[row[""]]() / count / 1e6
@@ -277,14 +267,15 @@ def benchmark_tags(options: Namespace, config: None, device: torch.device) -> Re
     tags = torch.randn(options.images, options.joints * area, generator=generator)
     cells = torch.randint(area, shape, generator=generator) + area * torch.arange(options.joints)
     cells = cells.where(torch.rand(shape, generator=generator) < 0.8, -1)
-    losses: dict[str, Callable] = {CONFIGURED: tag_loss}
+    losses: dict[str, Callable] = {}
     if options.against:
         losses[REFERENCE] = timing.load_reference("losses").looped_tag_loss
+    losses[CONFIGURED] = tag_loss
 
     def call(loss: Callable) -> None:
         pull, push = loss(tags.clone().requires_grad_(), cells)
         (pull + push).sum().backward()
 
     calls = {name: partial(call, loss) for name, loss in losses.items()}
-    rows = timing.compare_calls(calls, options.repeats, images=dict.fromkeys(calls, options.images))
+    rows = timing.compare_calls(calls, options.repeats, dict.fromkeys(calls, options.images))
     return Report({"Tag loss, forward and backward": rows})

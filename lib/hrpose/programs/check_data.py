@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import (
@@ -20,16 +20,24 @@ from hrpose.builders.datasets import (
     image_path,
     open_split,
 )
-from hrpose.data.coco import ImageFiles, load_annotations, person_category, select_images
+from hrpose.data.coco import (
+    ImageFiles,
+    annotated_size,
+    load_annotations,
+    person_category,
+    select_images,
+)
 from hrpose.data.convert import (
     CROWDPOSE_IMAGES,
     MergedAnnotations,
     merge_annotations,
     with_decoded_sizes,
 )
+from hrpose.data.repair import repair
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_images
 from hrpose.data.validate import ERROR, NOTE, Finding, compare_splits, finding, validate
 from hrpose.ops.atomic_io import write_json
+from hrpose.ops.progress import progress
 from hrpose.programs.visual_reports import save_samples
 
 IMAGES_PER_PROCESS = 500
@@ -39,6 +47,12 @@ IMAGES_PER_PROCESS = 500
 def main(known: argparse.Namespace, config: CfgNode) -> None:
     if known.build_trainval:
         print(build_trainval(config))
+        return
+    if known.repair:
+        both = "{split}" in str(known.repair)
+        for split in (config.DATASET.TRAIN, config.DATASET.VAL)[: 1 + both]:
+            target = Path(str(known.repair).replace("{split}", split))
+            print(repair_split(config, split, target))
         return
     folder = Path(config.OUTPUT_DIR) / config.NAME / "check_data"
     report = check_data(config, known.images, folder)
@@ -74,26 +88,33 @@ def read_view(config: CfgNode, split: str, limit: int | None) -> DatasetView:
     """A split and the properties of up to `limit` of its image files."""
     truth, images = open_split(config, split)
     truth = select_images(truth, config.DATASET.IMAGE_IDS)
+    listed = [image for image in truth["images"] if image.get("file_name")]
+    if limit is not None and limit < len(listed):
+        rng = np.random.default_rng(config.TRAIN.SEED)
+        listed = [listed[i] for i in sorted(rng.choice(len(listed), limit, replace=False))]
+    return view_of(config, split, truth, inspect_files(images, listed, config.WORKERS, split))
+
+
+def view_of(
+    config: CfgNode, split: str, truth: dict[str, Any], files: dict[str, ImageInfo]
+) -> DatasetView:
+    """Annotations as the rules see them; `files`: the properties of image files by their names."""
     if config.DATASET.SKELETON == "file":  # whose names may not form a skeleton
         train = load_annotations(annotation_path(config, config.DATASET.TRAIN))
         joints = tuple(person_category(train, config.DATASET.CATEGORY).get("keypoints") or ())
     else:
         joints = build_skeleton(config).joints
-    names = list(dict.fromkeys(i["file_name"] for i in truth["images"] if i.get("file_name")))
-    if limit is not None and limit < len(names):
-        rng = np.random.default_rng(config.TRAIN.SEED)
-        names = sorted(rng.choice(names, limit, replace=False).tolist())
-    files = inspect_files(images, names, config.WORKERS, split)
     return DatasetView(truth, build_schema(config, truth, joints), files)
 
 
 def inspect_files(
-    images: ImageFiles, names: Sequence[str], workers: int, title: str
+    images: ImageFiles, listed: Sequence[Mapping[str, Any]], workers: int, title: str
 ) -> dict[str, ImageInfo]:
-    """file name -> its properties"""
-    processes = min(workers, len(names) // IMAGES_PER_PROCESS)
-    infos = inspect_images(images, names, processes)
-    return dict(zip(names, tqdm(infos, title, total=len(names), unit="image", disable=None)))
+    """file name -> properties of the file, of entries of `images` with a file name"""
+    sizes = {image["file_name"]: annotated_size(image) for image in listed}
+    processes = min(workers, len(sizes) // IMAGES_PER_PROCESS)
+    infos = inspect_images(images, list(sizes), processes, sizes)
+    return dict(zip(sizes, progress(infos, title, len(sizes))))
 
 
 def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
@@ -101,12 +122,35 @@ def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
     try:
         save_samples(config, folder)
     except Exception as error:  # any: the report lists it with all other findings
-        cure = "correct the errors above; if there are none, please report this as a bug of hrpose"
-        what = "training cannot read its samples"
-        return [
-            finding("training-samples", ERROR, what, [f"{type(error).__name__}: {error}"], cure)
-        ]
+        cure = "correct the errors above, then run this again"
+        what = "error that training would stop at while it reads its first samples"
+        message = f"{type(error).__name__}: {error}"
+        return [finding("training-samples", ERROR, what, [message], cure)]
     return []
+
+
+# Repairs --------------------------------------------------------------------------------------
+
+
+def repair_split(config: CfgNode, split: str, target: Path) -> str:
+    """Write the annotations of a split with what can be filled in; returns what was done.
+
+    Errors: FileExistsError, as for the annotations themselves
+    """
+    if os.path.lexists(target):
+        raise FileExistsError(f"{target} is there already; name a new file for --repair")
+    path = annotation_path(config, split)
+    truth, lines = repair(view_of(config, split, load_annotations(path), {}))
+    try:
+        write_json(target, truth)
+    except ValueError:
+        raise ValueError(
+            f"{path} holds NaN or infinity, which JSON does not have; check_data.py without "
+            "--repair lists where. Correct these values first"
+        ) from None
+    left = validate(view_of(config, split, truth, {}))
+    lines += [f"left: {found.what} ({found.count})" for found in left if found.severity == ERROR]
+    return "\n".join([f"{path} -> {target}", *(f"  {line}" for line in lines or ["nothing to do"])])
 
 
 # The report -----------------------------------------------------------------------------------
@@ -116,43 +160,32 @@ def format_report(report: Mapping[str, Any]) -> str:
     """The report as plain text."""
     blocks = [_format_counts(split, table) for split, table in report["counts"].items()]
     for place, findings in report["findings"].items():
-        lines = [line for finding in findings for line in _format_finding(finding)]
-        blocks.append("\n".join([f"== {place}: {_verdict(findings)}", *lines]))
+        errors = sum(each["severity"] == ERROR for each in findings)
+        verdict = f"{errors} kinds of errors, {len(findings) - errors} of notes"
+        lines = [f"== {place}: {verdict if findings else 'nothing wrong'}"]
+        for each in findings:
+            lines.append(f"{each['severity']}: {each['count']} {each['what']}")
+            more = ["..."] * (each["count"] > len(each["examples"]))
+            lines += [f"    {example}" for example in (*each["examples"], *more)]
+            lines.append(f"  cure: {each['cure']}")
+        blocks.append("\n".join(lines))
     return "\n\n".join(blocks)
 
 
 def _format_counts(split: str, table: Mapping[str, Any]) -> str:
+    """Numbers, histograms, and the table of joints."""
     lines = [f"== {split}"]
     for name, value in table.items():
         if not isinstance(value, dict):
             lines.append(f"{name:30} {value:>8}")
-        elif any(isinstance(entry, dict) for entry in value.values()):
-            lines += [f"{name}:", *_format_table(value)]
-        else:
+        elif not any(isinstance(entry, dict) for entry in value.values()):
             lines.append(f"{name}: " + ", ".join(f"{key}: {n:g}" for key, n in value.items()))
+        else:
+            columns = next(iter(value.values()))
+            lines += [f"{name}:", " " * 18 + "".join(f"{column:>12}" for column in columns)]
+            for row, counts in value.items():
+                lines.append(f"  {row:16}" + "".join(f"{counts[column]:>12}" for column in columns))
     return "\n".join(lines)
-
-
-def _format_table(table: Mapping[str, Mapping[str, int]]) -> Iterable[str]:
-    columns = list(next(iter(table.values())))
-    yield " " * 18 + "".join(f"{column:>12}" for column in columns)
-    for name, row in table.items():
-        yield f"  {name:16}" + "".join(f"{row[column]:>12}" for column in columns)
-
-
-def _verdict(findings: Sequence[Mapping[str, Any]]) -> str:
-    if not findings:
-        return "nothing wrong"
-    errors = sum(finding["severity"] == ERROR for finding in findings)
-    return f"{errors} kinds of errors, {len(findings) - errors} of notes"
-
-
-def _format_finding(finding: Mapping[str, Any]) -> Iterable[str]:
-    yield f"{finding['severity']}: {finding['count']} {finding['what']}"
-    yield from (f"    {example}" for example in finding["examples"])
-    if finding["count"] > len(finding["examples"]):
-        yield "    ..."
-    yield f"  cure: {finding['cure']}"
 
 
 # CrowdPose's training set ---------------------------------------------------------------------
@@ -164,25 +197,19 @@ def build_trainval(config: CfgNode) -> str:
         raise ValueError("--build-trainval is for sets with one folder of images, as CrowdPose")
     parts = [open_split(config, split) for split in ("train", "val")]
     merged = merge_annotations(parts[0][0], parts[1][0])
-    names = [image["file_name"] for image in merged.truth["images"]]
+    listed = merged.truth["images"]
     merged = with_decoded_sizes(
-        merged, inspect_files(parts[0][1], names, config.WORKERS, "trainval")
+        merged, inspect_files(parts[0][1], listed, config.WORKERS, "trainval")
     )
     path = annotation_path(config, "trainval")
-    verb = _write_once(path, merged.truth)
-    return _format_merge(f"{verb} {path}", merged, [len(truth["images"]) for truth, _ in parts])
-
-
-def _write_once(path: Path, truth: dict[str, Any]) -> str:
-    """Write the file, or check that it is the same; either way the file is read back."""
     verb = "verified" if path.exists() else "written and verified"
     if not path.exists():
-        write_json(path, truth)
-    if load_annotations(path) != truth:
+        write_json(path, merged.truth)
+    if load_annotations(path) != merged.truth:
         raise ValueError(
             f"{path} is not the merge of train and val; move it away and run this again"
         )
-    return verb
+    return _format_merge(f"{verb} {path}", merged, [len(each["images"]) for each, _ in parts])
 
 
 def _format_merge(title: str, merged: MergedAnnotations, images: Sequence[int]) -> str:

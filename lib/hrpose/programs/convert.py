@@ -16,13 +16,14 @@ from torch import Tensor, nn
 from yacs.config import CfgNode
 
 import hrpose
-from hrpose.builders.common import build_model
+from hrpose.builders.common import build_model, require_same_network
 from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config, parse_config
 from hrpose.models.weight_io import check_target, read_weights, write_weights
 from hrpose.models.weights import (
     BEYOND_BACKBONE,
     PUBLISHED_CONVENTION,
+    PUBLISHED_SKELETONS,
     LoadReport,
     WeightInfo,
     WeightsMismatchError,
@@ -31,15 +32,14 @@ from hrpose.models.weights import (
     to_published,
 )
 from hrpose.programs.train import checkpoint_metadata, config_yaml
-from hrpose.skeletons import COCO, CROWDPOSE
 
 Tensors = Mapping[str, Tensor]
 
-PUBLISHED_JOINTS = {
-    17: ("COCO", COCO.joints, "configs/w32_512.yaml"),
-    14: ("CrowdPose", CROWDPOSE.joints, "configs/crowdpose/w32_512.yaml"),
+PUBLISHED_CONFIGS = {
+    17: ("COCO", "configs/w32_512.yaml"),
+    14: ("CrowdPose", "configs/crowdpose/w32_512.yaml"),
 }
-"""Number of joints -> data set, joints and config; published files do not name their joints."""
+"""Number of joints of published files -> data set and config."""
 
 KEYS: dict[str, Callable[[Tensors], dict[str, Tensor]]] = {
     "hrpose": dict,
@@ -86,7 +86,7 @@ def read_source(path: Path, weights: str) -> Source:
                 f"{path} holds no EMA: only the last.pth of a run with TRAIN.EMA does, or a "
                 "best.pth where the EMA was best"
             )
-        contents["model"] = contents.pop("average")["model"]
+        contents |= {"model": contents.pop("average")["model"], "network": "ema"}
     return Source(path, contents, inspect_weights(contents, str(path)))
 
 
@@ -97,7 +97,7 @@ def config_of(source: Source, path: str | None, overrides: Sequence[str]) -> Cfg
         return load_config(path, own)
     text = source.contents.get("config")
     if not isinstance(text, str):
-        like = PUBLISHED_JOINTS.get(source.info.joints, PUBLISHED_JOINTS[17])[-1]
+        like = PUBLISHED_CONFIGS.get(source.info.joints, PUBLISHED_CONFIGS[17])[-1]
         raise ValueError(
             f"{source.path} has no config stored with it; name the config, e.g. --cfg {like}"
         )
@@ -113,7 +113,7 @@ def assumptions(source: Source, config: CfgNode) -> list[str]:
     notes = [f"prefix removed: {prefix}" for prefix in info.prefixes]
     notes += [f"{dtype} converted to float32" for dtype in info.dtypes if dtype != "float32"]
     if contents.get("network") == "ema":
-        notes.append("the weights are the EMA, which was best")
+        notes.append("the weights are the EMA")
     elif "average" in contents:
         notes.append("the file also has the EMA of the weights: --weights ema")
     if not info.joints:
@@ -128,13 +128,14 @@ def assumptions(source: Source, config: CfgNode) -> list[str]:
 def _assumed_joints(source: Source, config: CfgNode) -> str:
     """The config's joints, if there are as many."""
     joints, count = build_skeleton(config).joints, source.info.joints
-    data_set, theirs, example = PUBLISHED_JOINTS.get(count, ("", (), ""))
+    data_set, example = PUBLISHED_CONFIGS.get(count, ("", ""))
     if len(joints) != count:
         cure = f"use a {data_set} config, e.g. --cfg {example}" if data_set else "use its config"
         raise ValueError(
             f"{source.path} is for {count} joints, the config for {len(joints)}; {cure}"
         )
-    return f"assumed: {data_set if joints == theirs else ', '.join(joints)}"
+    published = count in PUBLISHED_SKELETONS and joints == PUBLISHED_SKELETONS[count].joints
+    return f"assumed: {data_set if published else ', '.join(joints)}"
 
 
 def _assumed_convention(source: Source, config: CfgNode) -> str:
@@ -150,9 +151,15 @@ def _assumed_convention(source: Source, config: CfgNode) -> str:
 
 
 def filled_model(config: CfgNode, source: Source) -> tuple[nn.Module, LoadReport]:
-    """The config's network with the weights; backbone weights fill only its backbone."""
+    """The config's network with the weights; backbone weights fill only its backbone.
+
+    Joints that the source does not name are those of the config, as `assumptions` has printed.
+    """
+    require_same_network(config, source.contents, str(source.path))
     model = build_model(config)
     allow_missing = () if source.info.joints else BEYOND_BACKBONE
+    if "skeleton" not in source.contents:
+        del model.joint_names  # nothing to compare
     try:
         return model, load_contents(model, source.contents, str(source.path), allow_missing)
     except WeightsMismatchError as error:
@@ -174,7 +181,8 @@ def metadata(config: CfgNode, source: Source) -> dict[str, Any]:
     public = config.clone()
     public.defrost()
     public.TEST.MODEL_FILE = ""  # a path on this machine
-    return {**version, **checkpoint_metadata(config), "config": config_yaml(public)}
+    known = {name: source.contents[name] for name in ("network",) if name in source.contents}
+    return {**version, **known, **checkpoint_metadata(config), "config": config_yaml(public)}
 
 
 def to_half(state: Tensors) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import sys
@@ -27,8 +28,20 @@ def environment_info(devices: list[torch.device]) -> dict[str, Any]:
             torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
             for device in devices
         ],
+        "fp32 convolutions": "TF32" if uses_tf32(devices[0]) else "float32",
         "started": time.strftime(TIME_FORMAT),
     }
+
+
+def uses_tf32(device: torch.device) -> bool:
+    """Whether convolutions of float32 round their inputs to TF32's 10 bits, as torch has it.
+
+    NVIDIA_TF32_OVERRIDE=0, which NVIDIA's libraries read, keeps all of them.
+    """
+    if device.type != "cuda" or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
+        return False
+    ampere_or_later = torch.cuda.get_device_capability(device) >= (8, 0)
+    return ampere_or_later and torch.backends.cudnn.allow_tf32
 
 
 def _git_commit() -> str:

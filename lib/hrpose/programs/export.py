@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from torch import nn
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose import __version__
@@ -18,8 +17,9 @@ from hrpose.builders.datasets import Split, first, read_split
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
 from hrpose.inference.spec import ExportedModel
-from hrpose.ops.atomic_io import check_writable
-from hrpose.programs.exporting.formats import FORMATS, require_extra, sha256, write_exported
+from hrpose.ops.atomic_io import atomic_write, check_writable, sha256
+from hrpose.ops.progress import progress
+from hrpose.programs.exporting.formats import FORMATS, require_extra
 from hrpose.programs.exporting.graphs import NetworkGraph, PeaksGraph
 from hrpose.programs.exporting.int8 import quantize
 from hrpose.programs.exporting.verify import (
@@ -46,15 +46,12 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
         if known.decode == "peaks"
         else NetworkGraph(predictor.model)
     )
-    model = ExportedModel(
-        predictor.spec,
-        known.decode,
-        tuple(output_strides(config)),
-        sha256(Path(config.TEST.MODEL_FILE)),
-        __version__,
-    )
+    strides = tuple(output_strides(config))
+    digest = sha256(Path(config.TEST.MODEL_FILE))
+    model = ExportedModel(predictor.spec, known.decode, strides, digest, __version__)
     format_ = FORMATS[known.format]
-    write_exported(known.output, format_, graph, model)
+    content = format_.encode(graph, model)
+    atomic_write(known.output, lambda file: file.write(content))
     print(f"written to {known.output} ({known.output.stat().st_size / 1e6:.1f} MB)")
     exported = {known.output: format_.load(known.output)}
     if seen:
@@ -104,8 +101,8 @@ def _check_arguments(known: argparse.Namespace) -> None:
 
 def _calibration(predictor: OnnxPredictor, split: Split) -> Iterator[np.ndarray]:
     """Every image of the split as network input, (3, H, W) uint8, at every scale."""
-    for record in tqdm(split.records, "calibrating", unit="image", leave=False, disable=None):
-        image = split.images.read(record.file_name)
+    for record in progress(split.records, "calibrating", len(split.records), False):
+        image = split.images.read(record.file_name, record.size)
         yield from map(to_planes, predictor.preprocess(image).pixels)
 
 

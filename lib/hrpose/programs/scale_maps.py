@@ -11,15 +11,14 @@ are measured at their own joints, and a second row of pictures shows each joint'
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from scipy.stats import spearmanr
 from torch import Tensor
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose import visualize
@@ -35,64 +34,46 @@ from hrpose.ops.coordinates import Affine, resize_transform
 from hrpose.ops.image import write
 from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import resize
+from hrpose.ops.progress import progress
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import make_batch_targets
 
 CAPTION = (
     "1/s; high: narrow Gaussians. Trained only where Gaussians are drawn, arbitrary elsewhere."
 )
+AXES = ("longer side of the person's box, network pixels", "1/s, mean over labelled joints")
+
 CHANGED = 0.1
 """|alpha| above which the width of a joint's Gaussian has noticeably changed."""
-CHANGED_FRACTION = f"|alpha| > {CHANGED}"
-AXES = ("longer side of the person's box, network pixels", "1/s, mean over labelled joints")
 
 PredictScales = Callable[[np.ndarray], tuple[list[Tensor], Affine]]
 """image (H, W, 3) uint8 RGB -> alpha (K, h, w) of every output; transform to network pixels"""
-NOT_FLIPPED = torch.zeros(1, dtype=torch.bool)
-
-
-class PersonScales(NamedTuple):
-    """1 / s at the joints of people."""
-
-    image_ids: np.ndarray  # (N,)
-    sizes: np.ndarray  # (N,) longer side of the box in network pixels
-    joints: dict[int, np.ndarray]  # stride -> (N, K) 1 / s, NaN where a joint is not labelled
-
-    def means(self) -> list[np.ndarray]:
-        """The mean over labelled joints of each person, (N,), at every output."""
-        return [np.nanmean(joints, 1) for joints in self.joints.values()]
 
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
     predict, split = build_predict_scales(config), read_people(config)
-    people = measure_people(config, predict, split)
-    figures = summarize_scales(people)
+    image_ids, sizes, joints = measure_people(config, predict, split)
+    means, names = np.nanmean(joints, 2), [f"1/{stride}" for stride in output_strides(config)]
+    figures = {name: summarize_scales(sizes, each) for name, each in zip(names, joints)}
     folder = known.output or create_run_folder(Path(config.OUTPUT_DIR) / config.NAME) / "scale_maps"
     facts = {**environment_info(build_devices(config)), "weights": config.TEST.MODEL_FILE}
     write_json(folder / "scales.json", {**facts, "figures": figures}, indent=1)
-    head = ["image_id", "size", *(f"inverse_scale/{stride}" for stride in people.joints)]
-    rows = (
-        [str(image_id), f"{size:.1f}", *(f"{mean:.4f}" for mean in means)]
-        for image_id, size, *means in zip(people.image_ids, people.sizes, *people.means())
-    )
-    table = "".join(",".join(row) + "\n" for row in (head, *rows))
+    rows = [["image_id", "size", *(name.replace("1/", "inverse_scale/") for name in names)]]
+    for image_id, size, *person in zip(image_ids, sizes, *means):
+        rows.append([str(image_id), f"{size:.1f}", *(f"{mean:.4f}" for mean in person)])
+    table = "".join(",".join(row) + "\n" for row in rows)
     atomic_write(folder / "scales.csv", lambda file: file.write(table.encode()))
     atomic_write(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
     # The colours span 96 % of all joints: means over people vary less than joints do.
-    joints = np.concatenate([values.ravel() for values in people.joints.values()])
     low, high = np.nanquantile(joints, (0.02, 0.98)).tolist()
     bounds = (low, high) if high > low else (low - 0.01, low + 0.01)  # scales never trained
     for record in split.records[: known.images]:
-        image = split.images.read(record.file_name)
-        sheet = draw_sheet(config, image, record, predict(image), bounds)
+        sheet = draw_sheet(config, split, record, predict, bounds)
         write(folder / f"scales_{record.image_id}.jpg", sheet)
     print(format_scales(figures))
-    panels = []
-    for (name, row), means in zip(figures.items(), people.means()):
-        rho = "not defined" if row["rho"] is None else f"{row['rho']:.2f}"
-        title = f"resolution {name}: {row['people']} people, Spearman's rho {rho}"
-        panels.append(visualize.Panel(title, people.sizes, means))
-    write(folder / "scatter.png", visualize.scatter(panels, AXES, level=1))
+    titles = [f"{name}: Spearman's rho {format_value(row['rho'])}" for name, row in figures.items()]
+    dots = visualize.scatter(sizes, dict(zip(titles, means)), AXES, level=1)
+    write(folder / "scatter.png", dots)
     print(f"written to {folder}")
 
 
@@ -129,54 +110,56 @@ def read_people(config: CfgNode) -> Split:
     return Split(truth, [record for record in records if len(record.joints)], split.images)
 
 
-def measure_people(config: CfgNode, predict: PredictScales, split: Split) -> PersonScales:
-    """1 / s at the labelled joints of every person with a joint within the maps."""
-    strides, codec = output_strides(config), TagCodec(build_convention(config))
-    rows: list[tuple[int, float, list[np.ndarray]]] = []
-    for record in tqdm(split.records, "scale maps", unit="image", disable=None):
-        alphas, to_network = predict(split.images.read(record.file_name))
+def measure_people(
+    config: CfgNode, predict: PredictScales, split: Split
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """1 / s at the labelled joints of every person with a joint within the maps.
+
+    Returns image ids (N,); longer sides of the boxes in network pixels (N,); 1 / s of every output
+    (S, N, K), NaN where a joint is not labelled.
+    """
+    codec = TagCodec(build_convention(config))
+    people: list[tuple[int, float, np.ndarray]] = []
+    for record in progress(split.records, "scale maps", len(split.records)):
+        alphas, to_network = predict(split.images.read(record.file_name, record.size))
         joints = torch.from_numpy(to_network.joints(record.joints)).float()[None]  # (1, N, K, 3)
         values = []
-        for alpha, stride in zip(alphas, strides):
+        for alpha, stride in zip(alphas, output_strides(config)):
             cells = codec.encode(joints, (alpha.shape[-2], alpha.shape[-1]), stride)
             values.append(codec.decode(1 + alpha[None], cells)[0].numpy())  # (N, K)
         sizes = record.boxes[:, 2:].max(1) * to_network.scale
-        for size, *person in zip(sizes, *values):
-            if all(np.isfinite(each).any() for each in person):
-                rows.append((record.image_id, size, person))
-    if not rows:
+        for size, person in zip(sizes, np.stack(values, 1)):  # (S, K)
+            if np.isfinite(person).any(1).all():
+                people.append((record.image_id, size, person))
+    if not people:
         raise ValueError(
             f"no person of {config.DATASET.VAL} who is not a crowd has a labelled joint within an "
             "image; run tools/check_data.py"
         )
-    image_ids, all_sizes, all_values = zip(*rows)
-    by_stride = {stride: np.stack(each) for stride, each in zip(strides, zip(*all_values))}
-    return PersonScales(np.array(image_ids), np.array(all_sizes), by_stride)
+    image_ids, all_sizes, all_values = zip(*people)
+    return np.array(image_ids), np.array(all_sizes), np.stack(all_values, 1)
 
 
-def summarize_scales(people: PersonScales) -> dict[str, dict[str, Any]]:
-    """For every output "1/stride", statistics of 1 / s.
+def summarize_scales(sizes: np.ndarray, joints: np.ndarray) -> dict[str, Any]:
+    """Statistics of 1 / s (N, K) at one output.
 
     rho, p: Spearman's, of the mean over each person's joints against size; None if undefined
     evened rho: the same after the mean of each kind of joint is subtracted, because kinds differ in
     1 / s, and which of them are labelled depends on size
-    mean, quartiles: over people   CHANGED_FRACTION: of joints
+    mean, quartiles: over people   |alpha| > CHANGED: fraction of joints
     """
-    figures = {}
-    for (stride, joints), mean in zip(people.joints.items(), people.means()):
-        labelled = np.isfinite(joints)
-        evened = joints - np.nansum(joints, 0) / labelled.sum(0).clip(min=1)
-        rho, p = rank_correlation(people.sizes, mean)
-        figures[f"1/{stride}"] = {
-            "people": len(mean),
-            "rho": rho,
-            "p": p,
-            "evened rho": rank_correlation(people.sizes, np.nanmean(evened, 1))[0],
-            "mean": mean.mean().item(),
-            "quartiles": np.quantile(mean, (0.25, 0.5, 0.75)).tolist(),
-            CHANGED_FRACTION: (np.abs(joints[labelled] - 1) > CHANGED).mean().item(),
-        }
-    return figures
+    labelled, mean = np.isfinite(joints), np.nanmean(joints, 1)
+    evened = joints - np.nansum(joints, 0) / labelled.sum(0).clip(min=1)
+    rho, p = rank_correlation(sizes, mean)
+    return {
+        "people": len(mean),
+        "rho": rho,
+        "p": p,
+        "evened rho": rank_correlation(sizes, np.nanmean(evened, 1))[0],
+        "mean": mean.mean().item(),
+        "quartiles": np.quantile(mean, (0.25, 0.5, 0.75)).tolist(),
+        f"|alpha| > {CHANGED}": (np.abs(joints[labelled] - 1) > CHANGED).mean().item(),
+    }
 
 
 def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float | None]:
@@ -187,60 +170,56 @@ def rank_correlation(x: np.ndarray, y: np.ndarray) -> tuple[float | None, float 
     return float(rho), float(p)
 
 
-def format_scales(figures: Mapping[str, Mapping[str, Any]]) -> str:
-    """The statistics as plain text."""
-    lines = [
-        f"{'1/s':6}{'people':>7}{'rho':>8}{'p':>9}{'evened rho':>12}{'mean':>8}"
-        f"{'quartiles':>22}{CHANGED_FRACTION:>15}"
-    ]
-    for name, row in figures.items():
-        known = (row["rho"], row["p"], row["evened rho"])
-        rho, p, even = ("-" if value is None else f"{value:.2g}" for value in known)
-        quartiles = " ".join(f"{value:6.3f}" for value in row["quartiles"])
-        start = f"{name:6}{row['people']:7}{rho:>8}{p:>9}{even:>12}{row['mean']:8.3f}"
-        lines.append(f"{start}{quartiles:>22}{row[CHANGED_FRACTION]:15.1%}")
-    return "\n".join(lines)
+def format_scales(figures: dict[str, dict[str, Any]]) -> str:
+    """The statistics as plain text: a row for every output, a column for each."""
+    rows = [["1/s", *next(iter(figures.values()))]]
+    rows += [[name, *map(format_value, row.values())] for name, row in figures.items()]
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return "\n".join("  ".join(map(str.rjust, row, widths)) for row in rows)
+
+
+def format_value(value: Any) -> str:
+    """A statistic, or a list of some; "-" if undefined."""
+    if isinstance(value, list):
+        return " ".join(map(format_value, value))
+    return "-" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def draw_sheet(
     config: CfgNode,
-    image: np.ndarray,
+    split: Split,
     record: ImageAnnotation,
-    prediction: tuple[list[Tensor], Affine],
+    predict: PredictScales,
     bounds: tuple[float, float],
 ) -> np.ndarray:
     """Image and people; for every output, mean 1 / s over joints, and 1 / s where they are drawn.
 
     bounds: 1 / s of the first and the last colour
     """
-    alphas, to_network = prediction
-    titled, draw_values = visualize.titled, visualize.draw_values
-    sizes = [f"{size:.0f}" for size in record.boxes[:, 2:].max(1) * to_network.scale]
+    image, titled = split.images.read(record.file_name, record.size), visualize.titled
+    alphas, to_network = predict(image)
+    boxes, to_image = record.boxes * to_network.scale, to_network.inverse().image
     people = visualize.draw_poses(image, record.joints, build_skeleton(config))
+    sizes = [f"{size:.0f}" for size in boxes[:, 2:].max(1)]
     people = visualize.draw_notes(people, record.boxes[:, :2], sizes)
     above = [titled(image, f"image {record.image_id}")]
     below = [titled(people, "people; longer side in network pixels")]
     batch = {
         "mask": torch.ones(1, *alphas[-1].shape[-2:]),
         "joints": torch.from_numpy(to_network.joints(record.joints)).float()[None],
-        "boxes": torch.from_numpy(record.boxes * to_network.scale)[None],
-        "flipped": NOT_FLIPPED,
+        "boxes": torch.from_numpy(boxes)[None],
+        "flipped": torch.zeros(1, dtype=torch.bool),
     }
     targets = make_batch_targets(config, batch)
     for alpha, stride, target in zip(alphas, output_strides(config), targets):
         heat = target.heatmaps[0]  # (K, h, w) as the loss draws them
-        maps = (alpha.mean(0), (alpha * heat).sum(0) / heat.sum(0).clamp(min=1e-6), heat.amax(0))
-        mean, own, drawn = (to_image(values, stride, to_network, image) for values in maps)
-        everywhere = draw_values(image, 1 + mean, bounds, np.full_like(mean, 0.6))
-        at_joints = draw_values(image, 1 + own, bounds, (1.5 * drawn).clip(0, 1))
+        at_joints = (alpha * heat).sum(0) / heat.sum(0).clamp(min=1e-6)
+        maps = torch.stack([alpha.mean(0), at_joints, heat.amax(0)])[None]  # (1, 3, h, w)
+        maps = resize(maps, (maps.shape[2] * stride, maps.shape[3] * stride))[0]
+        mean, own, drawn = (to_image(each.numpy(), image.shape[1::-1]) for each in maps)
+        everywhere = visualize.draw_values(image, 1 + mean, bounds, np.full_like(mean, 0.6))
+        own = visualize.draw_values(image, 1 + own, bounds, (1.5 * drawn).clip(0, 1))
         above.append(titled(everywhere, f"1/{stride}: 1/s, mean over joints"))
-        below.append(titled(at_joints, f"1/{stride}: 1/s where Gaussians are drawn"))
+        below.append(titled(own, f"1/{stride}: 1/s where Gaussians are drawn"))
     tiles = visualize.side_by_side([*above, *below], columns=len(above))
     return np.concatenate([tiles, titled(visualize.colour_bar(tiles.shape[1], bounds), CAPTION)])
-
-
-def to_image(values: Tensor, stride: int, to_network: Affine, image: np.ndarray) -> np.ndarray:
-    """A map (h, w) of cells resampled to the pixels of the image, (H, W); 0 outside of it."""
-    size = (values.shape[0] * stride, values.shape[1] * stride)
-    in_network = resize(values[None, None], size)[0, 0].numpy()
-    return to_network.inverse().image(in_network, (image.shape[1], image.shape[0]))

@@ -5,28 +5,41 @@ from __future__ import annotations
 import argparse
 import glob
 import json
+from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_pipeline_config, load_predictor, load_predictors
-from hrpose.builders.datasets import build_skeleton
-from hrpose.data.coco import ImageAnnotation, ImageFiles, load_image_list
+from hrpose.builders.datasets import build_skeleton, results_category
+from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
 from hrpose.data.samples import ImageDataset
 from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import DiskFullError
-from hrpose.ops.image import IMAGE_SUFFIXES, describe_error, encode, read_image
+from hrpose.ops.image import (
+    IMAGE_SUFFIXES,
+    can_encode,
+    describe_error,
+    encode,
+    read_image,
+    uses_few_bits,
+    with_damage,
+)
+from hrpose.ops.progress import progress
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
 from hrpose.programs.visual_reports import draw_confident
-from hrpose.structures import PERSON, to_results
+from hrpose.structures import to_results
 
 RESULTS = "keypoints.json"
+
+CATEGORIES = "categories.json"
+"""COCO's `categories` of these results: id, name, joints and limbs."""
 
 
 class Photo(NamedTuple):
@@ -34,14 +47,14 @@ class Photo(NamedTuple):
 
     image_id: int
     path: Path
-    name: str  # its path below --input, with /; also the name of its picture
+    name: str  # its path below --input, with /
 
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
     if config.TEST.GT_HEATMAPS:
         raise ValueError("TEST.GT_HEATMAPS needs annotations; use tools/valid.py")
     if known.image_info:
-        images = listed_images(known.image_info, Path(known.input))
+        images = listed_images(known.image_info, Path(known.input), config.DATASET.EXIF)
         submit(config, images, known.output, known.image_info.stem.removeprefix("image_info_"))
     else:
         predict_photos(config, find_photos(known.input), known.output)
@@ -50,36 +63,62 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
 def find_photos(pattern: str) -> list[Photo]:
     """The images of a path or pattern, numbered from 1 in the order of their names.
 
-    A photo's name is its path below the folder, or below the pattern's part without wildcards.
+    A folder is searched with its sub-folders, less what an earlier run drew below it. A photo's
+    name is its path below the folder, or below the pattern's part without wildcards.
     """
     place = Path(pattern)
     base, paths = place.parent, [place]
     if place.is_dir():
-        base, paths = place, list(place.iterdir())
+        base, paths = place, [path for path in place.rglob("*") if not _is_hidden(path, place)]
     elif not place.is_file():
         fixed = takewhile(lambda part: not glob.has_magic(part), place.parts)
         base, paths = Path(*fixed), [Path(name) for name in glob.glob(pattern)]
-    images = sorted(path for path in paths if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in paths if path.is_file())
+    images = [path for path in files if is_photo(path)]
     if not images:
         raise FileNotFoundError(f"no image at {pattern} (known: {', '.join(IMAGE_SUFFIXES)})")
+    if len(images) < len(files):
+        passed = Counter(path.suffix.lower() or path.name for path in files if path not in images)
+        kinds = ", ".join(f"{count} {kind}" for kind, count in passed.items())
+        print(f"passed over, as OpenCV does not read them: {kinds}")
     names = [path.relative_to(base).as_posix() for path in images]
     return [Photo(i, path, name) for i, (path, name) in enumerate(zip(images, names), 1)]
 
 
-def listed_images(image_info: Path, folder: Path) -> ImageDataset:
-    """The images of a COCO list, as stored; all of them must be in the folder."""
+def _is_hidden(path: Path, folder: Path) -> bool:
+    """Whether a file is hidden (`._a.jpg` of macOS is no photo) or in a folder of pictures."""
+    parents = [parent for parent in path.parents if folder in parent.parents]
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return hidden or any((parent / ACCOUNT).is_file() for parent in parents)
+
+
+def is_photo(path: Path) -> bool:
+    """Whether the suffix, or else the content, is that of a format that OpenCV reads."""
+    if path.name.startswith("._"):
+        return False
+    return path.suffix.lower() in IMAGE_SUFFIXES or cv2.haveImageReader(str(path))
+
+
+def listed_images(image_info: Path, folder: Path, exif: str = "auto") -> ImageDataset:
+    """The images of a COCO list, read as labels of them would be; all must be in the folder.
+
+    exif: DATASET.EXIF
+    """
     entries = load_image_list(image_info)
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict) or not {"id", "file_name"} <= set(entry):
             raise ValueError(f"{image_info}: image {number} has no id or no file_name")
     unlabelled = (np.empty((0, 0, 3), np.float32), np.empty((0, 4), np.float32))
-    records = [ImageAnnotation(entry["id"], entry["file_name"], *unlabelled) for entry in entries]
+    records = [
+        ImageAnnotation(e["id"], e["file_name"], *unlabelled, size=annotated_size(e))
+        for e in entries
+    ]
     missing = [f"{folder / r.file_name}" for r in records if not (folder / r.file_name).is_file()]
     if missing:
         raise FileNotFoundError(
             f"{len(missing)} of {len(records)} images are missing, e.g. {missing[0]}"
         )
-    return ImageDataset(records, ImageFiles(folder))
+    return ImageDataset(records, ImageFiles(folder, exif))
 
 
 def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> None:
@@ -90,35 +129,67 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
     """
     refuse_among_photos(photos, folder)
     output = OutputFolder(folder)
-    reserved = {RESULTS, ACCOUNT} & {photo.name.split("/")[0] for photo in photos}
+    reserved = {RESULTS, CATEGORIES, ACCOUNT} & {photo.name.split("/")[0] for photo in photos}
     if reserved:
         raise ValueError(
             f"a folder of photos is named {reserved.pop()}, as a file of ours; rename it"
         )
-    output.refuse_foreign([RESULTS, *(photo.name for photo in photos)])
-    predictor, skeleton = load_predictor(config), build_skeleton(config)
+    pictures = picture_names(photos)
+    output.refuse_foreign([RESULTS, CATEGORIES, *pictures.values()])
+    category, skeleton = results_category(config), build_skeleton(config)
+    predictor = load_predictor(config)
     output.clear()
     results: list[dict] = []
     broken: list[str] = []
+    doubtful: list[str] = []
     try:
-        for photo in tqdm(photos, unit="image", disable=None):
+        for photo in progress(photos, "predicting", len(photos)):
             try:
-                image = read_image(photo.path)
+                image, doubts = read_photo(photo.path)
+                doubtful += doubts
                 poses = predictor(image)
                 picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
-                output.write(photo.name, encode(picture, photo.path.suffix))
+                output.write(pictures[photo], encode(picture, Path(pictures[photo]).suffix))
             except DiskFullError:
                 raise
             except (ValueError, OSError, MemoryError, cv2.error) as error:
                 broken.append(describe_error(photo.path, error))
                 continue
-            named = to_results(photo.image_id, poses, PERSON)
+            named = to_results(photo.image_id, poses, category["id"])
             results += [{**pose, "file_name": photo.name} for pose in named]
     finally:  # what was found before Ctrl-C is kept
         output.write(RESULTS, as_json(results))
+        output.write(CATEGORIES, as_json([category]))
     print(f"{len(results)} people in {len(photos) - len(broken)} images; written to {folder}")
+    if doubtful:
+        print(f"warning: {len(doubtful)} images may not be what they should:", *doubtful, sep="\n")
     if broken:
         raise ValueError(f"{len(broken)} images have no result:\n" + "\n".join(broken))
+
+
+def picture_names(photos: Sequence[Photo]) -> dict[Photo, str]:
+    """Each photo's picture: its own name, with .jpg added where OpenCV cannot write its format."""
+    names: dict[Photo, str] = {}
+    taken = {photo.name for photo in photos}
+    for photo in photos:
+        name = photo.name
+        while not can_encode(Path(name).suffix) or (name != photo.name and name in taken):
+            name += ".jpg"
+        taken.add(name)
+        names[photo] = name
+    return names
+
+
+def read_photo(path: Path) -> tuple[np.ndarray, list[str]]:
+    """The image (H, W, 3), and what may be wrong with it."""
+    image, damaged = with_damage(partial(read_image, path))
+    doubts = {
+        "it is damaged, and its pixels may be shifted": damaged,
+        "of 16 bits it uses 12 or fewer: it is almost black": uses_few_bits(
+            path.read_bytes(), image
+        ),
+    }
+    return image, [f"{path}: {doubt}" for doubt, holds in doubts.items() if holds]
 
 
 def refuse_among_photos(photos: Sequence[Photo], folder: Path) -> None:
@@ -149,12 +220,13 @@ def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> N
     whole, part = f"{stem}.json", f"{stem}_part.json"
     output = OutputFolder(folder)
     output.refuse_foreign([whole, part])
+    category = results_category(config)["id"]
     predictors = load_predictors(config)
     found = stream(predictors, images, build_pipeline_config(config, predictors))
     results: list[dict] = []
     try:
-        for image_id, poses in tqdm(found, total=len(images), unit="image", disable=None):
-            results += to_results(image_id, poses, PERSON)
+        for image_id, poses in progress(found, "predicting", len(images)):
+            results += to_results(image_id, poses, category)
     except BaseException:  # what was found before Ctrl-C, or a broken image, is kept
         output.write(part, as_json(results))
         raise

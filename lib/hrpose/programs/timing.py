@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import math
 import os
 import platform
 import re
@@ -23,7 +22,6 @@ from torch.autograd.profiler import record_function
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.benchmark import Measurement, Timer
 
-from hrpose.builders.devices import PRECISIONS
 from hrpose.engine.logger import memory_in_use
 from hrpose.ops.atomic_io import write_json
 from hrpose.programs.environment import environment_info
@@ -56,40 +54,36 @@ def speed_options(name: str, section: str) -> list[str]:
 # Time -------------------------------------------------------------------------------------------
 
 
-def measure(call: Call, min_run_time: float = 0.2) -> Measurement:
+def measure(call: Call) -> Measurement:
     """Time a call after one untimed call; the device is synchronized."""
     timer = Timer("call()", globals={"call": call}, num_threads=torch.get_num_threads())
-    return timer.blocked_autorange(min_run_time=min_run_time)
+    return timer.blocked_autorange(min_run_time=0.2)
 
 
 def compare_calls(
     sides: Mapping[str, Any],
     repeats: int,
+    images: Mapping[str, int],
     steps: int = 1,
-    images: Mapping[str, int] | None = None,
-    baseline: str = "",
     prepare: Callable[[Any], Call] = lambda call: call,
 ) -> list[Row]:
     """Time all sides alternately (A B A B), so that load from others slows all of them alike.
 
     Returns a row for each side: ms per step, images/s and, if there are several, the speed-up over
-    `baseline`, by default the last.
+    the first.
 
     sides: calls of `steps` steps each, or objects that `prepare` turns into one before each turn
-    images: per step; default: 1
+    images: of each side, per step
     """
-    batch = images or dict.fromkeys(sides, 1)
     rates: dict[str, list[float]] = {name: [] for name in sides}
     for _, (name, side) in itertools.product(range(repeats), sides.items()):
-        rates[name].append(steps * batch[name] / measure(prepare(side)).median)
-    base = rates[baseline or list(sides)[-1]]
-    rows = []
+        rates[name].append(steps * images[name] / measure(prepare(side)).median)
+    base = next(iter(rates.values()))
+    rows: list[Row] = []
     for name, own in rates.items():
-        row: Row = {"": name, "ms": spread(1000 * batch[name] / rate for rate in own)}
-        row["images/s"] = spread(own)
-        if len(sides) > 1:
-            row["speed-up"] = spread(a / b for a, b in zip(own, base))
-        rows.append(row)
+        row = {"": name, "ms": spread(1000 * images[name] / rate for rate in own)}
+        speed_up = {"speed-up": spread(a / b for a, b in zip(own, base))} if len(sides) > 1 else {}
+        rows.append({**row, "images/s": spread(own), **speed_up})
     return rows
 
 
@@ -109,23 +103,14 @@ def phases(
     calls: of `steps` steps each; profiled after one warm-up call
     """
 
-    def synchronized(method: Callable) -> Callable:
-        def run(*given: Any) -> Any:
-            torch.cuda.synchronize(device)
-            return method(*given)
-
-        return run
-
     rows: list[Row] = [{"": name} for name in (*labels, "rest")]
-    ends = ("__enter__", "__exit__") if device.type == "cuda" else ()
     for side, call in calls.items():
         call()
-        profiler = profile(activities=[ProfilerActivity.CPU])
         with ExitStack() as stack:
-            for end in ends:
-                method = synchronized(getattr(record_function, end))
+            for end in ("__enter__", "__exit__") if device.type == "cuda" else ():
+                method = _synchronized(getattr(record_function, end), device)
                 stack.enter_context(patch.object(record_function, end, method))
-            stack.enter_context(profiler)
+            profiler = stack.enter_context(profile(activities=[ProfilerActivity.CPU]))
             stack.enter_context(record_function("rest"))
             call()
         spent = _self_times(profiler.events() or [], [row[""] for row in rows])
@@ -133,6 +118,14 @@ def phases(
             row[f"{side}, ms"] = spent[row[""]] / 1000 / steps
             row[f"{side}, %"] = 100 * spent[row[""]] / sum(spent.values())
     return rows
+
+
+def _synchronized(method: Callable, device: torch.device) -> Callable:
+    def run(*given: Any) -> Any:
+        torch.cuda.synchronize(device)
+        return method(*given)
+
+    return run
 
 
 def _self_times(events: Iterable[Any], labels: Sequence[str]) -> dict[str, float]:
@@ -172,7 +165,7 @@ def one_thread() -> Iterator[None]:
         cv2.setNumThreads(before[1])
 
 
-# Memory and arithmetic --------------------------------------------------------------------------
+# Memory -----------------------------------------------------------------------------------------
 
 
 def peak_memory(call: Call, device: torch.device) -> float:
@@ -183,13 +176,6 @@ def peak_memory(call: Call, device: torch.device) -> float:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak of the process
     call()
     return memory_in_use(device) / 2**30
-
-
-def matmul_rate(device: torch.device, precision: str) -> float:
-    """Floating-point operations/s of large matrix products: the best, as others may use the CPU."""
-    side = 8192 if device.type == "cuda" else 1024
-    one, other = torch.randn(2, side, side, device=device).to(PRECISIONS[precision])
-    return 2 * side**3 / min(measure(lambda: torch.matmul(one, other), 0.5).times)
 
 
 # Reports ----------------------------------------------------------------------------------------
@@ -210,37 +196,32 @@ def publish(report: Report, environment: Mapping[str, Any], path: Path | None) -
         cells = [[_cell(row.get(column)) for column in head] for row in rows]
         lines = [head, ["---"] + ["---:"] * (len(head) - 1), *cells]
         print(f"{title}\n", *(f"| {' | '.join(line)} |" for line in lines), sep="\n", end="\n\n")
-    print("\n\n".join(report.notes))
-    facts = {key: environment[key] for key in environment if key not in ("command", "options")}
-    print("\n" + "; ".join(f"{name} {value}" for name, value in facts.items()))
+    facts = "; ".join(f"{name} {value}" for name, value in environment.items() if name != "options")
+    print("\n\n".join([*report.notes, facts]))
     if path:
         write_json(path, {**vars(report), "environment": environment}, 1)
         print(f"written to {path}")
 
 
 def _cell(value: Any) -> str:
-    """Three digits or more; the range of a spread only where its ends differ."""
+    """Three significant digits; the range of a spread only where its ends differ."""
     if isinstance(value, dict):
         median, least, most = map(_cell, value.values())
         return median if least == most else f"{median} ({least} to {most})"
-    if not isinstance(value, float):
-        return "" if value is None else str(value)
-    if 0 < value < 1e-3:
-        return f"{value:.1e}"
-    return f"{value:.{max(0, 2 - math.floor(math.log10(value))) if value > 0 else 0}f}"
+    if isinstance(value, float):
+        return f"{value:.0f}" if value >= 1000 else f"{value:.3g}"
+    return "" if value is None else str(value)
 
 
 def environment_of(device: torch.device, options: Mapping[str, Any]) -> dict[str, Any]:
     """Hardware, software, options, and the load, which is that of others before measuring."""
-    text = ""
-    with suppress(OSError):
-        text = Path("/proc/cpuinfo").read_text()
-    model = re.search(r"^model name\s*:\s*(.+)$", text, re.MULTILINE)
+    cpus = Path("/proc/cpuinfo")
+    model = re.search(r"model name\s*: (.+)", cpus.read_text()) if cpus.is_file() else None
     return {
         **environment_info([device]),
-        "cpu": model[1].strip() if model else platform.processor() or platform.machine(),
+        "cpu": model[1] if model else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
-        "load": [round(load, 2) for load in os.getloadavg()] if hasattr(os, "getloadavg") else [],
+        "load": os.getloadavg() if hasattr(os, "getloadavg") else None,
         "options": {name: str(value) for name, value in options.items() if value is not None},
     }

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
@@ -19,7 +20,12 @@ from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_predictor
 from hrpose.builders.common import build_model, load_pretrained
-from hrpose.builders.datasets import build_evaluator, build_skeleton, read_split
+from hrpose.builders.datasets import (
+    annotation_path,
+    build_evaluator,
+    build_skeleton,
+    read_split,
+)
 from hrpose.builders.devices import build_devices
 from hrpose.builders.training import (
     build_optimizer_step,
@@ -27,8 +33,9 @@ from hrpose.builders.training import (
     build_training_loader,
     uses_sync_bn,
 )
-from hrpose.config.options import RUNTIME_OPTIONS
+from hrpose.config.options import RUNTIME_OPTIONS, may_differ
 from hrpose.config.renamed import current_option
+from hrpose.data.coco import ImageAnnotation
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
@@ -39,11 +46,14 @@ from hrpose.engine.trainer import Callbacks, TrainConfig, Trainer
 from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
-from hrpose.ops.atomic_io import write_json
-from hrpose.ops.image import write
+from hrpose.ops.atomic_io import sha256, write_json
+from hrpose.ops.image import read_image, write
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.valid import score
 from hrpose.programs.visual_reports import draw_training_batch
+
+FOLLOW_EPOCHS = ("warmup_linear", "cosine", "one_cycle")
+"""Schedules that depend on TRAIN.EPOCHS."""
 
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
@@ -78,8 +88,8 @@ def _open_run_dir(config: CfgNode, dist: DistInfo) -> RunDir:
     """The run folder that the main process chose; only that one holds the lock."""
     if not dist.is_main:
         return RunDir(*dist.broadcast(None), lock=None)  # type: ignore[misc]
-    experiment = Path(config.OUTPUT_DIR) / config.NAME
-    run_dir = open_run_dir(experiment, config_yaml(config), config.TRAIN.RESUME, current_option)
+    experiment, text = Path(config.OUTPUT_DIR) / config.NAME, config_yaml(config)
+    run_dir = open_run_dir(experiment, text, config.TRAIN.RESUME, current_option, may_differ)
     dist.broadcast((run_dir.folder, run_dir.resumed))
     return run_dir
 
@@ -119,7 +129,9 @@ def build_train_state(
     model = model.to(devices[0])
     if uses_sync_bn(config, devices, dist):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    loader = build_training_loader(config, dist)
+    split = read_split(config, config.DATASET.TRAIN)
+    warnings += [split.findings] * bool(split.findings)
+    loader = build_training_loader(config, dist, split)
     batch = loader.batch_sampler.batch  # type: ignore[union-attr]
     optimizer_step = build_optimizer_step(config, model, batch, devices, dist)
     logger: Logger = NullLogger()
@@ -130,6 +142,7 @@ def build_train_state(
     state = TrainState(optimizer_step, loader, logger, run_dir, checkpoint_metadata(config))
     if checkpoint:
         state.load_state_dict(checkpoint)
+        state.metadata["annotations"] = checkpoint.get("annotations", {})
     for warning in warnings:
         logger.info(f"warning: {warning}")
     return state, report
@@ -146,7 +159,8 @@ def _load_checkpoint(
         dist.broadcast(path)
     else:
         checkpoint = load_checkpoint(dist.broadcast(run_dir.last))  # the main process's choice
-    check_same_config(checkpoint["config"], config_yaml(config), f"{run_dir.last}", current_option)
+    theirs, ours = checkpoint["config"], config_yaml(config)
+    check_same_config(theirs, ours, f"{run_dir.last}", current_option, may_differ)
     return checkpoint
 
 
@@ -156,18 +170,50 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     The annotations are read now, so that those that cannot be evaluated are refused early.
     """
     split, folder = read_split(config, config.DATASET.VAL), state.run_dir.folder
+    if split.findings and config.DATASET.VAL != config.DATASET.TRAIN:
+        state.logger.info(f"warning: {split.findings}")
     records = state.loader.dataset.records  # type: ignore[attr-defined]
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
-        return score(config, [build_predictor(config, model)], split, target, state.dist)
+        metrics = score(config, [build_predictor(config, model)], split, target, state.dist)
+        pictures = (target / "pictures").glob("prediction_*") if state.dist.is_main else ()
+        for path in sorted(pictures):
+            state.logger.write_image(f"{name}/{path.stem}", read_image(path), state.progress.step)
+        return metrics
 
     def visualize(batch: Batch, outputs: Any) -> None:
         name = f"training_{state.progress.epoch + 1:04d}.jpg"
-        write(folder / "pictures" / name, draw_training_batch(config, batch, outputs))
+        picture = draw_training_batch(config, batch, outputs)
+        write(folder / "pictures" / name, picture)
+        state.logger.write_image("training", picture, state.progress.step)
 
     primary = build_evaluator(config, split.truth).primary
+    if state.dist.is_main:
+        track_annotations(config, state, {"TRAIN": records, "VAL": split.records})
     return Callbacks(validate, primary, visualize, lambda index: records[index].file_name)
+
+
+def track_annotations(
+    config: CfgNode, state: TrainState, splits: Mapping[str, Sequence[ImageAnnotation]]
+) -> None:
+    """Keep digests of the annotations with the checkpoints; warn of what changed since the last.
+
+    splits: TRAIN and VAL -> the images that are used
+    """
+    earlier, current = state.metadata.get("annotations", {}), {}
+    for role, records in splits.items():
+        path = annotation_path(config, config.DATASET[role])
+        people = sum(len(record.joints) for record in records)
+        current[role] = {"sha256": sha256(path), "images": len(records), "people": people}
+        before = earlier.get(role, current[role])
+        if before["sha256"] != current[role]["sha256"]:
+            state.logger.info(
+                f"warning: {path} changed since the last checkpoint: {before['images']} images "
+                f"with {before['people']} labelled people then, {len(records)} with {people} now. "
+                "The run continues with them; TRAIN.RESUME never starts a new one"
+            )
+    state.metadata["annotations"] = current
 
 
 # Start and end -------------------------------------------------------------------------------
@@ -190,17 +236,29 @@ def _log_start(
         "images": len(state.loader.dataset),  # type: ignore[arg-type]
         "parameters": count_parameters(state.model),
         "sync_bn": uses_sync_bn(config, devices, dist),
+        "changed": [*run_dir.changed],
     }
     if dist.is_main:
         _write_run_json(run_dir, facts, info)
     _warn_of_surprises(config, facts, info)
+    for other in run_dir.passed_over:
+        info(f"an unfinished run is not continued: {other}")
+    if run_dir.changed:
+        info(f"changed since the last start: {', '.join(run_dir.changed)}")
     begun = f"continuing at epoch {state.progress.epoch + 1}" if run_dir.resumed else "new run"
     info(f"{begun}, step {state.progress.step}, in {run_dir.folder}")
+    info(f"curves and pictures: tensorboard --logdir {run_dir.folder.parent}")
     if not run_dir.resumed:
         info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
+    precision = config.TRAIN.PRECISION
+    if precision == "fp32" and facts["fp32 convolutions"] == "TF32":
+        precision = "fp32 (convolutions in TF32; NVIDIA_TF32_OVERRIDE=0 keeps all bits)"
+    if config.TRAIN.FREEZE:
+        trained = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
+        info(f"TRAIN.FREEZE: {trained / 1e6:.2f} M of the parameters are trained")
     info(
         f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
-        f"{config.TRAIN.PRECISION} on {', '.join(facts['device'])} in each of {dist.world_size} "
+        f"{precision} on {', '.join(facts['device'])} in each of {dist.world_size} "
         f"processes; batch {facts['batch']} = {facts['world_size']} devices x {facts['passes']} "
         f"micro-batches, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} "
         f"for {config.TRAIN.BASE_BATCH})"
@@ -215,8 +273,28 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
             f"warning: there are {facts['images']} images for a TRAIN.BATCH of {options.BATCH}; a "
             f"step takes {facts['batch']}, and the learning rate follows"
         )
+    longer = any(each.startswith("TRAIN.EPOCHS ") for each in facts["changed"])
+    if longer and options.SCHEDULE in FOLLOW_EPOCHS:
+        info(
+            f"warning: TRAIN.SCHEDULE {options.SCHEDULE} ends with TRAIN.EPOCHS, so the learning "
+            "rate is now higher than it was; multistep goes on as it was"
+        )
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
+    if facts["world_size"] > facts["processes"]:
+        count = facts["world_size"] // facts["processes"]
+        info(
+            f"warning: one process feeds {count} GPUs (nn.DataParallel); one process for each is "
+            f"several times faster: torchrun --standalone --nproc-per-node {count} "
+            f"{shlex.join(facts['command'])}. DEVICE cuda:0 trains on one"
+        )
+    order = build_skeleton(config).flip_order
+    if config.DATASET.FLIP > 0 and order == sorted(order):
+        info(
+            "warning: DATASET.FLIP mirrors people without exchanging their sides, as no joint is "
+            "left or right by name. If the body has sides, name its joints left_*, right_* or list "
+            "`flip_pairs` in the category, such as [[2, 3], [4, 5]]; otherwise nothing to do"
+        )
     if options.SYNC_BN and facts["world_size"] > 1 and not facts["sync_bn"]:
         info(
             "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
@@ -228,7 +306,8 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
     """run.json: how the run was started, and each time that it was resumed."""
     path = run_dir.folder / "run.json"
     if path.exists():
-        first = json.loads(path.read_text())
+        first = json.loads(path.read_bytes())
+        first.pop("finished", None)  # until it is, with what may be more epochs
         starts = first.get("continued", [])
         before = starts[-1] if starts else first
         changed = [name for name in ("world_size", "passes") if before.get(name) != facts[name]]
@@ -244,7 +323,7 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
 def _finish(state: TrainState, metrics: dict[str, Metrics], primary: str) -> None:
     """Mark the run as finished, and print its metrics."""
     folder = state.run_dir.folder
-    facts = json.loads((folder / "run.json").read_text())
+    facts = json.loads((folder / "run.json").read_bytes())
     facts |= {"finished": time.strftime(TIME_FORMAT), "figures": metrics["val"]}
     facts |= {"all_figures": metrics, "primary": primary}
     write_json(folder / "run.json", facts, indent=1)

@@ -10,14 +10,21 @@ from pathlib import Path
 from yacs.config import CfgNode
 
 from hrpose.builders.bottomup import build_pipeline_config, build_predict_fn, load_predictors
-from hrpose.builders.datasets import Split, annotation_path, build_evaluator, read_split
+from hrpose.builders.datasets import (
+    Split,
+    annotation_path,
+    build_evaluator,
+    check_annotations,
+    read_split,
+)
 from hrpose.builders.devices import build_devices
 from hrpose.data.coco import load_annotations, load_results
 from hrpose.data.samples import AnnotatedImageDataset, ImageDataset
+from hrpose.data.validate import EVALUATION
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate, predict_sequentially
 from hrpose.engine.run_dir import create_run_folder
-from hrpose.evaluation.coco import format_table
+from hrpose.evaluation.coco import describe_results, format_table, match_images
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import atomic_write, write_json
@@ -36,6 +43,8 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
                 metrics = score_results(config, folder, dist, known.results)
             else:
                 split = read_split(config, config.DATASET.VAL)
+                if split.findings and dist.is_main:
+                    print(f"warning: {split.findings}")
                 metrics = score(config, load_predictors(config, dist), split, folder, dist)
         except BaseException:
             if dist.is_main and folder.is_dir() and not any(folder.iterdir()):
@@ -77,9 +86,16 @@ def score(
 def score_results(config: CfgNode, folder: Path, dist: DistInfo, path: Path) -> dict[str, float]:
     """Metrics of a file in COCO's results format; the images themselves are not needed."""
     truth = load_annotations(annotation_path(config, config.DATASET.VAL))
+    found = check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
+    if found and dist.is_main:
+        print(f"warning: {found}")
     evaluator = build_evaluator(config, truth)
-    evaluator.add_results(load_results(path))
+    results, renumbered = match_images(load_results(path), truth["images"])
+    evaluator.add_results(results)
     metrics = evaluator.summarize()
     if dist.is_main:
+        if renumbered:
+            print(f"{path}: image ids are of another numbering; poses are matched by file_name")
+        print(describe_results(results, evaluator.image_ids))
         write_json(folder / "results" / "metrics.json", metrics, indent=1)
     return metrics

@@ -1,32 +1,26 @@
 """A random person: body proportions, posture, viewpoint and clothing.
 
 Body frame: x to the person's left, y down, z to the front of the chest; unit: the standing height;
-origin: midway between the hips. The view rotation turns it into the camera frame: x to the right of
-the image, y down, z towards the camera. At 0 degrees the person faces the camera, and the left
-shoulder is on the right of the image.
-
+origin: midway between the hips. Camera frame: x to the right of the image, y down, z towards the
+camera. Unturned, people face the camera, and their left shoulder is on the right of the image.
 Random numbers are uniform, or sums of uniform ones: the same bits on every machine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import cos, radians, sin, sqrt
 from typing import NamedTuple, TypeVar
 
 import numpy as np
+from numpy.random import Generator
 
 _T = TypeVar("_T")
-Colour = tuple[int, int, int]
-"""RGB, 0 to 255."""
-Disc = tuple[float, float, float]
-"""x, y and radius."""
-Points = dict[str, np.ndarray]
-"""name -> (3,): x, y, z."""
-Swings = tuple[float, float, float, float]
+Colour = tuple[int, ...]  # red, green, blue: 0 to 255
+Disc = tuple[float, float, float]  # x, y, radius
+Points = dict[str, np.ndarray]  # name -> (3,): x, y, z
 
-SIDES = ("left", "right")
-_SIGN = {"left": 1.0, "right": -1.0}
+SIDES = {"left": 1.0, "right": -1.0}  # and their sign of x in the body frame
 
 HEAD_RADIUS, _HALF_SHOULDERS, _HALF_HIPS = 0.088, 0.108, 0.062
 _TORSO, _NECK = 0.275, 0.03
@@ -37,8 +31,8 @@ _THIGH, _SHIN = 0.22, 0.21
 def _both_sides(places: dict[str, tuple[float, float, float]]) -> Points:
     """`places`, and the mirror images on the right of those on the left."""
     return {
-        name.replace("left", side): np.array([_SIGN[side] * x, y, z])
-        for side in ("right", "left")
+        name.replace("left", side): np.array([sign * x, y, z])
+        for side, sign in reversed(SIDES.items())
         for name, (x, y, z) in places.items()
     }
 
@@ -63,9 +57,9 @@ _HEAD = _both_sides({  # on a head of radius 1 that faces along z
     "left_lip": (0.13, 0.57, 0.88),
 })
 
-# Degrees: abduction in the plane of the chest (0 hangs, 90 sideways, 180 up) and flexion forwards
-# out of that plane, of the upper bone, then of the lower bone; and the weight of each gesture.
-_ARMS: dict[str, tuple[int, Swings]] = {
+# Weight; degrees: abduction in the plane of the chest (0 hangs, 90 sideways, 180 up) and flexion
+# forwards out of that plane, of the upper bone, then of the lower bone.
+_ARMS = {
     "hanging": (22, (11, -3, 5, 10)), "loose": (18, (20, -5, 10, 18)),
     "swung forward": (8, (8, 24, 4, 45)), "swung back": (8, (9, -28, 6, -6)),
     "on the hip": (12, (42, -16, -42, 14)), "waving": (8, (82, 8, 158, 8)),
@@ -73,19 +67,17 @@ _ARMS: dict[str, tuple[int, Swings]] = {
     "holding": (5, (14, 14, -150, 50)), "pointing": (4, (28, 55, 26, 72)),
     "folded": (3, (15, 12, -78, 34)), "behind the head": (1, (118, 0, 222, -12)),
 }
-_STRAIGHT = (4, 1, 1, -4)
-_LEGS: dict[str, tuple[int, tuple[Swings, Swings]]] = {
-    "standing": (26, (_STRAIGHT, _STRAIGHT)),
-    "at ease": (18, ((3, 1, 1, -3), (15, 10, 6, -8))),
-    "astride": (12, ((17, 2, 12, -4), (17, 2, 12, -4))),
-    "walking": (20, ((3, 26, 2, 8), (3, -16, 2, -42))),
-    "running": (5, ((4, 48, 2, -36), (3, -24, 2, -72))),
-    "lunging": (5, ((30, 22, -2, -8), (28, 0, 22, -6))),
-    "crouching": (5, ((34, 48, -2, -42), (34, 48, -2, -42))),
-    "sitting": (6, ((11, 74, 3, -4), (11, 74, 3, -4))),
-    "jumping": (3, ((30, 20, -12, -46), (24, 8, 2, -34))),
+_LEGS = {  # and by how much the spine is bent forwards
+    "standing": (26, ((4, 1, 1, -4), (4, 1, 1, -4)), 0),
+    "at ease": (18, ((3, 1, 1, -3), (15, 10, 6, -8)), 0),
+    "astride": (12, ((17, 2, 12, -4), (17, 2, 12, -4)), 0),
+    "walking": (20, ((3, 26, 2, 8), (3, -16, 2, -42)), 4),
+    "running": (5, ((4, 48, 2, -36), (3, -24, 2, -72)), 12),
+    "lunging": (5, ((30, 22, -2, -8), (28, 0, 22, -6)), 6),
+    "crouching": (5, ((34, 48, -2, -42), (34, 48, -2, -42)), 20),
+    "sitting": (6, ((11, 74, 3, -4), (11, 74, 3, -4)), 4),
+    "jumping": (3, ((30, 20, -12, -46), (24, 8, 2, -34)), 0),
 }
-_BENT = {"running": 12.0, "crouching": 20.0, "sitting": 4.0, "lunging": 6.0, "walking": 4.0}
 _TURNS = {(0, 32): 52, (180, 30): 20, (60, 25): 9, (-60, 25): 9, (125, 25): 5, (-125, 25): 5}
 
 # Depth relative to a point, in standing heights, beyond which the body hides its own joint.
@@ -121,8 +113,8 @@ _STYLES = {  # an option named twice is twice as common
 class Outfit(NamedTuple):
     """Clothes, hair and build, which distinguish one person from another.
 
-    Light and warm colours on the left, dark and cool ones on the right, from sleeve to shoe:
-    left and right differ in appearance, seen from the front and from behind.
+    Light and warm colours on the left, dark and cool ones on the right: the sides differ in
+    appearance, seen from the front and from behind.
     """
 
     colours: dict[str, Colour]  # by the keys of _COLOURS
@@ -163,40 +155,40 @@ class SyntheticPerson(NamedTuple):
         return max(float(point[1]) for point in self.points.values())
 
 
-def choice(options: Sequence[_T], rng: np.random.Generator) -> _T:
+def choice(options: Sequence[_T], rng: Generator) -> _T:
     """One of `options`, uniformly."""
     return options[int(rng.integers(len(options)))]
 
 
-def weighted_choice(options: Sequence[_T], weights: Sequence[int], rng: np.random.Generator) -> _T:
-    """One of `options` with probability proportional to its weight."""
-    threshold = rng.integers(sum(weights))
-    return options[int(np.searchsorted(np.cumsum(weights), threshold, side="right"))]
+def weighted_choice(weights: Mapping[_T, int], rng: Generator) -> _T:
+    """One of the keys with probability proportional to its weight."""
+    return choice([option for option, weight in weights.items() for _ in range(weight)], rng)
 
 
-def _bell(rng: np.random.Generator) -> float:
+def _bell(rng: Generator) -> float:
     """A bell-shaped (Irwin-Hall) number in -1..1: the scaled sum of three uniform ones."""
     return float(rng.random(3).sum() / 1.5 - 1)
 
 
-def sample_outfit(rng: np.random.Generator) -> Outfit:
+def sample_outfit(rng: Generator) -> Outfit:
     """Draw the clothes, hair and build of one person."""
     colours = {name: choice(options, rng) for name, options in _COLOURS.items()}
     styles = {name: choice(options, rng) for name, options in _STYLES.items()}
     return Outfit(colours, styles, girth=0.92 + 0.3 * float(rng.random()))
 
 
-def sample_posture(rng: np.random.Generator) -> tuple[str, Points]:
+def sample_posture(rng: Generator) -> tuple[str, Points]:
     """Draw a stance and the body's points in the camera frame, in standing heights."""
-    stance = weighted_choice(list(_LEGS), [weight for weight, _ in _LEGS.values()], rng)
+    stance = weighted_choice({name: weight for name, (weight, _, _) in _LEGS.items()}, rng)
+    _, swings, bend = _LEGS[stance]
     lean = 25 * _bell(rng) if rng.random() < 0.35 else 8 * _bell(rng)
-    spine = _rotation("z", lean) @ _rotation("x", -_BENT.get(stance, 0.0) - 4 * rng.random())
+    spine = _rotation("z", lean) @ _rotation("x", -bend - 4 * rng.random())
     points = {name: spine @ place for name, place in _SPINE.items()} | _PELVIS
-    _add_legs(points, stance, rng)
+    _add_legs(points, swings, rng)
     _add_arms(points, spine, rng)
     _add_head(points, spine, rng)
     pitch, roll = _rotation("x", -6 - 6 * rng.random()), _rotation("z", 4 * _bell(rng))
-    turn, spread = weighted_choice(list(_TURNS), list(_TURNS.values()), rng)
+    turn, spread = weighted_choice(_TURNS, rng)
     view = pitch @ roll @ _rotation("y", turn + spread * _bell(rng))
     seen = np.stack(list(points.values())) @ view.T  # (points, 3)
     return stance, dict(zip(points, seen))
@@ -208,20 +200,17 @@ def _rotation(axis: str, degrees: float) -> np.ndarray:
     Positive: "x" leans backwards, "y" turns the front to the person's left, "z" leans to the left.
     """
     i, j = {"x": (1, 2), "y": (2, 0), "z": (0, 1)}[axis]
-    matrix = np.eye(3)
-    matrix[i, i] = matrix[j, j] = cos(radians(degrees))
-    matrix[j, i] = sin(radians(degrees))
-    matrix[i, j] = -matrix[j, i]
+    matrix, angle = np.eye(3), radians(degrees)
+    matrix[[i, i, j, j], [i, j, i, j]] = cos(angle), -sin(angle), sin(angle), cos(angle)
     return matrix
 
 
-def _add_legs(points: Points, stance: str, rng: np.random.Generator) -> None:
-    swings = _LEGS[stance][1] if rng.random() < 0.5 else _LEGS[stance][1][::-1]
-    for side, swing in zip(SIDES, swings):
+def _add_legs(points: Points, swings: Sequence[Sequence[float]], rng: Generator) -> None:
+    for side, swing in zip(SIDES, swings if rng.random() < 0.5 else swings[::-1]):
         upper, lower = _bones(swing, 5, side, rng)
         knee = points[f"{side}_hip"] + upper * _THIGH
         ankle = knee + lower * _SHIN
-        forwards = np.array([_SIGN[side] * 0.35, 0.1, 1.0])
+        forwards = np.array([SIDES[side] * 0.35, 0.1, 1.0])
         forwards = forwards - lower * (lower @ forwards)  # at right angles to the shin
         toes = forwards / sqrt(float(forwards @ forwards))
         points |= {f"{side}_knee": knee, f"{side}_ankle": ankle}
@@ -229,13 +218,13 @@ def _add_legs(points: Points, stance: str, rng: np.random.Generator) -> None:
         points[f"{side}_toe"] = ankle + lower * 0.037 + toes * 0.068
 
 
-def _add_arms(points: Points, spine: np.ndarray, rng: np.random.Generator) -> None:
+def _add_arms(points: Points, spine: np.ndarray, rng: Generator) -> None:
     """Both arms make the same gesture, or each its own."""
-    weights = [weight for weight, _ in _ARMS.values()]
-    gesture = weighted_choice(list(_ARMS), weights, rng)
+    weights = {name: weight for name, (weight, _) in _ARMS.items()}
+    gesture = weighted_choice(weights, rng)
     for side in SIDES:
         if rng.random() < 0.55:
-            gesture = weighted_choice(list(_ARMS), weights, rng)
+            gesture = weighted_choice(weights, rng)
         upper, lower = _bones(_ARMS[gesture][1], 10, side, rng)
         elbow = points[f"{side}_shoulder"] + spine @ upper * _UPPER_ARM
         wrist = elbow + spine @ lower * _FOREARM
@@ -243,17 +232,16 @@ def _add_arms(points: Points, spine: np.ndarray, rng: np.random.Generator) -> No
         points[f"{side}_hand"] = wrist + spine @ lower * _HAND
 
 
-def _bones(
-    swings: Swings, spread: float, side: str, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _bones(swings: Sequence[float], spread: float, side: str, rng: Generator) -> list[np.ndarray]:
     """Unit vectors (3,) along the upper and the lower bone; angles vary by `spread` degrees."""
-    angles = np.array(swings) + spread * (2 * rng.random(4) - 1)
-    a1, f1, a2, f2 = (radians(angle) for angle in angles)
-    upper = np.array([_SIGN[side] * sin(a1) * cos(f1), cos(a1) * cos(f1), sin(f1)])
-    return upper, np.array([_SIGN[side] * sin(a2) * cos(f2), cos(a2) * cos(f2), sin(f2)])
+    angles = map(radians, np.array(swings) + spread * (2 * rng.random(4) - 1))
+    return [
+        np.array([SIDES[side] * sin(a) * cos(f), cos(a) * cos(f), sin(f)])
+        for a, f in zip(angles, angles)  # abduction and flexion
+    ]
 
 
-def _add_head(points: Points, spine: np.ndarray, rng: np.random.Generator) -> None:
+def _add_head(points: Points, spine: np.ndarray, rng: Generator) -> None:
     """The head follows half of the spine's lean and turns on its own."""
     roll, pitch = _rotation("z", 9 * _bell(rng)), _rotation("x", -4 - 8 * _bell(rng))
     pose = roll @ pitch @ _rotation("y", 28 * _bell(rng))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -16,23 +16,16 @@ from typing import Any
 
 import cv2
 import numpy as np
-from tqdm import tqdm
 
 from hrpose.ops.atomic_io import naming_full_disk, parse_json, write_json
+from hrpose.ops.progress import progress
 from hrpose.skeletons import COCO
 from hrpose.synthetic.drawing import IMAGE_SIZE
 from hrpose.synthetic.scenes import annotate_scene, compose_scene
 
-EDITION = 1
-"""Raised whenever the scenes change, so that folders written before are written anew."""
-
-SET_DESCRIPTION = "hrpose synthetic people"
-"""`info.description` of our annotation files."""
-
-MARKER = ".synthetic"
-"""A file among the images of a set that is not complete, which may be drawn again."""
-
-_JPEG_QUALITY = 92
+EDITION = 1  # raised whenever the scenes change, so that folders written before are written anew
+SET_DESCRIPTION = "hrpose synthetic people"  # `info.description` of our annotation files
+MARKER = ".synthetic"  # a file among the images of an incomplete set, which may be drawn again
 _Annotated = tuple[str, list[dict[str, Any]]]  # file name, annotations
 
 
@@ -54,8 +47,7 @@ def write_synthetic(
     """
     info = {"description": SET_DESCRIPTION, "edition": EDITION,
             "split": split, "count": count, "seed": seed, "joints": list(joints)}  # fmt: skip
-    path = Path(root) / "annotations" / f"person_keypoints_{split}.json"
-    folder = Path(root) / "images" / split
+    path, folder = root / f"annotations/person_keypoints_{split}.json", root / "images" / split
     existing = _read_info(path)
     if existing == info and len(list(folder.glob("*.jpg"))) >= count:
         return
@@ -68,13 +60,12 @@ def write_synthetic(
             "name an empty folder"
         )
     with naming_full_disk(folder):
-        path.parent.mkdir(parents=True, exist_ok=True)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).touch()
     path.unlink(missing_ok=True)
     scenes = _write_images(folder, range(1, count + 1), seed, joints, processes)
-    bar = tqdm(scenes, total=count, desc=f"drawing {split}", unit="image", disable=None)
-    write_json(path, _to_coco(info, list(bar)))
+    bar = progress(scenes, f"drawing {split}", count)
+    write_json(path, _to_coco(info, bar))
     (folder / MARKER).unlink(missing_ok=True)
 
 
@@ -113,32 +104,25 @@ def _write_image(folder: Path, seed: int, joints: Sequence[str], index: int) -> 
     scene = compose_scene(scene_rng(seed, folder.name, index))
     path = folder / f"{index:012d}.jpg"
     bgr = cv2.cvtColor(scene.canvas.image, cv2.COLOR_RGB2BGR)
-    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY])
+    _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
     with naming_full_disk(path):
-        try:
-            path.write_bytes(encoded.tobytes())
-        except OSError:
-            path.unlink(missing_ok=True)  # never half a file
-            raise
+        path.write_bytes(encoded.tobytes())
     return path.name, annotate_scene(scene, joints)
 
 
-def _to_coco(info: dict[str, Any], scenes: Sequence[_Annotated]) -> dict[str, Any]:
+def _to_coco(info: dict[str, Any], scenes: Iterable[_Annotated]) -> dict[str, Any]:
     """The annotation file; a limb without both of its joints is left out."""
-    images = [
-        {"id": image_id, "file_name": name, "width": IMAGE_SIZE, "height": IMAGE_SIZE}
-        for image_id, (name, _) in enumerate(scenes, start=1)
-    ]
-    found = [(image["id"], each) for image, (_, labels) in zip(images, scenes) for each in labels]
-    annotations = [
-        {"id": number, "image_id": image_id, "category_id": 1} | annotation
-        for number, (image_id, annotation) in enumerate(found, start=1)
-    ]
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for image_id, (name, labels) in enumerate(scenes, start=1):
+        size = {"width": IMAGE_SIZE, "height": IMAGE_SIZE}
+        images.append({"id": image_id, "file_name": name, **size})
+        for label in labels:
+            ids = {"id": len(annotations) + 1, "image_id": image_id, "category_id": 1}
+            annotations.append(ids | label)
     joints = info["joints"]
-    indices = {COCO.joints.index(name): number for number, name in enumerate(joints, start=1)}
-    limbs = [
-        [indices[end] for end in limb] for limb in COCO.limb_indices if indices.keys() >= set(limb)
-    ]
+    limbs = [[joints.index(end) + 1 for end in limb] for limb in COCO.limbs
+             if set(limb) <= set(joints)]  # fmt: skip
     category = {"id": 1, "name": "person", "supercategory": "person",
                 "keypoints": joints, "skeleton": limbs}  # fmt: skip
     return {"info": info, "images": images, "annotations": annotations, "categories": [category]}

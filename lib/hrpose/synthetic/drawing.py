@@ -10,7 +10,6 @@ Image frame: COCO's, pixel i covers [i, i + 1). Radii and depths of body parts: 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -19,8 +18,7 @@ import numpy as np
 from hrpose.synthetic.body import HEAD_RADIUS, SIDES, Colour, Disc, SyntheticPerson
 
 IMAGE_SIZE = 512
-BACKGROUND = 0
-"""The ID of every pixel without a person."""
+BACKGROUND = 0  # the ID of every pixel without a person
 
 _BONES = ("upper_arm", "forearm", "hand", "thigh", "shin", "foot")
 PARTS = ("torso", "head", *(f"{side}_{bone}" for side in SIDES for bone in _BONES))
@@ -49,45 +47,40 @@ class _Limb(NamedTuple):
     """What an arm and a leg differ in, from the trunk outwards; radii in standing heights."""
 
     joints: dict[str, float]  # radii of the flesh
-    parts: tuple[str, str, str]
     tips: dict[str, float]  # radii of the points of the hand or foot
+    parts: dict[str, int]  # in the order of drawing: 0 next to the trunk, 2 the hand or foot
     colours: tuple[str, str]  # of the cloth and of the hand or foot
     patch: float  # radius of the patch on the middle joint
     band: tuple[float, float]  # the cuff's or sock's radius and where on the lower bone it starts
-    order: tuple[int, int, int]  # in which the parts are drawn
 
 
 # fmt: off
-_ARM = _Limb(joints={"shoulder": 0.037, "elbow": 0.029, "wrist": 0.022},
-             parts=("upper_arm", "forearm", "hand"), tips={"hand": 0.028},
-             colours=("{}_top", "skin"), patch=0.02, band=(0.02, 0.88), order=(2, 1, 0))
-_LEG = _Limb(joints={"hip": 0.05, "knee": 0.038, "ankle": 0.027},
-             parts=("thigh", "shin", "foot"), tips={"heel": 0.024, "toe": 0.02},
-             colours=("{}_leg", "{}_shoe"), patch=0.026, band=(0.024, 0.86), order=(1, 2, 0))
+_ARM = _Limb({"shoulder": 0.037, "elbow": 0.029, "wrist": 0.022}, {"hand": 0.028},
+             {"hand": 2, "forearm": 1, "upper_arm": 0}, ("{}_top", "skin"), 0.02, (0.02, 0.88))
+_LEG = _Limb({"hip": 0.05, "knee": 0.038, "ankle": 0.027}, {"heel": 0.024, "toe": 0.02},
+             {"shin": 1, "foot": 2, "thigh": 0}, ("{}_leg", "{}_shoe"), 0.026, (0.024, 0.86))
 # fmt: on
-
-
-@lru_cache(maxsize=4)
-def _circle(corners: int) -> np.ndarray:
-    angle = np.arange(corners) * (2 * np.pi / corners)
-    return np.stack([np.cos(angle), np.sin(angle)], axis=-1)  # (corners, 2)
 
 
 def _hull(discs: Sequence[Disc], grow: float = 0.0) -> np.ndarray:
     """The outline around all `discs`, each made `grow` larger: fixed-point corners (M, 1, 2)."""
     circles = np.array(discs)  # (N, 3)
     largest = circles[:, 2].max()
-    unit_circle = _circle(12 if largest < 6 else 24 if largest < 40 else 48)
+    corners = 12 if largest < 6 else 24 if largest < 40 else 48
+    angle = np.arange(corners) * (2 * np.pi / corners)
+    unit_circle = np.stack([np.cos(angle), np.sin(angle)], axis=-1)  # (corners, 2)
     rim = circles[:, None, :2] + unit_circle * (circles[:, 2, None, None] + grow)
     fixed = np.rint((rim - 0.5) * (1 << _SHIFT)).astype(np.int32)  # (N, corners, 2)
     return cv2.convexHull(fixed.reshape(-1, 2))
 
 
-def draw_hull(canvas: Canvas, discs: Sequence[Disc], colour: Colour) -> None:
-    """Draw the hull of `discs` in front of everything so far, as background."""
-    outline = _hull(discs)
+def draw_hull(
+    canvas: Canvas, discs: Sequence[Disc], colour: Colour, own: int = BACKGROUND, grow: float = 0.0
+) -> None:
+    """Draw the hull of `discs`, `grow` pixels larger, in front of everything so far; ID: `own`."""
+    outline = _hull(discs, grow)
     cv2.fillConvexPoly(canvas.image, outline, colour, cv2.LINE_AA, _SHIFT)
-    cv2.fillConvexPoly(canvas.ids, outline, BACKGROUND, cv2.LINE_8, _SHIFT)
+    cv2.fillConvexPoly(canvas.ids, outline, own, cv2.LINE_8, _SHIFT)
 
 
 def draw_box(canvas: Canvas, box: tuple[float, float, float, float], colour: Colour) -> None:
@@ -112,28 +105,23 @@ def draw_shadow(canvas: Canvas, centre: tuple[float, float], radii: tuple[float,
 
 def tint(colour: Colour, factor: float) -> Colour:
     """`colour` made lighter (factor above 1) or darker (below)."""
-    red, green, blue = (max(0, min(255, round(channel * factor))) for channel in colour)
-    return red, green, blue
+    return tuple(max(0, min(255, round(channel * factor))) for channel in colour)
 
 
 def draw_person(canvas: Canvas, person: SyntheticPerson, number: int) -> None:
-    """Draw a person in front of everything so far, with the IDs of `number`: farthest layer first.
+    """Draw a person in front of everything so far, with the IDs of `number`.
 
-    Limbs are sorted by depth (painter's algorithm), so that arms cross in front of or behind the
-    trunk.
+    Farthest layer first (painter's algorithm): arms cross in front of or behind the trunk.
     """
     contour = tint(person.outfit.colours["right_top"], 0.45)
     width = min(max(0.6, 0.007 * person.unit), 2.2)
     for _, shapes in sorted(_layers(person), key=lambda layer: layer[0]):
-        for shape in shapes:
-            if shape.part:
-                outline = _hull(shape.discs, width)
-                part_id = number * IDS_PER_PERSON + PARTS.index(shape.part)
-                cv2.fillConvexPoly(canvas.image, outline, contour, cv2.LINE_AA, _SHIFT)
-                cv2.fillConvexPoly(canvas.ids, outline, part_id, cv2.LINE_8, _SHIFT)
-        for shape in shapes:
-            outline = _hull(shape.discs)
-            cv2.fillConvexPoly(canvas.image, outline, shape.colour, cv2.LINE_AA, _SHIFT)
+        for part, _, discs in shapes:
+            if part:
+                own = number * IDS_PER_PERSON + PARTS.index(part)
+                draw_hull(canvas, discs, contour, own, grow=width)
+        for _, colour, discs in shapes:
+            cv2.fillConvexPoly(canvas.image, _hull(discs), colour, cv2.LINE_AA, _SHIFT)
 
 
 def _layers(person: SyntheticPerson) -> Iterator[tuple[float, list[Shape]]]:
@@ -144,11 +132,9 @@ def _layers(person: SyntheticPerson) -> Iterator[tuple[float, list[Shape]]]:
     yield 0.0, list(_torso(person))
     if styles["hair"] == "long":
         mane = [disc(0.98 * HEAD_RADIUS, "head"), disc(0.78 * HEAD_RADIUS, "neck")]
-        yield (
-            -0.14 if person.depth("nose", "head") > 0 else 0.01,
-            [Shape("head", colours["hair"], mane)],
-        )
-    yield 0.02, [*_head(person), *_face(person), *_cap(person)]
+        depth = -0.14 if person.depth("nose", "head") > 0 else 0.01
+        yield depth, [Shape("head", colours["hair"], mane)]
+    yield 0.02, list(_head(person))
     for side in SIDES:
         reach = person.depth(f"{side}_elbow", "chest") + person.depth(f"{side}_wrist", "chest")
         yield 0.5 * reach + 0.03, _limb(person, side, _ARM, covered=styles["sleeves"] == "long")
@@ -161,10 +147,8 @@ def _torso(person: SyntheticPerson) -> Iterator[Shape]:
     disc, colours, styles, girth = person.disc, *person.outfit
     yield Shape("torso", colours["skin"], [disc(0.03, "neck"), disc(0.03, "head")])
     if styles["bottoms"] == "skirt":
-        left, right = (
-            [disc(0.05, f"{side}_hip"), disc(0.055, f"{side}_hip", f"{side}_knee", 0.6)]
-            for side in SIDES
-        )
+        left, right = ([disc(0.05, f"{side}_hip"), disc(0.055, f"{side}_hip", f"{side}_knee", 0.6)]
+                       for side in SIDES)  # fmt: skip
         yield Shape("torso", colours["right_leg"], left + right)
         yield Shape("torso", colours["left_leg"], left)
     far, near = sorted(SIDES, key=lambda side: person.depth(f"{side}_shoulder", "chest"))
@@ -172,7 +156,6 @@ def _torso(person: SyntheticPerson) -> Iterator[Shape]:
               for side in SIDES}  # fmt: skip
     jacket = [disc(0.068 * girth, "chest"), *flanks[far], *flanks[near]]
     yield Shape("torso", colours[f"{near}_top"], jacket)
-
     front = person.depth("chest_front", "chest") > 0
     seam = ("chest_front", "fly") if front else ("chest_back", "tail")
     fold = [disc(0.004, *seam, fraction) for fraction in (0.0, 0.9)]
@@ -198,7 +181,7 @@ def _limb(person: SyntheticPerson, side: str, limb: _Limb, covered: bool) -> lis
     tips = [disc(radius, f"{side}_{tip}") for tip, radius in limb.tips.items()]
     hulls = (flesh[:2], flesh[1:], tips)
     fills = (cloth, cloth if covered else colours["skin"], end)
-    parts = [Shape(f"{side}_{limb.parts[i]}", fills[i], hulls[i]) for i in limb.order]
+    parts = [Shape(f"{side}_{part}", fills[i], hulls[i]) for part, i in limb.parts.items()]
     _, middle, outer = (f"{side}_{joint}" for joint in limb.joints)
     contrast = tint(cloth, 0.74 if sum(cloth) > 384 else 1.55)
     radius, start = limb.band
@@ -208,39 +191,46 @@ def _limb(person: SyntheticPerson, side: str, limb: _Limb, covered: bool) -> lis
 
 
 def _head(person: SyntheticPerson) -> Iterator[Shape]:
-    """Bun, jaw, hair and ears; only hair from behind."""
-    disc, r, colours = person.disc, HEAD_RADIUS, person.outfit.colours
-    skin, hair = colours["skin"], colours["hair"]
-    if person.outfit.styles["hair"] == "bun":
+    """Bun, jaw, hair, ears and face, only hair from behind; a cap's dome and its peak."""
+    disc, r, (colours, styles, _) = person.disc, HEAD_RADIUS, person.outfit
+    skin, hair, accent = colours["skin"], colours["hair"], colours["accent"]
+    if styles["hair"] == "bun":
         yield Shape("head", hair, [disc(0.36 * r, "head", "crown", 1.4)])
     jaw = [disc(0.86 * r, "head"), disc(0.34 * r, "head", "chin", 0.9)]
     yield Shape("head", hair if person.faces_away() else skin, jaw)
     skull = [disc(0.92 * r, "head", "crown", 0.2), disc(0.7 * r, "head", "nape", 0.4)]
     yield Shape("head", hair, skull)
-    for ear in ("left_ear", "right_ear"):
-        if not person.hides(ear):
-            yield Shape("head", tint(skin, 0.93), [disc(0.19 * r, ear)])
+    for side in SIDES:
+        if not person.hides(f"{side}_ear"):
+            yield Shape("head", tint(skin, 0.93), [disc(0.19 * r, f"{side}_ear")])
+    if not person.faces_away():
+        yield from _face(person)
+    if styles["hair"] == "cap":
+        dome = [disc(0.12 * r, f"{side}_temple") for side in SIDES]
+        dome.append(disc(0.42 * r, "head", "crown", 0.8))
+        peak = [disc(0.06 * r, f"{side}_brow", f"{side}_temple", 0.3) for side in SIDES]
+        peak.append(disc(0.12 * r, "peak"))
+        cap = [Shape("", accent, dome), Shape("", tint(accent, 0.7), peak)]
+        yield from cap if person.depth("peak", "head") > 0 else reversed(cap)  # the nearer last
 
 
 def _face(person: SyntheticPerson) -> Iterator[Shape]:
     """Skin within the hair, beard, eyes, nose and mouth, where they are on the visible side."""
-    if person.faces_away():
-        return
-    disc, r, colours = person.disc, HEAD_RADIUS, person.outfit.colours
-    skin, hair, style = colours["skin"], colours["hair"], person.outfit.styles["face"]
+    disc, r, (colours, styles, _) = person.disc, HEAD_RADIUS, person.outfit
+    skin, hair = colours["skin"], colours["hair"]
     spots = {"left_cheek": 0.46, "right_cheek": 0.46, "left_brow": 0.3, "right_brow": 0.3}
     flesh = [disc(radius * r, spot) for spot, radius in spots.items()
              if person.depth(spot, "head") > -0.05 * r]  # fmt: skip
     jaw = disc(0.32 * r, "head", "chin", 0.9)
     yield Shape("", skin, [*flesh, jaw])
-    if style == "beard":
+    if styles["face"] == "beard":
         beard = [disc(0.24 * r, f"{side}_cheek", "chin", 0.45) for side in SIDES]
         yield Shape("", hair, [*beard, jaw])
-    for side, other in (SIDES, SIDES[::-1]):
+    for side, other in zip(SIDES, reversed(SIDES)):
         eye = f"{side}_eye"
         if person.hides(eye):
             continue
-        if style == "glasses":
+        if styles["face"] == "glasses":
             yield Shape("", (40, 40, 52), [disc(0.29 * r, eye)])
         yield Shape("", (255, 255, 255), [disc(0.2 * r, eye)])
         yield Shape("", (36, 28, 30), [disc(0.125 * r, eye)])
@@ -250,16 +240,3 @@ def _face(person: SyntheticPerson) -> Iterator[Shape]:
     if person.depth("nose", "head") > 0.3 * r:
         lips = [disc(0.045 * r, f"{side}_{edge}") for side in SIDES for edge in ("smile", "lip")]
         yield Shape("", (190, 60, 66), lips)
-
-
-def _cap(person: SyntheticPerson) -> list[Shape]:
-    """A dome and its peak, the nearer one last."""
-    if person.outfit.styles["hair"] != "cap":
-        return []
-    disc, r, accent = person.disc, HEAD_RADIUS, person.outfit.colours["accent"]
-    dome = [disc(0.12 * r, "left_temple"), disc(0.12 * r, "right_temple"),
-            disc(0.42 * r, "head", "crown", 0.8)]  # fmt: skip
-    peak = [disc(0.06 * r, f"{side}_brow", f"{side}_temple", 0.3) for side in SIDES]
-    peak.append(disc(0.12 * r, "peak"))
-    shapes = [Shape("", accent, dome), Shape("", tint(accent, 0.7), peak)]
-    return shapes if person.depth("peak", "head") > 0 else shapes[::-1]

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+from numpy.random import Generator
 
 from hrpose.skeletons import COCO
 from hrpose.synthetic import body, drawing
@@ -20,10 +21,9 @@ from hrpose.synthetic.drawing import IDS_PER_PERSON, IMAGE_SIZE, PARTS, Canvas
 from hrpose.synthetic.scenery import add_texture, draw_object, draw_place, sample_object
 
 SHORTEST, TALLEST = 32, 400  # pixels from the highest point of a body to the lowest
-CROWD_NUMBER = 13
-"""A crowd is drawn as one person with this number, the one after the last person's."""
+CROWD_NUMBER = 13  # the number, after the last person's, of all people of a crowd
 
-_COUNT_WEIGHTS = (4, 16, 20, 18, 14, 9, 6, 4, 3, 2, 2, 1, 1)  # of 0, 1, ... 12 people
+_COUNT_WEIGHTS = dict(enumerate((4, 16, 20, 18, 14, 9, 6, 4, 3, 2, 2, 1, 1)))  # number of people
 _HEIGHTS = ((0.0, 0.08, 0.5, 0.9, 1.0), (SHORTEST, 90, 195, 335, TALLEST))  # quantiles
 _CROWD_SHARE, _UNLABELLED_SHARE, _TRUNCATED_SHARE = 0.12, 0.04, 0.1
 
@@ -35,8 +35,6 @@ _BONES = {  # the parts on which a joint is visible; every other joint: the head
     "wrist": ("{side}_forearm", "{side}_hand"), "hip": ("torso", "{side}_thigh"),
     "knee": ("{side}_thigh", "{side}_shin"), "ankle": ("{side}_shin", "{side}_foot"),
 }  # fmt: skip
-
-
 Ground = Callable[[float], float]
 """y at the feet of a standing person who appears that many pixels tall."""
 
@@ -49,7 +47,7 @@ class Scene(NamedTuple):
     labelled: list[bool]  # False: an outline, but no joints
 
 
-def compose_scene(rng: np.random.Generator) -> Scene:
+def compose_scene(rng: Generator) -> Scene:
     """Draw a scene from back to front (painter's algorithm)."""
     horizon, slope = 150 + 100 * rng.random(), 0.6 + 0.3 * rng.random()
 
@@ -79,35 +77,29 @@ def compose_scene(rng: np.random.Generator) -> Scene:
     return Scene(canvas, people, labelled)
 
 
-def _sample_people(ground: Ground, rng: np.random.Generator) -> list[SyntheticPerson]:
+def _sample_people(ground: Ground, rng: Generator) -> list[SyntheticPerson]:
     """The people of a scene; each stands at the least crowded of three places."""
-    count = weighted_choice(range(len(_COUNT_WEIGHTS)), _COUNT_WEIGHTS, rng)
     people: list[SyntheticPerson] = []
 
     def crowding(x: float) -> float:
         distances = ((abs(x - float(each.points["pelvis"][0])), each.unit) for each in people)
         return sum(max(0.0, 1 - distance / (0.2 * (height + unit))) for distance, unit in distances)
 
+    count = weighted_choice(_COUNT_WEIGHTS, rng)
     for _ in range(count):
         height = float(np.interp(rng.random(), *_HEIGHTS)) * (0.75 if count > 6 else 1.0)
-        x = min(rng.random(3) * (IMAGE_SIZE + 20) - 10, key=crowding)
-        people.append(_sample_person(float(x), max(height, SHORTEST), ground, rng))
+        height, x = max(height, SHORTEST), min(rng.random(3) * (IMAGE_SIZE + 20) - 10, key=crowding)
+        posture = body.sample_posture(rng)
+        top, soles = body.body_extent(posture[1])
+        unit = min(max(height, SHORTEST / (soles - top)), TALLEST / (soles - top))
+        feet = ground(unit) + 0.05 * height * (rng.random() - 0.5)
+        if rng.random() < _TRUNCATED_SHARE:
+            feet += unit * (0.1 + 0.4 * rng.random())  # too near to be seen whole
+        if posture[0] == "jumping":
+            feet -= 0.08 * unit
+        outfit = body.sample_outfit(rng)
+        people.append(body.place_person(posture, outfit, unit, float(x), feet))
     return people
-
-
-def _sample_person(
-    x: float, height: float, ground: Ground, rng: np.random.Generator
-) -> SyntheticPerson:
-    """A person who would be `height` pixels tall standing upright."""
-    posture = body.sample_posture(rng)
-    top, soles = body.body_extent(posture[1])
-    unit = min(max(height, SHORTEST / (soles - top)), TALLEST / (soles - top))
-    feet = ground(unit) + 0.05 * height * (rng.random() - 0.5)
-    if rng.random() < _TRUNCATED_SHARE:
-        feet += unit * (0.1 + 0.4 * rng.random())  # too near to be seen whole
-    if posture[0] == "jumping":
-        feet -= 0.08 * unit
-    return body.place_person(posture, body.sample_outfit(rng), unit, x, feet)
 
 
 def _draw_on_ground(canvas: Canvas, person: SyntheticPerson, number: int) -> None:
@@ -122,7 +114,7 @@ def _draw_on_ground(canvas: Canvas, person: SyntheticPerson, number: int) -> Non
     drawing.draw_person(canvas, person, number)
 
 
-def _draw_crowd(canvas: Canvas, ground: Ground, rng: np.random.Generator) -> None:
+def _draw_crowd(canvas: Canvas, ground: Ground, rng: Generator) -> None:
     """A distant group of small people, who share one number."""
     middle = 60 + (IMAGE_SIZE - 120) * rng.random()
     for nearness in np.sort(rng.random(int(rng.integers(6, 13)))):
@@ -139,21 +131,19 @@ def annotate_scene(scene: Scene, joints: Sequence[str] = COCO.joints) -> list[di
     joints: which of COCO's to annotate, in this order
     """
     ids, annotations = scene.canvas.ids, []
-    for number, (person, labelled) in enumerate(zip(scene.people, scene.labelled), start=1):
-        annotation = _annotate_mask(ids // IDS_PER_PERSON == number)
-        if annotation is None:
+    for number in (*range(1, len(scene.people) + 1), CROWD_NUMBER):
+        mask = ids // IDS_PER_PERSON == number
+        if (annotation := _annotate_mask(mask)) is None:
             continue
         keypoints = np.zeros((len(joints), 3), int)
-        if labelled and annotation["area"] >= _MIN_LABELLED_AREA:
-            keypoints = _keypoints(person, number, ids, joints)
+        if number == CROWD_NUMBER:
+            outline = {"size": list(mask.shape), "counts": run_lengths(mask)}
+            annotation |= {"segmentation": outline, "iscrowd": 1}
+        elif scene.labelled[number - 1] and annotation["area"] >= _MIN_LABELLED_AREA:
+            keypoints = _keypoints(scene.people[number - 1], number, ids, joints)
         annotation["keypoints"] = keypoints.ravel().tolist()
         annotation["num_keypoints"] = int((keypoints[:, 2] > 0).sum())
         annotations.append(annotation)
-    mask = ids // IDS_PER_PERSON == CROWD_NUMBER
-    if crowd := _annotate_mask(mask):
-        crowd["segmentation"] = {"size": list(mask.shape), "counts": run_lengths(mask)}
-        crowd |= {"iscrowd": 1, "keypoints": [0] * (3 * len(joints)), "num_keypoints": 0}
-        annotations.append(crowd)
     return annotations
 
 

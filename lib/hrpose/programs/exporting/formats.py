@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import io
 import logging
@@ -19,7 +18,6 @@ from torch import nn
 
 from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import METADATA_KEY, ExportedModel, from_json, to_json
-from hrpose.ops.atomic_io import atomic_write
 from hrpose.programs.exporting.graphs import example
 
 INPUT_NAME = "images"
@@ -117,11 +115,6 @@ FORMATS = {
 }
 
 
-def write_exported(path: Path, format_: Format, graph: nn.Module, model: ExportedModel) -> None:
-    content = format_.encode(graph, model)
-    atomic_write(path, lambda file: file.write(content))
-
-
 def require_extra() -> None:
     """ValueError if a package that ONNX export needs is not installed."""
     for name in NEEDED:
@@ -131,10 +124,6 @@ def require_extra() -> None:
             raise ValueError(
                 f"{name} is missing; pip install {' '.join(NEEDED)} (or hrpose[export])"
             ) from None
-
-
-def sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ def quantize(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
     metadata = onnx.load(source).metadata_props
+    feeds = ({INPUT_NAME: image[None]} for image in images)
+    reader: Any = SimpleNamespace(get_next=lambda: next(feeds, None))  # a CalibrationDataReader
     temporary = Path(tempfile.gettempdir())
     with naming_full_disk(temporary), tempfile.TemporaryDirectory() as folder:
         plain, rounded = Path(folder) / "plain.onnx", Path(folder) / "rounded.onnx"
@@ -38,7 +41,7 @@ def quantize(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
         quantization.quantize_static(
             plain,
             rounded,
-            _reader(images),
+            reader,
             quant_format=quantization.QuantFormat.QDQ,
             per_channel=True,
             activation_type=quantization.QuantType.QUInt8,  # signed: half the layers in float
@@ -48,19 +51,6 @@ def quantize(source: Path, target: Path, images: Iterable[np.ndarray]) -> None:
     del model.metadata_props[:]
     model.metadata_props.extend(metadata)
     atomic_write(target, lambda file: file.write(model.SerializeToString()))
-
-
-def _reader(images: Iterable[np.ndarray]) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self.feeds = ({INPUT_NAME: image[None]} for image in images)
-
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            return next(self.feeds, None)
-
-    return Reader()
 
 
 def before_heads(model: Any) -> list[str]:

@@ -1,0 +1,71 @@
+"""What a user reads: what was wrong, where, and the cure; HRPOSE_DEBUG shows the rest."""
+
+import warnings
+
+import numpy as np
+import pytest
+
+from commands import QUICKSTART
+from hrpose.config import load_config
+from hrpose.data.coco import person_category
+from hrpose.programs import cli
+
+
+def run(monkeypatch, work):
+    monkeypatch.setattr("hrpose.programs.cli.parse", lambda program, arguments: ())
+    monkeypatch.setattr("hrpose.programs.synthesize.main", work)
+    cli.main("synthesize", [])
+
+
+@pytest.mark.parametrize("debug", ["", "1"])
+def test_an_error_is_its_message_and_debug_adds_the_traceback(monkeypatch, capsys, debug):
+    monkeypatch.setenv("HRPOSE_DEBUG", debug)
+
+    def work():
+        raise ValueError("x is 3; use 2")
+
+    with pytest.raises(SystemExit) as end:
+        run(monkeypatch, work)
+    printed = capsys.readouterr().err
+    assert end.value.code == 2 and printed.endswith("error: x is 3; use 2\n")
+    assert ("Traceback" in printed) == bool(debug)
+
+
+def test_a_warning_is_a_line_that_names_its_package(monkeypatch, capsys):
+    def work():
+        warnings.warn("labels\nare odd", stacklevel=1)
+        np.float64(1e308) * np.float64(10)  # numpy's own, raised where it is used
+        library = np.__file__
+        warnings.warn_explicit("slow", UserWarning, library, 1)
+
+    monkeypatch.delenv("HRPOSE_DEBUG", raising=False)
+    run(monkeypatch, work)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == "warning: labels are odd" and lines[-1] == "warning of numpy: slow"
+    assert lines[1].startswith("warning: overflow") and len(lines) == 3
+
+
+def test_a_missing_config_is_named_with_its_neighbours(tmp_path):
+    (tmp_path / "mine.yaml").write_text("")
+    with pytest.raises(FileNotFoundError, match=rf"no config file .*minee.yaml; in {tmp_path} are"):
+        load_config(tmp_path / "minee.yaml")
+    with pytest.raises(FileNotFoundError, match="give the path of a .yaml"):
+        load_config(tmp_path / "nowhere" / "mine.yaml")
+    assert load_config(QUICKSTART).NAME == "quickstart"
+
+
+JOINTS = {"keypoints": ["nose"]}
+
+
+@pytest.mark.parametrize(
+    ("categories", "name", "message"),
+    [
+        ([{"name": "a", **JOINTS}, {"name": "b", **JOINTS}], "", r"^2 of 2 .*people: a, b$"),
+        ([{"name": "a"}, {"name": "b"}], "", r"^0 of 2 categories list joint names.*: a, b$"),
+        ([{"name": "a"}], "c", r"^DATASET.CATEGORY is 'c', the name of 0 categories; .*: a$"),
+        ([], "", r"^0 of 0 categories .*: add it to the file$"),
+    ],
+)
+def test_a_category_that_cannot_be_chosen_is_explained(categories, name, message):
+    with pytest.raises(ValueError, match=message):
+        person_category({"categories": categories}, name)
