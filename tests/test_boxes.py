@@ -117,7 +117,7 @@ def test_flipping_back_undoes_a_flip_but_for_the_shift(rng):
     assert torch.equal(back[..., 1:], maps[..., :-1]) and torch.equal(back[..., 0], maps[..., 0])
 
 
-# The network ---------------------------------------------------------------------------------------
+# The network --------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("width", "parameters"), [(32, 28.536), (48, 63.596)])
