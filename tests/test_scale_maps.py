@@ -302,7 +302,7 @@ def test_the_second_picture_shows_scales_only_under_their_gaussians(tmp_path, me
     def drawn(stride, k, row, column):
         joints = torch.tensor([[[60.0, 30, 2]], [[100.0, 40, 2]]])[None]
         codec = HeatmapCodec("higherhrnet", config.LOSS.SIGMA[-1])
-        heat = codec.encode(joints, tuple(row.shape[1:]), stride)[0]  # (1, h, w)
+        heat = codec.encode(joints, tuple(row.shape[1:]), stride)[0][0]  # (1, h, w)
         return torch.where((heat > 0) & (k == 3), 0.4, -0.4)
 
     measured(tmp_path, drawn, images=1)
