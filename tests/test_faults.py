@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 
@@ -188,3 +189,22 @@ def test_auto_names_the_unfinished_run_that_it_passes_over(scenes, tmp_path):
     printed = tool("train", *command, "TRAIN.EPOCHS", "1", "TRAIN.LR", "1e-4")
     assert f"an unfinished run is not continued: {folder}: it has other options: TRAIN" in printed
     assert "TRAIN.EPOCHS 12 -> 1, TRAIN.LR 0.002 -> 0.0001" in printed
+
+
+def test_a_run_of_before_an_option_existed_is_continued(scenes, tmp_path):
+    """Its config lacks the option, which now has its default."""
+    command = interrupted(scenes, tmp_path)
+    folder = run_folder(tmp_path)
+
+    def older(text):
+        return re.sub(r"^ +(EXIF|FREEZE): .*\n", "", text, flags=re.MULTILINE)
+
+    config = folder / "config.yaml"
+    assert older(config.read_text()).count("\n") == config.read_text().count("\n") - 2
+    config.write_text(older(config.read_text()))
+    for path in (folder / "checkpoints").glob("last*.pth"):
+        state = torch.load(path, weights_only=True)
+        torch.save({**state, "config": older(state["config"])}, path)
+        path.with_name(f"{path.name}.sha256").unlink(missing_ok=True)
+    printed = tool("train", *command)
+    assert "continuing at epoch" in printed and f"in {folder}" in printed

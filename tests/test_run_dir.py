@@ -5,14 +5,21 @@ import multiprocessing
 import os
 import signal
 import time
+from itertools import starmap
 
 import pytest
 
 from hrpose.config.options import may_differ
-from hrpose.config.renamed import current
-from hrpose.engine.run_dir import is_unfinished, open_run_dir
+from hrpose.config.renamed import current_option
+from hrpose.engine.run_dir import is_unfinished, open_run_dir, plain_options
 
 CONFIG = "TRAIN:\n  LR: 0.001\n"
+
+
+def renamed(text):
+    """The options of a stored config under today's names."""
+    pairs = starmap(current_option, plain_options(text).items())
+    return dict(pair for pair in pairs if pair)
 
 
 @pytest.fixture
@@ -79,8 +86,10 @@ def test_a_run_with_the_option_names_of_older_versions_is_continued(start, tmp_p
     old = "MODEL:\n  CONVENTION: official\nTEST:\n  PRESET: published\n  SCORE: all\n"
     run = start(config=old)
     now = "MODEL:\n  COORDINATES: published\n"
-    assert not open_run_dir(tmp_path, "MODEL:\n  COORDINATES: unbiased\n", "auto", current).resumed
-    resumed = open_run_dir(tmp_path, now, "auto", current)
+    assert not open_run_dir(
+        tmp_path, "MODEL:\n  COORDINATES: unbiased\n", "auto", read=renamed
+    ).resumed
+    resumed = open_run_dir(tmp_path, now, "auto", read=renamed)
     assert (resumed.resumed, resumed.folder) == (True, run.folder)
 
 
@@ -136,7 +145,7 @@ def options(**changed):
 
 
 def opened(folder, config, resume):
-    return open_run_dir(folder, config, resume, current, may_differ)
+    return open_run_dir(folder, config, resume, may_differ, renamed)
 
 
 NAMED = {

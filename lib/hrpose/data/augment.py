@@ -54,12 +54,11 @@ def image_crop(sample: Sample, crop: CropConfig, rng: np.random.Generator) -> Af
     Source: the augmentation of HigherHRNet's released training code.
     """
     height, width = sample.image.shape[:2]
-    image_size = (width, height)
-    side = min(image_size) * rng.uniform(crop.min_scale, crop.max_scale)
+    side = min(width, height) * rng.uniform(crop.min_scale, crop.max_scale)
     reach = round(crop.translate * side / 200)
     shift = rng.integers(-reach, reach + 1, size=2)  # whole image pixels
     degrees = -rng.uniform(-crop.rotation, crop.rotation)
-    centre = (image_size[0] / 2 + shift[0], image_size[1] / 2 + shift[1])
+    centre = (width / 2 + shift[0], height / 2 + shift[1])
     scale = min(crop.frame) / side
     return similarity(centre, crop.frame, scale, degrees, crop.convention)
 

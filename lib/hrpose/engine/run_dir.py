@@ -23,7 +23,8 @@ try:
 except ImportError:  # Windows has no such locks; there, do not start two runs of one config at once
     fcntl = None  # type: ignore[assignment]
 
-Rename = Callable[[str, Any], tuple[str, Any] | None]
+ReadOptions = Callable[[str], dict[str, Any]]
+"""The YAML of a config -> its options; empty for text that is not a config."""
 MayDiffer = Callable[[str, Any, Any], bool]
 """An option, its value in a run and now -> whether a run that is named continues with it."""
 
@@ -73,24 +74,24 @@ def open_run_dir(
     experiment: Path,
     config: str,
     resume: str,
-    rename: Rename = lambda key, value: (key, value),
     may_differ: MayDiffer = lambda key, old, new: False,
+    read: ReadOptions | None = None,
 ) -> RunDir:
     """The newest unfinished run of the same config that is not locked, or else a new one.
 
     experiment: folder of all its runs   config: YAML, without options that may always differ
     resume: auto, never, or a run folder, of the same config but for options that `may_differ`
-    rename: an option of an older run's config -> its name and value of today; None: gone
+    read: configs of older versions too; None: `plain_options`
     """
     if resume not in ("auto", "never"):
-        return _resume_named(Path(resume), config, rename, may_differ)
+        return _resume_named(Path(resume), config, may_differ, read)
     passed: list[str] = []
     # Newest by name, which is the time: copying a file into an old run must not make it new.
     paths = sorted(experiment.glob("*/config.yaml"), reverse=True) if resume == "auto" else ()
     for path in paths:
         if not is_unfinished(path.parent):
             continue
-        differences = _differences(path.read_text(), config, rename)
+        differences = _differences(path.read_text(), config, read)
         lock = None if differences else acquire_lock(path.parent)
         if lock:
             return _resume(path.parent, lock)._replace(passed_over=_briefly(passed))
@@ -127,7 +128,9 @@ def is_unfinished(folder: Path) -> bool:
     return bool(list_checkpoints(folder / "checkpoints", "last")) and not finished
 
 
-def _resume_named(folder: Path, config: str, rename: Rename, may_differ: MayDiffer) -> RunDir:
+def _resume_named(
+    folder: Path, config: str, may_differ: MayDiffer, read: ReadOptions | None
+) -> RunDir:
     """The run, from now on with this config."""
     if not list_checkpoints(folder / "checkpoints", "last"):
         raise FileNotFoundError(
@@ -136,7 +139,7 @@ def _resume_named(folder: Path, config: str, rename: Rename, may_differ: MayDiff
         )
     stored = folder / "config.yaml"
     theirs = stored.read_text() if stored.is_file() else ""
-    changed = check_same_config(theirs, config, f"TRAIN.RESUME: {folder}", rename, may_differ)
+    changed = check_same_config(theirs, config, f"TRAIN.RESUME: {folder}", may_differ, read)
     lock = acquire_lock(folder)
     if not lock:
         raise ValueError(f"TRAIN.RESUME: another process is working in {folder}")
@@ -153,13 +156,13 @@ def _resume(folder: Path, lock: IO[str]) -> RunDir:
 
 
 def check_same_config(
-    theirs: str, config: str, where: str, rename: Rename, may_differ: MayDiffer
+    theirs: str, config: str, where: str, may_differ: MayDiffer, read: ReadOptions | None
 ) -> list[str]:
     """What differs between the configs of a run or checkpoint and of now, as it may.
 
     ValueError, with the differences, if others do
     """
-    differences = _differences(theirs, config, rename)
+    differences = _differences(theirs, config, read)
     refused = {k: pair for k, pair in differences.items() if not may_differ(k, *pair)}
     if refused:
         raise ValueError(
@@ -169,9 +172,9 @@ def check_same_config(
     return _described(differences)
 
 
-def _differences(theirs: str, config: str, rename: Rename) -> Differences:
+def _differences(theirs: str, config: str, read: ReadOptions | None) -> Differences:
     """The options whose values differ between two configs, whatever YAML's notation."""
-    old, new = _options(theirs, rename), _options(config, rename)
+    old, new = map(read or plain_options, (theirs, config))
     pairs = {key: (old.get(key, MISSING), new.get(key, MISSING)) for key in sorted(old | new)}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
@@ -180,14 +183,13 @@ def _described(differences: Differences) -> list[str]:
     return [f"{key} {old} -> {new}" for key, (old, new) in differences.items()]
 
 
-def _options(config: str, rename: Rename) -> dict[str, Any]:
+def plain_options(config: str) -> dict[str, Any]:
     """A.B.C -> value; empty for text that is not a config, as of a damaged file."""
     try:
         tree = yaml.safe_load(config)
     except yaml.YAMLError:
         return {}
-    pairs = _flatten(tree) if isinstance(tree, Mapping) else ()
-    return dict(pair for pair in (rename(key, value) for key, value in pairs) if pair)
+    return dict(_flatten(tree)) if isinstance(tree, Mapping) else {}
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

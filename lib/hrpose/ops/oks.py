@@ -24,28 +24,20 @@ def oks(
 
     joints_a: (N, K, 2 | 3)  x, y in pixels, of the ground truth; a third column is ignored
     joints_b: (M, K, 2 | 3)  in the same frame
-    areas:    (N,)           of the people in a, in square pixels of that frame
+    areas:    (N,)           of the people in a, in square pixels of that frame; or of pairs (N, M)
     sigmas:   (K,)           tolerance of each joint
     visible:  (N, K)         above 0 where a joint of a is labelled: flags 0 | 1 | 2, or booleans
     """
-    areas, visible = np.asarray(areas, float)[:, None], np.asarray(visible)[:, None]
-    return _similarity(joints_a[:, None], joints_b[None], areas, sigmas, visible)
-
-
-def _similarity(
-    joints_a: np.ndarray,
-    joints_b: np.ndarray,
-    areas: np.ndarray,
-    sigmas: Sequence[float] | np.ndarray,
-    visible: np.ndarray,
-) -> np.ndarray:
-    """OKS of pairs: (..., K, 2 | 3) twice, (...), (K,), (..., K), all broadcast -> (...)."""
-    step = joints_b[..., :2].astype(float) - joints_a[..., :2]
+    step = joints_b[None, :, :, :2].astype(float) - joints_a[:, None, :, :2]  # (N, M, K, 2)
     tolerance = 2 * (2 * np.asarray(sigmas, dtype=float)) ** 2  # (K,)
+    areas = np.asarray(areas, dtype=float)
     # The smallest float step, as in pycocotools: an area of 0 does not divide 0 by 0.
-    similarity = np.exp(-(step**2).sum(-1) / (tolerance * (areas[..., None] + np.spacing(1.0))))
-    labelled = visible > 0
-    return (similarity * labelled).sum(-1) / np.maximum(labelled.sum(-1), 1)
+    area = (areas if areas.ndim == 2 else areas[:, None])[..., None] + np.spacing(1.0)
+    similarity = np.exp(-(step**2).sum(-1) / (tolerance * area))  # (N, M, K)
+
+    labelled = np.asarray(visible) > 0  # (N, K)
+    count = labelled.sum(-1)[:, None]  # (N, 1)
+    return (similarity * labelled[:, None]).sum(-1) / np.maximum(count, 1)
 
 
 def oks_nms(
@@ -65,19 +57,18 @@ def oks_nms(
     Returns indices (M,), best first.
     Source: the released code of HRNet.
     """
-    areas, visible = (
-        np.asarray(areas, float),
-        np.ones(joints.shape[:2]) if visible is None else visible,
-    )
+    if visible is None:
+        visible = np.ones(joints.shape[:2])
+    areas = np.asarray(areas, dtype=float)
     waiting, kept = np.argsort(-np.asarray(scores), kind="stable"), []
     while len(waiting):
         best, waiting = waiting[0], waiting[1:]
         kept.append(best)
         pairs = (areas[best] + areas[waiting]) / 2
         # Of one pose to all others, so that memory grows with their number only.
-        one = np.broadcast_to(joints[best], joints[waiting].shape)
-        seen = np.broadcast_to(visible[best], (len(waiting), joints.shape[1]))
-        waiting = waiting[_similarity(one, joints[waiting], pairs, sigmas, seen) <= threshold]
+        one = slice(best, best + 1)
+        alike = oks(joints[one], joints[waiting], pairs[None], sigmas, visible[one])[0]
+        waiting = waiting[alike <= threshold]
     return np.array(kept, int)
 
 

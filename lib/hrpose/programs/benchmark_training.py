@@ -47,6 +47,7 @@ class Side(NamedTuple):
         """Build a new network; returns a call that trains it for `steps`, without synchronizing."""
         gc.collect()
         torch.compiler.reset()
+        torch.backends.cudnn.benchmark = True  # as in training
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
         if self.name == REFERENCE:
@@ -148,7 +149,7 @@ def _sweep(options: Namespace, device: torch.device) -> Report:
                 sized(options.batch).peak(device)
             start = sides[-1].size if sides else 1
             sides.append(sized(options.batch or largest_that_fits(sized, start, device)))
-        except RuntimeError as error:  # no compiler, or not enough memory
+        except (RuntimeError, ValueError) as error:  # not enough memory, or no compiler
             failed[name] = str(error).strip().split("\n")[0]
     if not sides:
         raise ValueError(f"nothing can be measured here: {failed}; try a smaller --batch")

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
+from itertools import starmap
 from operator import getitem
 from pathlib import Path
 from typing import Any
@@ -33,13 +34,14 @@ from hrpose.builders.training import (
     build_training_loader,
     uses_sync_bn,
 )
+from hrpose.config import parse_config
 from hrpose.config.options import RUNTIME_OPTIONS, may_differ
 from hrpose.config.renamed import current_option
 from hrpose.data.coco import ImageAnnotation
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
-from hrpose.engine.run_dir import RunDir, check_same_config, open_run_dir
+from hrpose.engine.run_dir import RunDir, check_same_config, open_run_dir, plain_options
 from hrpose.engine.state import Metrics, TrainState
 from hrpose.engine.step import Batch
 from hrpose.engine.trainer import Callbacks, TrainConfig, Trainer
@@ -89,7 +91,7 @@ def _open_run_dir(config: CfgNode, dist: DistInfo) -> RunDir:
     if not dist.is_main:
         return RunDir(*dist.broadcast(None), lock=None)  # type: ignore[misc]
     experiment, text = Path(config.OUTPUT_DIR) / config.NAME, config_yaml(config)
-    run_dir = open_run_dir(experiment, text, config.TRAIN.RESUME, current_option, may_differ)
+    run_dir = open_run_dir(experiment, text, config.TRAIN.RESUME, may_differ, stored_options)
     dist.broadcast((run_dir.folder, run_dir.resumed))
     return run_dir
 
@@ -102,6 +104,13 @@ def config_yaml(config: CfgNode) -> str:
         *groups, last = key.split(".")
         del reduce(getitem, groups, shared)[last]
     return shared.dump()
+
+
+def stored_options(text: str) -> dict[str, Any]:
+    """The options of a config of any version under today's names; those it lacks as by default."""
+    known = starmap(current_option, plain_options(text).items())
+    options = dict(pair for pair in known if pair)
+    return options and plain_options(config_yaml(parse_config("", "the defaults"))) | options
 
 
 def checkpoint_metadata(config: CfgNode) -> dict[str, Any]:
@@ -160,7 +169,7 @@ def _load_checkpoint(
     else:
         checkpoint = load_checkpoint(dist.broadcast(run_dir.last))  # the main process's choice
     theirs, ours = checkpoint["config"], config_yaml(config)
-    check_same_config(theirs, ours, f"{run_dir.last}", current_option, may_differ)
+    check_same_config(theirs, ours, f"{run_dir.last}", may_differ, stored_options)
     return checkpoint
 
 
