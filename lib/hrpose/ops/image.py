@@ -85,7 +85,7 @@ def exif_orientation(data: bytes) -> int:
     Source: Exif 2.32, section 4.6.4; JPEG APP1, PNG eXIf, RIFF (WebP) EXIF, and TIFF itself.
     """
     starts = [0] if data[:4] in _TIFF else []
-    head = data[: 1 << 18] if data.startswith(b"\xff\xd8") else data  # a JPEG's is near its begin
+    head = _before_scan(data) if data.startswith(b"\xff\xd8") else data
     for marker in (b"Exif\0\0", b"eXIf", b"EXIF"):
         found = head.find(marker)
         if found >= 0:
@@ -102,6 +102,15 @@ def exif_orientation(data: bytes) -> int:
         except struct.error:  # a block that is cut short, or no EXIF
             continue
     return 1
+
+
+def _before_scan(data: bytes) -> bytes:
+    """A JPEG's segments before its pixels, which are most of the file."""
+    at = 2
+    while data[at : at + 1] == b"\xff" and data[at + 1 : at + 2] != b"\xda":  # start of scan
+        filler = data[at + 1 : at + 2] == b"\xff"
+        at += 1 if filler else 2 + int.from_bytes(data[at + 2 : at + 4], "big")
+    return data[:at]
 
 
 def with_damage(decode: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
