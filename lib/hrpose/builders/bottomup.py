@@ -5,37 +5,30 @@ Every table is name -> part. To add a part, write it in its package and give it 
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import numpy as np
-import torch
-from torch import nn
+from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.builders.common import (
-    build_inference_model,
-    is_scale_adaptive,
-    keywords,
-    load_model,
-    pick,
-)
+from hrpose.builders.common import input_size, is_scale_adaptive, keywords, pick
 from hrpose.builders.datasets import Split, build_skeleton
-from hrpose.builders.devices import build_devices
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
-from hrpose.data.samples import BottomUpDataset
-from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
+from hrpose.data.coco import ImageAnnotation, ImageFiles
+from hrpose.data.samples import AnnotatedImageDataset, BottomUpDataset, ImageDataset
+from hrpose.engine.evaluate import PredictFn, predict_sequentially
 from hrpose.inference.bottomup import BottomUpPredictor, predict_with_gt_heatmaps
-from hrpose.inference.pipeline import PipelineConfig
+from hrpose.inference.pipeline import PipelineConfig, stream
 from hrpose.inference.spec import DecoderConfig, InferenceSpec
 from hrpose.losses.combine import (
     LossTerm,
     TargetConfig,
     Weights,
     heatmap_term,
+    make_targets,
     mse,
     multi_resolution_loss,
     sahr_term,
@@ -45,7 +38,7 @@ from hrpose.losses.combine import (
 from hrpose.losses.swahr import adaptive_weight, constant_weight
 from hrpose.ops.coordinates import BOTTOM_UP, Convention
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
-from hrpose.structures import Poses
+from hrpose.structures import Images, Poses
 
 
 def build_convention(config: CfgNode) -> Convention:
@@ -56,12 +49,6 @@ def build_convention(config: CfgNode) -> Convention:
 def output_strides(config: CfgNode) -> list[int]:
     """Network pixels per cell of every output, coarse to fine."""
     return strides_of(config.MODEL.NUM_DECONVS)
-
-
-def input_size(config: CfgNode) -> tuple[int, int]:
-    """(width, height) of a training crop in network pixels."""
-    size = config.DATASET.INPUT_SIZE
-    return size if isinstance(size, tuple) else (size, size)
 
 
 def inference_side(config: CfgNode) -> int:
@@ -152,6 +139,12 @@ def build_targets(config: CfgNode) -> TargetConfig:
     return TargetConfig(loss.SIGMA, people, build_convention(config), unit_width=loss.SHR)
 
 
+def draw_targets(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Tensor]:
+    """The target heatmaps (B, K, h, w) of every output, coarse to fine, as the loss draws them."""
+    targets = make_targets(batch, output_strides(config), build_targets(config))
+    return [each.heatmaps for each in targets]
+
+
 # Prediction ----------------------------------------------------------------------------------
 
 
@@ -187,39 +180,32 @@ def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
     return BottomUpPredictor(model, build_spec(config))
 
 
-def load_predictor(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> BottomUpPredictor:
-    """A predictor with the weights of TEST.MODEL_FILE, on the first of this process's devices."""
-    return _predictor_on(build_devices(config, dist)[0], config, load_model(config))
+def build_test_images(
+    config: CfgNode, records: Sequence[ImageAnnotation], images: ImageFiles
+) -> Images:
+    """(image id, what is predicted from) of every record."""
+    kind = AnnotatedImageDataset if config.TEST.GT_HEATMAPS else ImageDataset
+    return kind(records, images)
 
 
-def load_predictors(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> list[BottomUpPredictor]:
-    """One on each of this process's devices."""
-    model, devices = load_model(config), build_devices(config, dist)
-    models = [model, *(copy.deepcopy(model) for _ in devices[1:])]
-    return [_predictor_on(device, config, each) for device, each in zip(devices, models)]
-
-
-def _predictor_on(device: torch.device, config: CfgNode, model: nn.Module) -> BottomUpPredictor:
-    return build_predictor(config, build_inference_model(config, model.to(device)))
-
-
-def build_pipeline_config(
-    config: CfgNode, predictors: Sequence[BottomUpPredictor]
-) -> PipelineConfig:
-    """Batch size and workers for a stream of images through these predictors."""
-    device = next(predictors[0].model.parameters()).device
+def build_predict_all(config: CfgNode, predictors: Sequence[BottomUpPredictor]) -> PredictFn:
+    """The poses of all test images, by equal predictors, one on each device."""
+    if config.TEST.GT_HEATMAPS:  # the only option that uses the annotated joints
+        return predict_sequentially(build_gt_predict_fn(config, predictors[0]))
+    device = predictors[0].device
     groupers = min(2, config.WORKERS) if device.type != "cpu" else 0  # each imports torch again
-    return PipelineConfig(config.TEST.BATCH, max(1, config.WORKERS), groupers)
+    pipeline = PipelineConfig(config.TEST.BATCH, max(1, config.WORKERS), groupers)
+    return partial(stream, predictors, config=pipeline)
 
 
-def build_predict_fn(
+def build_gt_predict_fn(
     config: CfgNode, predictor: BottomUpPredictor
 ) -> Callable[[tuple[np.ndarray, np.ndarray]], Poses]:
-    """(image, its annotated joints) -> poses; only TEST.GT_HEATMAPS true uses the joints."""
-    if not config.TEST.GT_HEATMAPS:
-        return lambda annotated: predictor(annotated[0])
-    # As wide as those of the finest output, but drawn at the decoded size: an enlarged peak would
-    # have four highest cells, and each would start a person.
+    """(image, its annotated joints) -> poses grouped from ground-truth heatmaps.
+
+    They are as wide as those of the finest output, but drawn at the decoded size: an enlarged peak
+    would have four highest cells, and each would start a person.
+    """
     stride = predictor.spec.stride
     sigma = config.LOSS.SIGMA[-1] * output_strides(config)[-1] / stride
     codec = HeatmapCodec(build_convention(config).name, sigma)

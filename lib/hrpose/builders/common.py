@@ -18,6 +18,7 @@ from hrpose.config.options import as_yaml
 from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
+from hrpose.models.pose_hrnet import PoseHRNet
 from hrpose.models.optimize import prepare_for_inference
 from hrpose.models.swahr import SWAHR
 from hrpose.models.weight_io import read_weights
@@ -36,18 +37,33 @@ def keywords(options: CfgNode, *names: str) -> dict[str, Any]:
     return {name.lower(): options[name] for name in names}
 
 
+def input_size(config: CfgNode) -> tuple[int, int]:
+    """(width, height) of a training crop in network pixels."""
+    size = config.DATASET.INPUT_SIZE
+    return size if isinstance(size, tuple) else (size, size)
+
+
 # Networks: config -> module. To add one, write it in models/ and give it a line in MODELS.
+
+
+def _backbone(config: CfgNode) -> HRNet:
+    options = config.MODEL.BACKBONE
+    names = ("MODULES", "BLOCKS", "STEM", "BOTTLENECKS")
+    return HRNet(config.MODEL.WIDTH, **keywords(options, *names))
 
 
 def _higher_hrnet(config: CfgNode) -> HigherHRNet:
     model = config.MODEL
-    backbone = HRNet(
-        model.WIDTH, **keywords(model.BACKBONE, "MODULES", "BLOCKS", "STEM", "BOTTLENECKS")
-    )
     dilations = list(model.DILATIONS) * (model.NUM_BASIC_BLOCKS // len(model.DILATIONS))
     joints = len(build_skeleton(config).joints)
-    network = HigherHRNet(backbone, joints, model.NUM_DECONVS, dilations, model.CAT_OUTPUT)
+    network = HigherHRNet(_backbone(config), joints, model.NUM_DECONVS, dilations, model.CAT_OUTPUT)
     INITS[model.INIT](network)
+    return network
+
+
+def _pose_hrnet(config: CfgNode) -> PoseHRNet:
+    network = PoseHRNet(_backbone(config), len(build_skeleton(config).joints))
+    INITS[config.MODEL.INIT](network)
     return network
 
 
@@ -67,6 +83,7 @@ def is_scale_adaptive(config: CfgNode) -> bool:
 MODELS: dict[str, Callable[[CfgNode], nn.Module]] = {
     "higher_hrnet": _higher_hrnet,
     "swahr": _swahr,
+    "pose_hrnet": _pose_hrnet,
 }
 INITS = {"published": normal_init, "fan_in": kaiming_init}
 

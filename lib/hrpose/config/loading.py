@@ -22,6 +22,7 @@ from hrpose.config.options import (
     OPTIONS,
     PATH_OPTIONS,
     SIZE_OPTIONS,
+    TOP_DOWN_MODELS,
 )
 from hrpose.config.renamed import RENAMED, current
 
@@ -123,8 +124,10 @@ def network_differences(config: CfgNode, text: str, origin: str) -> list[tuple[s
 def _network(values: dict[str, Any]) -> dict[str, Any]:
     """The options of MODEL that change what weights compute, as far as they have an effect."""
     deconvs, blocks = values["MODEL.NUM_DECONVS"], values["MODEL.NUM_BASIC_BLOCKS"]
-    names = [key for key in values if key.startswith("MODEL.BACKBONE.")]
-    names += ["MODEL.WIDTH", "MODEL.NUM_DECONVS"]
+    names = [key for key in values if key.startswith("MODEL.BACKBONE.")] + ["MODEL.WIDTH"]
+    if values["MODEL.NAME"] in TOP_DOWN_MODELS:
+        return {key: values[key] for key in names}
+    names += ["MODEL.NUM_DECONVS"]
     names += ["MODEL.NUM_BASIC_BLOCKS", "MODEL.CAT_OUTPUT"] if deconvs else []
     dilations = values["MODEL.DILATIONS"]
     each = dilations * (blocks // len(dilations)) if deconvs else ()

@@ -39,6 +39,9 @@ class Option(NamedTuple):
     meaning: str
 
 
+BOTTOM_UP_MODELS, TOP_DOWN_MODELS = ("higher_hrnet", "swahr"), ("pose_hrnet",)
+"""Values of MODEL.NAME by family, which decides what else is built (builders/families.py)."""
+
 # fmt: off
 OPTIONS = (
     Option("NAME", "", anything,
@@ -90,7 +93,8 @@ OPTIONS = (
            "Training crop in pixels: the side of a square, or [width, height]. The shorter side at "
            "test."),
     Option("DATASET.AUGMENTATIONS", ("affine", "flip"), some,
-           "Augmentations of a training sample, in order: affine, flip."),
+           "Augmentations of a training sample, in order: affine, flip; top-down: half_body, flip, "
+           "affine."),
     Option("DATASET.FLIP", 0.5, fraction,
            "Probability of a horizontal flip."),
     Option("DATASET.AFFINE.ROTATION", 30.0, not_negative,
@@ -101,12 +105,26 @@ OPTIONS = (
            "Largest side of the crop relative to the shorter side of the image."),
     Option("DATASET.AFFINE.TRANSLATE", 40.0, not_negative,
            "Largest translation of the crop in 200ths of its side."),
+    Option("DATASET.BOX_CROP.PADDING", 1.25, above_0,
+           "Side of a person's crop relative to their box in the network's proportions, at test "
+           "too."),
+    Option("DATASET.BOX_CROP.SCALE", 0.35, fraction,
+           "Deviation of the crop's random scale about 1, and the largest change."),
+    Option("DATASET.BOX_CROP.ROTATION", 45.0, not_negative,
+           "Deviation of the random rotation in degrees; the largest is twice that."),
+    Option("DATASET.BOX_CROP.ROTATE", 0.6, fraction,
+           "Probability of a rotation."),
+    Option("DATASET.HALF_BODY.PROBABILITY", 0.3, fraction,
+           "Probability of a crop about the upper or lower half of a body."),
+    Option("DATASET.HALF_BODY.MIN_JOINTS", 8, not_negative,
+           "Only people with more labelled joints than this are halved."),
     Option("DATASET.MAX_NUM_PEOPLE", 30, above_0,
            "Maximum number of people per image: in the tag loss, of candidates per joint, and of "
            "detections."),
 
-    Option("MODEL.NAME", "higher_hrnet", named,
-           "Network: higher_hrnet, or swahr (higher_hrnet with a scale branch)."),
+    Option("MODEL.NAME", "higher_hrnet", one_of(*BOTTOM_UP_MODELS, *TOP_DOWN_MODELS),
+           "Network: higher_hrnet, or swahr (higher_hrnet with a scale branch); top-down: "
+           "pose_hrnet."),
     Option("MODEL.WIDTH", 32, above_0,
            "Channels of the 1/4 branch; the others have 2, 4 and 8 times as many."),
     Option("MODEL.BACKBONE.STEM", 64, above_0,
@@ -130,14 +148,14 @@ OPTIONS = (
            "Initialisation: published (N(0, 0.001)) or fan_in (Kaiming, to train from scratch)."),
     Option("MODEL.PRETRAINED", "", anything,
            "Weights to start from; empty: train from scratch."),
-    Option("MODEL.ALLOW_MISSING", ("heads.*", "deconvs.*", "scale_branches.*"), anything,
+    Option("MODEL.ALLOW_MISSING", ("head.*", "heads.*", "deconvs.*", "scale_branches.*"), anything,
            "Patterns of tensor names that PRETRAINED need not contain."),
     Option("MODEL.COORDINATES", "published", one_of("published", "unbiased"),
            "Coordinate convention: published or unbiased (ops/coordinates.py). Stored with the "
            "weights."),
 
     Option("LOSS.TERMS", ("heatmap", "tags"), some,
-           "Loss terms: heatmap, tags."),
+           "Loss terms: heatmap, tags; top-down: heatmap or ohkm, its 8 hardest joints."),
     Option("LOSS.HEATMAP", (1.0,), some_of(not_negative),
            "Weight of the heatmap loss: one, or one per output, coarse to fine."),
     Option("LOSS.TAGS.PULL", 1e-3, not_negative,
@@ -221,9 +239,16 @@ OPTIONS = (
     Option("TEST.MODEL_FILE", "", anything,
            "Weights to evaluate or predict with."),
     Option("TEST.BATCH", 4, above_0,
-           "Images of one size per forward pass."),
+           "Images of one size, or top-down crops, per forward pass."),
     Option("TEST.INPUT_SIZE", 0, by_32_or_0,
            "Shorter side at test in pixels; 0: DATASET.INPUT_SIZE."),
+    Option("TEST.BOXES", "", anything,
+           "Boxes of people for a top-down network: truth (the labelled ones), or a detections file "
+           "in COCO's results format. Figures are comparable only on the same boxes."),
+    Option("TEST.BOX_FILTER.MIN_SCORE", 0.0, not_negative,
+           "Minimum score of a detected box."),
+    Option("TEST.BOX_FILTER.MAX_PER_IMAGE", 0, not_negative,
+           "Boxes per image, those of the highest scores; 0: all."),
     Option("TEST.FLIP_TEST", True, anything,
            "Average with the mirrored image."),
     Option("TEST.SCALE_FACTOR", (1.0,), scales,
@@ -294,6 +319,33 @@ class Dependence(NamedTuple):
 
 
 DEPENDENCES = (
+    Dependence(
+        (
+            *("DATASET.AFFINE.ROTATION", "DATASET.AFFINE.MIN_SCALE", "DATASET.AFFINE.MAX_SCALE"),
+            *("DATASET.AFFINE.TRANSLATE", "DATASET.MAX_NUM_PEOPLE", "DATASET.IGNORE_REGIONS"),
+            *("MODEL.NUM_DECONVS", "MODEL.NUM_BASIC_BLOCKS", "MODEL.DILATIONS", "MODEL.CAT_OUTPUT"),
+            *("LOSS.TAGS.PULL", "LOSS.TAGS.PUSH", "LOSS.TAGS.KIND", "LOSS.SAHR", "LOSS.WAHR"),
+            *("LOSS.SHR", "TEST.INPUT_SIZE", "TEST.SCALE_FACTOR", "TEST.AGGREGATE"),
+            *("TEST.PROJECT2IMAGE", "TEST.TAG_THRESHOLD", "TEST.REFINE"),
+            *("TEST.MATCHER", "TEST.MATCHING_COST"),
+        ),
+        "MODEL.NAME",
+        BOTTOM_UP_MODELS,
+    ),
+    Dependence(
+        (
+            *(f"DATASET.BOX_CROP.{n}" for n in ("PADDING", "SCALE", "ROTATION", "ROTATE")),
+            *("DATASET.HALF_BODY.PROBABILITY", "DATASET.HALF_BODY.MIN_JOINTS", "TEST.BOXES"),
+            *("TEST.BOX_FILTER.MIN_SCORE", "TEST.BOX_FILTER.MAX_PER_IMAGE"),
+        ),
+        "MODEL.NAME",
+        TOP_DOWN_MODELS,
+    ),
+    Dependence(
+        ("DATASET.HALF_BODY.PROBABILITY", "DATASET.HALF_BODY.MIN_JOINTS"),
+        "DATASET.AUGMENTATIONS",
+        ("half_body",),
+    ),
     Dependence(("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER"), "DATASET.SKELETON", ("file",)),
     Dependence(("DATASET.FLIP",), "DATASET.AUGMENTATIONS", ("flip",)),
     Dependence(
@@ -301,7 +353,8 @@ DEPENDENCES = (
         "DATASET.AUGMENTATIONS",
         ("affine",),
     ),
-    Dependence(("LOSS.HEATMAP", "LOSS.SAHR", "LOSS.WAHR", "LOSS.SHR"), "LOSS.TERMS", ("heatmap",)),
+    Dependence(("LOSS.SAHR", "LOSS.WAHR", "LOSS.SHR"), "LOSS.TERMS", ("heatmap",)),
+    Dependence(("LOSS.HEATMAP",), "LOSS.TERMS", ("heatmap", "ohkm")),
     Dependence(("LOSS.TAGS.PULL", "LOSS.TAGS.PUSH", "LOSS.TAGS.KIND"), "LOSS.TERMS", ("tags",)),
     Dependence(("LOSS.LAMBDA",), "LOSS.SAHR", (True,)),
     Dependence(("LOSS.GAMMA", "LOSS.DETACH_WEIGHT"), "LOSS.WAHR", (True,)),

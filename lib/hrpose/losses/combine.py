@@ -1,4 +1,4 @@
-"""The loss of a bottom-up network: a weighted sum of named terms over all output resolutions."""
+"""The loss of a network: a weighted sum of named terms over all its outputs."""
 
 from __future__ import annotations
 
@@ -41,6 +41,8 @@ Weights = Mapping[str, PerResolution]
 """loss name -> weight in the total"""
 Distance = Callable[[Tensor, Tensor, Targets], Tensor]
 """predicted and target heatmaps (B, K, H, W), targets -> loss (B,)"""
+PersonDistance = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""predicted and target heatmaps (B, K, H, W), weights (B, K) -> loss (B,)"""
 
 
 def multi_resolution_loss(
@@ -56,11 +58,7 @@ def multi_resolution_loss(
     outputs: coarse to fine   batch: see data/loaders.py
     tag_threshold: grouping's tag threshold, for the metric tag_conflicts
     """
-    names = [output.name for output in outputs]
-    if len(set(names)) < len(names):  # their losses would overwrite each other
-        raise ValueError(
-            f"outputs are named {', '.join(names)}; give every HeadOutput its own name"
-        )
+    _require_unique_names(outputs)
     losses: dict[str, Tensor] = {}
     metrics: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
@@ -74,6 +72,55 @@ def multi_resolution_loss(
             statistics = tag_statistics(output.tags.flatten(1), targets.cells, tag_threshold)
             metrics |= {f"{name}/{output.name}": value for name, value in statistics.items()}
     return LossOutput(losses, factors, metrics)
+
+
+def _require_unique_names(outputs: Sequence[HeadOutput]) -> None:
+    names = [output.name for output in outputs]
+    if len(set(names)) < len(names):  # their losses would overwrite each other
+        raise ValueError(
+            f"outputs are named {', '.join(names)}; give every HeadOutput its own name"
+        )
+
+
+def person_loss(
+    outputs: Sequence[HeadOutput],
+    batch: Mapping[str, Tensor],
+    terms: Mapping[str, PersonDistance],
+    weights: Weights,
+    config: TargetConfig,
+) -> LossOutput:
+    """The top-down twin: every sample shows one person, whose joints have weights of their own.
+
+    terms: name -> distance of the heatmaps
+    """
+    _require_unique_names(outputs)
+    losses: dict[str, Tensor] = {}
+    factors: dict[str, float] = {}
+    frames = [(output.heatmaps.shape[-2:], output.stride) for output in outputs]
+    all_targets = make_person_targets(batch, frames, config)
+    for i, (output, (heatmaps, joint_weights)) in enumerate(zip(outputs, all_targets)):
+        for name, distance in terms.items():
+            losses[f"{name}/{output.name}"] = distance(output.heatmaps, heatmaps, joint_weights)
+            factors[f"{name}/{output.name}"] = at_resolution(weights[name], i)
+    return LossOutput(losses, factors, {})
+
+
+def make_person_targets(
+    batch: Mapping[str, Tensor],
+    frames: Sequence[tuple[tuple[int, int], int]],
+    config: TargetConfig,
+) -> list[tuple[Tensor, Tensor]]:
+    """Heatmaps (B, K, h, w) of every output, and the weights (B, K) of the joints in the loss.
+
+    A weight is 1 for a labelled joint whose Gaussian reaches into the map.
+    batch: see data/loaders.py, of one person a sample   frames: (h, w) and stride of every output
+    """
+    joints, flipped = batch["joints"][:, 0], batch["flipped"]
+    codecs = (
+        HeatmapCodec(config.convention.name, at_resolution(config.sigma, i))
+        for i in range(len(frames))
+    )
+    return [codec.encode(joints, *frame, flipped) for codec, frame in zip(codecs, frames)]
 
 
 def make_targets(

@@ -1,0 +1,175 @@
+"""The top-down family: its samples, losses and predictors.
+
+Every table is name -> part. To add a part, write it in its package and give it a line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+
+from torch import Tensor, nn
+from yacs.config import CfgNode
+
+from hrpose.builders.common import input_size, keywords, pick
+from hrpose.builders.datasets import Split, build_skeleton, person_category_id
+from hrpose.codecs.heatmap import HeatmapCodec
+from hrpose.data.augment import (
+    Augment,
+    BoxCropConfig,
+    HalfBodyConfig,
+    box_crop,
+    half_body,
+    random_affine,
+    random_flip,
+)
+from hrpose.data.boxes import BoxSet, read_boxes, truth_boxes
+from hrpose.data.coco import ImageAnnotation, ImageFiles
+from hrpose.data.samples import BoxedImageDataset, SampleDataset, person_records
+from hrpose.engine.evaluate import PredictFn, predict_sequentially
+from hrpose.inference.crop_pipeline import stream_crops
+from hrpose.inference.pipeline import PipelineConfig
+from hrpose.inference.topdown import TopDownPredictor
+from hrpose.inference.topdown_spec import TopDownSpec
+from hrpose.losses.combine import PersonDistance, TargetConfig, make_person_targets, person_loss
+from hrpose.losses.heatmap import joints_mse, ohkm_mse
+from hrpose.models.hrnet import FINEST_STRIDE
+from hrpose.ops.coordinates import TOP_DOWN, Convention
+from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
+from hrpose.structures import Images
+
+TRUTH = "truth"
+"""The value of TEST.BOXES for labelled boxes."""
+
+
+def build_convention(config: CfgNode) -> Convention:
+    """The coordinate convention of a top-down network."""
+    return TOP_DOWN[config.MODEL.COORDINATES]
+
+
+def output_strides(config: CfgNode) -> list[int]:
+    """Network pixels per cell of every output."""
+    return [FINEST_STRIDE]
+
+
+# Samples -------------------------------------------------------------------------------------
+
+
+def _random_affine(config: CfgNode) -> Augment:
+    fields = ("PADDING", "SCALE", "ROTATION", "ROTATE")
+    crop = BoxCropConfig(
+        size=input_size(config),
+        convention=build_convention(config),
+        **keywords(config.DATASET.BOX_CROP, *fields),
+    )
+    return partial(random_affine, crop=crop, policy=box_crop)
+
+
+def _random_flip(config: CfgNode) -> Augment:
+    flip_order = build_skeleton(config).flip_order
+    return partial(random_flip, probability=config.DATASET.FLIP, flip_order=flip_order)
+
+
+def _half_body(config: CfgNode) -> Augment:
+    skeleton, options = build_skeleton(config), config.DATASET.HALF_BODY
+    halves = HalfBodyConfig(
+        skeleton.upper, skeleton.lower, **keywords(options, "PROBABILITY", "MIN_JOINTS")
+    )
+    return partial(half_body, config=halves)
+
+
+AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
+    "half_body": _half_body,
+    "flip": _random_flip,
+    "affine": _random_affine,
+}
+
+
+def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
+    """Augmented samples of the labelled people, of an image several."""
+    names = config.DATASET.AUGMENTATIONS
+    if list(names).count("affine") != 1 or names[-1] != "affine":
+        raise ValueError(
+            f"DATASET.AUGMENTATIONS is {list(names)}; a person is cropped once (affine), after "
+            "everything else"
+        )
+    steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
+    people, _ = person_records(split.records)
+    return SampleDataset(people, split.images, steps, config.TRAIN.SEED, masked=False)
+
+
+# Losses --------------------------------------------------------------------------------------
+
+LOSSES: dict[str, PersonDistance] = {
+    "heatmap": joints_mse,
+    "ohkm": ohkm_mse,
+}
+
+
+def build_loss(config: CfgNode) -> Callable:
+    """(outputs, batch) -> LossOutput"""
+    terms = {name: pick(LOSSES, name, "LOSS.TERMS") for name in config.LOSS.TERMS}
+    weights = dict.fromkeys(terms, config.LOSS.HEATMAP)
+    return partial(person_loss, terms=terms, weights=weights, config=build_targets(config))
+
+
+def build_targets(config: CfgNode) -> TargetConfig:
+    return TargetConfig(config.LOSS.SIGMA, convention=build_convention(config))
+
+
+def draw_targets(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Tensor]:
+    """The target heatmaps (B, K, h, w) of every output, as the loss draws them."""
+    height, width = batch["image"].shape[-2:]
+    frames = [((height // s, width // s), s) for s in output_strides(config)]
+    return [maps for maps, _ in make_person_targets(batch, frames, build_targets(config))]
+
+
+# Prediction ----------------------------------------------------------------------------------
+
+
+def build_spec(config: CfgNode) -> TopDownSpec:
+    """Crops, views, decoding and suppression, as TEST specifies."""
+    test = config.TEST
+    return TopDownSpec(
+        skeleton=build_skeleton(config),
+        input_size=input_size(config),
+        views=("identity", "flip") if test.FLIP_TEST else ("identity",),
+        stride=output_strides(config)[-1],
+        coordinates=build_convention(config).name,
+        padding=config.DATASET.BOX_CROP.PADDING,
+        mean=IMAGENET_MEAN,
+        std=IMAGENET_STD,
+        **keywords(test, "SUBPIXEL", "BATCH", "MIN_SCORE", "OKS_NMS"),
+    )
+
+
+def build_predictor(config: CfgNode, model: nn.Module) -> TopDownPredictor:
+    """Images and boxes to poses with this model, on its device, as TEST specifies."""
+    return TopDownPredictor(model, build_spec(config))
+
+
+def build_boxes(config: CfgNode, records: Sequence[ImageAnnotation]) -> BoxSet:
+    """The boxes that TEST.BOXES names, of these images."""
+    test = config.TEST
+    if not test.BOXES:
+        raise ValueError(
+            "TEST.BOXES is empty; set it to truth (the labelled boxes) or to a file of detections "
+            "in COCO's results format. Figures are comparable only on the same boxes"
+        )
+    if test.BOXES == TRUTH:
+        return truth_boxes(records)
+    filters = keywords(test.BOX_FILTER, "MIN_SCORE", "MAX_PER_IMAGE")
+    return read_boxes(test.BOXES, records, person_category_id(config), **filters)
+
+
+def build_test_images(
+    config: CfgNode, records: Sequence[ImageAnnotation], images: ImageFiles
+) -> Images:
+    """(image id, what is predicted from) of every record: the image with its boxes."""
+    return BoxedImageDataset(records, images, build_boxes(config, records))
+
+
+def build_predict_all(config: CfgNode, predictors: Sequence[TopDownPredictor]) -> PredictFn:
+    """The poses of all test images, by equal predictors, one on each device."""
+    pipeline = PipelineConfig(config.TEST.BATCH, max(1, config.WORKERS))
+    return partial(stream_crops, predictors, config=pipeline)
