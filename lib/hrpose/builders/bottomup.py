@@ -56,6 +56,11 @@ def inference_side(config: CfgNode) -> int:
     return config.TEST.INPUT_SIZE or min(input_size(config))
 
 
+def typical_size(config: CfgNode) -> tuple[int, int]:
+    """(width, height) of a square image at test in network pixels."""
+    return inference_side(config), inference_side(config)
+
+
 # Samples -------------------------------------------------------------------------------------
 
 

@@ -28,6 +28,14 @@ def family(config: CfgNode) -> ModuleType:
     return topdown if is_top_down(config) else bottomup
 
 
+def require_bottom_up(config: CfgNode, program: str) -> None:
+    """ValueError for a top-down network in a program that does not take one."""
+    if is_top_down(config):
+        raise ValueError(
+            f"{program} takes bottom-up networks; MODEL.NAME {config.MODEL.NAME} is top-down"
+        )
+
+
 def build_loss(config: CfgNode) -> Callable:
     """(outputs, batch) -> LossOutput"""
     return family(config).build_loss(config)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
 from hrpose.builders.common import input_size, keywords, pick
-from hrpose.builders.datasets import Split, build_skeleton, person_category_id
+from hrpose.builders.datasets import Split, build_skeleton, results_category
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.augment import (
     Augment,
@@ -50,6 +51,11 @@ def build_convention(config: CfgNode) -> Convention:
 def output_strides(config: CfgNode) -> list[int]:
     """Network pixels per cell of every output."""
     return [FINEST_STRIDE]
+
+
+def typical_size(config: CfgNode) -> tuple[int, int]:
+    """(width, height) of a crop in network pixels."""
+    return input_size(config)
 
 
 # Samples -------------------------------------------------------------------------------------
@@ -159,7 +165,10 @@ def build_boxes(config: CfgNode, records: Sequence[ImageAnnotation]) -> BoxSet:
     if test.BOXES == TRUTH:
         return truth_boxes(records)
     filters = keywords(test.BOX_FILTER, "MIN_SCORE", "MAX_PER_IMAGE")
-    return read_boxes(test.BOXES, records, person_category_id(config), **filters)
+    sizes = [dict(zip(("width", "height"), record.size or ())) for record in records]
+    images = [{"id": record.image_id, **size} for record, size in zip(records, sizes)]
+    category = results_category(config)["id"]
+    return read_boxes(Path(test.BOXES), images, category, **filters)
 
 
 def build_test_images(

@@ -10,10 +10,10 @@ from torch import nn
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_dataset, build_loss
 from hrpose.builders.common import keywords, pick
 from hrpose.builders.datasets import Split, read_split
 from hrpose.builders.devices import PRECISIONS, list_devices
+from hrpose.builders.families import build_loss, family, is_top_down
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.optim import (
@@ -36,7 +36,7 @@ def build_training_loader(
 ) -> TrainingLoader:
     """This process's share of augmented batches of DATASET.TRAIN, which may have been read."""
     split = split or read_split(config, config.DATASET.TRAIN)
-    train, dataset = config.TRAIN, build_dataset(config, split)
+    train, dataset = config.TRAIN, family(config).build_dataset(config, split)
     if train.BATCH % dist.world_size:
         raise ValueError(
             f"TRAIN.BATCH {train.BATCH} cannot be shared equally by {dist.world_size} "
@@ -72,7 +72,7 @@ def build_optimizer_step(
     """Steps of `batch` images over all processes. The model must be on the first device."""
     options = config.TRAIN
     _check_compile(config, devices, dist)
-    if dist.world_size > 1 and "heatmap" not in config.LOSS.TERMS:
+    if dist.world_size > 1 and not (is_top_down(config) or "heatmap" in config.LOSS.TERMS):
         raise ValueError(
             f"LOSS.TERMS {list(config.LOSS.TERMS)} leaves the finer outputs without a loss, and "
             "processes that train together wait for every gradient; add heatmap, or train in one "

@@ -43,6 +43,7 @@ class Callbacks(NamedTuple):
     primary: str  # the metric that selects the best checkpoint
     visualize: Callable[[Batch, Any], None]  # a batch and the model's outputs for it
     image_name: Callable[[int], str] = str  # by its index in the data set
+    circumstances: str = ""  # of the metrics, for the log
 
 
 class Trainer:
@@ -184,7 +185,8 @@ class Trainer:
             metrics = self.callbacks.validate(model, name)
             state.logger.write({f"{name}/{k}": v for k, v in metrics.items()}, progress.step)
             text = ", ".join(f"{key} {value:.3f}" for key, value in metrics.items())
-            state.logger.info(f"epoch {progress.epoch + 1}, {name}: {text}")
+            around = self.callbacks.circumstances
+            state.logger.info(f"epoch {progress.epoch + 1}, {name}{around}: {text}")
             progress.metrics[name] = metrics
             state.save_if_best(name, metrics, self.callbacks.primary)
 

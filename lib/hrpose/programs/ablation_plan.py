@@ -255,25 +255,25 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
     """key -> (parameters, GMAC at the test's size). ValueError: an option names nothing known."""
     import torch  # only now: the arguments are valid
 
-    from hrpose.builders.bottomup import build_loss, inference_side
     from hrpose.builders.common import build_model
     from hrpose.builders.datasets import build_skeleton
+    from hrpose.builders.families import build_loss, family
     from hrpose.builders.training import build_optimizer, build_schedule
     from hrpose.models.complexity import count_parameters, operations_in
 
     sizes: dict[str, tuple[int, float]] = {}
     networks: dict[str, tuple[int, float]] = {}
     for e in experiments:
-        side = inference_side(e.config)
+        width, height = family(e.config).typical_size(e.config)
         try:
             build_loss(e.config)
             build_schedule(e.config)
             build_optimizer(e.config, torch.nn.Linear(1, 1))  # any network: its name is checked
-            network = f"{e.config.MODEL} {build_skeleton(e.config).joints} {side}"
+            network = f"{e.config.MODEL} {build_skeleton(e.config).joints} {width} {height}"
             if network not in networks:
                 with torch.device("meta"):
                     model = build_model(e.config).eval()
-                networks[network] = count_parameters(model), operations_in(model, (side, side))
+                networks[network] = count_parameters(model), operations_in(model, (height, width))
         except ValueError as error:
             raise ValueError(f"row {e.name}: {error}") from None
         sizes[e.key] = networks[network]

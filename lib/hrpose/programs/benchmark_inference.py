@@ -15,14 +15,12 @@ from torch import Tensor, nn
 from torch.autograd.profiler import record_function
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_pipeline_config, build_predictor, inference_side
 from hrpose.builders.common import build_inference_model, build_model, load_model
 from hrpose.builders.datasets import build_evaluator, first, read_split
+from hrpose.builders.families import family, is_top_down
 from hrpose.config import load_config
-from hrpose.data.samples import ImageDataset
 from hrpose.inference import decode as decoding
 from hrpose.inference.onnx_predictor import open_session
-from hrpose.inference.pipeline import stream
 from hrpose.inference.spec import PUBLISHED
 from hrpose.models.blocks import kaiming_init
 from hrpose.ops.normalize import normalize
@@ -30,7 +28,7 @@ from hrpose.programs import timing
 from hrpose.programs.exporting.graphs import NetworkGraph, example
 from hrpose.programs.timing import CONFIGURED, REFERENCE, Report, Row
 from hrpose.skeletons import COCO
-from hrpose.structures import Poses
+from hrpose.structures import Images, Poses
 
 DECODING = {
     "candidates": "find_candidates", "fill": "fill_missing", "score": "score_and_filter"
@@ -176,9 +174,10 @@ STAGED = 20
 def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -> Report:
     """images/s on the first images of DATASET.VAL, stages of some, AP of the predictions."""
     split = first(read_split(config, config.DATASET.VAL), options.images)
-    images, count = ImageDataset(split.records, split.images), min(STAGED, len(split.records))
+    parts, count = family(config), min(STAGED, len(split.records))
+    images = parts.build_test_images(config, split.records, split.images)
     model = (load_model(config) if config.TEST.MODEL_FILE else build_model(config)).to(device)
-    predictor = build_predictor(config, build_inference_model(config, model))
+    predictor = parts.build_predictor(config, build_inference_model(config, model))
     predictors: dict[str, Any] = {}
     if options.against:
         reference = timing.load_reference("predictor")
@@ -190,8 +189,7 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
         if name == REFERENCE:
             found[name] = _one_by_one(predictors[name], images, len(images))
         else:
-            pipeline = build_pipeline_config(config, [predictor])
-            found[name] = list(stream([predictor], images, pipeline))
+            found[name] = list(parts.build_predict_all(config, [predictor])(images))
 
     calls = {name: partial(predict_all, name) for name in predictors}
     peaks = {name: timing.peak_memory(call, device) for name, call in calls.items()}
@@ -217,7 +215,7 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
     return Report({"Inference": rows, "Where the time of an image goes": parts}, [note])
 
 
-def _one_by_one(predict: Any, images: ImageDataset, count: int) -> list[tuple[int, Poses]]:
+def _one_by_one(predict: Any, images: Images, count: int) -> list[tuple[int, Poses]]:
     poses = []
     for i in range(count):
         with record_function("read"):

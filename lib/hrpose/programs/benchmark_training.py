@@ -15,8 +15,7 @@ from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import input_size
-from hrpose.builders.common import build_model
+from hrpose.builders.common import build_model, input_size
 from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
 from hrpose.data.samples import BottomUpDataset

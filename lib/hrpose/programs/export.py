@@ -14,6 +14,7 @@ from hrpose import __version__
 from hrpose.builders.bottomup import build_predictor, output_strides
 from hrpose.builders.common import load_model
 from hrpose.builders.datasets import Split, first, read_split
+from hrpose.builders.families import require_bottom_up
 from hrpose.inference.bottomup import BottomUpPredictor
 from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
 from hrpose.inference.spec import ExportedModel
@@ -72,6 +73,7 @@ def int8_path(path: Path) -> Path:
 def _check_options(known: argparse.Namespace, config: CfgNode) -> None:
     """ValueError for options that do not fit together, before anything is read."""
     _check_arguments(known)
+    require_bottom_up(config, "tools/export.py")
     if known.decode == "peaks" and len(config.TEST.SCALE_FACTOR) > 1:
         raise ValueError(
             f"a graph with peaks has one scale, TEST.SCALE_FACTOR is "

@@ -22,7 +22,7 @@ from torch import Tensor
 from yacs.config import CfgNode
 
 from hrpose import visualize
-from hrpose.builders.bottomup import build_convention, inference_side, output_strides
+from hrpose.builders.bottomup import build_convention, draw_targets, inference_side, output_strides
 from hrpose.builders.common import load_model
 from hrpose.builders.datasets import Split, build_skeleton, read_split
 from hrpose.builders.devices import build_devices
@@ -36,7 +36,6 @@ from hrpose.ops.normalize import normalize
 from hrpose.ops.peaks import resize
 from hrpose.ops.progress import progress
 from hrpose.programs.environment import environment_info
-from hrpose.programs.visual_reports import make_batch_targets
 
 CAPTION = (
     "1/s; high: narrow Gaussians. Trained only where Gaussians are drawn, arbitrary elsewhere."
@@ -210,9 +209,9 @@ def draw_sheet(
         "boxes": torch.from_numpy(boxes)[None],
         "flipped": torch.zeros(1, dtype=torch.bool),
     }
-    targets = make_batch_targets(config, batch)
+    targets = draw_targets(config, batch)
     for alpha, stride, target in zip(alphas, output_strides(config), targets):
-        heat = target.heatmaps[0]  # (K, h, w) as the loss draws them
+        heat = target[0]  # (K, h, w) as the loss draws them
         at_joints = (alpha * heat).sum(0) / heat.sum(0).clamp(min=1e-6)
         maps = torch.stack([alpha.mean(0), at_joints, heat.amax(0)])[None]  # (1, 3, h, w)
         maps = resize(maps, (maps.shape[2] * stride, maps.shape[3] * stride))[0]

@@ -16,11 +16,10 @@ import cv2
 import numpy as np
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_pipeline_config, load_predictor, load_predictors
 from hrpose.builders.datasets import build_skeleton, results_category
+from hrpose.builders.families import family, is_top_down, load_predictor, load_predictors
 from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
 from hrpose.data.samples import ImageDataset
-from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import (
     IMAGE_SUFFIXES,
@@ -56,6 +55,11 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
     if known.image_info:
         images = listed_images(known.image_info, Path(known.input), config.DATASET.EXIF)
         submit(config, images, known.output, known.image_info.stem.removeprefix("image_info_"))
+    elif is_top_down(config):
+        raise ValueError(
+            "a top-down network needs the boxes of people: give --image-info and TEST.BOXES, a "
+            "file of detections in these images; or, in Python, predictor(image, boxes)"
+        )
     else:
         predict_photos(config, find_photos(known.input), known.output)
 
@@ -222,7 +226,9 @@ def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> N
     output.refuse_foreign([whole, part])
     category = results_category(config)["id"]
     predictors = load_predictors(config)
-    found = stream(predictors, images, build_pipeline_config(config, predictors))
+    parts = family(config)
+    listed = parts.build_test_images(config, images.records, images.images)
+    found = parts.build_predict_all(config, predictors)(listed)
     results: list[dict] = []
     try:
         for image_id, poses in progress(found, "predicting", len(images)):

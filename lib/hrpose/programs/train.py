@@ -19,7 +19,6 @@ import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_predictor
 from hrpose.builders.common import build_model, load_pretrained
 from hrpose.builders.datasets import (
     annotation_path,
@@ -28,6 +27,7 @@ from hrpose.builders.datasets import (
     read_split,
 )
 from hrpose.builders.devices import build_devices
+from hrpose.builders.families import box_source, family
 from hrpose.builders.training import (
     build_optimizer_step,
     build_train_config,
@@ -185,7 +185,7 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
-        metrics = score(config, [build_predictor(config, model)], split, target, state.dist)
+        metrics = score(config, [family(config).build_predictor(config, model)], split, target, state.dist)
         pictures = (target / "pictures").glob("prediction_*") if state.dist.is_main else ()
         for path in sorted(pictures):
             state.logger.write_image(f"{name}/{path.stem}", read_image(path), state.progress.step)
@@ -200,7 +200,9 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     primary = build_evaluator(config, split.truth).primary
     if state.dist.is_main:
         track_annotations(config, state, {"TRAIN": records, "VAL": split.records})
-    return Callbacks(validate, primary, visualize, lambda index: records[index].file_name)
+    name = lambda index: records[index].file_name
+    boxes = box_source(config)
+    return Callbacks(validate, primary, visualize, name, f" on {boxes} boxes" * bool(boxes))
 
 
 def track_annotations(

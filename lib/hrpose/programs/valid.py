@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_pipeline_config, build_predict_fn, load_predictors
 from hrpose.builders.datasets import (
     Split,
     annotation_path,
@@ -18,15 +17,13 @@ from hrpose.builders.datasets import (
     read_split,
 )
 from hrpose.builders.devices import build_devices
+from hrpose.builders.families import box_source, family, load_predictors
 from hrpose.data.coco import load_annotations, load_results
-from hrpose.data.samples import AnnotatedImageDataset, ImageDataset
 from hrpose.data.validate import EVALUATION
 from hrpose.engine.distributed import DistInfo, distributed_context
-from hrpose.engine.evaluate import evaluate, predict_sequentially
+from hrpose.engine.evaluate import evaluate
 from hrpose.engine.run_dir import create_run_folder
 from hrpose.evaluation.coco import describe_results, format_table, match_images
-from hrpose.inference.bottomup import BottomUpPredictor
-from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import atomic_write, write_json
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import save_predictions
@@ -51,35 +48,33 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
                 folder.rmdir()
             raise
         if dist.is_main:
-            weights = {"weights": config.TEST.MODEL_FILE, "figures": metrics}
+            boxes = box_source(config)
+            weights = {"weights": config.TEST.MODEL_FILE, "boxes": boxes, "figures": metrics}
             facts = environment_info(build_devices(config, dist)) | weights
             write_json(folder / "run.json", facts, indent=1)
             atomic_write(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
-            print(format_table(metrics))
+            print(f"on {boxes} boxes:\n" * bool(boxes) + format_table(metrics))
             print(f"written to {folder}")
 
 
 def score(
     config: CfgNode,
-    predictors: Sequence[BottomUpPredictor],
+    predictors: Sequence[Any],
     split: Split,
     folder: Path,
     dist: DistInfo,
 ) -> dict[str, float]:
     """Metrics of a split that all processes predict; the main one writes them into `folder`."""
     evaluator = build_evaluator(config, split.truth)
-    predict = build_predict_fn(config, predictors[0])
-    if config.TEST.GT_HEATMAPS:
-        annotated = AnnotatedImageDataset(split.records, split.images)
-        metrics = evaluate(predict_sequentially(predict), annotated, evaluator, dist)
-    else:
-        predict_all = partial(stream, predictors, config=build_pipeline_config(config, predictors))
-        images = ImageDataset(split.records, split.images)
-        metrics = evaluate(predict_all, images, evaluator, dist)
+    parts, boxes = family(config), box_source(config)
+    images = parts.build_test_images(config, split.records, split.images)
+    predict_all = parts.build_predict_all(config, predictors)
+    metrics = evaluate(predict_all, images, evaluator, dist)
     if dist.is_main:
-        write_json(folder / "results" / "keypoints.json", evaluator.results)
+        name = f"keypoints_{boxes}_boxes.json" if boxes else "keypoints.json"
+        write_json(folder / "results" / name, evaluator.results)
         write_json(folder / "results" / "metrics.json", metrics, indent=1)
-        save_predictions(config, predict, split, folder / "pictures")
+        save_predictions(config, predict_all, images, split, folder / "pictures")
     return metrics
 
 

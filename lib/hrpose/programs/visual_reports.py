@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from itertools import islice
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Sampler
+from torch.utils.data import Sampler, Subset
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_targets, output_strides
 from hrpose.builders.datasets import Split, build_skeleton
+from hrpose.builders.families import family
 from hrpose.builders.training import build_training_loader
 from hrpose.data.samples import BottomUpDataset, read_sample
-from hrpose.losses.combine import Targets, make_targets
+from hrpose.engine.evaluate import PredictFn
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
-from hrpose.structures import HeadOutput, Poses
+from hrpose.structures import HeadOutput, Images, Poses
 from hrpose.visualize import (
     draw_mask,
     draw_poses,
@@ -35,19 +34,22 @@ IMAGES = 8
 
 def save_predictions(
     config: CfgNode,
-    predict: Callable[[tuple[np.ndarray, np.ndarray]], Poses],
+    predict: PredictFn,
+    images: Images,
     split: Split,
     folder: Path,
 ) -> None:
     """Draw ground truth and predictions side by side, on the first images with people.
 
-    predict: (image, its annotated joints) -> poses
+    images: of the split's records, as `predict` takes them
     """
     skeleton = build_skeleton(config)
-    for record in islice((each for each in split.records if len(each.joints)), IMAGES):
-        image = read_sample(record, split.images).image
+    chosen = [i for i, record in enumerate(split.records) if len(record.joints)][:IMAGES]
+    some = cast(Images, Subset(cast(Any, images), chosen))
+    for i, (_, poses) in zip(chosen, predict(some)):
+        record = split.records[i]
+        image = split.images.read(record.file_name, record.size)
         truth = titled(draw_poses(image, record.joints, skeleton), "truth")
-        poses = predict((image, record.joints))
         drawn = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
         write(
             folder / f"prediction_{record.image_id}.jpg",
@@ -70,18 +72,18 @@ def draw_training_batch(
 
     batch: as data/loaders.py makes it   outputs: the network's, coarse to fine
     """
-    skeleton, targets = build_skeleton(config), make_batch_targets(config, batch)
+    skeleton, targets = build_skeleton(config), family(config).draw_targets(config, batch)
     tiles: list[np.ndarray] = []
     for i in range(len(batch["image"])):
         image = _image(batch, i)
         tiles.append(_draw_sample(batch, i, skeleton))
         for output, target in zip(outputs, targets):
             predicted = overlay_heatmaps(image, _numpy(output.heatmaps[i]))
-            tiles.append(_draw_target(image, target, i, output.stride))
+            tiles.append(_draw_target(image, target[i], output.stride))
             tiles.append(titled(predicted, f"prediction 1/{output.stride}"))
-        tags, heatmaps = outputs[0].tags, _numpy(targets[0].heatmaps[i])
-        assert tags is not None, "tags are predicted at the coarsest resolution"
-        tiles.append(titled(draw_tags(image, heatmaps, _numpy(tags[i])), "tags"))
+            if output.tags is not None:
+                tags = draw_tags(image, _numpy(target[i]), _numpy(output.tags[i]))
+                tiles.append(titled(tags, "tags"))
     return side_by_side(tiles, columns=len(tiles) // len(batch["image"]))
 
 
@@ -91,20 +93,15 @@ def save_samples(config: CfgNode, folder: Path) -> None:
     dataset, sampler = cast(BottomUpDataset, loader.dataset), cast(Sampler, loader.batch_sampler)
     keys = next(iter(sampler))[:IMAGES]
     batch = loader.collate_fn([dataset[key] for key in keys])
-    targets = make_batch_targets(config, batch)
+    targets = family(config).draw_targets(config, batch)
     for i, (_, index) in enumerate(keys):
         sample = read_sample(dataset.records[index], dataset.images)
         annotated = draw_poses(draw_mask(sample.image, sample.mask), sample.joints, skeleton)
         views = [titled(annotated, f"image {sample.image_id}; dark: no heatmap loss")]
         views.append(_draw_sample(batch, i, skeleton))
-        for target, stride in zip(targets, output_strides(config)):
-            views.append(_draw_target(_image(batch, i), target, i, stride))
+        for target, stride in zip(targets, family(config).output_strides(config)):
+            views.append(_draw_target(_image(batch, i), target[i], stride))
         write(folder / f"sample_{i}.jpg", side_by_side(views))
-
-
-def make_batch_targets(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Targets]:
-    """The targets of a batch at every resolution, coarse to fine, as the loss draws them."""
-    return make_targets(batch, output_strides(config), build_targets(config))
 
 
 def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:
@@ -114,8 +111,8 @@ def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.
     return titled(draw_poses(masked, _numpy(batch["joints"][i]), skeleton), title)
 
 
-def _draw_target(image: np.ndarray, target: Targets, i: int, stride: int) -> np.ndarray:
-    return titled(overlay_heatmaps(image, _numpy(target.heatmaps[i])), f"target 1/{stride}")
+def _draw_target(image: np.ndarray, target: Tensor, stride: int) -> np.ndarray:
+    return titled(overlay_heatmaps(image, _numpy(target)), f"target 1/{stride}")
 
 
 def _image(batch: Mapping[str, Tensor], i: int) -> np.ndarray:
