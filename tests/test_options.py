@@ -96,7 +96,7 @@ def test_every_yaml_begins_with_what_it_is_and_how_to_run_it(path):
 
 def test_there_are_few_options_and_each_is_used_by_a_config_or_a_document():
     names = {".".join(option.key.split(".")[:2]) for option in OPTIONS}
-    assert len(names) <= 85
+    assert len(names) <= 120  # with both families; 85 of them are older
     written = {entry.key for path in CONFIGS for entry in read_entries(path)}
     documents = [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]
     text = "\n".join(path.read_text() for path in documents if path.name != "options.md")

@@ -18,8 +18,8 @@ from hrpose.config.options import as_yaml
 from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
-from hrpose.models.pose_hrnet import PoseHRNet
 from hrpose.models.optimize import prepare_for_inference
+from hrpose.models.pose_hrnet import PoseHRNet
 from hrpose.models.swahr import SWAHR
 from hrpose.models.weight_io import read_weights
 from hrpose.models.weights import LoadReport, load_contents, load_weights

@@ -14,7 +14,6 @@ from yacs.config import CfgNode
 
 from hrpose.builders.common import input_size, keywords, pick
 from hrpose.builders.datasets import Split, build_skeleton, results_category
-from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.augment import (
     Augment,
     BoxCropConfig,
@@ -27,7 +26,7 @@ from hrpose.data.augment import (
 from hrpose.data.boxes import BoxSet, read_boxes, truth_boxes
 from hrpose.data.coco import ImageAnnotation, ImageFiles
 from hrpose.data.samples import BoxedImageDataset, SampleDataset, person_records
-from hrpose.engine.evaluate import PredictFn, predict_sequentially
+from hrpose.engine.evaluate import PredictFn
 from hrpose.inference.crop_pipeline import stream_crops
 from hrpose.inference.pipeline import PipelineConfig
 from hrpose.inference.topdown import TopDownPredictor

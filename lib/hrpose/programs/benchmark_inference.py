@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.common import build_inference_model, build_model, load_model
 from hrpose.builders.datasets import build_evaluator, first, read_split
-from hrpose.builders.families import family, is_top_down
+from hrpose.builders.families import family
 from hrpose.config import load_config
 from hrpose.inference import decode as decoding
 from hrpose.inference.onnx_predictor import open_session

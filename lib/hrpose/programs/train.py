@@ -185,7 +185,8 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
-        metrics = score(config, [family(config).build_predictor(config, model)], split, target, state.dist)
+        predictor = family(config).build_predictor(config, model)
+        metrics = score(config, [predictor], split, target, state.dist)
         pictures = (target / "pictures").glob("prediction_*") if state.dist.is_main else ()
         for path in sorted(pictures):
             state.logger.write_image(f"{name}/{path.stem}", read_image(path), state.progress.step)
@@ -200,9 +201,14 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     primary = build_evaluator(config, split.truth).primary
     if state.dist.is_main:
         track_annotations(config, state, {"TRAIN": records, "VAL": split.records})
-    name = lambda index: records[index].file_name
     boxes = box_source(config)
-    return Callbacks(validate, primary, visualize, name, f" on {boxes} boxes" * bool(boxes))
+    return Callbacks(
+        validate,
+        primary,
+        visualize,
+        lambda index: records[index].file_name,
+        f" on {boxes} boxes" * bool(boxes),
+    )
 
 
 def track_annotations(
