@@ -93,11 +93,12 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
         except ValueError as error:  # no compiler
             failed[name] = str(error)
     networks |= {path.name: onnx_network(path) for path in options.onnx}
-    for size in options.size or [inference_side(config)]:
-        noise = example(options.batch, (size, size)).to(device)
+    sizes = [(side, side) for side in options.size] or [family(config).typical_size(config)]
+    for width, height in sizes:
+        noise = example(options.batch, (height, width)).to(device)
         with torch.inference_mode():
             rows = _compare_networks(networks, noise, options.repeats, failed)
-        report.tables[f"{options.batch} x {size} x {size}"] = rows
+        report.tables[f"{options.batch} x {height} x {width}"] = rows
     report.notes = [
         f"Weights: {config.TEST.MODEL_FILE or 'random, in which rounding errors grow more'}. "
         "Images are noise; their normalization counts. Off by: the largest difference to the "
