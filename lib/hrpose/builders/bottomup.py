@@ -26,7 +26,7 @@ from hrpose.builders.devices import build_devices
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
-from hrpose.data.samples import BottomUpDataset
+from hrpose.data.samples import SampleDataset
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.inference.bottomup import BottomUpPredictor, predict_with_gt_heatmaps
 from hrpose.inference.pipeline import PipelineConfig
@@ -94,7 +94,7 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
 }
 
 
-def build_dataset(config: CfgNode, split: Split) -> BottomUpDataset:
+def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
     """Augmented samples of the annotated images; one with only a crowd annotation is one, too."""
     names = config.DATASET.AUGMENTATIONS
     if names.count("affine") != 1 or "flip" in names[: names.index("affine")]:
@@ -104,7 +104,7 @@ def build_dataset(config: CfgNode, split: Split) -> BottomUpDataset:
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     annotated = [record for record in split.records if record.annotated]
-    return BottomUpDataset(annotated, split.images, steps, config.TRAIN.SEED)
+    return SampleDataset(annotated, split.images, steps, config.TRAIN.SEED)
 
 
 # Losses --------------------------------------------------------------------------------------
