@@ -45,6 +45,8 @@ class ImageAnnotation(NamedTuple):
     ignore: tuple[Any, ...] = ()  # COCO segmentations excluded from the heatmap loss
     annotated: bool = True  # whether there is any annotation, crowds and unlabelled people included
     size: tuple[int, int] | None = None  # annotated width and height
+    crowds: np.ndarray | None = None  # (N,) bool: iscrowd; None: no crowd among them
+    unlabelled: int = 0  # annotations of the category without a labelled joint: not among the N
 
 
 _ARCHIVE = re.compile(r"(.*?\.zip(?=@|$)|.*)(?:(?<=\.zip)@(.*))?", re.IGNORECASE)
@@ -171,21 +173,31 @@ def load_results(path: Path) -> list[dict[str, Any]]:
     these are read too. No other object of a file is interpreted.
     Errors: FileNotFoundError; ValueError with the number of the pose that is wrong
     """
+    results = load_result_list(path, "poses", "keypoints", "the best 20 are scored")
+    return [_pose(pose, f"{path}: result {number}") for number, pose in enumerate(results)]
+
+
+def load_result_list(path: Path, kind: str, field: str, cap: str) -> list[dict[str, Any]]:
+    """The entries of a file in COCO's results format, as they are; a list of objects, no more.
+
+    kind, field, cap: for messages, what an entry is, the field that makes it so, and how many of an
+    image are used   Errors: FileNotFoundError, ValueError
+    """
     if path.is_file() and path.stat().st_size > LARGEST_RESULTS:
         raise ValueError(
             f"{path} has {path.stat().st_size} bytes, but results are read whole and may have "
-            f"{LARGEST_RESULTS}; write fewer poses of each image: the best 20 are scored"
+            f"{LARGEST_RESULTS}; write fewer {kind} of each image: {cap}"
         )
     results = read_json(path, "results")
     if not isinstance(results, list):
-        raise ValueError(f"{path} is not a list; COCO's results format is a list of poses")
-    for number, pose in enumerate(results):
-        if not isinstance(pose, dict):
+        raise ValueError(f"{path} is not a list; COCO's results format is a list of {kind}")
+    for number, entry in enumerate(results):
+        if not isinstance(entry, dict):
             raise ValueError(
-                f"{path}: result {number} is {_kind(pose)}; a pose is an object with image_id, "
-                "category_id, keypoints and score"
+                f"{path}: result {number} is {_kind(entry)}; {kind} are objects with "
+                f"image_id, category_id, {field} and score"
             )
-    return [_pose(pose, f"{path}: result {number}") for number, pose in enumerate(results)]
+    return results
 
 
 def _pose(pose: Mapping[str, Any], where: str) -> dict[str, Any]:
@@ -294,6 +306,7 @@ def image_annotations(
     keypoints = [person.get("keypoints") or [0] * (3 * joints) for person in people]
     every = np.array(keypoints, np.float32).reshape(len(people), joints, 3)  # (P, K, 3)
     labelled = np.any(every[..., 2] > 0, axis=1)  # (P,)
+    crowds = np.array([bool(person.get("iscrowd")) for person in people], bool)  # (P,)
     boxes = np.zeros((len(people), 4), np.float32)
     for i in np.flatnonzero(labelled).tolist():
         boxes[i] = people[i].get("bbox") or bounding_box(every[i][every[i, :, 2] > 0, :2])
@@ -316,6 +329,8 @@ def image_annotations(
                 ignore=tuple(region for i in own for region in regions(people[i])),
                 annotated=bool(own),
                 size=annotated_size(images[image_id]),
+                crowds=crowds[kept],
+                unlabelled=len(own) - len(kept),
             )
         )
     return records
