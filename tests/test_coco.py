@@ -21,7 +21,7 @@ from hrpose.data.coco import (
 )
 from hrpose.data.samples import (
     AnnotatedImageDataset,
-    BottomUpDataset,
+    SampleDataset,
     ImageDataset,
     loss_mask,
     read_sample,
@@ -186,7 +186,7 @@ def test_data_sets_for_prediction_read_images_with_their_ids(tmp_path):
 def test_no_images_no_records_and_no_data_set():
     assert image_annotations(labels(images=()), 2, 1) == []
     with pytest.raises(ValueError, match="empty"):
-        BottomUpDataset([], None, [], 0)
+        SampleDataset([], None, [], 0)
 
 
 # What is left unsupervised ----------------------------------------------------------------------

@@ -14,7 +14,7 @@ import torch
 from hrpose.data.augment import CropConfig, random_affine, random_flip
 from hrpose.data.coco import ImageAnnotation, ImageFiles
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader, collate
-from hrpose.data.samples import BottomUpDataset, read_sample
+from hrpose.data.samples import SampleDataset, read_sample
 from hrpose.structures import Sample
 
 SIDE = 64
@@ -35,7 +35,7 @@ def dataset(tmp_path):
         partial(random_affine, crop=CropConfig(SIDE, stride=2)),
         partial(random_flip, probability=0.5, flip_order=[0, 2, 1]),
     ]
-    return BottomUpDataset(marked, ImageFiles(tmp_path), steps, seed=5)
+    return SampleDataset(marked, ImageFiles(tmp_path), steps, seed=5)
 
 
 def same(a, b):
@@ -97,14 +97,14 @@ def test_randomness_comes_from_seed_epoch_and_index(dataset):
     assert np.array_equal(first.joints, again.joints)
     other_epoch, other_seed = (
         dataset[3, 7][1],
-        BottomUpDataset(dataset.records, dataset.images, dataset.augmentations, seed=6)[2, 7][1],
+        SampleDataset(dataset.records, dataset.images, dataset.augmentations, seed=6)[2, 7][1],
     )
     assert not np.array_equal(first.joints, other_epoch.joints)
     assert not np.array_equal(first.joints, other_seed.joints)
 
 
 def test_different_images_have_different_randomness(dataset):
-    alike = BottomUpDataset([dataset.records[7]] * 5, dataset.images, dataset.augmentations, 0)
+    alike = SampleDataset([dataset.records[7]] * 5, dataset.images, dataset.augmentations, 0)
     places = [tuple(alike[0, i][1].joints.ravel()) for i in range(5)]
     assert len(set(places)) == 5
 
@@ -177,7 +177,7 @@ def broken_loader(dataset, fail, workers):
             fail()
         return sample
 
-    spoilt = BottomUpDataset(dataset.records, dataset.images, [begin, *dataset.augmentations], 0)
+    spoilt = SampleDataset(dataset.records, dataset.images, [begin, *dataset.augmentations], 0)
     return loader_of(spoilt, workers)
 
 

@@ -19,13 +19,13 @@ else:
 
 @dataclass(frozen=True)
 class Sample:
-    """One annotated image on its way to the network."""
+    """One annotated image, or a person in it, on its way to the network."""
 
     image: np.ndarray  # (H, W, 3) uint8 RGB
     joints: np.ndarray  # (N, K, 3) float32: x, y in pixels of `image`, visibility 0 | 1 | 2
-    mask: np.ndarray
+    mask: np.ndarray | None
     """bool, True where heatmaps are supervised: (H, W), and once the image is cropped to the
-    network's size (H / s, W / s), s the stride of its finest output."""
+    network's size (H / s, W / s), s the stride of its finest output. None of a single person."""
     image_id: int
     flipped: bool = False
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))

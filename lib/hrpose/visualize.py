@@ -57,8 +57,10 @@ def overlay_heatmaps(image: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
     return _blend(image, colours, 0.25 + 0.5 * heat)
 
 
-def draw_mask(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The image with the cells that are not supervised, 0 in mask (h, w), darkened."""
+def draw_mask(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
+    """The image with the cells that are not supervised, 0 in mask (h, w), darkened; None: none."""
+    if mask is None:
+        return image
     scaled = cv2.resize(
         mask.astype(np.float32), image.shape[1::-1], interpolation=cv2.INTER_NEAREST
     )

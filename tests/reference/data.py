@@ -65,7 +65,7 @@ class ReferenceDataset(Dataset):
     """
 
     def __init__(self, source, config):
-        """source: the package's own BottomUpDataset"""
+        """source: the package's own SampleDataset"""
         self.source = source
         self.config = config
 

@@ -18,7 +18,7 @@ from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
 from hrpose.data.coco import ImageAnnotation, ImageFiles
-from hrpose.data.samples import AnnotatedImageDataset, BottomUpDataset, ImageDataset
+from hrpose.data.samples import AnnotatedImageDataset, ImageDataset, SampleDataset
 from hrpose.engine.evaluate import PredictFn, predict_sequentially
 from hrpose.inference.bottomup import BottomUpPredictor, predict_with_gt_heatmaps
 from hrpose.inference.pipeline import PipelineConfig, stream
@@ -86,7 +86,7 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
 }
 
 
-def build_dataset(config: CfgNode, split: Split) -> BottomUpDataset:
+def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
     """Augmented samples of the annotated images; one with only a crowd annotation is one, too."""
     names = config.DATASET.AUGMENTATIONS
     if names.count("affine") != 1 or "flip" in names[: names.index("affine")]:
@@ -96,7 +96,7 @@ def build_dataset(config: CfgNode, split: Split) -> BottomUpDataset:
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     annotated = [record for record in split.records if record.annotated]
-    return BottomUpDataset(annotated, split.images, steps, config.TRAIN.SEED)
+    return SampleDataset(annotated, split.images, steps, config.TRAIN.SEED)
 
 
 # Losses --------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from hrpose.data.augment import (
 )
 from hrpose.data.boxes import BoxSet, read_boxes, truth_boxes
 from hrpose.data.coco import ImageAnnotation, ImageFiles
-from hrpose.data.samples import BoxedImageDataset, SampleDataset, person_records
+from hrpose.data.samples import BoxedImageDataset, SampleDataset, person_records, read_person
 from hrpose.engine.evaluate import PredictFn
 from hrpose.inference.crop_pipeline import stream_crops
 from hrpose.inference.pipeline import PipelineConfig
@@ -63,7 +63,7 @@ def typical_size(config: CfgNode) -> tuple[int, int]:
 def _random_affine(config: CfgNode) -> Augment:
     fields = ("PADDING", "SCALE", "ROTATION", "ROTATE")
     crop = BoxCropConfig(
-        size=input_size(config),
+        frame=input_size(config),
         convention=build_convention(config),
         **keywords(config.DATASET.BOX_CROP, *fields),
     )
@@ -78,7 +78,10 @@ def _random_flip(config: CfgNode) -> Augment:
 def _half_body(config: CfgNode) -> Augment:
     skeleton, options = build_skeleton(config), config.DATASET.HALF_BODY
     halves = HalfBodyConfig(
-        skeleton.upper, skeleton.lower, **keywords(options, "PROBABILITY", "MIN_JOINTS")
+        tuple(skeleton.upper_joints),
+        tuple(skeleton.lower_joints),
+        padding=config.DATASET.BOX_CROP.PADDING,
+        **keywords(options, "PROBABILITY", "MIN_JOINTS"),
     )
     return partial(half_body, config=halves)
 
@@ -100,7 +103,7 @@ def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     people, _ = person_records(split.records)
-    return SampleDataset(people, split.images, steps, config.TRAIN.SEED, masked=False)
+    return SampleDataset(people, split.images, steps, config.TRAIN.SEED, read_person)
 
 
 # Losses --------------------------------------------------------------------------------------

@@ -1,19 +1,25 @@
-"""Augmentations of samples: random affine crop and horizontal flip.
+"""Augmentations of samples: random affine crop, horizontal flip, and crops of half a body.
 
 Augmentations draw all randomness from the `rng` argument and return a new `Sample`; inputs are
-never modified.
+never modified. Each states what it draws, and in which order: runs are reproduced by it.
+
+Crops of images are flipped after the crop, as in HigherHRNet's released code, and those of people
+before it, in the image, as in HRNet's: by the convention `hrnet` a flipped crop is one pixel off
+the crop of the flipped image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from hrpose.ops.boxes import PADDING, crop_transform
 from hrpose.ops.coordinates import (
     HIGHERHRNET,
+    HRNET,
     Affine,
     Convention,
     mirror_image,
@@ -44,15 +50,34 @@ class CropConfig(NamedTuple):
         return self.size if isinstance(self.size, tuple) else (self.size, self.size)
 
 
-CropPolicy = Callable[[Sample, CropConfig, np.random.Generator], Affine]
+class BoxCropConfig(NamedTuple):
+    """Ranges of the random training crop of a person."""
+
+    frame: tuple[int, int] = (192, 256)  # network pixels, (width, height)
+    padding: float = PADDING  # side of the crop, in sides of the box
+    scale: float = 0.35  # standard deviation of the factor of that side, and its largest change
+    rotation: float = 45.0  # standard deviation in degrees; at most twice as many, either way
+    rotate: float = 0.6  # probability of a rotation
+    stride: int = 1  # network pixels per cell of the mask, if there is one
+    convention: Convention = HRNET
+
+
+CropPolicy = Callable[[Sample, Any, np.random.Generator], Affine]
 """Draws where a training crop lies: the transform from a sample's image to the network's input."""
 
 
 def image_crop(sample: Sample, crop: CropConfig, rng: np.random.Generator) -> Affine:
-    """The crop policy of bottom-up training: about the centre of the image.
+    """The crop policy of bottom-up training: about the centre of the image, before any flip.
 
+    Draws its side, its shift in x and y, and the angle, all uniform.
+    Errors: ValueError for a sample that was flipped, or cropped, before.
     Source: the augmentation of HigherHRNet's released training code.
     """
+    whole = sample.mask is None or sample.mask.shape == sample.image.shape[:2]
+    if sample.flipped or not whole:
+        raise ValueError(
+            "a sample is cropped once, and then mirrored; put affine first in DATASET.AUGMENTATIONS"
+        )
     height, width = sample.image.shape[:2]
     side = min(width, height) * rng.uniform(crop.min_scale, crop.max_scale)
     reach = round(crop.translate * side / 200)
@@ -61,6 +86,21 @@ def image_crop(sample: Sample, crop: CropConfig, rng: np.random.Generator) -> Af
     centre = (width / 2 + shift[0], height / 2 + shift[1])
     scale = min(crop.frame) / side
     return similarity(centre, crop.frame, scale, degrees, crop.convention)
+
+
+def box_crop(sample: Sample, crop: BoxCropConfig, rng: np.random.Generator) -> Affine:
+    """The crop policy of top-down training: about the box of a person, after any flip.
+
+    Draws the scale (normal), whether to rotate (uniform), and only then the angle (normal).
+    Errors: ValueError for a box that is not finite or not above 0 in width and height.
+    Source: the augmentation of HRNet's released training code.
+    """
+    most = 2 * crop.rotation
+    factor = np.clip(1 + crop.scale * rng.standard_normal(), 1 - crop.scale, 1 + crop.scale)
+    rotated = rng.random() < crop.rotate
+    degrees = np.clip(crop.rotation * rng.standard_normal(), -most, most) if rotated else 0.0
+    coordinates = crop.convention.name
+    return crop_transform(sample.boxes[0], crop.frame, crop.padding * factor, degrees, coordinates)
 
 
 def move(
@@ -76,13 +116,15 @@ def move(
     """
     extents = sample.boxes[:, 2:] * np.float32(by.scale)  # not those of a rotated box's hull
     centres = by.points(sample.boxes[:, :2] + sample.boxes[:, 2:] / 2)
-    cells = (size[0] // stride, size[1] // stride)
-    covered = by.to_stride(stride, convention).image(sample.mask.view(np.uint8) * 255, cells)
+    mask = sample.mask
+    if mask is not None:
+        cells = (size[0] // stride, size[1] // stride)
+        mask = by.to_stride(stride, convention).image(mask.view(np.uint8) * 255, cells) > 127
     return replace(
         sample,
         image=by.image(sample.image, size),
         joints=by.joints(sample.joints).astype(np.float32),
-        mask=covered > 127,
+        mask=mask,
         boxes=np.hstack([centres - extents / 2, extents]).astype(np.float32),
     )
 
@@ -95,7 +137,7 @@ def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
     return replace(
         sample,
         image=mirror_image(sample.image),
-        mask=mirror_image(sample.mask),
+        mask=None if sample.mask is None else mirror_image(sample.mask),
         joints=mirror_joints(sample.joints, width, list(flip_order)),
         boxes=boxes,
         flipped=not sample.flipped,
@@ -105,14 +147,10 @@ def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
 def random_affine(
     sample: Sample,
     rng: np.random.Generator,
-    crop: CropConfig,
+    crop: CropConfig | BoxCropConfig,
     policy: CropPolicy = image_crop,
 ) -> Sample:
-    """Random crop, rotation and scale; before any flip, which each output frame does for itself."""
-    if sample.flipped or sample.mask.shape != sample.image.shape[:2]:
-        raise ValueError(
-            "a sample is cropped once, and then mirrored; put affine first in DATASET.AUGMENTATIONS"
-        )
+    """Random crop, rotation and scale; before or after a flip, as the policy demands."""
     by = policy(sample, crop, rng)
     return move(sample, by, crop.frame, crop.stride, crop.convention)
 
@@ -120,5 +158,54 @@ def random_affine(
 def random_flip(
     sample: Sample, rng: np.random.Generator, probability: float, flip_order: Sequence[int]
 ) -> Sample:
-    """Flip with the given probability."""
+    """Flip with the given probability; one uniform draw."""
     return flip(sample, flip_order) if rng.random() < probability else sample
+
+
+# Half of a body ------------------------------------------------------------------------------
+
+HALF_BODY_PADDING = 1.5
+"""Side of a crop of half a body, in sides of the box around its joints."""
+
+
+class HalfBodyConfig(NamedTuple):
+    """Which joints half bodies have, and how often samples are crops of them."""
+
+    upper: tuple[int, ...]  # joints above the hips (Skeleton.upper_joints)
+    lower: tuple[int, ...]  # all others
+    probability: float = 0.3
+    min_joints: int = 8  # of people with more labelled joints than that
+    padding: float = PADDING  # of the crop that follows; a half body has HALF_BODY_PADDING instead
+
+    @property
+    def has_halves(self) -> bool:
+        """Whether the names of joints distinguish two halves; without, every body stays whole."""
+        return bool(self.upper and self.lower)
+
+
+def half_body(sample: Sample, rng: np.random.Generator, config: HalfBodyConfig) -> Sample:
+    """Replace the box of a person by that of the upper or lower half, with a probability.
+
+    The upper half is preferred to the lower if a normal draw is below 0.5 (69 %), but one of more
+    than two labelled joints to one of fewer. The new box is centred at the mean of these joints,
+    and has their extent; with fewer than two of them, or all in one point, the old one stays.
+    Draws whether to (uniform), and only then which half (normal); nothing for a person of few
+    labelled joints.
+    Source: the half body transform of HRNet's released training code.
+    """
+    labelled = np.flatnonzero(sample.joints[0, :, 2] > 0)
+    if not config.has_halves or len(labelled) <= config.min_joints:
+        return sample
+    if rng.random() >= config.probability:
+        return sample
+    upper, lower = (np.intersect1d(labelled, half) for half in (config.upper, config.lower))
+    prefers_upper = rng.standard_normal() < 0.5
+    chosen = upper if (prefers_upper and len(upper) > 2) or len(lower) <= 2 else lower
+    points = sample.joints[0, chosen, :2].astype(np.float64)
+    extent = np.ptp(points, axis=0) if len(points) > 1 else np.zeros(2)
+    if not extent.any():
+        return sample
+    extent = np.maximum(extent, 1e-3 * extent.max())  # joints on a line have a box, too
+    extent *= HALF_BODY_PADDING / config.padding
+    box = np.concatenate([points.mean(0) - extent / 2, extent])
+    return replace(sample, boxes=box[None].astype(np.float32))

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler, get_worker_info
 
-from hrpose.data.samples import BottomUpDataset
+from hrpose.data.samples import SampleDataset
 from hrpose.ops.processes import begin_worker
 from hrpose.structures import Sample
 
@@ -69,7 +69,7 @@ class TrainingLoader(DataLoader):
 
     def __init__(
         self,
-        dataset: BottomUpDataset,
+        dataset: SampleDataset,
         batches: ResumableBatchSampler,
         workers: int,
         device: torch.device = CPU,
@@ -118,7 +118,7 @@ class TrainingLoader(DataLoader):
         if message.startswith("Caught "):  # raised in a worker, with its traceback
             return kind(message.rpartition(f"{kind.__name__}: ")[2].strip())
         if kind is RuntimeError and "DataLoader worker" in message:
-            records = cast(BottomUpDataset, self.dataset).records
+            records = cast(SampleDataset, self.dataset).records
             names = [records[i].file_name for i in self.current.tolist() if i >= 0]
             return ChildProcessError(
                 f"{message}. The workers were reading {', '.join(names) or 'nothing'}; check these "
@@ -132,17 +132,20 @@ def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
 
     image (B, 3, H, W) uint8 in channels-last memory format; joints (B, N, K, 3) float32 in network
     pixels, N the largest number of people, padded with 0; boxes (B, N, 4) float32 alike;
-    mask (B, H / s, W / s) uint8; flipped (B,) bool; index (B,) int64.
+    mask (B, H / s, W / s) uint8, absent where samples have none; flipped (B,) bool; index (B,)
+    int64.
     """
     parts = [sample for _, sample in samples]
+    masks = [sample.mask for sample in parts if sample.mask is not None]
     batch = {
         "image": torch.from_numpy(np.stack([s.image for s in parts])).permute(0, 3, 1, 2),
         "joints": _padded([sample.joints for sample in parts]),
         "boxes": _padded([sample.boxes for sample in parts]),
-        "mask": torch.from_numpy(np.stack([s.mask for s in parts]).view(np.uint8)),
         "flipped": torch.tensor([sample.flipped for sample in parts]),
         "index": torch.tensor([index for index, _ in samples]),
     }
+    if masks:
+        batch["mask"] = torch.from_numpy(np.stack(masks).view(np.uint8))
     if get_worker_info():  # done by the queue's thread, a lack of memory would hang the training
         for value in batch.values():
             value.share_memory_()

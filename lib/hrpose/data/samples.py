@@ -1,8 +1,13 @@
-"""Images and annotations as data sets: bottom-up training samples, and images to predict on."""
+"""Images and annotations as data sets: training samples, and images to predict on.
+
+A bottom-up sample is an image with all its people; a top-down sample is one person, in its image.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import cv2
@@ -11,12 +16,13 @@ from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
 from hrpose.data.augment import Augment
+from hrpose.data.boxes import BoxSet, label_boxes
 from hrpose.data.coco import ImageAnnotation, ImageFiles, is_drawable
 from hrpose.structures import Sample
 
 
-class BottomUpDataset(Dataset[tuple[int, Sample]]):
-    """One augmented sample per annotated image.
+class SampleDataset(Dataset[tuple[int, Sample]]):
+    """One augmented sample per record: of an image (`read_sample`) or of a person (`read_person`).
 
     The random generator of a sample is seeded by (seed, epoch, index) only: samples depend neither
     on the worker that makes them nor on whether the run was interrupted.
@@ -28,7 +34,9 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
         images: ImageFiles,
         augmentations: Sequence[Augment],
         seed: int,
+        read: Callable[[ImageAnnotation, ImageFiles], Sample] | None = None,
     ):
+        """read: a sample before augmentation; None: `read_sample`"""
         if not records:
             raise ValueError(
                 "the data set is empty: no image has an annotation; run tools/check_data.py"
@@ -37,6 +45,7 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
         self.images = images
         self.augmentations = augmentations
         self.seed = seed
+        self.read = read or read_sample
         self.begin: Callable[[int], None] = _ignore_index  # called with the index of every sample
 
     def __len__(self) -> int:
@@ -49,7 +58,7 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
         record = self.records[index]
         rng = np.random.default_rng((self.seed, epoch, index + 1))  # 0 is the shuffle's
         try:
-            sample = read_sample(record, self.images)
+            sample = self.read(record, self.images)
             for augment in self.augmentations:
                 sample = augment(sample, rng)
         except Exception as error:
@@ -64,15 +73,36 @@ def _ignore_index(index: int) -> None:
 
 
 def read_sample(record: ImageAnnotation, images: ImageFiles) -> Sample:
-    """An image with its annotations, before augmentation."""
+    """An image with its annotations and loss mask, before augmentation."""
+    sample = read_person(record, images)
+    mask = loss_mask(record, sample.image.shape[:2], images.name(record.file_name))
+    return replace(sample, mask=mask)
+
+
+def read_person(record: ImageAnnotation, images: ImageFiles) -> Sample:
+    """An image with its annotations, before augmentation; all of it is supervised, by no mask."""
     image = images.read(record.file_name, record.size)
-    return Sample(
-        image=image,
-        joints=record.joints,
-        mask=loss_mask(record, image.shape[:2], images.name(record.file_name)),
-        image_id=record.image_id,
-        boxes=record.boxes,
-    )
+    return Sample(image, record.joints, None, record.image_id, boxes=record.boxes)
+
+
+def person_records(
+    records: Sequence[ImageAnnotation],
+) -> tuple[list[ImageAnnotation], dict[str, int]]:
+    """A record of every labelled person, N = 1, with the box of `label_boxes`; nothing is ignored.
+
+    Returns the records in the order of images and of their people, and how many people are left
+    out for each reason.
+    """
+    people: list[ImageAnnotation] = []
+    dropped: Counter[str] = Counter()
+    for record in records:
+        indices, boxes, reasons = label_boxes(record)
+        dropped.update(reasons)
+        people += [
+            record._replace(joints=record.joints[[i]], boxes=box[None], ignore=())
+            for i, box in zip(indices.tolist(), boxes)
+        ]
+    return people, dict(dropped)
 
 
 def loss_mask(record: ImageAnnotation, size: tuple[int, int], name: str) -> np.ndarray:
@@ -128,3 +158,15 @@ class AnnotatedImageDataset(ImageDataset):
     def __getitem__(self, i: int) -> tuple[int, Any]:
         image_id, image = super().__getitem__(i)
         return image_id, (image, self.records[i].joints)
+
+
+class BoxedImageDataset(ImageDataset):
+    """(image id, (image, boxes (N, 4), scores (N,))) of every record, read when indexed."""
+
+    def __init__(self, records: Sequence[ImageAnnotation], images: ImageFiles, boxes: BoxSet):
+        super().__init__(records, images)
+        self.boxes = boxes
+
+    def __getitem__(self, i: int) -> tuple[int, Any]:
+        image_id, image = super().__getitem__(i)
+        return image_id, (image, *self.boxes.of(image_id))

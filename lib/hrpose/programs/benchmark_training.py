@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 from hrpose.builders.common import build_model, input_size
 from hrpose.builders.training import build_optimizer_step, build_training_loader
 from hrpose.config import load_config
-from hrpose.data.samples import BottomUpDataset
+from hrpose.data.samples import SampleDataset
 from hrpose.engine.step import Batch
 from hrpose.losses.associative_embedding import tag_loss
 from hrpose.models.complexity import operations_in
@@ -242,7 +242,7 @@ def configured_samples(config: CfgNode, loader: DataLoader, keys: Keys) -> Calla
     images: Any = SimpleNamespace(read=read, name=source.images.name)
     named = zip(config.DATASET.AUGMENTATIONS, source.augmentations)
     steps = [record_function(name)(step) for name, step in named]
-    dataset = BottomUpDataset(source.records, images, steps, source.seed)
+    dataset = SampleDataset(source.records, images, steps, source.seed, source.read)
     return partial(_make_batches, dataset, loader.collate_fn, keys)
 
 

@@ -14,7 +14,7 @@ from yacs.config import CfgNode
 from hrpose.builders.datasets import Split, build_skeleton
 from hrpose.builders.families import family
 from hrpose.builders.training import build_training_loader
-from hrpose.data.samples import BottomUpDataset, read_sample
+from hrpose.data.samples import SampleDataset
 from hrpose.engine.evaluate import PredictFn
 from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
@@ -90,12 +90,12 @@ def draw_training_batch(
 def save_samples(config: CfgNode, folder: Path) -> None:
     """Draw the first samples of the first epoch: as annotated, as augmented, and their targets."""
     loader, skeleton = build_training_loader(config), build_skeleton(config)
-    dataset, sampler = cast(BottomUpDataset, loader.dataset), cast(Sampler, loader.batch_sampler)
+    dataset, sampler = cast(SampleDataset, loader.dataset), cast(Sampler, loader.batch_sampler)
     keys = next(iter(sampler))[:IMAGES]
     batch = loader.collate_fn([dataset[key] for key in keys])
     targets = family(config).draw_targets(config, batch)
     for i, (_, index) in enumerate(keys):
-        sample = read_sample(dataset.records[index], dataset.images)
+        sample = dataset.read(dataset.records[index], dataset.images)
         annotated = draw_poses(draw_mask(sample.image, sample.mask), sample.joints, skeleton)
         views = [titled(annotated, f"image {sample.image_id}; dark: no heatmap loss")]
         views.append(_draw_sample(batch, i, skeleton))
@@ -106,7 +106,8 @@ def save_samples(config: CfgNode, folder: Path) -> None:
 
 def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:
     """Sample i with its people, darkened where heatmaps are not supervised."""
-    masked = draw_mask(_image(batch, i), batch["mask"][i].cpu().numpy())
+    mask = batch["mask"][i].cpu().numpy() if "mask" in batch else None
+    masked = draw_mask(_image(batch, i), mask)
     title = "augmented" + ", flipped" * bool(batch["flipped"][i])
     return titled(draw_poses(masked, _numpy(batch["joints"][i]), skeleton), title)
 
