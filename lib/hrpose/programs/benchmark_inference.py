@@ -152,7 +152,9 @@ def onnx_network(path: Path) -> ForwardFn:
 def largest_difference(kind: str, maps: Maps, wanted: Maps) -> float | None:
     """Between maps of a kind, relative to the range of `wanted`; None if names or shapes differ."""
     names = [name for name in wanted if name.startswith(kind)]
-    if not names or any(name not in maps or maps[name].shape != wanted[name].shape for name in names):
+    if not names or any(
+        name not in maps or maps[name].shape != wanted[name].shape for name in names
+    ):
         return None
     pairs = [(maps[name], wanted[name]) for name in names]
     return max(float((a - b).abs().max() / (b.max() - b.min())) for a, b in pairs)
