@@ -26,7 +26,6 @@ from hrpose.inference.pipeline import (
 from hrpose.inference.topdown import TopDownPredictor
 from hrpose.structures import Images
 
-
 BoxedImage = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 """Image id, image (H, W, 3) uint8 RGB, its checked boxes (N, 4) and their scores (N,)"""
 

@@ -44,8 +44,8 @@ class Job(NamedTuple):
 
 Result = tuple[int, Poses]
 """(image id, the people in the image)"""
-T = TypeVar("T")
-Contravariant = TypeVar("Contravariant", contravariant=True)
+_T = TypeVar("_T")
+_Job = TypeVar("_Job", contravariant=True)
 BatchFuture = Future[list[Future[Result]]]
 """A batch in the network, whose images are then decoded one by one."""
 
@@ -76,10 +76,10 @@ def stream(
 # What the pipelines of both families share ----------------------------------------------------
 
 
-class OrderedPipeline(Protocol[Contravariant]):
+class OrderedPipeline(Protocol[_Job]):
     """Images between their reading and their poses."""
 
-    def add(self, job: Contravariant, /) -> None: ...
+    def add(self, job: _Job, /) -> None: ...
 
     def flush(self) -> None:
         """Run the network on what still waits for a full batch."""
@@ -92,7 +92,7 @@ class OrderedPipeline(Protocol[Contravariant]):
 
 
 def results_in_order(
-    jobs: Iterator[T], pipeline: OrderedPipeline[T]
+    jobs: Iterator[_T], pipeline: OrderedPipeline[_T]
 ) -> Generator[Result, None, None]:
     """The results of all jobs; an error among them is raised after the results before it."""
     try:
@@ -113,9 +113,9 @@ def enter_pool(stack: ExitStack, pool: Executor) -> Executor:
     return pool
 
 
-def read_ahead(read: Callable[[int], T], count: int, pool: Executor, ahead: int) -> Iterator[T]:
+def read_ahead(read: Callable[[int], _T], count: int, pool: Executor, ahead: int) -> Iterator[_T]:
     """read(0), read(1), ... in order; the pool is up to `ahead` of them before the caller."""
-    waiting: deque[Future[T]] = deque()
+    waiting: deque[Future[_T]] = deque()
     for index in range(count):
         waiting.append(pool.submit(read, index))
         if len(waiting) > ahead:

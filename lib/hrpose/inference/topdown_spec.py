@@ -36,7 +36,7 @@ class TopDownSpec(NamedTuple):
     padding: float = PADDING  # side of a crop, in sides of its box
     batch: int = 32  # crops of a forward pass
     min_score: float = 0.0  # people of a lower score are dropped
-    oks_nms: float = 0.9  # people whose OKS with a better one exceeds this are dropped; 1: nobody
+    oks_nms: float = 0.9  # people whose OKS with a better one exceeds this are dropped; 1: none
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the normalization, in units of 255
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
