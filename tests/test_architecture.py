@@ -47,6 +47,7 @@ TORCHLESS = [
     "ops.boxes",
     "codecs.heatmap",
     "inference.spec",
+    "inference.topdown_spec",
     "inference.scoring",
     "inference.munkres",
     "inference.decode",

@@ -12,7 +12,7 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import ExitStack
 from queue import SimpleQueue
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import numpy as np
 
@@ -44,6 +44,8 @@ class Job(NamedTuple):
 
 Result = tuple[int, Poses]
 """(image id, the people in the image)"""
+_T = TypeVar("_T")
+_Job = TypeVar("_Job", contravariant=True)
 BatchFuture = Future[list[Future[Result]]]
 """A batch in the network, whose images are then decoded one by one."""
 
@@ -56,49 +58,73 @@ def stream(
     predictors: equal ones, one on each device
     An unreadable image ends the stream with its error, after the people of all images before it.
     """
+
+    def read(index: int) -> Job:
+        image_id, image = images[index]
+        try:
+            return Job(index, image_id, predictors[0].preprocess(image))
+        except ValueError as error:
+            raise ValueError(f"image {image_id}: {error}") from error
+
     with ExitStack() as stack:
         pipeline = _Pipeline(predictors, config, stack)
-        try:
-            for job in _preprocess(predictors[0].preprocess, images, config, stack):
-                pipeline.add(job)
-                yield from pipeline.ready()
-        except Exception:
-            pipeline.flush()
-            yield from pipeline.rest()
-            raise
+        pool = enter_pool(stack, ThreadPoolExecutor(config.readers))
+        jobs = read_ahead(read, len(images), pool, config.readers + config.batch)
+        yield from results_in_order(jobs, pipeline)
+
+
+# What the pipelines of both families share ----------------------------------------------------
+
+
+class OrderedPipeline(Protocol[_Job]):
+    """Images between their reading and their poses."""
+
+    def add(self, job: _Job, /) -> None: ...
+
+    def flush(self) -> None:
+        """Run the network on what still waits for a full batch."""
+
+    def ready(self) -> Iterator[Result]:
+        """Results that are complete and next in order."""
+
+    def rest(self) -> Iterator[Result]:
+        """All other results, waiting for them."""
+
+
+def results_in_order(
+    jobs: Iterator[_T], pipeline: OrderedPipeline[_T]
+) -> Generator[Result, None, None]:
+    """The results of all jobs; an error among them is raised after the results before it."""
+    try:
+        for job in jobs:
+            pipeline.add(job)
+            yield from pipeline.ready()
+    except Exception:
         pipeline.flush()
         yield from pipeline.rest()
+        raise
+    pipeline.flush()
+    yield from pipeline.rest()
 
 
-def _pool(stack: ExitStack, pool: Executor) -> Executor:
+def enter_pool(stack: ExitStack, pool: Executor) -> Executor:
     """Work that has not begun is cancelled when an error, or Ctrl-C, ends the stream."""
     stack.callback(pool.shutdown, cancel_futures=True)
     return pool
 
 
-def _preprocess(
-    preprocess: Callable[[Any], NetworkInput],
-    images: Images,
-    config: PipelineConfig,
-    stack: ExitStack,
-) -> Iterator[Job]:
-    """All images in order, a few of them read ahead."""
-    pool = _pool(stack, ThreadPoolExecutor(config.readers))
+def read_ahead(read: Callable[[int], _T], count: int, pool: Executor, ahead: int) -> Iterator[_T]:
+    """read(0), read(1), ... in order; the pool is up to `ahead` of them before the caller."""
+    waiting: deque[Future[_T]] = deque()
+    for index in range(count):
+        waiting.append(pool.submit(read, index))
+        if len(waiting) > ahead:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
 
-    def read(index: int) -> Job:
-        image_id, image = images[index]
-        try:
-            return Job(index, image_id, preprocess(image))
-        except ValueError as error:
-            raise ValueError(f"image {image_id}: {error}") from error
 
-    ahead: deque[Future[Job]] = deque()
-    for index in range(len(images)):
-        ahead.append(pool.submit(read, index))
-        if len(ahead) > config.readers + config.batch:
-            yield ahead.popleft().result()
-    while ahead:
-        yield ahead.popleft().result()
+# Bottom-up ------------------------------------------------------------------------------------
 
 
 class _Pipeline:
@@ -117,8 +143,8 @@ class _Pipeline:
         self.idle: SimpleQueue[BottomUpPredictor] = SimpleQueue()
         for predictor in predictors:
             self.idle.put(predictor)
-        self.forwarding = _pool(stack, ThreadPoolExecutor(len(predictors)))
-        self.decoding = _pool(stack, ThreadPoolExecutor(max(1, config.groupers)))
+        self.forwarding = enter_pool(stack, ThreadPoolExecutor(len(predictors)))
+        self.decoding = enter_pool(stack, ThreadPoolExecutor(max(1, config.groupers)))
         self.group = _grouping(config, stack)
 
     def add(self, job: Job) -> None:
@@ -186,7 +212,7 @@ def _grouping(config: PipelineConfig, stack: ExitStack) -> Group:
     if not config.groupers:
         return group_by_tag
     spawn = multiprocessing.get_context("spawn")  # a fork would copy locks, and CUDA's state
-    pool = _pool(stack, ProcessPoolExecutor(config.groupers, spawn, begin_worker))
+    pool = enter_pool(stack, ProcessPoolExecutor(config.groupers, spawn, begin_worker))
 
     def group(*given: Any) -> tuple[np.ndarray, np.ndarray]:
         return pool.submit(group_by_tag, *given).result()

@@ -206,7 +206,9 @@ class HRNetCoordinates(Convention):
 
     def align_flipped(self, maps: Any) -> Any:
         """Moved one cell to the right; the first column is repeated."""
-        return maps[..., [0, *range(maps.shape[-1] - 1)]]
+        moved = maps + 0  # a copy, of an array as of a tensor
+        moved[..., 1:] = maps[..., :-1]  # an index of columns would be copied to the device
+        return moved
 
 
 @dataclass(frozen=True)

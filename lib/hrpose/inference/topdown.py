@@ -1,0 +1,81 @@
+"""Top-down prediction: an image and boxes -> crops -> heatmaps of all views -> poses."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from hrpose.codecs.heatmap import HeatmapCodec
+from hrpose.inference.spec import VIEWS
+from hrpose.inference.topdown_spec import TopDownSpec
+from hrpose.inference.tta import flip_back
+from hrpose.structures import Poses
+
+
+class TopDownPredictor:
+    """Poses of the people in boxes, by a trained network.
+
+    The steps may be run apart (inference/crop_pipeline.py), on `spec.batch` crops at once:
+    preprocess: image (H, W, 3) uint8 RGB, boxes (N, 4) -> crops (N, H, W, 3) uint8
+    forward: crops -> heatmaps (N, K, H, W), on the device of the model
+    decode: heatmaps -> joints (N, K, 3) in pixels of the crops, on the host
+    postprocess: joints, boxes and box scores of one image -> Poses in image pixels
+    """
+
+    def __init__(self, model: nn.Module, spec: TopDownSpec):
+        """model: on the device where it stays; takes images that `spec` normalizes"""
+        self.model = model.eval()
+        self.spec = spec
+        self.device = next(model.parameters()).device
+        self.mean = torch.tensor(spec.mean, device=self.device).view(3, 1, 1)
+        self.std = torch.tensor(spec.std, device=self.device).view(3, 1, 1)
+        self.flip_order = torch.tensor(spec.skeleton.flip_order, device=self.device)
+        self.views = [VIEWS[name](spec.skeleton) for name in spec.views]
+        self.codec = HeatmapCodec(spec.coordinates, subpixel=spec.subpixel)
+        self.check_inputs = spec.check_inputs
+        self.preprocess = spec.preprocess
+        self.postprocess = spec.postprocess
+
+    def __call__(self, image: np.ndarray, boxes: Any = None, box_scores: Any = None) -> Poses:
+        """The people in boxes of an image (H, W, 3) uint8 RGB, in its own pixels, best first.
+
+        Memory does not grow with the number of boxes, but for the joints.
+
+        boxes: (N, 4) x, y, width, height in image pixels, N may be 0   box_scores: (N,); None: 1
+        Errors: ValueError as by `TopDownSpec.check_inputs`; FloatingPointError where maps are not
+        finite.
+        """
+        boxes, box_scores = self.check_inputs(image, boxes, box_scores)
+        joints = [np.zeros((0, len(self.flip_order), 3), np.float32)]
+        for start in range(0, len(boxes), self.spec.batch):
+            crops = self.preprocess(image, boxes[start : start + self.spec.batch])
+            joints.append(self.decode(self.forward(crops)))
+        return self.postprocess(np.concatenate(joints), boxes, box_scores)
+
+    @torch.inference_mode()
+    def forward(self, crops: np.ndarray) -> Tensor:
+        """Heatmaps (N, K, H, W) float32 of crops (N, H, W, 3) uint8, averaged over views.
+
+        Source: the released code of HRNet: maps are averaged, not joints.
+        """
+        self.model.eval()
+        pixels = torch.from_numpy(crops)  # as they lie in memory
+        if self.device.type != "cpu":  # a copy of pageable memory waits for all work before it
+            pixels = pixels.pin_memory()
+        images = pixels.to(self.device, non_blocking=True).permute(0, 3, 1, 2).contiguous()
+        images = (images.float() / 255 - self.mean) / self.std
+        heatmaps = []
+        for view in self.views:
+            maps = self.model(images.flip(view.axes))[-1].heatmaps.float()
+            flipped = bool(view.axes)
+            heatmaps.append(
+                flip_back(maps, self.flip_order, self.spec.coordinates) if flipped else maps
+            )
+        return torch.stack(heatmaps).mean(0)
+
+    def decode(self, heatmaps: Tensor) -> np.ndarray:
+        """Joints (N, K, 3) x, y in pixels of the crops, value, in one copy to the host."""
+        return self.codec.decode(heatmaps, self.spec.stride).numpy()

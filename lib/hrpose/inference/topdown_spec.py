@@ -1,0 +1,111 @@
+"""Everything between boxes of people and their poses but the network: crops, scores, suppression.
+
+The predictor has one `TopDownSpec`, as a bottom-up one has the `InferenceSpec` of spec.py. This
+module imports no torch.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import cv2
+import numpy as np
+
+from hrpose.inference.scoring import rescore
+from hrpose.ops.boxes import PADDING, check_boxes, crop_transform, padded_areas
+from hrpose.ops.coordinates import check_image
+from hrpose.ops.oks import oks_nms
+from hrpose.skeletons import Skeleton
+from hrpose.structures import Poses
+
+BOXES_WANTED = (
+    "a top-down model needs the boxes of people: call the predictor with the image and boxes "
+    "(N, 4) x, y, width, height in its pixels, from labels or a detector, or load a bottom-up model"
+)
+
+
+class TopDownSpec(NamedTuple):
+    """How boxes become crops, outputs become maps, and maps become poses."""
+
+    skeleton: Skeleton
+    input_size: tuple[int, int] = (192, 256)  # (W, H) of a crop, multiples of 32
+    views: tuple[str, ...] = ("identity", "flip")  # names of spec.VIEWS
+    stride: int = 4  # network pixels per cell of the maps
+    coordinates: str = "hrnet"  # a name of ops.coordinates.CONVENTIONS
+    subpixel: str = "convention"  # a value of TEST.SUBPIXEL
+    padding: float = PADDING  # side of a crop, in sides of its box
+    batch: int = 32  # crops of a forward pass
+    min_score: float = 0.0  # people of a lower score are dropped
+    oks_nms: float = 0.9  # people whose OKS with a better one exceeds this are dropped; 1: none
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the normalization, in units of 255
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)
+
+    def check_inputs(
+        self, image: np.ndarray, boxes: Any, box_scores: Any = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Boxes (N, 4) and their scores (N,) as float64; the scores are 1 where none are given.
+
+        boxes: x, y, width, height in pixels of the image (H, W, 3) uint8 RGB; they may reach beyond
+               it, where a crop is black
+        Errors: ValueError for no image, and with its index for what is no box, for a box wholly
+        outside the image, and for a score that is not finite.
+        """
+        if boxes is None:
+            raise ValueError(BOXES_WANTED)
+        width, height = check_image(image)
+        boxes = check_boxes(np.reshape(boxes, (-1, 4)) if np.size(boxes) == 0 else boxes)
+        (left, top), (right, bottom) = boxes[:, :2].T, (boxes[:, :2] + boxes[:, 2:]).T
+        outside = (left >= width) | (top >= height) | (right <= 0) | (bottom <= 0)
+        if outside.any():
+            index = int(outside.argmax())
+            raise ValueError(
+                f"box {index}, {boxes[index].tolist()}, is wholly outside its image of {width} x "
+                f"{height}; give x, y, width, height in pixels of this image, or leave it out"
+            )
+        given = np.ones(len(boxes)) if box_scores is None else box_scores
+        scores = np.asarray(given, np.float64)
+        if scores.shape != (len(boxes),):
+            raise ValueError(f"box scores are {scores.shape}; give one a box: ({len(boxes)},)")
+        if not np.isfinite(scores).all():
+            index = int(np.isfinite(scores).argmin())
+            raise ValueError(f"the score of box {index} is {scores[index]}; give finite scores")
+        return boxes, scores
+
+    def preprocess(
+        self, image: np.ndarray, boxes: np.ndarray, out: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Crops (N, H, W, 3) uint8 of boxes (N, 4); black outside the image.
+
+        out: where to write them; None: new memory
+        """
+        width, height = self.input_size
+        crops = np.empty((len(boxes), height, width, 3), np.uint8) if out is None else out
+        for box, crop in zip(boxes, crops, strict=True):
+            to_crop = crop_transform(
+                box, self.input_size, self.padding, coordinates=self.coordinates
+            )
+            matrix = to_crop.matrix
+            cv2.warpAffine(image, matrix, self.input_size, dst=crop, flags=cv2.INTER_LINEAR)
+        return crops
+
+    def postprocess(self, joints: np.ndarray, boxes: np.ndarray, box_scores: np.ndarray) -> Poses:
+        """Joints (N, K, 3) in pixels of the crops of boxes (N, 4), as poses in image pixels.
+
+        The best come first: of equal scores that of the better box, then of the lower index.
+        Before suppression a missing joint counts as the crop's corner, as in the authors' code.
+        """
+        in_image = joints.astype(np.float32)
+        for box, pose in zip(boxes, in_image):
+            to_crop = crop_transform(
+                box, self.input_size, self.padding, coordinates=self.coordinates
+            )
+            pose[:, :2] = to_crop.inverse().points(pose[:, :2])
+        scores = rescore(box_scores, joints[..., 2])
+        order = np.lexsort((-box_scores, -scores))  # stable
+        kept = order[scores[order] >= self.min_score]
+        if self.oks_nms < 1:
+            areas = padded_areas(boxes[kept], self.input_size, self.padding)
+            given = in_image[kept], scores[kept], areas, self.skeleton.sigmas, self.oks_nms
+            kept = kept[oks_nms(*given)]
+        in_image[joints[..., 2] <= 0] = 0
+        return Poses(in_image[kept], scores[kept], boxes[kept].astype(np.float32), kept)
