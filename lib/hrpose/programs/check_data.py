@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -110,12 +111,8 @@ def check_boxes_file(config: CfgNode, path: Path) -> dict[str, Any]:
         return _report({}, {path.name: [found]})
     table = box_statistics(boxes, view)
     results = boxes.to_results(view.schema.category["id"])
+    people = list(compress(view.people, np.isfinite(view.boxes).all(1)))
     for where, images in ("", view.images), (", images with a box", boxes.images):
-        people = [
-            p
-            for p, box in zip(view.people, view.boxes)
-            if p["image_id"] in images and np.isfinite(box).all()
-        ]
         table[f"box AP{where}"] = round(box_ap(people, results, images), 3)
     return _report({path.name: table}, {path.name: check_box_set(boxes, view)})
 
