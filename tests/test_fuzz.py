@@ -25,6 +25,7 @@ from commands import QUICKSTART
 from hrpose.builders.datasets import build_evaluator, build_schema, read_split
 from hrpose.config import load_config
 from hrpose.config.options import OPTIONS
+from hrpose.data.boxes import read_boxes
 from hrpose.data.coco import load_annotations, load_results
 from hrpose.data.samples import read_sample
 from hrpose.data.statistics import DatasetView
@@ -260,6 +261,24 @@ def test_results_are_scored_as_pycocotools_does_or_refused(folder, cases):
 
         fuzz(cases, check, changed(results))
     assert sum(compared) > cases / 10
+
+
+@pytest.mark.parametrize("cases", CASES)
+def test_boxes_are_finite_with_an_extent_or_refused(folder, cases):
+    images = annotations()["images"]
+    read = []
+
+    def check(entries):
+        with written(folder, entries) as path:
+            found = refused(read_boxes, path, images, 1)
+        for boxes, scores in found.images.values() if found else ():
+            assert np.isfinite(boxes).all() and (boxes[:, 2:] > 0).all()
+            assert np.isfinite(scores).all() and len(scores) == len(boxes) > 0
+            read.append(scores)
+
+    boxed = [{**pose, "bbox": [4, 5, 20, 17.5]} for pose in results()]
+    fuzz(cases, check, changed(lambda: copy.deepcopy(boxed)))
+    assert len(read) > cases / 10
 
 
 @pytest.mark.parametrize("cases", CASES)

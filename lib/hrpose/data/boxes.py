@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from hrpose.data.coco import ImageAnnotation, annotated_size, is_number, load_result_list
+from hrpose.data.coco import MAX_INTEGER, ImageAnnotation, annotated_size, load_result_list
 
 CROWD = "of crowds"
 UNLABELLED = "without a labelled joint"
@@ -50,6 +50,14 @@ class BoxSet(NamedTuple):
     def of(self, image_id: int) -> Boxes:
         """The boxes of an image, possibly none."""
         return self.images.get(image_id, NO_BOXES)
+
+    def to_results(self, category_id: int) -> list[dict[str, Any]]:
+        """The boxes in COCO's results format, as `read_boxes` reads them."""
+        return [
+            {"image_id": number, "category_id": category_id, "bbox": box, "score": score}
+            for number, own in self.images.items()
+            for box, score in zip(own.boxes.tolist(), own.scores.tolist())
+        ]
 
     def describe(self) -> str:
         """Source, counts, and what was left out and why, in one line."""
@@ -106,39 +114,36 @@ def read_boxes(
     poses, and for one without a box of the category in these images
     """
     entries = load_result_list(path, "boxes", "bbox", "the best 100 are enough")
-    values = np.array([_numbers(e, f"{path}: result {i}") for i, e in enumerate(entries)])
-    categories, scores, boxes = np.split(values.reshape(-1, 6), (1, 2), axis=1)
+    rows = [_numbers(entry, f"{path}: result {i}") for i, entry in enumerate(entries)]
+    values = np.array(rows).reshape(-1, 6)
+    ids, scores, boxes = [e["image_id"] for e in entries], values[:, 1], values[:, 2:]
     sizes = {image["id"]: annotated_size(image) or UNKNOWN_SIZE for image in images}
-    ids = [entry["image_id"] for entry in entries]
-    others = categories[:, 0] != category_id
+    own_sizes = np.array([sizes.get(each, UNKNOWN_SIZE) for each in ids]).reshape(-1, 2)
+    others = values[:, 0] != category_id
     unlisted = np.array([each not in sizes for each in ids], bool)
     _refuse_useless(path, entries, others, unlisted, category_id)
-    for i in np.flatnonzero(~others & ~unlisted & (boxes[:, 2:] <= 0).any(1))[:1].tolist():
+    flat = (boxes[:, 2:].astype(np.float32) <= 0).any(1) & ~others & ~unlisted
+    for i in np.flatnonzero(flat)[:1].tolist():
         raise ValueError(
             f"{path}: result {i}: bbox is {boxes[i].tolist()}; wanted x, y, width, height in "
             "pixels, the last two above 0 (not two corners). Correct it, or remove the entry"
         )
-    own_size = np.array([sizes.get(each, UNKNOWN_SIZE) for each in ids]).reshape(-1, 2)
-    low = scores[:, 0] < min_score
-    outside = _is_outside(boxes, own_size)
     kept, dropped = _select(
         {
             OTHER_CATEGORIES: others,
             OTHER_IMAGES: unlisted,
-            OUTSIDE: outside,
-            f"of a score below {min_score:g}": low,
+            OUTSIDE: _is_outside(boxes, own_sizes),
+            f"of a score below {min_score:g}": scores < min_score,
         }
     )
     by_image: dict[int, list[int]] = {number: [] for number in sizes}
-    for i in kept[np.argsort(-scores[kept, 0], kind="stable")].tolist():
+    for i in kept[np.argsort(-scores[kept], kind="stable")].tolist():
         by_image[ids[i]].append(i)
-    if max_per_image:
-        best = {number: own[:max_per_image] for number, own in by_image.items()}
-        beyond = len(kept) - sum(map(len, best.values()))
-        by_image = best
-        dropped |= {f"beyond the best {max_per_image} of their image": beyond} if beyond else {}
-    columns = boxes.astype(np.float32), scores[:, 0].astype(np.float32)
-    found = {n: Boxes(*(column[own] for column in columns)) for n, own in by_image.items() if own}
+    best = {number: own[: max_per_image or None] for number, own in by_image.items() if own}
+    if beyond := len(kept) - sum(map(len, best.values())):
+        dropped[f"beyond the best {max_per_image} of their image"] = beyond
+    columns = boxes.astype(np.float32), scores.astype(np.float32)
+    found = {number: Boxes(*(column[own] for column in columns)) for number, own in best.items()}
     return BoxSet(path.stem, found, dropped)
 
 
@@ -153,7 +158,7 @@ def _numbers(entry: Mapping[str, Any], where: str) -> list[float]:
     fields: dict[str, list[Any]] = {f: [entry.get(f)] for f in ("image_id", "category_id", "score")}
     fields["bbox"] = box if isinstance(box, list) and len(box) == 4 else [None]
     for field, values in fields.items():
-        if not all(is_number(value) and math.isfinite(value) for value in values):
+        if not all(type(value) in (int, float) and abs(value) <= MAX_INTEGER for value in values):
             wanted = "4 finite numbers, x, y, width, height" if field == "bbox" else "a number"
             shown = json.dumps(entry[field]) if field in entry else "absent"
             raise ValueError(

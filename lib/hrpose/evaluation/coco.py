@@ -143,7 +143,7 @@ class KeypointEvaluator:
         people = _people(truth, category_id)
         # Numbered from 1, as pycocotools takes a match with annotation 0 for none.
         completed = [_complete(each, i, self._joint_count) for i, each in enumerate(people, 1)]
-        self._truth = _index({**truth, "annotations": completed})
+        self._truth = index_annotations({**truth, "annotations": completed})
         if image_ids is not None:
             if not len(image_ids):
                 raise ValueError("image_ids is empty; list the images to score, or None for all")
@@ -270,8 +270,8 @@ def _complete(person: Mapping[str, Any], number: int, joint_count: int) -> dict[
     }
 
 
-def _index(labels: dict[str, Any]) -> COCO:
-    """The annotations as pycocotools holds them; it will write into `labels`."""
+def index_annotations(labels: dict[str, Any]) -> COCO:
+    """Complete annotations as pycocotools holds them; it will write into `labels`."""
     index = COCO()
     index.dataset = labels
     with contextlib.redirect_stdout(io.StringIO()):
@@ -282,7 +282,7 @@ def _index(labels: dict[str, Any]) -> COCO:
 def _index_results(truth: COCO, results: Sequence[Mapping[str, Any]]) -> COCO:
     """The results, possibly none, as pycocotools holds them; the given ones are copied."""
     if not results:  # loadRes reads the first one
-        return _index({**truth.dataset, "annotations": []})
+        return index_annotations({**truth.dataset, "annotations": []})
     # loadRes takes sizes from boxes if the first result has one, and then needs one of each.
     boxes = ("bbox",) if all(result.get("bbox") for result in results) else ()
     # It also writes into what it is given, hence the copies.

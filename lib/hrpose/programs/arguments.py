@@ -94,6 +94,12 @@ def _check_data() -> argparse.ArgumentParser:
         "name: both splits",
     )
     parser.add_argument(
+        "--boxes",
+        type=user_path,
+        metavar="FILE",
+        help="check a detector's boxes, a COCO results JSON, against DATASET.VAL, and stop",
+    )
+    parser.add_argument(
         "--build-trainval", action="store_true", help="merge CrowdPose's train and val, and stop"
     )
     return parser

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ from hrpose.builders.datasets import (
     image_path,
     open_split,
 )
+from hrpose.data.box_checks import box_statistics, check_box_set
+from hrpose.data.boxes import read_boxes
 from hrpose.data.coco import (
     ImageFiles,
     annotated_size,
@@ -36,6 +39,7 @@ from hrpose.data.convert import (
 from hrpose.data.repair import repair
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_images
 from hrpose.data.validate import ERROR, NOTE, Finding, compare_splits, finding, validate
+from hrpose.evaluation.boxes import box_ap
 from hrpose.ops.atomic_io import write_json
 from hrpose.ops.progress import progress
 from hrpose.programs.visual_reports import save_samples
@@ -55,8 +59,11 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
             print(repair_split(config, split, target))
         return
     folder = Path(config.OUTPUT_DIR) / config.NAME / "check_data"
-    report = check_data(config, known.images, folder)
-    write_json(folder / "report.json", report, indent=1)
+    if known.boxes:
+        report, name = check_boxes_file(config, known.boxes), "boxes.json"
+    else:
+        report, name = check_data(config, known.images, folder), "report.json"
+    write_json(folder / name, report, indent=1)
     print(format_report(report))
     print(f"written to {folder}")
     sys.exit(1 if report["errors"] else 0)
@@ -77,11 +84,37 @@ def check_data(config: CfgNode, limit: int | None, folder: Path) -> dict[str, An
         what = "split both trained and evaluated on"
         findings["both splits"] = [finding("one-split", NOTE, what, ["DATASET.TRAIN, .VAL"], cure)]
     findings["training samples"] = training_errors(config, folder / "pictures")
+    return _report({split: compute_statistics(view) for split, view in views.items()}, findings)
+
+
+def _report(counts: dict[str, Any], findings: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
     return {
-        "counts": {split: compute_statistics(view) for split, view in views.items()},
+        "counts": counts,
         "findings": {place: [asdict(f) for f in found] for place, found in findings.items()},
         "errors": sum(f.severity == ERROR for found in findings.values() for f in found),
     }
+
+
+def check_boxes_file(config: CfgNode, path: Path) -> dict[str, Any]:
+    """The report on a detector's boxes of the images of DATASET.VAL, by their labels."""
+    truth = select_images(
+        load_annotations(annotation_path(config, config.DATASET.VAL)), config.DATASET.IMAGE_IDS
+    )
+    view = view_of(config, config.DATASET.VAL, truth, {})
+    try:
+        boxes = read_boxes(path, view.images.values(), view.schema.category["id"])
+    except ValueError as error:
+        cure = "correct it, then run this again"
+        found = finding(
+            "boxes-unread", ERROR, "error that evaluation would stop at", [f"{error}"], cure
+        )
+        return _report({}, {path.name: [found]})
+    table = box_statistics(boxes, view)
+    results = boxes.to_results(view.schema.category["id"])
+    people = list(compress(view.people, np.isfinite(view.boxes).all(1)))
+    for where, images in ("", view.images), (", images with a box", boxes.images):
+        table[f"box AP{where}"] = round(box_ap(people, results, images), 3)
+    return _report({path.name: table}, {path.name: check_box_set(boxes, view)})
 
 
 def read_view(config: CfgNode, split: str, limit: int | None) -> DatasetView:
