@@ -83,8 +83,11 @@ PERSON = 1
 
 
 def to_results(image_id: int, poses: Poses, category_id: int) -> list[dict[str, Any]]:
-    """One image's poses in COCO's results format: keypoints are [x, y, score] * K, all floats."""
-    return [
+    """One image's poses in COCO's results format: keypoints are [x, y, score] * K, all floats.
+
+    Poses of boxes also have `box_index`, the box's number among those the predictor was given.
+    """
+    results = [
         {
             "image_id": int(image_id),
             "category_id": category_id,
@@ -93,6 +96,10 @@ def to_results(image_id: int, poses: Poses, category_id: int) -> list[dict[str, 
         }
         for joints, score in zip(poses.joints, poses.scores, strict=True)
     ]
+    if poses.box_indices is not None:
+        for result, index in zip(results, poses.box_indices, strict=True):
+            result["box_index"] = int(index)
+    return results
 
 
 class Images(Protocol):

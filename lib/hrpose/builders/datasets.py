@@ -21,6 +21,8 @@ from hrpose.data.coco import (
 from hrpose.data.statistics import DatasetView, Schema
 from hrpose.data.validate import EVALUATION, TRAINING, require, summary
 from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
+from hrpose.evaluation.pck import PCKhEvaluator
+from hrpose.evaluation.results import PoseEvaluator
 from hrpose.models.weight_io import read_weights
 from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, Skeleton, from_category, from_plain
 from hrpose.structures import PERSON
@@ -142,13 +144,14 @@ def expected_tree(config: CfgNode) -> str:
     return "\n".join(f"  {name}" for name in dict.fromkeys(files))
 
 
-EVALUATORS: dict[str, Callable[..., KeypointEvaluator]] = {
+EVALUATORS: dict[str, Callable[..., PoseEvaluator]] = {
     "coco": KeypointEvaluator,
     "crowdpose": crowdpose_evaluator,
+    "mpii": PCKhEvaluator,
 }
 
 
-def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> KeypointEvaluator:
+def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> PoseEvaluator:
     """An evaluator of one pass; annotations it cannot use are refused here, with the cure."""
     check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
     return EVALUATORS[config.DATASET.FORMAT](

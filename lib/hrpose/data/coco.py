@@ -32,6 +32,7 @@ class Layout(NamedTuple):
 LAYOUTS = {
     "coco": Layout("annotations/person_keypoints_{split}.json", "images/{split}"),
     "crowdpose": Layout("json/crowdpose_{split}.json", "images"),
+    "mpii": Layout("annotations/mpii_{split}.json", "images"),
 }
 
 

@@ -1,6 +1,8 @@
-"""Conversion to COCO JSON: CrowdPose's training set, its train and val splits in one file.
+"""Conversion to COCO JSON: CrowdPose's train and val splits in one file, and MPII.
 
-The published results are those of networks trained on both: 10,000 + 2,000 images.
+The published results on CrowdPose are those of networks trained on both splits: 10,000 + 2,000
+images. MPII's files are those of the HRNet family: annot/{train,valid,trainval}.json, and
+annot/gt_valid.mat with the head boxes that PCKh needs. They count pixels from 1, COCO from 0.
 """
 
 from __future__ import annotations
@@ -8,13 +10,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from hrpose.data.checks import is_resized, is_swapped
 from hrpose.data.statistics import ImageInfo
+from hrpose.ops.oks import BOX_FILL
+from hrpose.skeletons import MPII
+from hrpose.structures import PERSON
 
 CROWDPOSE_IMAGES = (10_000, 2_000)
 """Images of CrowdPose's train and val."""
+
+MPII_NAMES = ("rank", "rkne", "rhip", "lhip", "lkne", "lank", "pelv", "thor", "neck", "head",
+              "rwri", "relb", "rsho", "lsho", "lelb", "lwri")  # fmt: skip
+"""The joints of skeletons.MPII as gt_valid.mat names them."""
+
+MPII_SIDE, MPII_LOWERED = 200, 15
+"""Pixels, times a person's scale: side of the square box, and its centre below the stated one."""
+
+MPII_HEAD = 0.6
+"""Of the diagonal of the head box, the part that PCKh takes for the head size."""
+
+SAME_PIXELS = 1
+"""Median distance that the joints of one person in two files do not exceed."""
+
+MPII_CURE = "use train, valid or trainval.json and gt_valid.mat of one download"
 
 
 class MergedAnnotations(NamedTuple):
@@ -67,6 +90,131 @@ def with_decoded_sizes(
     sized = [{**image, **dict(zip(("width", "height"), info.size))} for image, info in images]
     swapped = sum(is_swapped(image, info) for image, info in images)
     return merged._replace(truth={**merged.truth, "images": sized}, swapped=swapped)
+
+
+def mpii_annotations(
+    people: Sequence[Mapping[str, Any]],
+    ground_truth: tuple[np.ndarray, np.ndarray] | None = None,
+) -> dict[str, Any]:
+    """MPII's people in COCO's format, in their order, ids from 1; images as they come, from 1.
+
+    people: image, center [x, y], scale, joints [16][2], joints_vis [16] each, pixels from 1
+    ground_truth: of `read_mpii_truth`; its joints replace those of `people`, and people get
+        `head_size`. Without it PCKh cannot be computed.
+
+    The box is the square of 200 scale about the centre (x - 1, y + 15 scale - 1): padded by 1.25
+    it is the published crop, if nothing clips it. MPII's files do not tell hidden joints from
+    visible ones: labelled joints have visibility 2. The area is BOX_FILL of the box's.
+    Errors: ValueError with the numbers of the people that are incomplete or differ
+    """
+    files = [person.get("image") for person in people]
+    odd = [n for n, name in enumerate(files) if not isinstance(name, str) or not name]
+    _refuse(odd, "people without an image", MPII_CURE)
+    joints = np.dstack([_numbers(people, "joints", (16, 2)) - 1,
+                        2 * (_numbers(people, "joints_vis", (16,)) > 0)])  # fmt: skip
+    scales = _numbers(people, "scale", ())  # (N,)
+    _refuse(np.flatnonzero(scales <= 0).tolist(), "people whose scale is not above 0", MPII_CURE)
+    centres = _numbers(people, "center", (2,)) - 1 + np.outer(scales, [0, MPII_LOWERED])
+    sides = np.repeat(MPII_SIDE * scales[:, None], 2, axis=1)  # (N, 2)
+    boxes = np.hstack([centres - sides / 2, sides])
+    heads: list[dict[str, float]] = [{} for _ in people]
+    if ground_truth is not None:
+        _refuse_other_people(joints, ground_truth[0])
+        joints = ground_truth[0]
+        heads = [{"head_size": size} for size in ground_truth[1].tolist()]
+    joints = np.where(joints[..., 2:] > 0, joints, 0)
+    ids = {name: number for number, name in enumerate(dict.fromkeys(files), 1)}
+    annotations = [
+        {
+            "id": number,
+            "image_id": ids[name],
+            "category_id": PERSON,
+            "keypoints": own.ravel().tolist(),
+            "num_keypoints": int((own[:, 2] > 0).sum()),
+            "bbox": box,
+            "area": BOX_FILL * box[2] * box[3],
+            "iscrowd": 0,
+            **head,
+        }
+        for number, (name, own, box, head) in enumerate(
+            zip(files, joints, boxes.tolist(), heads), 1
+        )
+    ]
+    category = {
+        "id": PERSON,
+        "name": "person",
+        "keypoints": list(MPII.joints),
+        "skeleton": [[a + 1, b + 1] for a, b in MPII.limb_indices],
+    }
+    images = [{"id": number, "file_name": name} for name, number in ids.items()]
+    return {"images": images, "annotations": annotations, "categories": [category]}
+
+
+def read_mpii_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Joints (N, 16, 3) and head sizes (N,) of gt_valid.mat, float64.
+
+    Joints are x, y in pixels from 0 and visibility 0 | 2.
+    Only arrays of numbers and texts are taken from the file; MATLAB's objects are refused.
+    Errors: FileNotFoundError; ValueError for a file that is no MATLAB file or lacks a field
+    """
+    from scipy.io import loadmat
+
+    wanted = {"jnt_missing": (16,), "pos_gt_src": (16, 2), "headboxes_src": (2, 2)}
+    if not path.is_file():
+        raise FileNotFoundError(f"no ground truth at {path}")
+    try:
+        fields = loadmat(str(path), variable_names=[*wanted, "dataset_joints"], appendmat=False)
+        names = tuple(str(name.item()) for name in fields["dataset_joints"].ravel())
+        arrays = [np.moveaxis(fields[name], -1, 0).astype(float, casting="safe") for name in wanted]
+    except Exception as error:  # of a damaged or foreign file scipy may raise any exception
+        raise ValueError(
+            f"{path} is not MPII's gt_valid.mat ({type(error).__name__}: {error}); {MPII_CURE}"
+        ) from None
+    odd = [
+        f"{name} {array.shape}"
+        for array, (name, shape) in zip(arrays, wanted.items())
+        if array.shape != (len(arrays[0]), *shape) or not np.isfinite(array).all()
+    ]
+    _refuse(odd, f"fields of {path} are not finite arrays of N people", MPII_CURE)
+    if names != MPII_NAMES:
+        raise ValueError(
+            f"{path} has the joints {', '.join(names)}; wanted {', '.join(MPII_NAMES)}"
+        )
+    missing, places, boxes = arrays
+    sizes = MPII_HEAD * np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=-1)
+    _refuse(np.flatnonzero(sizes <= 0).tolist(), "head boxes without extent", MPII_CURE)
+    return np.dstack([places - 1, 2 * (missing == 0)]), sizes
+
+
+def _numbers(people: Sequence[Mapping[str, Any]], field: str, shape: tuple[int, ...]) -> np.ndarray:
+    """A field of all people, (N, *shape) float64, finite."""
+    arrays: list[np.ndarray] = []
+    for person in people:
+        try:
+            arrays.append(np.array(person[field], float))
+        except (KeyError, TypeError, ValueError, OverflowError):
+            arrays.append(np.array(np.nan))
+    odd = [n for n, a in enumerate(arrays) if a.shape != shape or not np.isfinite(a).all()]
+    size = " x ".join(map(str, shape)) or "1"
+    _refuse(odd, f"people whose {field} is not {size} finite numbers", MPII_CURE)
+    return np.array(arrays).reshape(-1, *shape)
+
+
+def _refuse_other_people(joints: np.ndarray, truth: np.ndarray) -> None:
+    """ValueError unless joints (N, 16, 3) of both files are those of the same people in order."""
+    if len(joints) != len(truth):
+        raise ValueError(
+            f"{len(joints)} people are annotated, but the ground truth has {len(truth)}; use the "
+            "files of one split: valid.json and gt_valid.mat"
+        )
+    distances = np.linalg.norm(joints[..., :2] - truth[..., :2], axis=-1)  # (N, 16)
+    both = (joints[..., 2] > 0) & (truth[..., 2] > 0)
+    others = [
+        number
+        for number, (own, known) in enumerate(zip(distances, both))
+        if known.any() and np.median(own[known]) > SAME_PIXELS
+    ]
+    _refuse(others, "people are at other places in the ground truth", MPII_CURE)
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:

@@ -20,14 +20,13 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from hrpose.evaluation.results import RESULT_FIELDS, PoseEvaluator, people_of, refuse
 from hrpose.ops.oks import BOX_FILL
 from hrpose.skeletons import Skeleton
-from hrpose.structures import PERSON, Poses, to_results
+from hrpose.structures import PERSON
 
 CROWDPOSE_BOUNDS = (0.2, 0.8)
 """crowdIndex at which medium and hard begin, in the code behind all published figures."""
-
-RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 
 # name: curve, OKS threshold (None: mean over .50:.05:.95), size range of people
 _METRICS: dict[str, tuple[str, float | None, str]] = {
@@ -81,7 +80,7 @@ def crowd_splits(
     if bounds[0] > bounds[1]:
         raise ValueError(f"bounds are {bounds}; give the lower one first")
     images = list(images)
-    _refuse(
+    refuse(
         (image["id"] for image in images if "crowdIndex" not in image),
         "CrowdPose's easy, medium and hard need the 'crowdIndex' of every image; use its original "
         "files, or DATASET.FORMAT coco. Missing in images",
@@ -119,7 +118,7 @@ def _mean(curves: Mapping[str, Any], quantity: str, threshold: float | None, siz
     return float(known.mean()) if known.size else -1.0
 
 
-class KeypointEvaluator:
+class KeypointEvaluator(PoseEvaluator):
     """Collects the poses of images and compares them with COCO annotations.
 
     truth: annotations that satisfy the rules of data/validate.py; they are completed on a copy
@@ -128,7 +127,6 @@ class KeypointEvaluator:
     """
 
     primary = "AP"
-    """The metric by which checkpoints are compared."""
 
     def __init__(
         self,
@@ -138,91 +136,19 @@ class KeypointEvaluator:
         image_ids: Collection[int] | None = None,
         metrics: Callable[[Comparison], dict[str, float]] = coco_metrics,
     ) -> None:
-        self.category_id = category_id
-        self._joint_count, self._sigmas = len(skeleton.joints), skeleton.sigmas
-        people = _people(truth, category_id)
+        super().__init__(truth, skeleton, category_id, image_ids)
+        people = people_of(truth, category_id)
         # Numbered from 1, as pycocotools takes a match with annotation 0 for none.
         completed = [_complete(each, i, self._joint_count) for i, each in enumerate(people, 1)]
         self._truth = index_annotations({**truth, "annotations": completed})
-        if image_ids is not None:
-            if not len(image_ids):
-                raise ValueError("image_ids is empty; list the images to score, or None for all")
-            unknown = set(image_ids) - set(self._truth.imgs)
-            _refuse(unknown, "image_ids has images that the annotations do not have")
-        self._image_ids = list(self._truth.imgs) if image_ids is None else image_ids
-        self._metrics = metrics
-        self._results: list[dict[str, Any]] = []
-        self._added: set[int] = set()
-
-    @property
-    def image_ids(self) -> set[int]:
-        """The images that are scored."""
-        return set(self._image_ids)
-
-    @property
-    def results(self) -> list[dict[str, Any]]:
-        """All poses so far in COCO's results format, ready for `json.dump`."""
-        return list(self._results)
-
-    def add(self, image_id: int, poses: Poses) -> None:
-        """Add the poses of an image: joints (N, K, 3) in pixels of the image file.
-
-        Errors: ValueError for an image that is unknown or was added before, and for joints or
-        scores that are not finite.
-        """
-        self._refuse_unknown([image_id])
-        _refuse(
-            {image_id} & self._added,
-            "an image is scored once, but was added again (a distributed sampler repeats images to "
-            "give every rank as many; drop these). Images",
-        )
-        self.add_results(to_results(image_id, poses, self.category_id))
-        self._added.add(image_id)
-
-    def add_results(self, results: Sequence[Mapping[str, Any]]) -> None:
-        """Add poses in COCO's results format, such as those of a results file.
-
-        Errors: ValueError for incomplete entries, other categories, unknown images, a wrong number
-        of joints, and values that are not finite.
-        """
-        _refuse(
-            (n for n, result in enumerate(results) if not set(RESULT_FIELDS) <= set(result)),
-            f"a result needs {', '.join(RESULT_FIELDS)}. Incomplete are numbers",
-        )
-        _refuse(
-            (r["category_id"] for r in results if r["category_id"] != self.category_id),
-            f"results of another category: the annotations that are scored have category_id "
-            f"{self.category_id}. If these are the same people, change category_id in the results; "
-            "else set DATASET.CATEGORY to the name of theirs. The results have category_id",
-        )
-        self._refuse_unknown(result["image_id"] for result in results)
-        count = 3 * self._joint_count
-        _refuse(
-            (n for n, result in enumerate(results) if len(result["keypoints"]) != count),
-            f"keypoints must be [x, y, score] of {self._joint_count} joints. Wrong are results "
-            "number",
-        )
-        values = [[*result["keypoints"], result["score"]] for result in results]
-        _refuse(
-            (n for n, row in enumerate(values) if not np.isfinite(row).all()),
-            "coordinates and scores must be finite, as pycocotools counts NaN as a match; check "
-            "the network's outputs, half precision first. Wrong are results number",
-        )
-        self._results += [dict(result) for result in results]
-
-    def _refuse_unknown(self, image_ids: Iterable[int]) -> None:
-        _refuse(
-            (number for number in image_ids if number not in self._truth.imgs),
-            "results of images that the annotations do not list: score them on the split they were "
-            "made on (DATASET.VAL), or give each result the file_name of its image. Image ids",
-        )
+        self._sigmas, self._metrics = skeleton.sigmas, metrics
 
     def summarize(self) -> dict[str, float]:
         """The metrics of all added poses, by name."""
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
             detections = _index_results(self._truth, self._results)
             return self._metrics(
-                Comparison(self._truth, detections, self.category_id, self._sigmas, self._image_ids)
+                Comparison(self._truth, detections, self.category_id, self._sigmas, self.image_ids)
             )
 
 
@@ -239,18 +165,11 @@ def crowdpose_evaluator(
     """
     people = [
         {**person, "area": BOX_FILL * person["bbox"][2] * person["bbox"][3]}
-        for person in _people(truth, category_id)
+        for person in people_of(truth, category_id)
     ]
     metrics = partial(crowdpose_metrics, splits=crowd_splits(truth["images"], bounds))
     labels = {**truth, "annotations": people}
     return KeypointEvaluator(labels, skeleton, category_id, image_ids, metrics)
-
-
-def _people(truth: Mapping[str, Any], category_id: int) -> list[Mapping[str, Any]]:
-    """The annotations of a category in the images that are listed."""
-    listed = {image["id"] for image in truth["images"]}
-    people = (one for one in truth["annotations"] if one.get("image_id") in listed)
-    return [person for person in people if person["category_id"] == category_id]
 
 
 def _complete(person: Mapping[str, Any], number: int, joint_count: int) -> dict[str, Any]:
@@ -311,7 +230,7 @@ def match_images(
     ids: dict[str, list[int]] = {}
     for number, name in names.items():
         ids.setdefault(key(name), []).append(number)
-    _refuse(
+    refuse(
         (r["file_name"] for r in results if len(ids.get(key(r["file_name"]), [])) != 1),
         "image ids of the results are of another numbering, and these names are not of exactly one "
         "image of the annotations. Correct file_name, or remove it to go by image_id",
@@ -335,14 +254,6 @@ def describe_results(results: Sequence[Mapping[str, Any]], images: Collection[in
     if len(scored) < len(results):
         text += f"; {len(results) - len(scored)} are of images that are not scored"
     return text
-
-
-def _refuse(violations: Iterable[Any], complaint: str, shown: int = 5) -> None:
-    """ValueError with the complaint and the first few violations, if there are any."""
-    found = list(dict.fromkeys(violations))
-    if found:
-        more = f" and {len(found) - shown} more" if len(found) > shown else ""
-        raise ValueError(f"{complaint}: {', '.join(map(str, found[:shown]))}{more}")
 
 
 ABSENT = {

@@ -179,6 +179,23 @@ def _convert() -> argparse.ArgumentParser:
     return parser
 
 
+def _convert_data() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write the annotations of a data set of another format as COCO JSON."
+    )
+    add = parser.add_argument
+    add("--from", dest="source", required=True, choices=("mpii",), help="the format")
+    add("--annotations", required=True, type=user_path, help="e.g. annot/valid.json")
+    add(
+        "--ground-truth",
+        type=user_path,
+        help="MPII's annot/gt_valid.mat, of the same people: joints and head sizes, which PCKh "
+        "needs",
+    )
+    add("--output", required=True, type=user_path, help="a new file, e.g. mpii_valid.json")
+    return parser
+
+
 def _ablate() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Train and evaluate every row of an ablation and make its tables. Started "
@@ -336,5 +353,6 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "scale_maps": _scale_maps,
     "export": _export,
     "convert": _convert,
+    "convert_data": _convert_data,
     "ablate": _ablate,
 }

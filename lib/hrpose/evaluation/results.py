@@ -1,0 +1,125 @@
+"""Collecting the poses of images in COCO's results format, whatever metric compares them."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hrpose.skeletons import Skeleton
+from hrpose.structures import PERSON, Poses, to_results
+
+RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
+
+
+class PoseEvaluator(ABC):
+    """Collects the poses of images, checked; a subclass compares them with the annotations.
+
+    truth: annotations that satisfy the rules of data/validate.py; they are not changed
+    image_ids: the images that are scored, with or without poses; default: all
+    Errors: ValueError for image_ids that are empty or that the annotations do not list
+    """
+
+    primary: str
+    """The metric by which checkpoints are compared."""
+
+    def __init__(
+        self,
+        truth: Mapping[str, Any],
+        skeleton: Skeleton,
+        category_id: int = PERSON,
+        image_ids: Collection[int] | None = None,
+    ) -> None:
+        self.category_id = category_id
+        self._joint_count = len(skeleton.joints)
+        self._known = {image["id"] for image in truth["images"]}
+        if image_ids is not None:
+            if not len(image_ids):
+                raise ValueError("image_ids is empty; list the images to score, or None for all")
+            unknown = set(image_ids) - self._known
+            refuse(unknown, "image_ids has images that the annotations do not have")
+        self.image_ids = set(self._known if image_ids is None else image_ids)
+        self._results: list[dict[str, Any]] = []
+        self._added: set[int] = set()
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """All poses so far in COCO's results format, ready for `json.dump`."""
+        return list(self._results)
+
+    def add(self, image_id: int, poses: Poses) -> None:
+        """Add the poses of an image: joints (N, K, 3) in pixels of the image file.
+
+        Errors: ValueError for an image that is unknown or was added before, and for joints or
+        scores that are not finite.
+        """
+        self._refuse_unknown([image_id])
+        refuse(
+            {image_id} & self._added,
+            "an image is scored once, but was added again (a distributed sampler repeats images to "
+            "give every rank as many; drop these). Images",
+        )
+        self.add_results(to_results(image_id, poses, self.category_id))
+        self._added.add(image_id)
+
+    def add_results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        """Add poses in COCO's results format, such as those of a results file; all or none.
+
+        Errors: ValueError for incomplete entries, other categories, unknown images, a wrong number
+        of joints, and values that are not finite.
+        """
+        self._check_results(results)
+        self._results += [dict(result) for result in results]
+
+    @abstractmethod
+    def summarize(self) -> dict[str, float]:
+        """The metrics of all added poses, by name; exactly -1.0 without ground truth."""
+
+    def _check_results(self, results: Sequence[Mapping[str, Any]]) -> None:
+        refuse(
+            (n for n, result in enumerate(results) if not set(RESULT_FIELDS) <= set(result)),
+            f"a result needs {', '.join(RESULT_FIELDS)}. Incomplete are numbers",
+        )
+        refuse(
+            (r["category_id"] for r in results if r["category_id"] != self.category_id),
+            f"results of another category: the annotations that are scored have category_id "
+            f"{self.category_id}. If these are the same people, change category_id in the results; "
+            "else set DATASET.CATEGORY to the name of theirs. The results have category_id",
+        )
+        self._refuse_unknown(result["image_id"] for result in results)
+        count = 3 * self._joint_count
+        refuse(
+            (n for n, result in enumerate(results) if len(result["keypoints"]) != count),
+            f"keypoints must be [x, y, score] of {self._joint_count} joints. Wrong are results "
+            "number",
+        )
+        values = [[*result["keypoints"], result["score"]] for result in results]
+        refuse(
+            (n for n, row in enumerate(values) if not np.isfinite(row).all()),
+            "coordinates and scores must be finite, as pycocotools counts NaN as a match; check "
+            "the network's outputs, half precision first. Wrong are results number",
+        )
+
+    def _refuse_unknown(self, image_ids: Iterable[int]) -> None:
+        refuse(
+            (number for number in image_ids if number not in self._known),
+            "results of images that the annotations do not list: score them on the split they were "
+            "made on (DATASET.VAL), or give each result the file_name of its image. Image ids",
+        )
+
+
+def people_of(truth: Mapping[str, Any], category_id: int) -> list[Mapping[str, Any]]:
+    """The annotations of a category in the images that are listed."""
+    listed = {image["id"] for image in truth["images"]}
+    people = (one for one in truth["annotations"] if one.get("image_id") in listed)
+    return [person for person in people if person["category_id"] == category_id]
+
+
+def refuse(violations: Iterable[Any], complaint: str, shown: int = 5) -> None:
+    """ValueError with the complaint and the first few violations, if there are any."""
+    found = list(dict.fromkeys(violations))
+    if found:
+        more = f" and {len(found) - shown} more" if len(found) > shown else ""
+        raise ValueError(f"{complaint}: {', '.join(map(str, found[:shown]))}{more}")
