@@ -96,7 +96,7 @@ def person_loss(
     _require_unique_names(outputs)
     losses: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
-    frames = [(output.heatmaps.shape[-2:], output.stride) for output in outputs]
+    frames = [((o.heatmaps.shape[-2], o.heatmaps.shape[-1]), o.stride) for o in outputs]
     all_targets = make_person_targets(batch, frames, config)
     for i, (output, (heatmaps, joint_weights)) in enumerate(zip(outputs, all_targets)):
         for name, distance in terms.items():
