@@ -69,7 +69,7 @@ def test_the_boxes_of_the_labels_have_no_faults(tmp_path):
     }
 
 
-def test_images_without_a_box_and_people_missed_are_told_apart(tmp_path):
+def test_images_without_a_box_and_people_missed_are_counted_apart(tmp_path):
     truth = big_set()
     entries = [detections(truth)[0], {**detections(truth)[1], "image_id": 77}]
     boxes = read(tmp_path, entries, truth)
@@ -184,7 +184,7 @@ def test_the_program_ends_with_status_1_for_boxes_that_mislead_or_are_none(tmp_p
     corners = detections(big_set(), lambda b: [b[0], b[1], b[0] + b[2], b[1] + b[3]])
     status, report = checked(tmp_path, corners)
     assert (status, report["errors"]) == (1, 2)
-    assert "boxes that look like corners" in capsys.readouterr().out
+    assert "boxes that seem to be two corners" in capsys.readouterr().out
     status, report = checked(tmp_path, [{**corners[0], "bbox": [1, 2, 3, -4]}])
     assert status == 1 and "result 0: bbox is" in capsys.readouterr().out
 

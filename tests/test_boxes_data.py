@@ -80,6 +80,7 @@ def test_a_kept_label_box_has_a_crop(rng):
         ([10, 10, 1, 20], FLAT),
         ([10, 10, 20, 0], FLAT),
         ([59, 10, 20, 20], FLAT),
+        ([float("nan"), 10, 20, 20], FLAT),
     ],
 )
 def test_a_label_box_that_is_left_out_is_named(box, reason):
@@ -88,8 +89,9 @@ def test_a_label_box_that_is_left_out_is_named(box, reason):
     assert boxes.tolist() == [[10, 10, 19, 19], [0, 0, 59, 49]]
 
 
-def test_without_a_size_of_the_image_only_its_origin_clips():
-    kept, boxes, dropped = label_boxes(record_of([[-5, 400, 50, 900]], size=None))
+@pytest.mark.parametrize("size", [None, (float("nan"), float("nan"))])
+def test_without_a_size_of_the_image_only_its_origin_clips(size):
+    kept, boxes, dropped = label_boxes(record_of([[-5, 400, 50, 900]], size=size))
     assert boxes.tolist() == [[0, 400, 49, 899]] and not dropped and kept.tolist() == [0]
 
 

@@ -74,7 +74,7 @@ def check_box_set(boxes: BoxSet, view: DatasetView) -> list[Finding]:
 
     # fmt: off
     return violated([
-        finding("boxes-corners", ERROR, "boxes that look like corners", at(corners),
+        finding("boxes-corners", ERROR, "boxes that seem to be two corners", at(corners),
                 f"{BOX_CURE}: these reach beyond their images, and fit as corners x1, y1, x2, y2; "
                 "write x2 - x1 and y2 - y1 for the last two"),
         finding("boxes-fractions", ERROR, "boxes within the first pixel", at(fractions),

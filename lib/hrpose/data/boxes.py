@@ -77,10 +77,10 @@ def label_boxes(record: ImageAnnotation) -> tuple[np.ndarray, np.ndarray, dict[s
     size = np.array(record.size or UNKNOWN_SIZE)
     boxes = record.boxes.astype(float)
     low = np.maximum(boxes[:, :2], 0)
-    high = np.minimum(low + np.maximum(boxes[:, 2:] - 1, 0), size - 1)
+    high = np.fmin(low + np.maximum(boxes[:, 2:] - 1, 0), size - 1)
     crowds = np.zeros(len(boxes), bool) if record.crowds is None else record.crowds
     kept, dropped = _select(
-        {CROWD: crowds, OUTSIDE: _is_outside(boxes, size), FLAT: (high <= low).any(1)}
+        {CROWD: crowds, OUTSIDE: _is_outside(boxes, size), FLAT: ~(high > low).all(1)}
     )
     if record.unlabelled:
         dropped = {UNLABELLED: record.unlabelled, **dropped}
