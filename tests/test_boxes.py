@@ -107,6 +107,9 @@ def test_rescoring():
     scores = rescore(np.array([0.5, 1.0, 1.0]), values)
     np.testing.assert_allclose(scores, [0.5 * 0.7, 0, 0.255], rtol=1e-6)
     assert rescore(np.zeros(0), np.zeros((0, 17))).shape == (0,)
+    random = np.random.default_rng(0)
+    boxes, joints = random.random(50), random.uniform(-0.2, 1, (50, 17))
+    assert (rescore(boxes, joints) <= boxes + 1e-7).all() and rescore(boxes, joints).any()
 
 
 def test_flipping_back_undoes_a_flip_but_for_the_shift(rng):

@@ -11,7 +11,10 @@ from torch import nn
 import hrpose
 from hrpose.builders.bottomup import build_predictor
 from hrpose.config import load_config
+from hrpose.inference.topdown import TopDownPredictor
+from hrpose.inference.topdown_spec import TopDownSpec
 from hrpose.skeletons import COCO
+from hrpose.structures import HeadOutput
 from reference.scenes import Crowd, crowd_outputs
 
 PACKAGE = Path(hrpose.__file__).parent
@@ -69,3 +72,26 @@ def test_from_an_image_to_poses_in_twenty_functions_of_six_files():
     assert "fill_missing" in {name for _, name, _ in entered}
     assert len(entered) <= 20, sorted(entered)
     assert len({path for path, *_ in entered}) <= 6, sorted(entered)
+
+
+class Noise(nn.Module):
+    """Predicts joints of 17 kinds anywhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, images):
+        maps = torch.rand(len(images), 17, 64, 48, generator=torch.Generator().manual_seed(0))
+        return [HeadOutput("1_4", 4, maps)]
+
+
+def test_from_boxes_to_poses_in_twenty_four_functions():
+    """Seven verbs, five that check boxes and place crops, and what coordinates and scores are."""
+    predictor = TopDownPredictor(Noise(), TopDownSpec(COCO))
+    image, poses = np.zeros((512, 700, 3), np.uint8), []
+    boxes = [[10, 20, 200, 300], [300, 100, 150, 350], [301, 100, 150, 350]]
+    entered = functions_entered(lambda: poses.append(predictor(image, boxes)))
+    assert len(poses[0].joints) == 3
+    assert {"rescore", "flip_back", "signed_quarter_offset"} <= {name for _, name, _ in entered}
+    assert len(entered) <= 24, sorted(entered)

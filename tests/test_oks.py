@@ -57,6 +57,17 @@ def test_falls_with_distance_and_rises_with_area_and_tolerance(people):
     assert np.all(oks(joints, joints + 5, areas, 2 * sigmas, visible).diagonal() > near)
 
 
+def test_is_symmetric_between_0_and_1_and_moves_with_the_picture(people):
+    joints, _, _ = people
+    areas, everything = np.full(4, 3000.0), np.ones((4, 17))
+    there, back = (
+        oks(*pair, areas, COCO.sigmas, everything) for pair in ((joints, joints), (joints + 9,) * 2)
+    )
+    np.testing.assert_array_equal(there, there.T)
+    assert (there > 0).all() and (there <= 1).all() and (np.diag(there) == 1).all()
+    np.testing.assert_allclose(back, there, rtol=1e-9)
+
+
 def test_the_size_of_the_picture_does_not_matter(people):
     joints, areas, visible = people
     once = oks(joints, joints[::-1] + 3, areas, COCO.sigmas, visible)
@@ -150,3 +161,21 @@ def test_suppression_oracle(seed):
         oks_nms(joints[found], scores[found], areas[found], COCO.sigmas, 0.3), np.arange(len(kept))
     )
     assert len(oks_nms(joints, scores, areas, COCO.sigmas, 1.0)) == 30
+
+
+def test_of_clusters_fewer_are_kept_at_lower_thresholds_and_the_best_always():
+    """Four clusters far from each other, of five people each that are less and less alike."""
+    rng = np.random.default_rng(3)
+    centres = np.arange(4)[:, None, None, None] * 1000 + rng.uniform(0, 100, (1, 1, 17, 3))
+    steps = np.array([0, 2, 5, 9, 14])[None, :, None, None]
+    joints, scores = (centres + steps).reshape(20, 17, 3), rng.permutation(20) / 20
+    kept = [
+        oks_nms(joints, scores, np.full(20, 4000.0), COCO.sigmas, threshold)
+        for threshold in (1, 0.95, 0.8, 0.5, 0.0)
+    ]
+    counts = [len(each) for each in kept]
+    assert counts == sorted(counts, reverse=True) and counts[0] == 20 and len(set(counts)) > 2
+    assert all(each[0] == scores.argmax() for each in kept)
+    assert {i // 5 for i in oks_nms(joints, scores, np.full(20, 4000.0), COCO.sigmas, 0.2)} == {
+        *range(4)
+    }

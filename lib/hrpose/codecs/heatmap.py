@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hrpose.ops.coordinates import CONVENTIONS, Convention
-from hrpose.ops.subpixel import gather_keypoints, unpack_keypoints
+from hrpose.ops.subpixel import SUBPIXEL
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -61,30 +61,34 @@ class HeatmapCodec:
         all 0 where no cell is above 0.
         Errors: FloatingPointError if a highest value is not finite.
         """
+        convention = CONVENTIONS[self.coordinates]
+        rule = SUBPIXEL[convention.subpixel_rule(self.subpixel or "convention")]
         height, width = heatmaps.shape[-2:]
-        rule = self.convention.subpixel_rule(self.subpixel or "convention")
+        cell = heatmaps.reshape(*heatmaps.shape[:2], -1).argmax(
+            -1
+        )  # (B, K), of equal ones the first
         is_torch = not isinstance(heatmaps, np.ndarray)
-        if not is_torch:
-            maps = heatmaps.reshape(-1, height, width)  # (B * K, H, W)
-            cell = maps.reshape(len(maps), -1).argmax(1)
-            no_tags = np.empty((*maps.shape, 0), np.float32)
-            keypoints = gather_keypoints(maps, no_tags, np.arange(len(maps)), cell, rule)
-        else:
+        if is_torch:
             import torch
 
-            from hrpose.ops.peaks import gather_cells, highest_cells
+            from hrpose.ops.peaks import gather_cells
 
-            highest = highest_cells(heatmaps, 1)
-            packed = gather_cells(heatmaps, heatmaps[..., None][..., :0], highest)
-            flat = packed.flatten(0, 2).cpu().numpy()  # (B * K, 10)
-            cell, keypoints = flat[:, 0].astype(int), unpack_keypoints(flat, width, rule)
-        if not np.isfinite(keypoints).all():
+            packed = gather_cells(heatmaps, heatmaps[..., None][..., :0], cell[..., None])
+            on_host = packed[:, :, 0].cpu().numpy()  # (B, K, 10)
+            cell = on_host[..., 0].astype(int)
+            patches = on_host[..., 1:].reshape(*cell.shape, 3, 3)
+        else:
+            edges = np.pad(heatmaps, ((0, 0), (0, 0), (1, 1), (1, 1)), "edge")
+            every = np.lib.stride_tricks.sliding_window_view(edges, (3, 3), (2, 3))
+            patches = every[(*np.indices(cell.shape), *np.divmod(cell, width))]
+        value = patches[..., 1, 1]
+        if not np.isfinite(value).all():
             raise FloatingPointError("heatmaps are not finite: the weights are broken")
         row, column = np.divmod(cell, width)
-        step = keypoints[:, :2] - np.float32(0.5) - np.stack([column, row], -1)
-        step[~self.convention.may_step(column, row, (height, width))] = 0
-        xy = np.stack([column, row], -1) + np.float32(self.convention.cell_centre) + step
-        keypoints[:, :2] = xy * stride - self.convention.pixel_offset
-        keypoints[keypoints[:, 2] <= 0] = 0
-        found = keypoints.reshape(*heatmaps.shape[:2], 3)
-        return torch.from_numpy(found) if is_torch else found
+        step = rule(patches)
+        step[~convention.may_step(column, row, (height, width))] = 0
+        xy = np.stack([column, row], -1) + np.float32(convention.cell_centre) + step
+        xy = xy * stride - convention.pixel_offset
+        joints = np.concatenate([xy, value[..., None]], -1, dtype=np.float32)
+        joints[value <= 0] = 0
+        return torch.from_numpy(joints) if is_torch else joints
