@@ -25,11 +25,17 @@ from hrpose.data.augment import (
 )
 from hrpose.data.boxes import BoxSet, read_boxes, truth_boxes
 from hrpose.data.coco import ImageAnnotation, ImageFiles
-from hrpose.data.samples import BoxedImageDataset, SampleDataset, person_records, read_person
+from hrpose.data.samples import (
+    BoxedImageDataset,
+    LabelledBoxDataset,
+    SampleDataset,
+    person_records,
+    read_person,
+)
 from hrpose.engine.evaluate import PredictFn
 from hrpose.inference.crop_pipeline import stream_crops
 from hrpose.inference.pipeline import PipelineConfig
-from hrpose.inference.topdown import TopDownPredictor
+from hrpose.inference.topdown import TopDownPredictor, predict_with_gt_heatmaps
 from hrpose.inference.topdown_spec import TopDownSpec
 from hrpose.losses.combine import PersonDistance, TargetConfig, make_person_targets, person_loss
 from hrpose.losses.heatmap import joints_mse, ohkm_mse
@@ -177,10 +183,21 @@ def build_test_images(
     config: CfgNode, records: Sequence[ImageAnnotation], images: ImageFiles
 ) -> Images:
     """(image id, what is predicted from) of every record: the image with its boxes."""
+    if config.TEST.GT_HEATMAPS:
+        if config.TEST.BOXES != TRUTH:
+            raise ValueError(
+                "TEST.GT_HEATMAPS draws the joints of labelled people; set TEST.BOXES truth"
+            )
+        return LabelledBoxDataset(records, images)
     return BoxedImageDataset(records, images, build_boxes(config, records))
 
 
 def build_predict_all(config: CfgNode, predictors: Sequence[TopDownPredictor]) -> PredictFn:
     """The poses of all test images, by equal predictors, one on each device."""
+    if config.TEST.GT_HEATMAPS:
+        stride = output_strides(config)[-1]
+        codec = HeatmapCodec(build_convention(config).name, config.LOSS.SIGMA[-1])
+        draw = partial(codec.encode, stride=stride)
+        return predict_sequentially(partial(predict_with_gt_heatmaps, predictors[0], draw))
     pipeline = PipelineConfig(config.TEST.BATCH, max(1, config.WORKERS))
     return partial(stream_crops, predictors, config=pipeline)

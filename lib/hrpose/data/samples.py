@@ -99,7 +99,9 @@ def person_records(
         indices, boxes, reasons = label_boxes(record)
         dropped.update(reasons)
         people += [
-            record._replace(joints=record.joints[[i]], boxes=box[None], ignore=())
+            ImageAnnotation(
+                record.image_id, record.file_name, record.joints[[i]], box[None], size=record.size
+            )
             for i, box in zip(indices.tolist(), boxes)
         ]
     return people, dict(dropped)
@@ -170,3 +172,12 @@ class BoxedImageDataset(ImageDataset):
     def __getitem__(self, i: int) -> tuple[int, Any]:
         image_id, image = super().__getitem__(i)
         return image_id, (image, *self.boxes.of(image_id))
+
+
+class LabelledBoxDataset(ImageDataset):
+    """(image id, (image, labelled boxes (N, 4), the joints (N, K, 3) of their people))"""
+
+    def __getitem__(self, i: int) -> tuple[int, Any]:
+        image_id, image = super().__getitem__(i)
+        people, boxes, _ = label_boxes(self.records[i])
+        return image_id, (image, boxes, self.records[i].joints[people])

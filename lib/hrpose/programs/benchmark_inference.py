@@ -177,10 +177,10 @@ STAGED = 20
 def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -> Report:
     """images/s on the first images of DATASET.VAL, stages of some, AP of the predictions."""
     split = first(read_split(config, config.DATASET.VAL), options.images)
-    parts, count = family(config), min(STAGED, len(split.records))
-    images = parts.build_test_images(config, split.records, split.images)
+    built, count = family(config), min(STAGED, len(split.records))
+    images = built.build_test_images(config, split.records, split.images)
     model = (load_model(config) if config.TEST.MODEL_FILE else build_model(config)).to(device)
-    predictor = parts.build_predictor(config, build_inference_model(config, model))
+    predictor = built.build_predictor(config, build_inference_model(config, model))
     predictors: dict[str, Any] = {}
     if options.against:
         reference = timing.load_reference("predictor")
@@ -192,7 +192,7 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
         if name == REFERENCE:
             found[name] = _one_by_one(predictors[name], images, len(images))
         else:
-            found[name] = list(parts.build_predict_all(config, [predictor])(images))
+            found[name] = list(built.build_predict_all(config, [predictor])(images))
 
     calls = {name: partial(predict_all, name) for name in predictors}
     peaks = {name: timing.peak_memory(call, device) for name, call in calls.items()}
@@ -223,5 +223,6 @@ def _one_by_one(predict: Any, images: Images, count: int) -> list[tuple[int, Pos
     for i in range(count):
         with record_function("read"):
             image_id, image = images[i]
-        poses.append((image_id, predict(image)))
+        given = image if isinstance(image, tuple) else (image,)  # with boxes, or alone
+        poses.append((image_id, predict(*given)))
     return poses
