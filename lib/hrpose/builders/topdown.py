@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.common import input_size, keywords, pick
 from hrpose.builders.datasets import Split, build_skeleton, results_category
+from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.augment import (
     Augment,
     BoxCropConfig,
@@ -32,7 +33,7 @@ from hrpose.data.samples import (
     person_records,
     read_person,
 )
-from hrpose.engine.evaluate import PredictFn
+from hrpose.engine.evaluate import PredictFn, predict_sequentially
 from hrpose.inference.crop_pipeline import stream_crops
 from hrpose.inference.pipeline import PipelineConfig
 from hrpose.inference.topdown import TopDownPredictor, predict_with_gt_heatmaps

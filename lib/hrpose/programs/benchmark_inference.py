@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.common import build_inference_model, build_model, load_model
 from hrpose.builders.datasets import build_evaluator, first, read_split
-from hrpose.builders.families import family
+from hrpose.builders.families import box_source, family, is_top_down
 from hrpose.config import load_config
 from hrpose.inference import decode as decoding
 from hrpose.inference.onnx_predictor import open_session
@@ -183,7 +183,7 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
     predictor = built.build_predictor(config, build_inference_model(config, model))
     predictors: dict[str, Any] = {}
     if options.against:
-        reference = timing.load_reference("predictor")
+        reference = timing.load_reference("topdown" if is_top_down(config) else "predictor")
         predictors[REFERENCE] = reference.ReferencePredictor(predictor, model)
     predictors[CONFIGURED] = predictor
     found: dict[str, list[tuple[int, Poses]]] = {}
@@ -201,18 +201,21 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
         evaluator = build_evaluator(config, split.truth)
         for image_id, poses in found[row[""]]:
             evaluator.add(image_id, poses)
-        row["AP"] = evaluator.summarize()["AP"]
+        row[evaluator.primary] = evaluator.summarize()[evaluator.primary]
         row["people"] = sum(len(poses.joints) for _, poses in found[row[""]])
         row["peak memory, GiB"] = peaks[row[""]]
     model_label = (predictor.model, "forward", "forward")  # excluded from its caller's "aggregate"
     labels = (predictor, "preprocess", "preprocess"), (predictor, "forward", "aggregate")
-    with timing.labelled([*labels, model_label, *STAGES]):
+    decoding_stages, names = STAGES, tuple(DECODING)
+    if is_top_down(config):
+        decoding_stages, names = [(predictor, "decode", "decode")], ("decode",)
+    with timing.labelled([*labels, model_label, *decoding_stages]):
         few = {name: partial(_one_by_one, each, images, count) for name, each in predictors.items()}
-        stages = ("read", "preprocess", "forward", "aggregate", *DECODING)
+        stages = ("read", "preprocess", "forward", "aggregate", *names)
         parts = timing.phases(few, stages, device, count)
     note = (
-        f"{len(images)} images of {config.DATASET.VAL}, up to {config.TEST.BATCH} of one size at a "
-        f"time. Phases are of the first {count}, one by one. Weights: "
+        f"{len(images)} images of {config.DATASET.VAL}, up to {config.TEST.BATCH} of one size"
+        f"{f', or crops of {box_source(config)} boxes,' if is_top_down(config) else ''} at a time. Phases are of the first {count}, one by one. Weights: "
         f"{config.TEST.MODEL_FILE or 'random'}."
     )
     return Report({"Inference": rows, "Where the time of an image goes": parts}, [note])
