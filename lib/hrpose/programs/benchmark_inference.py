@@ -213,9 +213,10 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
         few = {name: partial(_one_by_one, each, images, count) for name, each in predictors.items()}
         stages = ("read", "preprocess", "forward", "aggregate", *names)
         parts = timing.phases(few, stages, device, count)
+    unit = f"crops of {box_source(config)} boxes" if is_top_down(config) else "of one size"
     note = (
-        f"{len(images)} images of {config.DATASET.VAL}, up to {config.TEST.BATCH} of one size"
-        f"{f', or crops of {box_source(config)} boxes,' if is_top_down(config) else ''} at a time. Phases are of the first {count}, one by one. Weights: "
+        f"{len(images)} images of {config.DATASET.VAL}, up to {config.TEST.BATCH} {unit} at a "
+        f"time. Phases are of the first {count}, one by one. Weights: "
         f"{config.TEST.MODEL_FILE or 'random'}."
     )
     return Report({"Inference": rows, "Where the time of an image goes": parts}, [note])
