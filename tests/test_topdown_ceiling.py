@@ -1,4 +1,4 @@
-"""How good top-down poses can be that went through a crop and cells: the truth, drawn and decoded."""
+"""How good top-down poses can be through a crop and cells: the truth, drawn and decoded."""
 
 from pathlib import Path
 
