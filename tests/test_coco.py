@@ -21,8 +21,8 @@ from hrpose.data.coco import (
 )
 from hrpose.data.samples import (
     AnnotatedImageDataset,
-    SampleDataset,
     ImageDataset,
+    SampleDataset,
     loss_mask,
     read_sample,
 )

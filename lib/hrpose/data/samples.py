@@ -98,8 +98,9 @@ def person_records(
     for record in records:
         indices, boxes, reasons = label_boxes(record)
         dropped.update(reasons)
+        whole = record._replace(ignore=(), crowds=None, unlabelled=0)
         people += [
-            record._replace(joints=record.joints[[i]], boxes=box[None], ignore=())
+            whole._replace(joints=record.joints[[i]], boxes=box[None])
             for i, box in zip(indices.tolist(), boxes)
         ]
     return people, dict(dropped)

@@ -45,7 +45,7 @@ def save_predictions(
     """
     skeleton = build_skeleton(config)
     for record in islice((each for each in split.records if len(each.joints)), IMAGES):
-        image = read_sample(record, split.images).image
+        image = split.images.read(record.file_name, record.size)
         truth = titled(draw_poses(image, record.joints, skeleton), "truth")
         poses = predict((image, record.joints))
         drawn = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
