@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, run, start, tool
-from hrpose.builders.bottomup import load_predictor
+from hrpose.builders import load_predictor
 from hrpose.config import load_config
 from hrpose.engine.step import OptimizerStep
 from hrpose.ops.image import read_image

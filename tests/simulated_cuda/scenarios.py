@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from commands import SMALL
-from hrpose.builders.bottomup import build_pipeline_config, build_predictor
+from hrpose.builders.bottomup import build_predict_all, build_predictor, build_test_images
 from hrpose.builders.common import build_inference_model, build_model
 from hrpose.builders.datasets import read_split
 from hrpose.builders.devices import PRECISIONS, build_devices
@@ -160,9 +160,8 @@ def predictions(scenes: str) -> dict:
             for each in build_devices(config)
         ]
         split = read_split(config, config.DATASET.VAL)
-        images = ImageDataset(split.records, split.images)
-        settings = build_pipeline_config(config, predictors)
-        found[device] = list(stream(predictors, images, settings))
+        images = build_test_images(config, split.records, split.images)
+        found[device] = list(build_predict_all(config, predictors)(images))
     pairs = list(zip(found["cpu"], found["cuda"], strict=True))
     return {
         "people": sum(len(poses.joints) for _, poses in found["cuda"]),
@@ -192,8 +191,8 @@ def killed(scenes: str, path: str) -> dict:
     model = build_inference_model(config, build_model(config).to("cuda:0"))
     predictors = [build_predictor(config, model)]
     split = read_split(config, config.DATASET.VAL)
-    images = ImageDataset(split.records, split.images)
-    results = stream(predictors, images, build_pipeline_config(config, predictors))
+    images = build_test_images(config, split.records, split.images)
+    results = build_predict_all(config, predictors)(images)
     next(results)
     Path(path).write_text(json.dumps([child.pid for child in active_children()]))
     os.kill(os.getpid(), signal.SIGKILL)

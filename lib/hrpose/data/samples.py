@@ -98,10 +98,9 @@ def person_records(
     for record in records:
         indices, boxes, reasons = label_boxes(record)
         dropped.update(reasons)
+        whole = record._replace(ignore=(), crowds=None, unlabelled=0)
         people += [
-            ImageAnnotation(
-                record.image_id, record.file_name, record.joints[[i]], box[None], size=record.size
-            )
+            whole._replace(joints=record.joints[[i]], boxes=box[None])
             for i, box in zip(indices.tolist(), boxes)
         ]
     return people, dict(dropped)
