@@ -24,10 +24,8 @@ from hrpose.builders.devices import PRECISIONS, build_devices
 from hrpose.builders.training import build_optimizer_step, build_training_loader, uses_sync_bn
 from hrpose.config import load_config
 from hrpose.data.coco import ImageFiles
-from hrpose.data.samples import ImageDataset
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo, distributed_context
 from hrpose.engine.logger import MetricLogger
-from hrpose.inference.pipeline import stream
 from hrpose.programs import cli
 from simulated_cuda import gpus, process_group
 

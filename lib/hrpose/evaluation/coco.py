@@ -136,7 +136,7 @@ class KeypointEvaluator(PoseEvaluator):
         image_ids: Collection[int] | None = None,
         metrics: Callable[[Comparison], dict[str, float]] = coco_metrics,
     ) -> None:
-        super().__init__(truth, skeleton, category_id, image_ids)
+        super().__init__(truth["images"], len(skeleton.joints), category_id, image_ids)
         people = people_of(truth, category_id)
         # Numbered from 1, as pycocotools takes a match with annotation 0 for none.
         completed = [_complete(each, i, self._joint_count) for i, each in enumerate(people, 1)]

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.skeletons import Skeleton
-from hrpose.structures import PERSON, Poses, to_results
+from hrpose.structures import Poses, to_results
 
 RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 
@@ -17,7 +16,7 @@ RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 class PoseEvaluator(ABC):
     """Collects the poses of images, checked; a subclass compares them with the annotations.
 
-    truth: annotations that satisfy the rules of data/validate.py; they are not changed
+    images: the annotated ones   joint_count: K of every pose
     image_ids: the images that are scored, with or without poses; default: all
     Errors: ValueError for image_ids that are empty or that the annotations do not list
     """
@@ -27,14 +26,14 @@ class PoseEvaluator(ABC):
 
     def __init__(
         self,
-        truth: Mapping[str, Any],
-        skeleton: Skeleton,
-        category_id: int = PERSON,
+        images: Iterable[Mapping[str, Any]],
+        joint_count: int,
+        category_id: int,
         image_ids: Collection[int] | None = None,
     ) -> None:
         self.category_id = category_id
-        self._joint_count = len(skeleton.joints)
-        self._known = {image["id"] for image in truth["images"]}
+        self._joint_count = joint_count
+        self._known = {image["id"] for image in images}
         if image_ids is not None:
             if not len(image_ids):
                 raise ValueError("image_ids is empty; list the images to score, or None for all")
