@@ -35,6 +35,8 @@ ASSEMBLY = [
     "builders.datasets",
     "builders.common",
     "builders.bottomup",
+    "builders.topdown",
+    "builders.families",
     "builders.training",
 ]
 TORCHLESS = [

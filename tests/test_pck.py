@@ -1,17 +1,11 @@
 """MPII: its conversion to COCO JSON, and PCKh against published figures, a plain loop and laws."""
 
-<<<<<<< HEAD
-=======
 import json
 import shutil
->>>>>>> w-mpii
 from pathlib import Path
 
 import pytest
 
-<<<<<<< HEAD
-from hrpose.skeletons import MPII
-=======
 from commands import QUICKSTART, SMALL, run
 from hrpose.builders.datasets import build_evaluator, build_skeleton, check_annotations
 from hrpose.config import load_config
@@ -25,7 +19,6 @@ from hrpose.evaluation.pck import PCKhEvaluator
 from hrpose.skeletons import COCO, MPII, from_category
 from hrpose.structures import Poses, to_results
 from reference.pck import pckh
->>>>>>> w-mpii
 
 SAMPLE = Path(__file__).parents[1].parent / "shared" / "data" / "samples" / "mpii"
 K = len(MPII.joints)
