@@ -4,7 +4,9 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy.io import loadmat, savemat
 
 from commands import QUICKSTART, SMALL, run
 from hrpose.builders.datasets import build_evaluator, build_skeleton, check_annotations
