@@ -109,8 +109,17 @@ def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
             "everything else"
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
-    people, _ = person_records(split.records)
-    return SampleDataset(people, split.images, steps, config.TRAIN.SEED, read_person)
+    people, left_out = person_records(split.records)
+    dataset = SampleDataset(people, split.images, steps, config.TRAIN.SEED, read_person)
+    if left_out:
+        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        dataset.notes.append(f"people that are not trained on: {counts}")
+    skeleton = build_skeleton(config)
+    if "half_body" in names and not (skeleton.upper_joints and skeleton.lower_joints):
+        dataset.notes.append(
+            "no half bodies: the names of the joints do not tell the upper half from the lower"
+        )
+    return dataset
 
 
 # Losses --------------------------------------------------------------------------------------

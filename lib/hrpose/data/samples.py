@@ -47,6 +47,7 @@ class SampleDataset(Dataset[tuple[int, Sample]]):
         self.seed = seed
         self.read = read or read_sample
         self.begin: Callable[[int], None] = _ignore_index  # called with the index of every sample
+        self.notes: list[str] = []  # for the log of a training
 
     def __len__(self) -> int:
         return len(self.records)
@@ -141,6 +142,8 @@ def pack_outline(region: Any, size: Sequence[int]) -> list[Any]:
 class ImageDataset:
     """(image id, image) of every record, read when indexed."""
 
+    note = ""  # on what is predicted from, for the log
+
     def __init__(self, records: Sequence[ImageAnnotation], images: ImageFiles):
         self.records = records
         self.images = images
@@ -167,6 +170,7 @@ class BoxedImageDataset(ImageDataset):
     def __init__(self, records: Sequence[ImageAnnotation], images: ImageFiles, boxes: BoxSet):
         super().__init__(records, images)
         self.boxes = boxes
+        self.note = boxes.describe()
 
     def __getitem__(self, i: int) -> tuple[int, Any]:
         image_id, image = super().__getitem__(i)

@@ -27,7 +27,7 @@ from hrpose.builders.datasets import (
     read_split,
 )
 from hrpose.builders.devices import build_devices
-from hrpose.builders.families import box_source, family
+from hrpose.builders.families import box_source, family, is_top_down
 from hrpose.builders.training import (
     build_optimizer_step,
     build_train_config,
@@ -273,8 +273,10 @@ def _log_start(
     if config.TRAIN.FREEZE:
         trained = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
         info(f"TRAIN.FREEZE: {trained / 1e6:.2f} M of the parameters are trained")
+    for note in state.loader.dataset.notes:  # type: ignore[attr-defined]
+        info(note)
     info(
-        f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
+        f"{facts['images']} {'people' if is_top_down(config) else 'images'}, {facts['parameters'] / 1e6:.2f} M parameters in "
         f"{precision} on {', '.join(facts['device'])} in each of {dist.world_size} "
         f"processes; batch {facts['batch']} = {facts['world_size']} devices x {facts['passes']} "
         f"micro-batches, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +42,8 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
                 split = read_split(config, config.DATASET.VAL)
                 if split.findings and dist.is_main:
                     print(f"warning: {split.findings}")
-                metrics = score(config, load_predictors(config, dist), split, folder, dist)
+                predictors = load_predictors(config, dist)
+                metrics = score(config, predictors, split, folder, dist, print)
         except BaseException:
             if dist.is_main and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -63,11 +64,17 @@ def score(
     split: Split,
     folder: Path,
     dist: DistInfo,
+    tell: Callable[[str], object] = str,
 ) -> dict[str, float]:
-    """Metrics of a split that all processes predict; the main one writes them into `folder`."""
+    """Metrics of a split that all processes predict; the main one writes them into `folder`.
+
+    tell: is told which boxes were used, and which were left out
+    """
     evaluator = build_evaluator(config, split.truth)
     parts, boxes = family(config), box_source(config)
     images = parts.build_test_images(config, split.records, split.images)
+    if dist.is_main and images.note:
+        tell(f"boxes: {images.note}")
     predict_all = parts.build_predict_all(config, predictors)
     metrics = evaluate(predict_all, images, evaluator, dist)
     if dist.is_main:
