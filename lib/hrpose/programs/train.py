@@ -276,8 +276,8 @@ def _log_start(
     for note in state.loader.dataset.notes:  # type: ignore[attr-defined]
         info(note)
     info(
-        f"{facts['images']} {'people' if is_top_down(config) else 'images'}, {facts['parameters'] / 1e6:.2f} M parameters in "
-        f"{precision} on {', '.join(facts['device'])} in each of {dist.world_size} "
+        f"{facts['images']} {'people' if is_top_down(config) else 'images'}, "
+        f"{facts['parameters'] / 1e6:.2f} M parameters in {precision} on {', '.join(facts['device'])} in each of {dist.world_size} "
         f"processes; batch {facts['batch']} = {facts['world_size']} devices x {facts['passes']} "
         f"micro-batches, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} "
         f"for {config.TRAIN.BASE_BATCH})"
