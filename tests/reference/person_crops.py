@@ -84,11 +84,7 @@ def crop_matrix(centre, scale, degrees, config):
 
 
 def crop_person(image, joints, box, rng, config):
-<<<<<<< HEAD
-    """image (H, W, 3), joints (K, 3), box (4,) -> crop, joints in it, its matrix, if flipped."""
-=======
     """image (H, W, 3), joints (K, 3), box (4,) -> crop, its joints and matrix, if flipped."""
->>>>>>> w-samples
     centre, scale = centre_and_scale(*box.astype(float), config, config.padding)
     joints = joints.astype(float)
     labelled = sum(joints[:, 2] > 0)
