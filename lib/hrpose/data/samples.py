@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
 from hrpose.data.augment import Augment
 from hrpose.data.coco import ImageAnnotation, ImageFiles, is_drawable
+from hrpose.ops.progress import listed
 from hrpose.structures import Sample
 
 
@@ -38,6 +40,8 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
         self.augmentations = augmentations
         self.seed = seed
         self.begin: Callable[[int], None] = _ignore_index  # called with the index of every sample
+        # By index, shared with workers: whether an image that was read is damaged, or almost black.
+        self.doubtful = torch.zeros(len(records), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -50,6 +54,8 @@ class BottomUpDataset(Dataset[tuple[int, Sample]]):
         rng = np.random.default_rng((self.seed, epoch, index + 1))  # 0 is the shuffle's
         try:
             sample = read_sample(record, self.images)
+            if self.images.name(record.file_name) in self.images.doubtful:
+                self.doubtful[index] = True
             for augment in self.augmentations:
                 sample = augment(sample, rng)
         except Exception as error:
@@ -97,6 +103,16 @@ def loss_mask(record: ImageAnnotation, size: tuple[int, int], name: str) -> np.n
             )
     covered = coco_mask.decode(coco_mask.merge(parts))  # (H, W), column-major
     return cv2.transpose(covered.T) == 0
+
+
+def describe_doubtful(names: Collection[str]) -> str:
+    """What users are told of images that `ImageFiles.doubtful` names; empty if there are none."""
+    if not names:
+        return ""
+    return (
+        f"warning: {len(names)} of the images read are damaged, or almost black, as they use 12 of "
+        f"16 bits: {listed(sorted(names))}; tools/check_data.py says what is wrong with each"
+    )
 
 
 def pack_outline(region: Any, size: Sequence[int]) -> list[Any]:

@@ -5,7 +5,7 @@ A metric is in 0..1, and exactly -1.0, as in pycocotools, where there is no grou
 large person. It is 0.0 where there is ground truth but no detection.
 
 pycocotools counts NaN as a match and fails on absent fields: annotations are completed here, having
-satisfied the rules of data/validate.py, and results are checked.
+satisfied the rules of data/rules.py, and results are checked.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from hrpose.ops.oks import BOX_FILL
+from hrpose.ops.progress import listed
 from hrpose.skeletons import Skeleton
 from hrpose.structures import PERSON, Poses, to_results
 
@@ -122,7 +123,7 @@ def _mean(curves: Mapping[str, Any], quantity: str, threshold: float | None, siz
 class KeypointEvaluator:
     """Collects the poses of images and compares them with COCO annotations.
 
-    truth: annotations that satisfy the rules of data/validate.py; they are completed on a copy
+    truth: annotations that satisfy the rules of data/rules.py; they are completed on a copy
     image_ids: the images that are scored, with or without poses; default: all
     metrics: from the comparison to the metrics by name
     """
@@ -337,12 +338,11 @@ def describe_results(results: Sequence[Mapping[str, Any]], images: Collection[in
     return text
 
 
-def _refuse(violations: Iterable[Any], complaint: str, shown: int = 5) -> None:
+def _refuse(violations: Iterable[Any], complaint: str) -> None:
     """ValueError with the complaint and the first few violations, if there are any."""
     found = list(dict.fromkeys(violations))
     if found:
-        more = f" and {len(found) - shown} more" if len(found) > shown else ""
-        raise ValueError(f"{complaint}: {', '.join(map(str, found[:shown]))}{more}")
+        raise ValueError(f"{complaint}: {listed(found)}")
 
 
 ABSENT = {

@@ -7,7 +7,6 @@ import glob
 import json
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +18,7 @@ from yacs.config import CfgNode
 from hrpose.builders.bottomup import build_pipeline_config, load_predictor, load_predictors
 from hrpose.builders.datasets import build_skeleton, results_category
 from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
-from hrpose.data.samples import ImageDataset
+from hrpose.data.samples import ImageDataset, describe_doubtful
 from hrpose.inference.pipeline import stream
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import (
@@ -27,9 +26,7 @@ from hrpose.ops.image import (
     can_encode,
     describe_error,
     encode,
-    read_image,
-    uses_few_bits,
-    with_damage,
+    read_with_doubts,
 )
 from hrpose.ops.progress import progress
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
@@ -145,8 +142,8 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
     try:
         for photo in progress(photos, "predicting", len(photos)):
             try:
-                image, doubts = read_photo(photo.path)
-                doubtful += doubts
+                image, doubts = read_with_doubts(photo.path)
+                doubtful += [f"{photo.path}: {doubt}" for doubt in doubts]
                 poses = predictor(image)
                 picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
                 output.write(pictures[photo], encode(picture, Path(pictures[photo]).suffix))
@@ -178,18 +175,6 @@ def picture_names(photos: Sequence[Photo]) -> dict[Photo, str]:
         taken.add(name)
         names[photo] = name
     return names
-
-
-def read_photo(path: Path) -> tuple[np.ndarray, list[str]]:
-    """The image (H, W, 3), and what may be wrong with it."""
-    image, damaged = with_damage(partial(read_image, path))
-    doubts = {
-        "it is damaged, and its pixels may be shifted": damaged,
-        "of 16 bits it uses 12 or fewer: it is almost black": uses_few_bits(
-            path.read_bytes(), image
-        ),
-    }
-    return image, [f"{path}: {doubt}" for doubt, holds in doubts.items() if holds]
 
 
 def refuse_among_photos(photos: Sequence[Photo], folder: Path) -> None:
@@ -233,3 +218,5 @@ def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> N
     output.write(whole, as_json(results))
     output.discard(part)
     print(f"{len(results)} people in {len(images)} images; written to {folder / whole}")
+    if images.images.doubtful:
+        print(describe_doubtful(images.images.doubtful))

@@ -13,7 +13,7 @@ from functools import reduce
 from itertools import starmap
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -38,6 +38,7 @@ from hrpose.config import parse_config
 from hrpose.config.options import RUNTIME_OPTIONS, may_differ
 from hrpose.config.renamed import current_option
 from hrpose.data.coco import ImageAnnotation
+from hrpose.data.samples import BottomUpDataset, describe_doubtful
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
@@ -181,7 +182,8 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     split, folder = read_split(config, config.DATASET.VAL), state.run_dir.folder
     if split.findings and config.DATASET.VAL != config.DATASET.TRAIN:
         state.logger.info(f"warning: {split.findings}")
-    records = state.loader.dataset.records  # type: ignore[attr-defined]
+    dataset = cast(BottomUpDataset, state.loader.dataset)
+    records = dataset.records
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
@@ -197,10 +199,15 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
         write(folder / "pictures" / name, picture)
         state.logger.write_image("training", picture, state.progress.step)
 
+    def doubts() -> str:
+        marked = dataset.doubtful.nonzero().flatten().tolist()
+        names = {dataset.images.name(records[i].file_name) for i in marked}
+        return describe_doubtful(names | {*split.images.doubtful})
+
     primary = build_evaluator(config, split.truth).primary
     if state.dist.is_main:
         track_annotations(config, state, {"TRAIN": records, "VAL": split.records})
-    return Callbacks(validate, primary, visualize, lambda index: records[index].file_name)
+    return Callbacks(validate, primary, visualize, lambda index: records[index].file_name, doubts)
 
 
 def track_annotations(

@@ -19,8 +19,8 @@ from hrpose.builders.datasets import (
 )
 from hrpose.builders.devices import build_devices
 from hrpose.data.coco import load_annotations, load_results
-from hrpose.data.samples import AnnotatedImageDataset, ImageDataset
-from hrpose.data.validate import EVALUATION
+from hrpose.data.rules import EVALUATION
+from hrpose.data.samples import AnnotatedImageDataset, ImageDataset, describe_doubtful
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate, predict_sequentially
 from hrpose.engine.run_dir import create_run_folder
@@ -46,6 +46,8 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
                 if split.findings and dist.is_main:
                     print(f"warning: {split.findings}")
                 metrics = score(config, load_predictors(config, dist), split, folder, dist)
+                if split.images.doubtful and dist.is_main:
+                    print(describe_doubtful(split.images.doubtful))
         except BaseException:
             if dist.is_main and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -66,7 +68,10 @@ def score(
     folder: Path,
     dist: DistInfo,
 ) -> dict[str, float]:
-    """Metrics of a split that all processes predict; the main one writes them into `folder`."""
+    """Metrics of a split that all processes predict; the main one writes them into `folder`.
+
+    Afterwards, `split.images.doubtful` holds what any of the processes found.
+    """
     evaluator = build_evaluator(config, split.truth)
     predict = build_predict_fn(config, predictors[0])
     if config.TEST.GT_HEATMAPS:
@@ -76,6 +81,8 @@ def score(
         predict_all = partial(stream, predictors, config=build_pipeline_config(config, predictors))
         images = ImageDataset(split.records, split.images)
         metrics = evaluate(predict_all, images, evaluator, dist)
+    for found in dist.all_gather(split.images.doubtful):
+        split.images.doubtful.update(found)
     if dist.is_main:
         write_json(folder / "results" / "keypoints.json", evaluator.results)
         write_json(folder / "results" / "metrics.json", metrics, indent=1)
