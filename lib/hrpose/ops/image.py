@@ -24,7 +24,6 @@ ENCODED_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".png", ".bmp", ".dib", ".webp", ".
 STORED = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
 
 _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
-    1: lambda image: image,
     2: lambda image: image[:, ::-1],
     3: lambda image: image[::-1, ::-1],
     4: lambda image: image[::-1],
@@ -53,6 +52,8 @@ def decode_image(
     """
     orientation = exif_orientation(data)
     stored = _decode(data, name)
+    if orientation == 1:
+        return stored
     if data[:4] in _TIFF:  # whose orientation OpenCV always applies
         stored = _TURNS[_INVERSE[orientation]](stored)
     turned = _TURNS[orientation](stored)
@@ -89,7 +90,7 @@ def exif_orientation(data: bytes) -> int:
 
     Source: Exif 2.32, section 4.6.4; JPEG APP1, PNG eXIf, RIFF (WebP) EXIF, and TIFF itself.
     """
-    if data[4:12] in (b"ftypavif", b"ftypavis"):
+    if data[4:8] == b"ftyp" and b"avif" in data[8:64]:
         return _avif_orientation(data)
     starts = [0] if data[:4] in _TIFF else []
     head = _before_scan(data) if data.startswith(_JPEG) else data
