@@ -89,7 +89,7 @@ class ImageFiles:
         """The encoded file. Errors: FileNotFoundError with its path."""
         if not self.zipped:
             path = self.path / file_name
-            if not path.is_file():  # a device would be read without end
+            if not os.path.isfile(path):  # a device would be read without end
                 hint = " (in a file_name write / between folders, not \\)" * ("\\" in file_name)
                 raise FileNotFoundError(f"no such file: {path}{hint}; add it, or remove its entry")
             return path.read_bytes()
