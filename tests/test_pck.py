@@ -13,7 +13,7 @@ from hrpose.builders.datasets import build_evaluator, build_skeleton, check_anno
 from hrpose.config import load_config
 from hrpose.data.coco import load_annotations
 from hrpose.data.convert import MPII_NAMES, mpii_annotations, read_mpii_truth
-from hrpose.data.validate import EVALUATION, TRAINING
+from hrpose.data.rules import EVALUATION, TRAINING
 from hrpose.engine.distributed import DistInfo
 from hrpose.engine.evaluate import evaluate
 from hrpose.evaluation.coco import format_table

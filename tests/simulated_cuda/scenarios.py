@@ -27,6 +27,7 @@ from hrpose.data.coco import ImageFiles
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo, distributed_context
 from hrpose.engine.logger import MetricLogger
 from hrpose.programs import cli
+from hrpose.programs.benchmark_training import repeated_side
 from simulated_cuda import gpus, process_group
 
 OPTIONS = (
@@ -80,7 +81,13 @@ def transfers(asked: dict[str, int]) -> list[str]:
 # Scenarios ---------------------------------------------------------------------------------------
 
 
-def refusals() -> dict:
+def alone(scenes: str) -> dict:
+    """What one process does; contexts of GPUs add up."""
+    parts = (on_cpu, steps, benchmark, data_parallel, predictions, refusals)
+    return {part.__name__: part(scenes) for part in parts}
+
+
+def refusals(scenes: str) -> dict:
     """The simulation is worth something: it refuses what GPUs refuse."""
     here, there = torch.ones(3, device="cuda:0"), torch.ones(3, device="cuda:1")
     host = torch.ones(3)
@@ -123,6 +130,14 @@ def steps(scenes: str) -> dict:
             expected = train(config_of(scenes, *options, "DEVICE", "cpu"), 3)[0]
             found["difference"] = difference(state, expected)
     return {**found, "contexts": gpus.contexts()}
+
+
+def benchmark(scenes: str) -> dict:
+    """Whether a benchmark pins its batches: for the CPU, and for a GPU."""
+    config, images = config_of(scenes), {"image": torch.zeros(2, 3, 8, 8)}
+    devices = map(torch.device, ("cpu", "cuda:1"))
+    sides = [repeated_side("fp32", config, images, device, 4) for device in devices]
+    return {"pinned": [next(side.batches)["image"].is_pinned() for side in sides]}
 
 
 def data_parallel(scenes: str) -> dict:

@@ -185,8 +185,9 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     path = path.resolve()
     if path in below:
         raise ValueError(f"BASE goes round in a circle: {' -> '.join(map(str, (*below, path)))}")
-    if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob("*.yaml"))
+    if not os.path.isfile(path):  # Path's own method fails at names that are too long
+        listed = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
+        near = sorted(other.name for other in listed)
         there = (
             f"in {path.parent} are {', '.join(near[:8])}" if near else "give the path of a .yaml"
         )

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hrpose.ops.progress import listed
 from hrpose.structures import Poses, to_results
 
 RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
@@ -111,14 +112,13 @@ class PoseEvaluator(ABC):
 
 def people_of(truth: Mapping[str, Any], category_id: int) -> list[Mapping[str, Any]]:
     """The annotations of a category in the images that are listed."""
-    listed = {image["id"] for image in truth["images"]}
-    people = (one for one in truth["annotations"] if one.get("image_id") in listed)
+    images = {image["id"] for image in truth["images"]}
+    people = (one for one in truth["annotations"] if one.get("image_id") in images)
     return [person for person in people if person["category_id"] == category_id]
 
 
-def refuse(violations: Iterable[Any], complaint: str, shown: int = 5) -> None:
+def refuse(violations: Iterable[Any], complaint: str) -> None:
     """ValueError with the complaint and the first few violations, if there are any."""
     found = list(dict.fromkeys(violations))
     if found:
-        more = f" and {len(found) - shown} more" if len(found) > shown else ""
-        raise ValueError(f"{complaint}: {', '.join(map(str, found[:shown]))}{more}")
+        raise ValueError(f"{complaint}: {listed(found)}")
