@@ -387,6 +387,16 @@ def test_a_damaged_file_is_named(tmp_path, content):
         read_mpii_truth(tmp_path / "gt_valid.mat")
 
 
+def test_a_file_that_ends_scipy_is_named_too(tmp_path):
+    """A text of a type that does not exist: scipy 1.17 ends in a segmentation fault."""
+    mpii_files(tmp_path)
+    content = bytearray((tmp_path / "gt_valid.mat").read_bytes())
+    content[780] = 69
+    (tmp_path / "gt_valid.mat").write_bytes(content)
+    with pytest.raises(ValueError, match="is not MPII's gt_valid.mat"):
+        read_mpii_truth(tmp_path / "gt_valid.mat")
+
+
 def test_the_command_refuses_what_it_cannot_convert(tmp_path):
     people, _ = mpii_files(tmp_path)
     assert "no ground truth at" in convert(tmp_path, "--ground-truth", "absent.mat", status=2)
