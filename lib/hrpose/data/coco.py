@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hrpose.ops.atomic_io import read_json
-from hrpose.ops.image import decode_with_doubts
+from hrpose.ops.image import decode_image
 
 
 class Layout(NamedTuple):
@@ -69,7 +69,6 @@ class ImageFiles:
 
     def __init__(self, location: str | Path, exif: str = "auto"):
         self.exif = exif
-        self.doubtful: dict[str, str] = {}  # `name` of a file that was read -> what may be wrong
         path, inner = _ARCHIVE.fullmatch(str(location)).groups("")  # type: ignore[union-attr]
         self.path = Path(path)
         self.inner = f"{inner.strip('/')}/" if inner else ""
@@ -83,11 +82,7 @@ class ImageFiles:
 
     def read(self, file_name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB as it was labelled; size: annotated width and height."""
-        name = self.name(file_name)
-        image, doubts = decode_with_doubts(self.bytes(file_name), name, size, self.exif)
-        if doubts:
-            self.doubtful[name] = "; ".join(doubts)
-        return image
+        return decode_image(self.bytes(file_name), self.name(file_name), size, self.exif)
 
     def bytes(self, file_name: str) -> bytes:
         """The encoded file. Errors: FileNotFoundError with its path."""

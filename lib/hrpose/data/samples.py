@@ -6,20 +6,18 @@ A bottom-up sample is an image with all its people; a top-down sample is one per
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
 from hrpose.data.augment import Augment
 from hrpose.data.boxes import BoxSet, label_boxes
 from hrpose.data.coco import ImageAnnotation, ImageFiles, is_drawable
-from hrpose.ops.progress import listed
 from hrpose.structures import Sample
 
 
@@ -50,8 +48,6 @@ class SampleDataset(Dataset[tuple[int, Sample]]):
         self.read = read or read_sample
         self.begin: Callable[[int], None] = _ignore_index  # called with the index of every sample
         self.notes: list[str] = []  # for the log of a training
-        # By index, shared with workers: whether an image that was read is damaged, or almost black.
-        self.doubtful = torch.zeros(len(records), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -64,8 +60,6 @@ class SampleDataset(Dataset[tuple[int, Sample]]):
         rng = np.random.default_rng((self.seed, epoch, index + 1))  # 0 is the shuffle's
         try:
             sample = self.read(record, self.images)
-            if self.images.name(record.file_name) in self.images.doubtful:
-                self.doubtful[index] = True
             for augment in self.augmentations:
                 sample = augment(sample, rng)
         except Exception as error:
@@ -135,16 +129,6 @@ def loss_mask(record: ImageAnnotation, size: tuple[int, int], name: str) -> np.n
             )
     covered = coco_mask.decode(coco_mask.merge(parts))  # (H, W), column-major
     return cv2.transpose(covered.T) == 0
-
-
-def describe_doubtful(names: Collection[str]) -> str:
-    """What users are told of images that `ImageFiles.doubtful` names; empty if there are none."""
-    if not names:
-        return ""
-    return (
-        f"warning: {len(names)} of the images read are damaged, or almost black, as they use 12 of "
-        f"16 bits: {listed(sorted(names))}; tools/check_data.py says what is wrong with each"
-    )
 
 
 def pack_outline(region: Any, size: Sequence[int]) -> list[Any]:

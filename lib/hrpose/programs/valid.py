@@ -20,7 +20,6 @@ from hrpose.builders.devices import build_devices
 from hrpose.builders.families import box_source, family, load_predictors
 from hrpose.data.coco import load_annotations, load_results
 from hrpose.data.rules import EVALUATION
-from hrpose.data.samples import describe_doubtful
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate
 from hrpose.engine.run_dir import create_run_folder
@@ -45,8 +44,6 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
                     print(f"warning: {split.findings}")
                 predictors = load_predictors(config, dist)
                 metrics = score(config, predictors, split, folder, dist, print)
-                if split.images.doubtful and dist.is_main:
-                    print(describe_doubtful(split.images.doubtful))
         except BaseException:
             if dist.is_main and folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
@@ -71,8 +68,7 @@ def score(
 ) -> dict[str, float]:
     """Metrics of a split that all processes predict; the main one writes them into `folder`.
 
-    tell: is told which boxes were used, and which were left out
-    Afterwards, `split.images.doubtful` holds what any of the processes found.
+    tell: is given which boxes were used, and which were left out
     """
     evaluator = build_evaluator(config, split.truth)
     parts, boxes = family(config), box_source(config)
@@ -81,8 +77,6 @@ def score(
         tell(f"boxes: {images.note}")
     predict_all = parts.build_predict_all(config, predictors)
     metrics = evaluate(predict_all, images, evaluator, dist)
-    for found in dist.all_gather(split.images.doubtful):
-        split.images.doubtful.update(found)
     if dist.is_main:
         name = f"keypoints_{boxes}_boxes.json" if boxes else "keypoints.json"
         write_json(folder / "results" / name, evaluator.results)
