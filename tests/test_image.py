@@ -1,11 +1,8 @@
 """Reading images that people really have."""
 
 import base64
-import ctypes
-import platform
 import struct
 import zlib
-from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
@@ -227,20 +224,11 @@ def damaged_jpeg(image):
     return data[:middle] + b"\xff\xd1" + data[middle + 2 :]
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="C's stderr is no variable here")
-def test_damage_is_heard_by_the_thread_that_decodes(rng, capfd):
+def test_damage_is_told_from_good_files(rng, capfd):
     noise = rng.integers(0, 256, (200, 200, 3), np.uint8)
-    files = {True: damaged_jpeg(noise), False: encoded(noise, ".jpg")}
-
-    def right(damaged):
-        _, doubts = decode_with_doubts(files[damaged], "x")
-        return doubts == ((DAMAGED,) if damaged else ())
-
-    with ThreadPoolExecutor(4) as pool:
-        assert all(pool.map(right, [True, False, False, True, True, False] * 20))
+    assert decode_with_doubts(damaged_jpeg(noise), "x")[1] == (DAMAGED,)
+    assert decode_with_doubts(encoded(noise, ".jpg"), "x")[1] == ()
     assert not capfd.readouterr().err
-    ctypes.CDLL(None).perror(b"other words")
-    assert capfd.readouterr().err.startswith("other words: ")
 
 
 def near(image, wanted):

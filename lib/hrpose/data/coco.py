@@ -19,20 +19,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hrpose.ops.atomic_io import read_json
-from hrpose.ops.image import decode_with_doubts
+from hrpose.ops.image import decode_image
 
 
 class Layout(NamedTuple):
-    """Paths of a data set's files under DATASET.ROOT."""
+    """Paths of a data set's files under DATASET.ROOT, and what its boxes are."""
 
     annotations: str
     images: str
+    clips_boxes: bool = True  # whether boxes are of what is seen of people; or about their centres
 
 
 LAYOUTS = {
     "coco": Layout("annotations/person_keypoints_{split}.json", "images/{split}"),
     "crowdpose": Layout("json/crowdpose_{split}.json", "images"),
-    "mpii": Layout("annotations/mpii_{split}.json", "images"),
+    "mpii": Layout("annotations/mpii_{split}.json", "images", clips_boxes=False),
 }
 
 
@@ -68,7 +69,6 @@ class ImageFiles:
 
     def __init__(self, location: str | Path, exif: str = "auto"):
         self.exif = exif
-        self.doubtful: dict[str, str] = {}  # `name` of a file that was read -> what may be wrong
         path, inner = _ARCHIVE.fullmatch(str(location)).groups("")  # type: ignore[union-attr]
         self.path = Path(path)
         self.inner = f"{inner.strip('/')}/" if inner else ""
@@ -82,11 +82,7 @@ class ImageFiles:
 
     def read(self, file_name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB as it was labelled; size: annotated width and height."""
-        name = self.name(file_name)
-        image, doubts = decode_with_doubts(self.bytes(file_name), name, size, self.exif)
-        if doubts:
-            self.doubtful[name] = "; ".join(doubts)
-        return image
+        return decode_image(self.bytes(file_name), self.name(file_name), size, self.exif)
 
     def bytes(self, file_name: str) -> bytes:
         """The encoded file. Errors: FileNotFoundError with its path."""

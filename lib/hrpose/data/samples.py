@@ -6,20 +6,18 @@ A bottom-up sample is an image with all its people; a top-down sample is one per
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
-import torch
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
 from hrpose.data.augment import Augment
 from hrpose.data.boxes import BoxSet, label_boxes
 from hrpose.data.coco import ImageAnnotation, ImageFiles, is_drawable
-from hrpose.ops.progress import listed
 from hrpose.structures import Sample
 
 
@@ -50,8 +48,6 @@ class SampleDataset(Dataset[tuple[int, Sample]]):
         self.read = read or read_sample
         self.begin: Callable[[int], None] = _ignore_index  # called with the index of every sample
         self.notes: list[str] = []  # for the log of a training
-        # By index, shared with workers: whether an image that was read is damaged, or almost black.
-        self.doubtful = torch.zeros(len(records), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -64,8 +60,6 @@ class SampleDataset(Dataset[tuple[int, Sample]]):
         rng = np.random.default_rng((self.seed, epoch, index + 1))  # 0 is the shuffle's
         try:
             sample = self.read(record, self.images)
-            if self.images.name(record.file_name) in self.images.doubtful:
-                self.doubtful[index] = True
             for augment in self.augmentations:
                 sample = augment(sample, rng)
         except Exception as error:
@@ -93,17 +87,17 @@ def read_person(record: ImageAnnotation, images: ImageFiles) -> Sample:
 
 
 def person_records(
-    records: Sequence[ImageAnnotation],
+    records: Sequence[ImageAnnotation], clip: bool = True
 ) -> tuple[list[ImageAnnotation], dict[str, int]]:
     """A record of every labelled person, N = 1, with the box of `label_boxes`; nothing is ignored.
 
     Returns the records in the order of images and of their people, and how many people are left
-    out for each reason.
+    out for each reason. clip: see `label_boxes`
     """
     people: list[ImageAnnotation] = []
     dropped: Counter[str] = Counter()
     for record in records:
-        indices, boxes, reasons = label_boxes(record)
+        indices, boxes, reasons = label_boxes(record, clip)
         dropped.update(reasons)
         whole = record._replace(ignore=(), crowds=None, unlabelled=0)
         people += [
@@ -135,16 +129,6 @@ def loss_mask(record: ImageAnnotation, size: tuple[int, int], name: str) -> np.n
             )
     covered = coco_mask.decode(coco_mask.merge(parts))  # (H, W), column-major
     return cv2.transpose(covered.T) == 0
-
-
-def describe_doubtful(names: Collection[str]) -> str:
-    """What users are told of images that `ImageFiles.doubtful` names; empty if there are none."""
-    if not names:
-        return ""
-    return (
-        f"warning: {len(names)} of the images read are damaged, or almost black, as they use 12 of "
-        f"16 bits: {listed(sorted(names))}; tools/check_data.py says what is wrong with each"
-    )
 
 
 def pack_outline(region: Any, size: Sequence[int]) -> list[Any]:
@@ -196,7 +180,11 @@ class BoxedImageDataset(ImageDataset):
 class LabelledBoxDataset(ImageDataset):
     """(image id, (image, labelled boxes (N, 4), the joints (N, K, 3) of their people))"""
 
+    def __init__(self, records: Sequence[ImageAnnotation], images: ImageFiles, clip: bool = True):
+        super().__init__(records, images)
+        self.clip = clip  # see `label_boxes`
+
     def __getitem__(self, i: int) -> tuple[int, Any]:
         image_id, image = super().__getitem__(i)
-        people, boxes, _ = label_boxes(self.records[i])
+        people, boxes, _ = label_boxes(self.records[i], self.clip)
         return image_id, (image, boxes, self.records[i].joints[people])

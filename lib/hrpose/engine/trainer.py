@@ -43,7 +43,6 @@ class Callbacks(NamedTuple):
     primary: str  # the metric that selects the best checkpoint
     visualize: Callable[[Batch, Any], None]  # a batch and the model's outputs for it
     image_name: Callable[[int], str] = str  # by its index in the data set
-    doubts: Callable[[], str] = str  # what may be wrong with the images read so far, or nothing
     circumstances: str = ""  # of the metrics, for the log
 
 
@@ -54,7 +53,6 @@ class Trainer:
         self.state = state
         self.config = config
         self.callbacks = callbacks
-        self.doubts = ""  # that were told
 
     def train(self) -> dict[str, Metrics]:
         """The last metrics of every evaluated model.
@@ -70,7 +68,6 @@ class Trainer:
                     if last or _every(config.validate_every, progress.epoch + 1):
                         state.save(config.keep_checkpoints)
                         self._validate()
-                    self._tell_doubts()
                     with state.signals.deferred():
                         progress.epoch, progress.batch, progress.skipped = progress.epoch + 1, 0, 0
                         state.save(config.keep_checkpoints)
@@ -166,12 +163,6 @@ class Trainer:
                 "lower TRAIN.LR, or check the data with tools/check_data.py"
             )
         self.state.logger.info(message)
-
-    def _tell_doubts(self) -> None:
-        """Tell what may be wrong with images, when it is more than was told."""
-        if (doubts := self.callbacks.doubts()) != self.doubts:
-            self.doubts = doubts
-            self.state.logger.info(doubts)
 
     def _visualize(self) -> None:
         """Visualise the model's outputs for the first batch of the epoch."""

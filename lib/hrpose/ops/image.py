@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import struct
+import tempfile
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -11,7 +13,6 @@ import cv2
 import numpy as np
 
 from hrpose.ops.atomic_io import atomic_write
-from hrpose.ops.libjpeg import with_damage
 
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jpe", ".jfif", ".jp2", ".png", ".bmp", ".dib", ".webp", ".avif"),
@@ -35,6 +36,9 @@ _TURNS: dict[int, Callable[[np.ndarray], np.ndarray]] = {
 """EXIF orientation -> from the stored pixels (H, W, 3) to the image as viewers show it."""
 
 _INVERSE = {**{orientation: orientation for orientation in _TURNS}, 6: 8, 8: 6}
+
+_DAMAGE = (b"Corrupt JPEG data", b"Premature end of JPEG file")
+"""How libjpeg warns."""
 
 DAMAGED = "it is damaged, and its pixels may be shifted"
 DARK = "of 16 bits it uses 12 or fewer: it is almost black"
@@ -146,11 +150,27 @@ def decode_with_doubts(
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """What `decode_image` returns, and what may be wrong with it: DAMAGED, DARK, or neither.
 
-    It costs what `decode_image` costs: only almost black images of 16 bits are decoded twice.
+    libjpeg decodes damaged files, and writes warnings to stderr only, which is read here instead:
+    not for threads. Almost black images of 16 bits are decoded twice.
     """
-    image, damaged = with_damage(partial(decode_image, data, name, size, exif))
+    image, damaged = _with_damage(partial(decode_image, data, name, size, exif))
     holds = {DAMAGED: damaged, DARK: _uses_few_bits(data, image)}
     return image, tuple(doubt for doubt, true in holds.items() if true)
+
+
+def _with_damage(decode: Callable[[], np.ndarray]) -> tuple[np.ndarray, bool]:
+    """What `decode` returns, and whether libjpeg warned of damage."""
+    with tempfile.TemporaryFile() as warnings:
+        stderr = os.dup(2)
+        os.dup2(warnings.fileno(), 2)
+        try:
+            image = decode()
+        finally:
+            os.dup2(stderr, 2)
+            os.close(stderr)
+        warnings.seek(0)
+        text = warnings.read()
+    return image, any(warning in text for warning in _DAMAGE)
 
 
 def _uses_few_bits(data: bytes, image: np.ndarray) -> bool:
@@ -166,15 +186,18 @@ def _uses_few_bits(data: bytes, image: np.ndarray) -> bool:
 
 def read_image(path: str | Path) -> np.ndarray:
     """The image (H, W, 3) uint8 RGB as viewers show it."""
-    return read_with_doubts(path)[0]
+    return decode_image(_read_bytes(Path(path)), str(path), exif="apply")
 
 
 def read_with_doubts(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
     """`read_image`, and what may be wrong with the image, as `decode_with_doubts` says."""
-    path = Path(path)
+    return decode_with_doubts(_read_bytes(Path(path)), str(path), exif="apply")
+
+
+def _read_bytes(path: Path) -> bytes:
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}{': it is a folder' if path.is_dir() else ''}")
-    return decode_with_doubts(path.read_bytes(), str(path), exif="apply")
+    return path.read_bytes()
 
 
 def _decode(data: bytes, name: str) -> np.ndarray:

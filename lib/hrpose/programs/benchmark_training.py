@@ -245,7 +245,7 @@ def configured_samples(config: CfgNode, loader: DataLoader, keys: Keys) -> Calla
     """A call that makes the batches as training does, with a label for each augmentation."""
     source: Any = loader.dataset
     read = record_function("read")(source.images.read)
-    images: Any = SimpleNamespace(read=read, name=source.images.name, doubtful={})
+    images: Any = SimpleNamespace(read=read, name=source.images.name)
     named = zip(config.DATASET.AUGMENTATIONS, source.augmentations)
     steps = [record_function(name)(step) for name, step in named]
     dataset = SampleDataset(source.records, images, steps, source.seed, source.read)

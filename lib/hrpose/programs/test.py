@@ -19,7 +19,7 @@ from hrpose.builders.datasets import build_skeleton, results_category
 from hrpose.builders.families import family, is_top_down, load_predictor, load_predictors
 from hrpose.builders.topdown import TRUTH
 from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
-from hrpose.data.samples import ImageDataset, describe_doubtful
+from hrpose.data.samples import ImageDataset
 from hrpose.evaluation.results import RESULT_FIELDS
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import (
@@ -239,5 +239,3 @@ def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> N
     output.write(whole, as_json(results))
     output.discard(part)
     print(f"{len(results)} people in {len(images)} images; written to {folder / whole}")
-    if images.images.doubtful:
-        print(describe_doubtful(images.images.doubtful))

@@ -38,7 +38,7 @@ from hrpose.config import parse_config
 from hrpose.config.options import RUNTIME_OPTIONS, may_differ
 from hrpose.config.renamed import current_option
 from hrpose.data.coco import ImageAnnotation
-from hrpose.data.samples import SampleDataset, describe_doubtful
+from hrpose.data.samples import SampleDataset
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
@@ -203,11 +203,6 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
         write(folder / "pictures" / name, picture)
         state.logger.write_image("training", picture, state.progress.step)
 
-    def doubts() -> str:
-        marked = dataset.doubtful.nonzero().flatten().tolist()
-        names = {dataset.images.name(records[i].file_name) for i in marked}
-        return describe_doubtful(names | {*split.images.doubtful})
-
     primary = build_evaluator(config, split.truth).primary
     if state.dist.is_main:
         track_annotations(config, state, {"TRAIN": records, "VAL": split.records})
@@ -217,7 +212,6 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
         primary,
         visualize,
         lambda index: records[index].file_name,
-        doubts,
         f" on {boxes} boxes" * bool(boxes),
     )
 

@@ -20,7 +20,6 @@ from hrpose.builders.devices import build_devices
 from hrpose.builders.families import box_source, family, load_predictors
 from hrpose.data.coco import load_annotations, load_results
 from hrpose.data.rules import EVALUATION
-from hrpose.data.samples import describe_doubtful
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate
 from hrpose.engine.run_dir import create_run_folder
@@ -57,16 +56,13 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
 
 
 def score_network(config: CfgNode, folder: Path, dist: DistInfo) -> dict[str, float]:
-    """Metrics of TEST.MODEL_FILE on DATASET.VAL; the main process prints what may be wrong."""
+    """Metrics of TEST.MODEL_FILE on DATASET.VAL; the main process prints which boxes it has."""
     split = read_split(config, config.DATASET.VAL)
     images = family(config).build_test_images(config, split.records, split.images)
     if dist.is_main:
         print(f"warning: {split.findings}\n" * bool(split.findings), end="")
         print(f"boxes: {images.note}\n" * bool(images.note), end="")
-    metrics = score(config, load_predictors(config, dist), split, images, folder, dist)
-    if split.images.doubtful and dist.is_main:
-        print(describe_doubtful(split.images.doubtful))
-    return metrics
+    return score(config, load_predictors(config, dist), split, images, folder, dist)
 
 
 def score(
@@ -80,13 +76,10 @@ def score(
     """Metrics of a split that all processes predict; the main one writes them into `folder`.
 
     images: of the split's records, as the family's `build_test_images` makes them
-    Afterwards, `split.images.doubtful` holds what any of the processes found.
     """
     evaluator = build_evaluator(config, split.truth)
     predict_all = family(config).build_predict_all(config, predictors)
     metrics = evaluate(predict_all, images, evaluator, dist)
-    for found in dist.all_gather(split.images.doubtful):
-        split.images.doubtful.update(found)
     if dist.is_main:
         boxes = box_source(config)
         name = f"keypoints_{boxes}_boxes.json" if boxes else "keypoints.json"
