@@ -24,7 +24,7 @@ from hrpose.models.key_mapping import (
     published_name,
 )
 from hrpose.models.weight_io import read_weights
-from hrpose.skeletons import COCO, CROWDPOSE
+from hrpose.skeletons import COCO, CROWDPOSE, MPII
 
 KNOWN_LEFTOVERS = (
     "conv_scale_layers.*",  # SWAHR's scale branch, in a model without one
@@ -34,10 +34,10 @@ KNOWN_LEFTOVERS = (
 )
 """Published names that a model may lack without loss."""
 
-JOINT_DEPENDENT = ("heads.*", "deconvs.*.up.0.weight", "scale_branches.*")
+JOINT_DEPENDENT = ("heads.*", "deconvs.*.up.0.weight", "scale_branches.*", "head.*")
 """Our names whose shapes depend on the joints; `allow_missing` to fine-tune on other joints."""
 
-BEYOND_BACKBONE = ("heads.*", "deconvs.*", "scale_branches.*")
+BEYOND_BACKBONE = ("heads.*", "deconvs.*", "scale_branches.*", "head.*")
 """Our names that a classifier lacks; `allow_missing` to start from ImageNet weights."""
 
 SCALE_BRANCHES = ("scale_branches.*",)
@@ -46,7 +46,7 @@ SCALE_BRANCHES = ("scale_branches.*",)
 PUBLISHED_CONVENTION = "published"
 """Coordinate convention of all published files, which do not state it."""
 
-PUBLISHED_SKELETONS = {17: COCO, 14: CROWDPOSE}
+PUBLISHED_SKELETONS = {17: COCO, 14: CROWDPOSE, 16: MPII}
 """Number of joints -> those of the published files, which do not name them."""
 
 STORED_CONVENTIONS = {"official": "published", "exact": "unbiased"}
@@ -125,12 +125,12 @@ def load_contents(
     info = inspect_weights(contents, origin)
     _check_convention(model, contents, info, origin)
     other_joints = _has_other_joints(model, contents, info)
-    if other_joints and not _matches("heads.0.weight", allow_missing):
-        raise ValueError(f"{origin} {other_joints}")
     source, tensors = _tensors_in(contents, origin)
     state = model.state_dict()
     places = {bare_name(name): name for name in state}  # our name -> the model's, with prefixes
     kept = [n for n in places if _matches(n, JOINT_DEPENDENT) and _matches(n, allow_missing)]
+    if other_joints and not any(name.startswith("head") for name in kept):
+        raise ValueError(f"{origin} {other_joints}")
     own = {name: state[place] for name, place in places.items()}
     report = _compare(own, tensors, source, kept if other_joints else ())
     report = report._replace(averaging=_averaging(contents))
@@ -163,6 +163,8 @@ def inspect_weights(contents: Mapping[str, Any], origin: str) -> WeightInfo:
     heads = [name for name in tensors if fnmatchcase(name, "heads.*.weight")]
     # The finest head has K channels, or 2K with the tags where it is the only one.
     channels = len(tensors[max(heads)]) if heads else 0
+    if "head.weight" in tensors:  # top-down
+        channels = len(tensors["head.weight"])
     return WeightInfo(
         published=any(map(is_published, state)),
         prefixes=tuple(sorted({prefix(name) for name in state} - {"", OWN_WRAPPER})),
@@ -209,6 +211,7 @@ _PUBLISHED_KINDS = {
     "conv_scale_layers.": "swahr",
     "deconv_layers.": "higher_hrnet",
     "final_layers.": "hrnet",  # bottom-up, without deconvolutions
+    "final_layer.weight": "hrnet",  # top-down; those of classifiers are final_layer.0
 }
 """Beginning of a published name -> the network that has it; the first that occurs applies."""
 

@@ -38,8 +38,11 @@ Tensors = Mapping[str, Tensor]
 PUBLISHED_CONFIGS = {
     17: ("COCO", "configs/w32_512.yaml"),
     14: ("CrowdPose", "configs/crowdpose/w32_512.yaml"),
+    16: ("MPII", "configs/mpii/hrnet_w32_256x256.yaml"),
 }
 """Number of joints of published files -> data set and config."""
+
+TOP_DOWN_CONFIG = "configs/topdown/hrnet_w32_256x192.yaml"
 
 KEYS: dict[str, Callable[[Tensors], dict[str, Tensor]]] = {
     "hrpose": dict,
@@ -99,7 +102,8 @@ def config_of(source: Source, path: str | None, overrides: Sequence[str]) -> Cfg
     if not isinstance(text, str):
         like = PUBLISHED_CONFIGS.get(source.info.joints, PUBLISHED_CONFIGS[17])[-1]
         raise ValueError(
-            f"{source.path} has no config stored with it; name the config, e.g. --cfg {like}"
+            f"{source.path} has no config stored with it; name the config, e.g. --cfg {like} "
+            f"or, top-down, {TOP_DOWN_CONFIG}"
         )
     try:
         return parse_config(text, str(source.path), own)
