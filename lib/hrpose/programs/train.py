@@ -303,6 +303,12 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
         )
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
+    vectors = torch.backends.cpu.get_cpu_capability()
+    if options.PRECISION == "bf16" and "cpu" in facts["device"] and vectors == "AVX2":
+        info(
+            "warning: TRAIN.PRECISION bf16 is a hundred times slower on this CPU, which has no "
+            "AVX-512; use fp32"
+        )
     if facts["world_size"] > facts["processes"]:
         count = facts["world_size"] // facts["processes"]
         info(
