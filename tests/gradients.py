@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parallel import replicate
 
-from hrpose.builders.bottomup import build_loss
+from hrpose.builders import build_loss
 from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer, build_training_loader
 from hrpose.config import load_config

@@ -35,6 +35,8 @@ ASSEMBLY = [
     "builders.datasets",
     "builders.common",
     "builders.bottomup",
+    "builders.topdown",
+    "builders.families",
     "builders.training",
 ]
 TORCHLESS = [
@@ -160,4 +162,12 @@ def test_a_public_name_belongs_to_one_module():
     for module, path in MODULES.items():
         for name in public_names(path):
             owners.setdefault(name, []).append(module)
-    assert {name: modules for name, modules in owners.items() if len(modules) > 1} == {}
+    twins = [[f"{part}.bottomup", f"{part}.topdown"] for part in ("builders", "inference")]
+    several = {name: sorted(modules) for name, modules in owners.items() if len(modules) > 1}
+    assert {name: modules for name, modules in several.items() if modules not in twins} == {}
+
+
+def test_the_families_are_built_by_the_same_functions():
+    bottom_up, top_down = (MODULES[f"builders.{name}"] for name in ("bottomup", "topdown"))
+    own = {"inference_side", "build_gt_predict_fn", "TRUTH", "build_boxes"}
+    assert public_names(bottom_up) ^ public_names(top_down) <= own

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from commands import QUICKSTART, ROOT, SMALL, tool
-from hrpose.builders.bottomup import load_predictor
+from hrpose.builders import load_predictor
 from hrpose.builders.common import build_model, load_model
 from hrpose.config import load_config
 from hrpose.inference import onnx_predictor

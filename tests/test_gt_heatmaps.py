@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from hrpose.builders.bottomup import build_predict_fn, build_predictor, output_strides
+from hrpose.builders.bottomup import build_predict_all, build_predictor, output_strides
 from hrpose.config import load_config
 from hrpose.ops.coordinates import resize_transform
 from hrpose.skeletons import COCO
@@ -78,8 +78,10 @@ def found(joints, size, *overrides, swapped=None):
     model = Grouper(joints, to_network, strides, views)
     if swapped is not None:
         model.places[:, swapped] = model.places[[1, 0, 2]][:, swapped]
-    predict = build_predict_fn(config, build_predictor(config, model))
-    poses = predict((np.zeros((size[1], size[0], 3), np.uint8), joints))
+    images = [(1, np.zeros((size[1], size[0], 3), np.uint8))]
+    if config.TEST.GT_HEATMAPS:
+        images = [(1, (images[0][1], joints))]
+    ((_, poses),) = build_predict_all(config, [build_predictor(config, model)])(images)
     return poses, strides[-1] / to_network.scale
 
 
@@ -155,8 +157,9 @@ def test_without_annotated_people_none_are_found():
     size = (300, 200)
     config = load_config(PLAIN, ["DATASET.INPUT_SIZE", str(INPUT), *ONCE])
     model = Grouper(annotated(size), resize_transform(size, INPUT)[1], (4, 2))
-    predict = build_predict_fn(config, build_predictor(config, model))
-    poses = predict((np.zeros((200, 300, 3), np.uint8), np.zeros((0, 17, 3), np.float32)))
+    nobody = np.zeros((200, 300, 3), np.uint8), np.zeros((0, 17, 3), np.float32)
+    predict = build_predict_all(config, [build_predictor(config, model)])
+    ((_, poses),) = predict([(1, nobody)])
     assert poses.joints.shape == (0, 17, 3)
 
 

@@ -1,15 +1,18 @@
 """Reading images that people really have."""
 
 import base64
+import ctypes
+import platform
 import struct
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from hrpose.ops.image import decode_image, read_image, write
+from hrpose.ops.image import DAMAGED, decode_image, decode_with_doubts, read_image, write
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD, normalize
 
 RED_CMYK_JPEG = base64.b64decode(  # 8 x 8, cyan 0, magenta 255, yellow 255, black 0
@@ -157,6 +160,87 @@ def test_an_annotated_image_is_read_as_it_was_labelled(rng, suffix, orientation)
             near(decode_image(data, "x", size, "auto"), wanted["ignore"])
         for way, image in wanted.items():
             near(decode_image(data, "x", size, way), image)
+
+
+def box(kind, content):
+    """A box of ISO/IEC 14496-12."""
+    return struct.pack(">I", 8 + len(content)) + kind + content
+
+
+def turned_avif(image, *properties):
+    """An AVIF file whose image has these properties (boxes) in addition, all of them essential."""
+    data = encoded(image, ".avif")
+    parts, at = {}, 0
+    while at < len(data):  # into meta and iprp, whose boxes are found as those of the file
+        size, kind = struct.unpack_from(">I", data, at)[0], data[at + 4 : at + 8]
+        parts[kind] = slice(at, at + size)
+        at += {b"meta": 12, b"iprp": 8}.get(kind, size)
+    iprp, ipco, ipma = (data[parts[kind]] for kind in (b"iprp", b"ipco", b"ipma"))
+    known = data[parts[b"ipma"]][18]  # associations of the only item
+    indices = ipma[19 : 19 + known] + bytes(0x85 + i for i in range(len(properties)))
+    assert known == 4
+    mended = box(b"ipma", ipma[8:18] + bytes([len(indices)]) + indices)
+    mended = box(b"iprp", box(b"ipco", ipco[8:] + b"".join(properties)) + mended)
+    more = len(mended) - len(iprp)
+    meta, iloc = data[parts[b"meta"]], parts[b"iloc"].start - parts[b"meta"].start
+    offset = struct.unpack_from(">I", meta, iloc + 22)[0] + more
+    meta = meta[: iloc + 22] + struct.pack(">I", offset) + meta[iloc + 26 :]
+    meta = box(b"meta", meta[8:].replace(iprp, mended))
+    return data[: parts[b"meta"].start] + meta + data[parts[b"meta"].stop :]
+
+
+AVIF_TURNS = {
+    1: (),
+    2: (box(b"imir", b"\1"),),
+    3: (box(b"irot", b"\2"),),
+    4: (box(b"imir", b"\0"),),
+    5: (box(b"irot", b"\1"), box(b"imir", b"\0")),
+    6: (box(b"irot", b"\3"),),
+    7: (box(b"irot", b"\3"), box(b"imir", b"\0")),
+    8: (box(b"irot", b"\1"),),
+}
+"""EXIF orientation -> the boxes that mean the same: quarter turns against the clock, an axis."""
+
+
+@pytest.mark.skipif(not cv2.haveImageWriter("x.avif"), reason="this OpenCV cannot write AVIF")
+@pytest.mark.parametrize("orientation", AVIF_TURNS)
+def test_avif_is_turned_by_its_boxes_which_opencv_passes_over(rng, tmp_path, orientation):
+    stored = cv2.resize(rng.integers(0, 256, (3, 5, 3), np.uint8), (48, 32))
+    data = turned_avif(stored, *AVIF_TURNS[orientation])
+    (tmp_path / "a.avif").write_bytes(data)
+    seen = TURNS[orientation](stored)[..., ::-1]
+    near(read_image(tmp_path / "a.avif"), seen)
+    near(decode_image(data, "x", seen.shape[1::-1], "apply"), seen)
+    near(decode_image(data, "x"), stored[..., ::-1])
+    if orientation > 4:
+        near(decode_image(data, "x", (32, 48), "auto"), seen)
+        near(decode_image(data, "x", (48, 32), "auto"), stored[..., ::-1])
+    elif orientation > 1:
+        with pytest.raises(ValueError, match=rf"x has an EXIF orientation \({orientation}\)"):
+            decode_image(data, "x", (48, 32), "auto")
+
+
+def damaged_jpeg(image):
+    """A JPEG with a byte pair in its middle that libjpeg stumbles over, and goes on."""
+    data = encoded(image, ".jpg")
+    middle = len(data) // 2
+    return data[:middle] + b"\xff\xd1" + data[middle + 2 :]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="C's stderr is no variable here")
+def test_damage_is_heard_by_the_thread_that_decodes(rng, capfd):
+    noise = rng.integers(0, 256, (200, 200, 3), np.uint8)
+    files = {True: damaged_jpeg(noise), False: encoded(noise, ".jpg")}
+
+    def right(damaged):
+        _, doubts = decode_with_doubts(files[damaged], "x")
+        return doubts == ((DAMAGED,) if damaged else ())
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(right, [True, False, False, True, True, False] * 20))
+    assert not capfd.readouterr().err
+    ctypes.CDLL(None).perror(b"other words")
+    assert capfd.readouterr().err.startswith("other words: ")
 
 
 def near(image, wanted):

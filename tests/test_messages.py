@@ -7,7 +7,7 @@ import pytest
 
 from commands import QUICKSTART, ROOT, run
 from hrpose.config import load_config
-from hrpose.data.coco import person_category
+from hrpose.data.coco import ImageFiles, load_annotations, person_category
 from hrpose.programs import cli
 
 
@@ -98,6 +98,19 @@ def test_a_synthetic_set_and_weights_that_are_missing_are_explained(tmp_path, mo
     )
     words = ("--cfg", QUICKSTART, "MODEL.PRETRAINED", "a.pth")
     assert "MODEL.PRETRAINED '' MODEL.INIT fan_in trains" in run("train", *words, status=2)
+
+
+def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there(tmp_path):
+    """No system takes names of 300 letters, nor folders of such names."""
+    long, path = "a" * 300, tmp_path / "x.yaml"
+    for name in (f"{long}.yaml", f"{long}/x.yaml"):
+        path.write_text(f"BASE: {name}\n")
+        with pytest.raises(FileNotFoundError, match="there is no config file .*aaa"):
+            load_config(path)
+    with pytest.raises(FileNotFoundError, match="no annotations at .*aaa"):
+        load_annotations(tmp_path / f"{long}.json")
+    with pytest.raises(FileNotFoundError, match="no such file: .*aaa.jpg; add it"):
+        ImageFiles(tmp_path).read(f"{long}.jpg")
 
 
 JOINTS = {"keypoints": ["nose"]}

@@ -14,9 +14,10 @@ from pycocotools.cocoeval import COCOeval
 
 from hrpose.data.coco import image_annotations, load_annotations, person_category
 from hrpose.data.repair import repair
+from hrpose.data.rules import EVALUATION, TRAINING
 from hrpose.data.samples import loss_mask
 from hrpose.data.statistics import DatasetView, Schema, compute_statistics
-from hrpose.data.validate import EVALUATION, TRAINING, require, validate
+from hrpose.data.validate import require, validate
 from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.skeletons import Skeleton, from_category
 from test_validate import NAMES, clean_set

@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from hrpose.builders.bottomup import build_predictor, load_predictor
+from hrpose.builders import load_predictor
+from hrpose.builders.bottomup import build_predictor
 from hrpose.builders.common import build_inference_model, build_model
 from hrpose.config import load_config
 from hrpose.models import optimize

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from commands import shipped_configs
-from hrpose.builders.bottomup import build_loss
+from hrpose.builders import build_loss
 from hrpose.builders.common import build_model
 from hrpose.builders.training import build_optimizer, build_schedule
 from hrpose.config import load_config

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, run, start, tool
-from hrpose.builders.bottomup import load_predictor
+from hrpose.builders import load_predictor
 from hrpose.config import load_config
 from hrpose.engine.step import OptimizerStep
 from hrpose.ops.image import read_image
@@ -355,3 +355,26 @@ def test_a_png_photo_with_spaces_in_its_name_is_found(trained, tmp_path):
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
     command = ["--cfg", QUICKSTART, "--input", photo, "--output", tmp_path / "found"]
     assert "1 images" in run("test", *command, *options, *weights)
+
+
+@pytest.mark.parametrize("workers", ["0", "2"])
+def test_images_that_are_not_what_they_were_are_named_once(trained, scenes, tmp_path, workers):
+    """A damaged JPEG of the training, and one of 12 bits in 16 of the evaluation."""
+    folder, options = trained
+    shutil.copytree(scenes, tmp_path / "set")
+    damaged, dark = (
+        sorted((tmp_path / "set" / "images" / split).iterdir())[1]
+        for split in ("train2017", "val2017")
+    )
+    pixels = np.random.default_rng(0).integers(0, 256, cv2.imread(damaged).shape, np.uint8)
+    data = cv2.imencode(".jpg", pixels)[1].tobytes()
+    damaged.write_bytes(data[:9000] + b"\xff\xd1" + data[9002:])
+    deep = cv2.imencode(".png", cv2.imread(dark).astype(np.uint16) * 16)[1]
+    dark.write_bytes(deep.tobytes())
+    data = ["DATASET.ROOT", tmp_path / "set", "OUTPUT_DIR", tmp_path / "out", "WORKERS", workers]
+    printed = run("train", "--cfg", QUICKSTART, *options, *data)
+    (told,) = [line for line in printed.splitlines() if "images read are damaged" in line]
+    assert told.startswith("warning: 2 of") and f"of 16 bits: {damaged}, {dark}; tools/" in told
+    weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth", "--output", tmp_path / "v"]
+    printed = run("valid", "--cfg", QUICKSTART, *options, *data, *weights)
+    assert "warning: 1 of the images" in printed and f"of 16 bits: {dark}; tools/" in printed

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.builders.bottomup import build_loss
+from hrpose.builders import build_loss
 from hrpose.config import load_config
 from hrpose.losses.combine import (
     TargetConfig,

@@ -44,32 +44,20 @@ def simulate(tmp_path):
     return run
 
 
-def test_simulated_gpus_refuse_what_gpus_refuse(simulate):
-    found = simulate("refusals")
-    assert found["refused"] == ["two GPUs", "GPU and CPU", "cat", "numpy", "where", "gather"]
-    assert found["syncs"] == 4
-
-
-def test_a_step_on_a_gpu_is_the_cpus_and_waits_for_nothing(simulate, scenes):
-    found = simulate("steps", scenes)
-    assert found.pop("difference") == 0
-    assert found.pop("contexts") == [1]
+def test_one_process_trains_and_predicts_as_on_the_cpu_and_waits_for_nothing(simulate, scenes):
+    """In one process, since each takes seconds to begin: contexts of GPUs add up."""
+    found = simulate("alone", scenes)
+    assert found["on_cpu"] == {"contexts": []}
+    steps = found["steps"]
+    assert steps.pop("difference") == 0
+    assert steps.pop("contexts") == [1]
     for precision in ("fp32", "bf16", "fp16"):
-        assert found[precision] == [True, "copy: pinned to device"], precision
-
-
-def test_several_gpus_of_one_process_train(simulate, scenes):
-    found = simulate("data_parallel", scenes)
-    assert found == {"difference": 0, "finite": True, "contexts": [0, 1, 2]}
-
-
-def test_training_on_the_cpu_leaves_gpus_alone(simulate, scenes):
-    assert simulate("on_cpu", scenes) == {"contexts": []}
-
-
-def test_gpus_find_the_people_that_the_cpu_finds(simulate, scenes):
-    found = simulate("predictions", scenes)
-    assert found["people"] > 100 and found["equal"]
+        assert steps[precision] == [True, "copy: pinned to device"], precision
+    assert found["benchmark"] == {"pinned": [False, True]}
+    assert found["data_parallel"] == {"difference": 0, "finite": True, "contexts": [0, 1, 2]}
+    assert found["predictions"]["people"] > 100 and found["predictions"]["equal"]
+    refused = ["two GPUs", "GPU and CPU", "cat", "numpy", "where", "gather"]
+    assert found["refusals"] == {"refused": refused, "syncs": 4}
 
 
 def test_processes_with_sync_bn_are_one_and_broadcast_no_buffers(simulate, scenes):

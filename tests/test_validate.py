@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from hrpose.data.coco import ImageFiles, load_annotations
+from hrpose.data.rules import ERROR, EVALUATION, NOTE, RULES, TRAINING
 from hrpose.data.statistics import (
     MISSING,
     TRUNCATED,
@@ -21,17 +22,7 @@ from hrpose.data.statistics import (
     inspect_image,
     inspect_images,
 )
-from hrpose.data.validate import (
-    ERROR,
-    EVALUATION,
-    NOTE,
-    RULES,
-    TRAINING,
-    compare_splits,
-    require,
-    summary,
-    validate,
-)
+from hrpose.data.validate import compare_splits, require, summary, validate
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 SPLITS = ("train", "val")

@@ -106,6 +106,15 @@ def draw_notes(image: np.ndarray, places: np.ndarray, notes: Sequence[str]) -> n
     return picture
 
 
+def draw_boxes(image: np.ndarray, boxes: np.ndarray, notes: Sequence[str]) -> np.ndarray:
+    """Boxes (N, 4) x, y, width, height, with a note at the upper left corner of each."""
+    picture = image.copy()
+    corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]).clip(-1e4, 1e4)
+    for left, top, right, bottom in np.rint(corners).astype(int).tolist():
+        cv2.rectangle(picture, (left, top), (right, bottom), WHITE, 1)
+    return draw_notes(picture, boxes[:, :2], notes)
+
+
 def colour_bar(width: int, bounds: tuple[float, float]) -> np.ndarray:
     """A strip `width` pixels wide with the colours of `draw_values` and their values."""
     strip = np.full((42, width, 3), 255, np.uint8)

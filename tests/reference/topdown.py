@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import torch
 
+from hrpose.structures import Poses
 from reference.targets import decode_heatmaps
 
 
@@ -111,3 +112,18 @@ class ReferenceTopDown:
 
     def without_missing(self, joints, score, index):
         return np.where(joints[:, 2:] > 0, joints, 0), score, index
+
+
+class ReferencePredictor:
+    """The same, with the results of the package's predictor."""
+
+    def __init__(self, predictor, model):
+        self.reference = ReferenceTopDown(model, predictor.spec)
+
+    def __call__(self, image, boxes, box_scores):
+        people = self.reference(image, boxes, box_scores)
+        count = len(self.reference.spec.skeleton.joints)
+        joints = np.array([each[0] for each in people], np.float32).reshape(-1, count, 3)
+        scores = np.array([each[1] for each in people], np.float32)
+        indices = np.array([each[2] for each in people], int)
+        return Poses(joints, scores, np.asarray(boxes)[indices], indices)

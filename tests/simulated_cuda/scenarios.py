@@ -17,18 +17,17 @@ import torch
 from torch import Tensor, nn
 
 from commands import SMALL
-from hrpose.builders.bottomup import build_pipeline_config, build_predictor
+from hrpose.builders.bottomup import build_predict_all, build_predictor, build_test_images
 from hrpose.builders.common import build_inference_model, build_model
 from hrpose.builders.datasets import read_split
 from hrpose.builders.devices import PRECISIONS, build_devices
 from hrpose.builders.training import build_optimizer_step, build_training_loader, uses_sync_bn
 from hrpose.config import load_config
 from hrpose.data.coco import ImageFiles
-from hrpose.data.samples import ImageDataset
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo, distributed_context
 from hrpose.engine.logger import MetricLogger
-from hrpose.inference.pipeline import stream
 from hrpose.programs import cli
+from hrpose.programs.benchmark_training import repeated_side
 from simulated_cuda import gpus, process_group
 
 OPTIONS = (
@@ -82,7 +81,13 @@ def transfers(asked: dict[str, int]) -> list[str]:
 # Scenarios ---------------------------------------------------------------------------------------
 
 
-def refusals() -> dict:
+def alone(scenes: str) -> dict:
+    """What one process does; contexts of GPUs add up."""
+    parts = (on_cpu, steps, benchmark, data_parallel, predictions, refusals)
+    return {part.__name__: part(scenes) for part in parts}
+
+
+def refusals(scenes: str) -> dict:
     """The simulation is worth something: it refuses what GPUs refuse."""
     here, there = torch.ones(3, device="cuda:0"), torch.ones(3, device="cuda:1")
     host = torch.ones(3)
@@ -127,6 +132,14 @@ def steps(scenes: str) -> dict:
     return {**found, "contexts": gpus.contexts()}
 
 
+def benchmark(scenes: str) -> dict:
+    """Whether a benchmark pins its batches: for the CPU, and for a GPU."""
+    config, images = config_of(scenes), {"image": torch.zeros(2, 3, 8, 8)}
+    devices = map(torch.device, ("cpu", "cuda:1"))
+    sides = [repeated_side("fp32", config, images, device, 4) for device in devices]
+    return {"pinned": [next(side.batches)["image"].is_pinned() for side in sides]}
+
+
 def data_parallel(scenes: str) -> dict:
     """Three GPUs in one process, whose shares of a batch of five are not equal."""
     options = ["TRAIN.BATCH", "5", "DEVICE", "auto"]
@@ -160,9 +173,8 @@ def predictions(scenes: str) -> dict:
             for each in build_devices(config)
         ]
         split = read_split(config, config.DATASET.VAL)
-        images = ImageDataset(split.records, split.images)
-        settings = build_pipeline_config(config, predictors)
-        found[device] = list(stream(predictors, images, settings))
+        images = build_test_images(config, split.records, split.images)
+        found[device] = list(build_predict_all(config, predictors)(images))
     pairs = list(zip(found["cpu"], found["cuda"], strict=True))
     return {
         "people": sum(len(poses.joints) for _, poses in found["cuda"]),
@@ -192,8 +204,8 @@ def killed(scenes: str, path: str) -> dict:
     model = build_inference_model(config, build_model(config).to("cuda:0"))
     predictors = [build_predictor(config, model)]
     split = read_split(config, config.DATASET.VAL)
-    images = ImageDataset(split.records, split.images)
-    results = stream(predictors, images, build_pipeline_config(config, predictors))
+    images = build_test_images(config, split.records, split.images)
+    results = build_predict_all(config, predictors)(images)
     next(results)
     Path(path).write_text(json.dumps([child.pid for child in active_children()]))
     os.kill(os.getpid(), signal.SIGKILL)

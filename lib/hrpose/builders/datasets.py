@@ -19,8 +19,9 @@ from hrpose.data.coco import (
     person_category,
     select_images,
 )
+from hrpose.data.rules import EVALUATION, TRAINING
 from hrpose.data.statistics import DatasetView, Schema
-from hrpose.data.validate import EVALUATION, TRAINING, require, summary
+from hrpose.data.validate import require, summary
 from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
 from hrpose.evaluation.pck import PCKhEvaluator
 from hrpose.evaluation.results import PoseEvaluator
@@ -106,7 +107,7 @@ def read_split(config: CfgNode, split: str) -> Split:
 
 
 def check_annotations(config: CfgNode, truth: dict[str, Any], split: str, stage: str) -> str:
-    """ValueError for annotations that this stage, of data/validate.py, cannot use.
+    """ValueError for annotations that this stage, of data/rules.py, cannot use.
 
     Returns what else is wrong with them, in one line.
     """

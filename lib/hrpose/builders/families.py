@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,11 +33,6 @@ def require_bottom_up(config: CfgNode, program: str) -> None:
         raise ValueError(
             f"{program} takes bottom-up networks; MODEL.NAME {config.MODEL.NAME} is top-down"
         )
-
-
-def build_loss(config: CfgNode) -> Callable:
-    """(outputs, batch) -> LossOutput"""
-    return family(config).build_loss(config)
 
 
 def load_predictor(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> Any:

@@ -14,6 +14,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.common import input_size, keywords, pick
 from hrpose.builders.datasets import Split, build_skeleton, results_category
+from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.augment import (
     Augment,
     BoxCropConfig,
@@ -25,11 +26,17 @@ from hrpose.data.augment import (
 )
 from hrpose.data.boxes import BoxSet, read_boxes, truth_boxes
 from hrpose.data.coco import ImageAnnotation, ImageFiles
-from hrpose.data.samples import BoxedImageDataset, SampleDataset, person_records, read_person
-from hrpose.engine.evaluate import PredictFn
+from hrpose.data.samples import (
+    BoxedImageDataset,
+    LabelledBoxDataset,
+    SampleDataset,
+    person_records,
+    read_person,
+)
+from hrpose.engine.evaluate import PredictFn, predict_sequentially
 from hrpose.inference.crop_pipeline import stream_crops
 from hrpose.inference.pipeline import PipelineConfig
-from hrpose.inference.topdown import TopDownPredictor
+from hrpose.inference.topdown import TopDownPredictor, predict_with_gt_heatmaps
 from hrpose.inference.topdown_spec import TopDownSpec
 from hrpose.losses.combine import PersonDistance, TargetConfig, make_person_targets, person_loss
 from hrpose.losses.heatmap import joints_mse, ohkm_mse
@@ -102,8 +109,17 @@ def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
             "everything else"
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
-    people, _ = person_records(split.records)
-    return SampleDataset(people, split.images, steps, config.TRAIN.SEED, read_person)
+    people, left_out = person_records(split.records)
+    dataset = SampleDataset(people, split.images, steps, config.TRAIN.SEED, read_person)
+    if left_out:
+        counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+        dataset.notes.append(f"people that are not trained on: {counts}")
+    skeleton = build_skeleton(config)
+    if "half_body" in names and not (skeleton.upper_joints and skeleton.lower_joints):
+        dataset.notes.append(
+            "no half bodies: the names of the joints do not tell the upper half from the lower"
+        )
+    return dataset
 
 
 # Losses --------------------------------------------------------------------------------------
@@ -177,10 +193,21 @@ def build_test_images(
     config: CfgNode, records: Sequence[ImageAnnotation], images: ImageFiles
 ) -> Images:
     """(image id, what is predicted from) of every record: the image with its boxes."""
+    if config.TEST.GT_HEATMAPS:
+        if config.TEST.BOXES != TRUTH:
+            raise ValueError(
+                "TEST.GT_HEATMAPS draws the joints of labelled people; set TEST.BOXES truth"
+            )
+        return LabelledBoxDataset(records, images)
     return BoxedImageDataset(records, images, build_boxes(config, records))
 
 
 def build_predict_all(config: CfgNode, predictors: Sequence[TopDownPredictor]) -> PredictFn:
     """The poses of all test images, by equal predictors, one on each device."""
+    if config.TEST.GT_HEATMAPS:
+        stride = output_strides(config)[-1]
+        codec = HeatmapCodec(build_convention(config).name, config.LOSS.SIGMA[-1])
+        draw = partial(codec.encode, stride=stride)
+        return predict_sequentially(partial(predict_with_gt_heatmaps, predictors[0], draw))
     pipeline = PipelineConfig(config.TEST.BATCH, max(1, config.WORKERS))
     return partial(stream_crops, predictors, config=pipeline)

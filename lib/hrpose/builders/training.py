@@ -13,7 +13,7 @@ from yacs.config import CfgNode
 from hrpose.builders.common import keywords, pick
 from hrpose.builders.datasets import Split, read_split
 from hrpose.builders.devices import PRECISIONS, list_devices
-from hrpose.builders.families import build_loss, family, is_top_down
+from hrpose.builders.families import family, is_top_down
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.optim import (
@@ -59,7 +59,7 @@ def build_train_step(config: CfgNode, model: nn.Module) -> TrainStep:
     if options.ACTIVATION_CHECKPOINTING:
         enable_activation_checkpointing(model)
     precision = PrecisionConfig(PRECISIONS[options.PRECISION], options.COMPILE)
-    return TrainStep(normalize, model, build_loss(config), precision, frozen_norms)
+    return TrainStep(normalize, model, family(config).build_loss(config), precision, frozen_norms)
 
 
 def build_optimizer_step(

@@ -185,14 +185,16 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     path = path.resolve()
     if path in below:
         raise ValueError(f"BASE goes round in a circle: {' -> '.join(map(str, (*below, path)))}")
-    if not path.is_file():
-        near = sorted(other.name for other in path.parent.glob("*.yaml"))
-        there = (
-            f"in {path.parent} are {', '.join(near[:8])}" if near else "give the path of a .yaml"
-        )
-        there += f" and {len(near) - 8} more" * (len(near) > 8)
+    if not os.path.isfile(path):  # Path's own method fails at names that are too long
+        listed = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
+        near = sorted(other.name for other in listed)
+        more = f" and {len(near) - 8} more" * (len(near) > 8)
+        there = f"in {path.parent} are {', '.join(near[:8])}{more}"
         shipped = path.parent / "configs" / f"{path.stem}.yaml"
-        there = f"did you mean {os.path.relpath(shipped)}?" if shipped.is_file() else there
+        if os.path.isfile(shipped):
+            there = f"did you mean {os.path.relpath(shipped)}?"
+        elif not near:
+            there = "give the path of a .yaml"
         raise FileNotFoundError(f"there is no config file {path}; {there}")
     written = list(_flatten(_parse(path.read_bytes(), path), path, {}))
     bases = [entry for entry in written if entry.key == "BASE"]

@@ -95,12 +95,16 @@ def box_crop(sample: Sample, crop: BoxCropConfig, rng: np.random.Generator) -> A
     Errors: ValueError for a box that is not finite or not above 0 in width and height.
     Source: the augmentation of HRNet's released training code.
     """
-    most = 2 * crop.rotation
-    factor = np.clip(1 + crop.scale * rng.standard_normal(), 1 - crop.scale, 1 + crop.scale)
+    factor = 1 + _clipped_normal(rng, crop.scale, crop.scale)
     rotated = rng.random() < crop.rotate
-    degrees = np.clip(crop.rotation * rng.standard_normal(), -most, most) if rotated else 0.0
+    degrees = _clipped_normal(rng, crop.rotation, 2 * crop.rotation) if rotated else 0.0
     coordinates = crop.convention.name
     return crop_transform(sample.boxes[0], crop.frame, crop.padding * factor, degrees, coordinates)
+
+
+def _clipped_normal(rng: np.random.Generator, deviation: float, most: float) -> float:
+    """A normal draw about 0 of this standard deviation, at most `most` either way."""
+    return min(max(deviation * rng.standard_normal(), -most), most)
 
 
 def move(
@@ -193,12 +197,12 @@ def half_body(sample: Sample, rng: np.random.Generator, config: HalfBodyConfig) 
     labelled joints.
     Source: the half body transform of HRNet's released training code.
     """
-    labelled = np.flatnonzero(sample.joints[0, :, 2] > 0)
+    labelled = np.flatnonzero(sample.joints[0, :, 2] > 0).tolist()
     if not config.has_halves or len(labelled) <= config.min_joints:
         return sample
     if rng.random() >= config.probability:
         return sample
-    upper, lower = (np.intersect1d(labelled, half) for half in (config.upper, config.lower))
+    upper, lower = ([k for k in labelled if k in half] for half in (config.upper, config.lower))
     prefers_upper = rng.standard_normal() < 0.5
     chosen = upper if (prefers_upper and len(upper) > 2) or len(lower) <= 2 else lower
     points = sample.joints[0, chosen, :2].astype(np.float64)

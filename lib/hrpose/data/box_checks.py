@@ -11,8 +11,9 @@ from pycocotools import mask as coco_mask
 from hrpose.data.boxes import UNKNOWN_SIZE, BoxSet
 from hrpose.data.checks import BOX_TOLERANCE, location
 from hrpose.data.coco import annotated_size
+from hrpose.data.rules import BOX_CURE, ERROR, KEEP, MOST, NOTE
 from hrpose.data.statistics import DatasetView
-from hrpose.data.validate import BOX_CURE, ERROR, KEEP, MOST, NOTE, Finding, finding, violated
+from hrpose.data.validate import Finding, finding, violated
 
 FITTING_IOU = 0.5
 """IoU from which on a box is that of a labelled person."""

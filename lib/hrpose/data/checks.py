@@ -1,4 +1,4 @@
-"""Checks of images and annotations: what violates a rule of data/validate.py, described."""
+"""Checks of images and annotations: what violates a rule of data/rules.py, described."""
 
 from __future__ import annotations
 

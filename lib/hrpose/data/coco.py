@@ -1,7 +1,7 @@
 """COCO JSON: the one reader of annotations, image lists and results, and of the images they name.
 
 Source: the data format of https://cocodataset.org. CrowdPose and custom data sets use it too.
-What is read here is not trusted: data/validate.py has the rules that it must satisfy.
+What is read here is not trusted: data/rules.py has the rules that it must satisfy.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hrpose.ops.atomic_io import read_json
-from hrpose.ops.image import decode_image
+from hrpose.ops.image import decode_with_doubts
 
 
 class Layout(NamedTuple):
@@ -68,6 +68,7 @@ class ImageFiles:
 
     def __init__(self, location: str | Path, exif: str = "auto"):
         self.exif = exif
+        self.doubtful: dict[str, str] = {}  # `name` of a file that was read -> what may be wrong
         path, inner = _ARCHIVE.fullmatch(str(location)).groups("")  # type: ignore[union-attr]
         self.path = Path(path)
         self.inner = f"{inner.strip('/')}/" if inner else ""
@@ -81,13 +82,17 @@ class ImageFiles:
 
     def read(self, file_name: str, size: tuple[int, int] | None = None) -> np.ndarray:
         """The image (H, W, 3) uint8 RGB as it was labelled; size: annotated width and height."""
-        return decode_image(self.bytes(file_name), self.name(file_name), size, self.exif)
+        name = self.name(file_name)
+        image, doubts = decode_with_doubts(self.bytes(file_name), name, size, self.exif)
+        if doubts:
+            self.doubtful[name] = "; ".join(doubts)
+        return image
 
     def bytes(self, file_name: str) -> bytes:
         """The encoded file. Errors: FileNotFoundError with its path."""
         if not self.zipped:
             path = self.path / file_name
-            if not path.is_file():  # a device would be read without end
+            if not os.path.isfile(path):  # a device would be read without end
                 hint = " (in a file_name write / between folders, not \\)" * ("\\" in file_name)
                 raise FileNotFoundError(f"no such file: {path}{hint}; add it, or remove its entry")
             return path.read_bytes()

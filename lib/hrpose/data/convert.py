@@ -9,7 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from itertools import chain
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,7 +157,8 @@ def read_mpii_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Joints (N, 16, 3) and head sizes (N,) of gt_valid.mat, float64.
 
     Joints are x, y in pixels from 0 and visibility 0 | 2.
-    Only arrays of numbers and texts are taken from the file; MATLAB's objects are refused.
+    Only arrays of numbers and texts are taken from the file; MATLAB's objects are refused. It is
+    read in a process of its own, which a damaged file may bring down with scipy's reader.
     Errors: FileNotFoundError; ValueError for a file that is no MATLAB file or lacks a field
     """
     from scipy.io import loadmat
@@ -163,7 +167,9 @@ def read_mpii_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
     if not path.is_file():
         raise FileNotFoundError(f"no ground truth at {path}")
     try:
-        fields = loadmat(str(path), variable_names=[*wanted, "dataset_joints"], appendmat=False)
+        with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+            read = partial(loadmat, variable_names=[*wanted, "dataset_joints"], appendmat=False)
+            fields = pool.submit(read, str(path)).result()
         names = tuple(str(name.item()) for name in fields["dataset_joints"].ravel())
         arrays = [np.moveaxis(fields[name], -1, 0).astype(float, casting="safe") for name in wanted]
     except Exception as error:  # of a damaged or foreign file scipy may raise any exception

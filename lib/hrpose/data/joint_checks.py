@@ -1,4 +1,4 @@
-"""Checks of keypoints and joint names: what violates a rule of data/validate.py, described."""
+"""Checks of keypoints and joint names: what violates a rule of data/rules.py, described."""
 
 from __future__ import annotations
 

@@ -6,18 +6,20 @@ A bottom-up sample is an image with all its people; a top-down sample is one per
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from pycocotools import mask as coco_mask
 from torch.utils.data import Dataset
 
 from hrpose.data.augment import Augment
 from hrpose.data.boxes import BoxSet, label_boxes
 from hrpose.data.coco import ImageAnnotation, ImageFiles, is_drawable
+from hrpose.ops.progress import listed
 from hrpose.structures import Sample
 
 
@@ -47,6 +49,9 @@ class SampleDataset(Dataset[tuple[int, Sample]]):
         self.seed = seed
         self.read = read or read_sample
         self.begin: Callable[[int], None] = _ignore_index  # called with the index of every sample
+        self.notes: list[str] = []  # for the log of a training
+        # By index, shared with workers: whether an image that was read is damaged, or almost black.
+        self.doubtful = torch.zeros(len(records), dtype=torch.bool).share_memory_()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -59,6 +64,8 @@ class SampleDataset(Dataset[tuple[int, Sample]]):
         rng = np.random.default_rng((self.seed, epoch, index + 1))  # 0 is the shuffle's
         try:
             sample = self.read(record, self.images)
+            if self.images.name(record.file_name) in self.images.doubtful:
+                self.doubtful[index] = True
             for augment in self.augmentations:
                 sample = augment(sample, rng)
         except Exception as error:
@@ -98,8 +105,9 @@ def person_records(
     for record in records:
         indices, boxes, reasons = label_boxes(record)
         dropped.update(reasons)
+        whole = record._replace(ignore=(), crowds=None, unlabelled=0)
         people += [
-            record._replace(joints=record.joints[[i]], boxes=box[None], ignore=())
+            whole._replace(joints=record.joints[[i]], boxes=box[None])
             for i, box in zip(indices.tolist(), boxes)
         ]
     return people, dict(dropped)
@@ -129,6 +137,16 @@ def loss_mask(record: ImageAnnotation, size: tuple[int, int], name: str) -> np.n
     return cv2.transpose(covered.T) == 0
 
 
+def describe_doubtful(names: Collection[str]) -> str:
+    """What users are told of images that `ImageFiles.doubtful` names; empty if there are none."""
+    if not names:
+        return ""
+    return (
+        f"warning: {len(names)} of the images read are damaged, or almost black, as they use 12 of "
+        f"16 bits: {listed(sorted(names))}; tools/check_data.py says what is wrong with each"
+    )
+
+
 def pack_outline(region: Any, size: Sequence[int]) -> list[Any]:
     """COCO's three segmentation formats (polygons, plain and packed run lengths) as packed ones."""
     if isinstance(region, dict):
@@ -139,6 +157,8 @@ def pack_outline(region: Any, size: Sequence[int]) -> list[Any]:
 
 class ImageDataset:
     """(image id, image) of every record, read when indexed."""
+
+    note = ""  # on what is predicted from, for the log
 
     def __init__(self, records: Sequence[ImageAnnotation], images: ImageFiles):
         self.records = records
@@ -166,7 +186,17 @@ class BoxedImageDataset(ImageDataset):
     def __init__(self, records: Sequence[ImageAnnotation], images: ImageFiles, boxes: BoxSet):
         super().__init__(records, images)
         self.boxes = boxes
+        self.note = boxes.describe()
 
     def __getitem__(self, i: int) -> tuple[int, Any]:
         image_id, image = super().__getitem__(i)
         return image_id, (image, *self.boxes.of(image_id))
+
+
+class LabelledBoxDataset(ImageDataset):
+    """(image id, (image, labelled boxes (N, 4), the joints (N, K, 3) of their people))"""
+
+    def __getitem__(self, i: int) -> tuple[int, Any]:
+        image_id, image = super().__getitem__(i)
+        people, boxes, _ = label_boxes(self.records[i])
+        return image_id, (image, boxes, self.records[i].joints[people])

@@ -21,11 +21,12 @@ import numpy as np
 
 from hrpose.data.coco import MAX_INTEGER, ImageFiles, annotated_size, is_number
 from hrpose.ops.image import (
+    DAMAGED,
+    DARK,
     OrientationError,
     decode_image,
+    decode_with_doubts,
     exif_orientation,
-    uses_few_bits,
-    with_damage,
 )
 
 PEOPLE_BINS = {"0": 0, "1": 1, "2": 2, "3-5": 3, "6-10": 6, "11-20": 11, "21-30": 21, "over 30": 31}
@@ -64,8 +65,7 @@ def inspect_image(
         return ImageInfo(UNREADABLE)
     problem = TRUNCATED if _is_truncated(data) else ""
     try:
-        decode = partial(decode_image, data, file_name, annotated, images.exif)
-        image, damaged = with_damage(decode)
+        image, doubts = decode_with_doubts(data, file_name, annotated, images.exif)
     except OrientationError:
         return ImageInfo(UNORIENTED)
     except (ValueError, cv2.error):
@@ -75,8 +75,8 @@ def inspect_image(
         image, decode_image(data, file_name, exif="ignore")
     )
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
-    dark = uses_few_bits(data, image)
-    return ImageInfo(problem, (width, height), rotated, digest, damaged and not problem, dark)
+    damaged = DAMAGED in doubts and not problem
+    return ImageInfo(problem, (width, height), rotated, digest, damaged, DARK in doubts)
 
 
 def inspect_images(

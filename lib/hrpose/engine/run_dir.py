@@ -17,6 +17,7 @@ import yaml
 
 from hrpose.engine.checkpoint import list_checkpoints
 from hrpose.ops.atomic_io import atomic_write, naming_full_disk
+from hrpose.ops.progress import listed
 
 try:
     import fcntl
@@ -112,7 +113,7 @@ def _why_not(folder: Path, differences: Differences, may_differ: MayDiffer) -> s
         return "its config.yaml cannot be read"
     named = all(may_differ(key, *values) for key, values in differences.items())
     cure = f"; TRAIN.RESUME {folder} continues it all the same" if named else ""
-    return f"it has other options: {', '.join(_briefly(_described(differences)))}{cure}"
+    return f"it has other options: {listed(_described(differences), MOST_NAMED)}{cure}"
 
 
 def _briefly(texts: Sequence[str]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from hrpose.engine.optim import Schedule
 from hrpose.engine.signals import StopRequested
 from hrpose.engine.state import Metrics, TrainState
 from hrpose.engine.step import Batch, to_device
-from hrpose.ops.progress import shows_bars
+from hrpose.ops.progress import listed, shows_bars
 
 MIN_LOSS_SCALE = 2.0**-10
 """Of fp16, where it starts at 2^16 and is halved by every overflow."""
@@ -43,6 +43,7 @@ class Callbacks(NamedTuple):
     primary: str  # the metric that selects the best checkpoint
     visualize: Callable[[Batch, Any], None]  # a batch and the model's outputs for it
     image_name: Callable[[int], str] = str  # by its index in the data set
+    doubts: Callable[[], str] = str  # what may be wrong with the images read so far, or nothing
     circumstances: str = ""  # of the metrics, for the log
 
 
@@ -53,6 +54,7 @@ class Trainer:
         self.state = state
         self.config = config
         self.callbacks = callbacks
+        self.doubts = ""  # that were told
 
     def train(self) -> dict[str, Metrics]:
         """The last metrics of every evaluated model.
@@ -68,6 +70,7 @@ class Trainer:
                     if last or _every(config.validate_every, progress.epoch + 1):
                         state.save(config.keep_checkpoints)
                         self._validate()
+                    self._tell_doubts()
                     with state.signals.deferred():
                         progress.epoch, progress.batch, progress.skipped = progress.epoch + 1, 0, 0
                         state.save(config.keep_checkpoints)
@@ -151,11 +154,10 @@ class Trainer:
             return
         progress, limit = self.state.progress, self.config.max_nonfinite_steps
         progress.skipped += skipped
-        names = ", ".join(self.callbacks.image_name(index) for index in bad_images[:10])
-        more = f" and {len(bad_images) - 10} more" * (len(bad_images) > 10)
+        names = listed([*map(self.callbacks.image_name, bad_images)], 10)
         message = (
             f"{skipped} steps up to step {progress.step} were skipped, {progress.skipped} in this "
-            f"epoch: their loss or gradient was not finite. Images: {names}{more}"
+            f"epoch: their loss or gradient was not finite. Images: {names}"
         )
         total = len(self.state.loader)
         if progress.skipped > limit or (progress.batch == total and 2 * progress.skipped > total):
@@ -164,6 +166,12 @@ class Trainer:
                 "lower TRAIN.LR, or check the data with tools/check_data.py"
             )
         self.state.logger.info(message)
+
+    def _tell_doubts(self) -> None:
+        """Tell what may be wrong with images, when it is more than was told."""
+        if (doubts := self.callbacks.doubts()) != self.doubts:
+            self.doubts = doubts
+            self.state.logger.info(doubts)
 
     def _visualize(self) -> None:
         """Visualise the model's outputs for the first batch of the epoch."""

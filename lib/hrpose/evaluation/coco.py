@@ -5,7 +5,7 @@ A metric is in 0..1, and exactly -1.0, as in pycocotools, where there is no grou
 large person. It is 0.0 where there is ground truth but no detection.
 
 pycocotools counts NaN as a match and fails on absent fields: annotations are completed here, having
-satisfied the rules of data/validate.py, and results are checked.
+satisfied the rules of data/rules.py, and results are checked.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def _mean(curves: Mapping[str, Any], quantity: str, threshold: float | None, siz
 class KeypointEvaluator(PoseEvaluator):
     """Collects the poses of images and compares them with COCO annotations.
 
-    truth: annotations that satisfy the rules of data/validate.py; they are completed on a copy
+    truth: annotations that satisfy the rules of data/rules.py; they are completed on a copy
     image_ids: the images that are scored, with or without poses; default: all
     metrics: from the comparison to the metrics by name
     """
@@ -136,7 +136,7 @@ class KeypointEvaluator(PoseEvaluator):
         image_ids: Collection[int] | None = None,
         metrics: Callable[[Comparison], dict[str, float]] = coco_metrics,
     ) -> None:
-        super().__init__(truth, skeleton, category_id, image_ids)
+        super().__init__(truth["images"], len(skeleton.joints), category_id, image_ids)
         people = people_of(truth, category_id)
         # Numbered from 1, as pycocotools takes a match with annotation 0 for none.
         completed = [_complete(each, i, self._joint_count) for i, each in enumerate(people, 1)]

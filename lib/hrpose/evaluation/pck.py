@@ -24,11 +24,10 @@ from hrpose.structures import PERSON
 LEFT_OUT = ("pelvis", "thorax")
 """Joints that published means leave out."""
 
-
 LARGEST_HEAD = 1e5
 """Pixels, more than any image has."""
 
-PARTS = {
+REPORTED_PARTS = {
     "Head": ("head_top",),
     **{
         name.capitalize(): (f"left_{name}", f"right_{name}")
@@ -61,7 +60,8 @@ def pckh_metrics(errors: np.ndarray, joints: Sequence[str]) -> dict[str, float]:
     published = [k for k, name in enumerate(joints) if name not in LEFT_OUT]
     types = np.array([_share(column, 0.5) for column in errors.T])  # (K,)
     parts = {
-        part: _mean(types[[joints.index(name) for name in names]]) for part, names in PARTS.items()
+        part: _mean(types[[joints.index(name) for name in names]])
+        for part, names in REPORTED_PARTS.items()
     }
     return {
         "PCKh@.5": _share(errors[:, published], 0.5),
@@ -98,16 +98,14 @@ class PCKhEvaluator(PoseEvaluator):
     primary = "PCKh@.5"
 
     def __init__(
-        self,
-        truth: Mapping[str, Any],
-        skeleton: Skeleton,
-        category_id: int = PERSON,
+        self, truth: Mapping[str, Any], skeleton: Skeleton, category_id: int = PERSON,
         image_ids: Collection[int] | None = None,
-    ) -> None:
-        super().__init__(truth, skeleton, category_id, image_ids)
+    ) -> None:  # fmt: skip
+        super().__init__(truth["images"], len(skeleton.joints), category_id, image_ids)
         self._joints = skeleton.joints
+        wanted = (name for names in REPORTED_PARTS.values() for name in names)
         refuse(
-            (name for sides in PARTS.values() for name in sides if name not in self._joints),
+            (name for name in wanted if name not in self._joints),
             "PCKh is of MPII's joints; set DATASET.SKELETON to mpii, or DATASET.FORMAT to coco for "
             "AP. The skeleton lacks",
         )
@@ -120,13 +118,11 @@ class PCKhEvaluator(PoseEvaluator):
             seen[person["image_id"]] += 1
         counts = [p["image_id"] in self.image_ids and not p.get("iscrowd") for p in people]
         self._counts = np.array(counts, bool)  # (P,)
-        self._truth = _joints_array(people, len(self._joints))
+        self._truth = _joints_array(people, self._joint_count)
         self._head_sizes = np.array([_head_size(p) for p in people])  # (P,)
+        headless = np.flatnonzero(self._counts & np.isnan(self._head_sizes)).tolist()
         refuse(
-            (
-                people[i].get("id")
-                for i in np.flatnonzero(self._counts & np.isnan(self._head_sizes))
-            ),
+            (people[row].get("id") for row in headless),
             "PCKh needs the head_size of every person, in pixels above 0; tools/convert_data.py "
             "writes it from MPII's gt_valid.mat (--ground-truth). Annotations without it",
         )
@@ -139,7 +135,7 @@ class PCKhEvaluator(PoseEvaluator):
             if row not in best or result["score"] > best[row]["score"]:
                 best[row] = result
         found = np.zeros_like(self._truth)
-        found[list(best)] = _joints_array(list(best.values()), len(self._joints))
+        found[list(best)] = _joints_array(list(best.values()), self._joint_count)
         errors = head_normalized_errors(self._truth, found, self._head_sizes)
         return pckh_metrics(errors[self._counts], self._joints)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.skeletons import Skeleton
-from hrpose.structures import PERSON, Poses, to_results
+from hrpose.ops.progress import listed
+from hrpose.structures import Poses, to_results
 
 RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 
@@ -17,7 +17,7 @@ RESULT_FIELDS = ("image_id", "category_id", "keypoints", "score")
 class PoseEvaluator(ABC):
     """Collects the poses of images, checked; a subclass compares them with the annotations.
 
-    truth: annotations that satisfy the rules of data/validate.py; they are not changed
+    images: the annotated ones   joint_count: K of every pose
     image_ids: the images that are scored, with or without poses; default: all
     Errors: ValueError for image_ids that are empty or that the annotations do not list
     """
@@ -27,14 +27,14 @@ class PoseEvaluator(ABC):
 
     def __init__(
         self,
-        truth: Mapping[str, Any],
-        skeleton: Skeleton,
-        category_id: int = PERSON,
+        images: Iterable[Mapping[str, Any]],
+        joint_count: int,
+        category_id: int,
         image_ids: Collection[int] | None = None,
     ) -> None:
         self.category_id = category_id
-        self._joint_count = len(skeleton.joints)
-        self._known = {image["id"] for image in truth["images"]}
+        self._joint_count = joint_count
+        self._known = {image["id"] for image in images}
         if image_ids is not None:
             if not len(image_ids):
                 raise ValueError("image_ids is empty; list the images to score, or None for all")
@@ -112,14 +112,13 @@ class PoseEvaluator(ABC):
 
 def people_of(truth: Mapping[str, Any], category_id: int) -> list[Mapping[str, Any]]:
     """The annotations of a category in the images that are listed."""
-    listed = {image["id"] for image in truth["images"]}
-    people = (one for one in truth["annotations"] if one.get("image_id") in listed)
+    images = {image["id"] for image in truth["images"]}
+    people = (one for one in truth["annotations"] if one.get("image_id") in images)
     return [person for person in people if person["category_id"] == category_id]
 
 
-def refuse(violations: Iterable[Any], complaint: str, shown: int = 5) -> None:
+def refuse(violations: Iterable[Any], complaint: str) -> None:
     """ValueError with the complaint and the first few violations, if there are any."""
     found = list(dict.fromkeys(violations))
     if found:
-        more = f" and {len(found) - shown} more" if len(found) > shown else ""
-        raise ValueError(f"{complaint}: {', '.join(map(str, found[:shown]))}{more}")
+        raise ValueError(f"{complaint}: {listed(found)}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.inference.spec import VIEWS
 from hrpose.inference.topdown_spec import TopDownSpec
 from hrpose.inference.tta import flip_back
+from hrpose.ops.boxes import crop_transform
 from hrpose.structures import Poses
 
 
@@ -79,3 +81,26 @@ class TopDownPredictor:
     def decode(self, heatmaps: Tensor) -> np.ndarray:
         """Joints (N, K, 3) x, y in pixels of the crops, value, in one copy to the host."""
         return self.codec.decode(heatmaps, self.spec.stride).numpy()
+
+
+def predict_with_gt_heatmaps(
+    predictor: TopDownPredictor,
+    draw: Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor]],
+    annotated: tuple[np.ndarray, np.ndarray, np.ndarray],
+) -> Poses:
+    """Decode ground-truth heatmaps: the errors of the crop and of the codec only.
+
+    draw: joints (N, K, 3) in pixels of the crops, size (h, w) -> heatmaps (N, K, h, w), weights
+    annotated: an image (H, W, 3) uint8 RGB, boxes (N, 4) and the joints (N, K, 3) in them
+    """
+    spec = predictor.spec
+    image, boxes, joints = annotated
+    boxes, scores = predictor.check_inputs(image, boxes)
+    if not len(boxes):
+        return predictor(image, boxes)
+    given = spec.input_size, spec.padding
+    crops = [crop_transform(box, *given, coordinates=spec.coordinates) for box in boxes]
+    in_crops = np.stack([crop.joints(person) for crop, person in zip(crops, joints)])
+    width, height = (side // spec.stride for side in spec.input_size)
+    heatmaps, _ = draw(torch.from_numpy(in_crops).float(), (height, width))
+    return predictor.postprocess(predictor.decode(heatmaps), boxes, scores)

@@ -137,7 +137,7 @@ def read_json(path: Path, kind: str) -> Any:
     Whatever a file names, nothing is imported, built or run.
     kind: what the file holds, for messages   Errors: FileNotFoundError, ValueError
     """
-    if not path.is_file():
+    if not os.path.isfile(path):  # Path's own method fails at names that are too long
         raise FileNotFoundError(f"no {kind} at {path}")
     try:
         return parse_json(path.read_bytes())

@@ -1,10 +1,10 @@
-"""Progress of long loops: a bar on a terminal, a line now and then where the output is piped."""
+"""What is shown of many: a bar, or now and then a line where the output is piped; some names."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -13,6 +13,15 @@ Item = TypeVar("Item")
 
 SECONDS = 30.0
 """Between two lines of a piped output."""
+
+
+def listed(items: Sequence[object], most: int = 5, total: int = 0) -> str:
+    """The first items, and how many more there are: "a, b and 3 more".
+
+    total: number of all, where `items` are only the first of them
+    """
+    more = (total or len(items)) - min(most, len(items))
+    return ", ".join(map(str, items[:most])) + f" and {more} more" * (more > 0)
 
 
 def shows_bars() -> bool:

@@ -257,7 +257,7 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
 
     from hrpose.builders.common import build_model
     from hrpose.builders.datasets import build_skeleton
-    from hrpose.builders.families import build_loss, family
+    from hrpose.builders.families import family
     from hrpose.builders.training import build_optimizer, build_schedule
     from hrpose.models.complexity import count_parameters, operations_in
 
@@ -266,7 +266,7 @@ def measure_networks(experiments: Iterable[Experiment]) -> dict[str, tuple[int, 
     for e in experiments:
         width, height = family(e.config).typical_size(e.config)
         try:
-            build_loss(e.config)
+            family(e.config).build_loss(e.config)
             build_schedule(e.config)
             build_optimizer(e.config, torch.nn.Linear(1, 1))  # any network: its name is checked
             network = f"{e.config.MODEL} {build_skeleton(e.config).joints} {width} {height}"

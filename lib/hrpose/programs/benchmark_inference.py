@@ -17,7 +17,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.common import build_inference_model, build_model, load_model
 from hrpose.builders.datasets import build_evaluator, first, read_split
-from hrpose.builders.families import family
+from hrpose.builders.families import box_source, family, is_top_down
 from hrpose.config import load_config
 from hrpose.inference import decode as decoding
 from hrpose.inference.onnx_predictor import open_session
@@ -177,13 +177,13 @@ STAGED = 20
 def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -> Report:
     """images/s on the first images of DATASET.VAL, stages of some, AP of the predictions."""
     split = first(read_split(config, config.DATASET.VAL), options.images)
-    parts, count = family(config), min(STAGED, len(split.records))
-    images = parts.build_test_images(config, split.records, split.images)
+    built, count = family(config), min(STAGED, len(split.records))
+    images = built.build_test_images(config, split.records, split.images)
     model = (load_model(config) if config.TEST.MODEL_FILE else build_model(config)).to(device)
-    predictor = parts.build_predictor(config, build_inference_model(config, model))
+    predictor = built.build_predictor(config, build_inference_model(config, model))
     predictors: dict[str, Any] = {}
     if options.against:
-        reference = timing.load_reference("predictor")
+        reference = timing.load_reference("topdown" if is_top_down(config) else "predictor")
         predictors[REFERENCE] = reference.ReferencePredictor(predictor, model)
     predictors[CONFIGURED] = predictor
     found: dict[str, list[tuple[int, Poses]]] = {}
@@ -192,7 +192,7 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
         if name == REFERENCE:
             found[name] = _one_by_one(predictors[name], images, len(images))
         else:
-            found[name] = list(parts.build_predict_all(config, [predictor])(images))
+            found[name] = list(built.build_predict_all(config, [predictor])(images))
 
     calls = {name: partial(predict_all, name) for name in predictors}
     peaks = {name: timing.peak_memory(call, device) for name, call in calls.items()}
@@ -201,17 +201,21 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
         evaluator = build_evaluator(config, split.truth)
         for image_id, poses in found[row[""]]:
             evaluator.add(image_id, poses)
-        row["AP"] = evaluator.summarize()["AP"]
+        row[evaluator.primary] = evaluator.summarize()[evaluator.primary]
         row["people"] = sum(len(poses.joints) for _, poses in found[row[""]])
         row["peak memory, GiB"] = peaks[row[""]]
     model_label = (predictor.model, "forward", "forward")  # excluded from its caller's "aggregate"
     labels = (predictor, "preprocess", "preprocess"), (predictor, "forward", "aggregate")
-    with timing.labelled([*labels, model_label, *STAGES]):
+    decoding_stages, names = STAGES, tuple(DECODING)
+    if is_top_down(config):
+        decoding_stages, names = [(predictor, "decode", "decode")], ("decode",)
+    with timing.labelled([*labels, model_label, *decoding_stages]):
         few = {name: partial(_one_by_one, each, images, count) for name, each in predictors.items()}
-        stages = ("read", "preprocess", "forward", "aggregate", *DECODING)
+        stages = ("read", "preprocess", "forward", "aggregate", *names)
         parts = timing.phases(few, stages, device, count)
+    unit = f"crops of {box_source(config)} boxes" if is_top_down(config) else "of one size"
     note = (
-        f"{len(images)} images of {config.DATASET.VAL}, up to {config.TEST.BATCH} of one size at a "
+        f"{len(images)} images of {config.DATASET.VAL}, up to {config.TEST.BATCH} {unit} at a "
         f"time. Phases are of the first {count}, one by one. Weights: "
         f"{config.TEST.MODEL_FILE or 'random'}."
     )
@@ -223,5 +227,6 @@ def _one_by_one(predict: Any, images: Images, count: int) -> list[tuple[int, Pos
     for i in range(count):
         with record_function("read"):
             image_id, image = images[i]
-        poses.append((image_id, predict(image)))
+        given = image if isinstance(image, tuple) else (image,)  # with boxes, or alone
+        poses.append((image_id, predict(*given)))
     return poses

@@ -47,7 +47,7 @@ class Side(NamedTuple):
         gc.collect()
         torch.compiler.reset()
         torch.backends.cudnn.benchmark = True  # as in training
-        if torch.cuda.is_available():
+        if device.type == "cuda":
             torch.cuda.empty_cache()
         if self.name == REFERENCE:
             step = timing.load_reference("training_step").ReferenceStep(self.config, device)
@@ -142,7 +142,8 @@ def _sweep(options: Namespace, device: torch.device) -> Report:
     for name in SWEEP:
         overrides = () if name == REFERENCE else timing.speed_options(name, "TRAIN")
         config = load_config(options.cfg, [*options.overrides, *overrides])
-        sized = partial(_repeated_side, name, config, slow if name == REFERENCE else ours)
+        images = slow if name == REFERENCE else ours
+        sized = partial(repeated_side, name, config, images, device)
         try:
             if options.batch:
                 sized(options.batch).peak(device)
@@ -162,11 +163,16 @@ def _sweep(options: Namespace, device: torch.device) -> Report:
     )
 
 
-def _repeated_side(name: str, config: CfgNode, images: Batch, size: int) -> Side:
-    """Training on the same few images forever, repeated to fill a batch."""
+def repeated_side(
+    name: str, config: CfgNode, images: Batch, device: torch.device, size: int
+) -> Side:
+    """Training on the same few images forever, repeated to fill a batch of `size`.
+
+    Only batches for a GPU are pinned, as the loader's are: a CPU's would make a context on GPU 0.
+    """
     times = -(-size // len(images["image"]))
     batch = {key: torch.cat([value] * times)[:size] for key, value in images.items()}
-    if torch.cuda.is_available():
+    if device.type == "cuda":
         batch = {key: value.pin_memory() for key, value in batch.items()}
     return Side(name, config, itertools.repeat(batch), size)
 
@@ -239,7 +245,7 @@ def configured_samples(config: CfgNode, loader: DataLoader, keys: Keys) -> Calla
     """A call that makes the batches as training does, with a label for each augmentation."""
     source: Any = loader.dataset
     read = record_function("read")(source.images.read)
-    images: Any = SimpleNamespace(read=read, name=source.images.name)
+    images: Any = SimpleNamespace(read=read, name=source.images.name, doubtful={})
     named = zip(config.DATASET.AUGMENTATIONS, source.augmentations)
     steps = [record_function(name)(step) for name, step in named]
     dataset = SampleDataset(source.records, images, steps, source.seed, source.read)

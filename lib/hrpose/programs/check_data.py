@@ -38,8 +38,9 @@ from hrpose.data.convert import (
     with_decoded_sizes,
 )
 from hrpose.data.repair import repair
+from hrpose.data.rules import ERROR, NOTE
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_images
-from hrpose.data.validate import ERROR, NOTE, Finding, compare_splits, finding, validate
+from hrpose.data.validate import Finding, compare_splits, finding, validate
 from hrpose.evaluation.boxes import box_ap
 from hrpose.ops.atomic_io import write_json
 from hrpose.ops.progress import progress

@@ -7,7 +7,6 @@ import glob
 import json
 from collections import Counter
 from collections.abc import Sequence
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 from typing import NamedTuple
@@ -19,16 +18,14 @@ from yacs.config import CfgNode
 from hrpose.builders.datasets import build_skeleton, results_category
 from hrpose.builders.families import family, is_top_down, load_predictor, load_predictors
 from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
-from hrpose.data.samples import ImageDataset
+from hrpose.data.samples import ImageDataset, describe_doubtful
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import (
     IMAGE_SUFFIXES,
     can_encode,
     describe_error,
     encode,
-    read_image,
-    uses_few_bits,
-    with_damage,
+    read_with_doubts,
 )
 from hrpose.ops.progress import progress
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
@@ -149,8 +146,8 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
     try:
         for photo in progress(photos, "predicting", len(photos)):
             try:
-                image, doubts = read_photo(photo.path)
-                doubtful += doubts
+                image, doubts = read_with_doubts(photo.path)
+                doubtful += [f"{photo.path}: {doubt}" for doubt in doubts]
                 poses = predictor(image)
                 picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
                 output.write(pictures[photo], encode(picture, Path(pictures[photo]).suffix))
@@ -182,18 +179,6 @@ def picture_names(photos: Sequence[Photo]) -> dict[Photo, str]:
         taken.add(name)
         names[photo] = name
     return names
-
-
-def read_photo(path: Path) -> tuple[np.ndarray, list[str]]:
-    """The image (H, W, 3), and what may be wrong with it."""
-    image, damaged = with_damage(partial(read_image, path))
-    doubts = {
-        "it is damaged, and its pixels may be shifted": damaged,
-        "of 16 bits it uses 12 or fewer: it is almost black": uses_few_bits(
-            path.read_bytes(), image
-        ),
-    }
-    return image, [f"{path}: {doubt}" for doubt, holds in doubts.items() if holds]
 
 
 def refuse_among_photos(photos: Sequence[Photo], folder: Path) -> None:
@@ -239,3 +224,5 @@ def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> N
     output.write(whole, as_json(results))
     output.discard(part)
     print(f"{len(results)} people in {len(images)} images; written to {folder / whole}")
+    if images.images.doubtful:
+        print(describe_doubtful(images.images.doubtful))

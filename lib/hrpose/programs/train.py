@@ -13,7 +13,7 @@ from functools import reduce
 from itertools import starmap
 from operator import getitem
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -27,7 +27,7 @@ from hrpose.builders.datasets import (
     read_split,
 )
 from hrpose.builders.devices import build_devices
-from hrpose.builders.families import box_source, family
+from hrpose.builders.families import box_source, family, is_top_down
 from hrpose.builders.training import (
     build_optimizer_step,
     build_train_config,
@@ -38,6 +38,7 @@ from hrpose.config import parse_config
 from hrpose.config.options import RUNTIME_OPTIONS, may_differ
 from hrpose.config.renamed import current_option
 from hrpose.data.coco import ImageAnnotation
+from hrpose.data.samples import SampleDataset, describe_doubtful
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.logger import LOG_WRITERS, Logger, NullLogger
@@ -181,7 +182,8 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     split, folder = read_split(config, config.DATASET.VAL), state.run_dir.folder
     if split.findings and config.DATASET.VAL != config.DATASET.TRAIN:
         state.logger.info(f"warning: {split.findings}")
-    records = state.loader.dataset.records  # type: ignore[attr-defined]
+    dataset = cast(SampleDataset, state.loader.dataset)
+    records = dataset.records
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
@@ -198,6 +200,11 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
         write(folder / "pictures" / name, picture)
         state.logger.write_image("training", picture, state.progress.step)
 
+    def doubts() -> str:
+        marked = dataset.doubtful.nonzero().flatten().tolist()
+        names = {dataset.images.name(records[i].file_name) for i in marked}
+        return describe_doubtful(names | {*split.images.doubtful})
+
     primary = build_evaluator(config, split.truth).primary
     if state.dist.is_main:
         track_annotations(config, state, {"TRAIN": records, "VAL": split.records})
@@ -207,6 +214,7 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
         primary,
         visualize,
         lambda index: records[index].file_name,
+        doubts,
         f" on {boxes} boxes" * bool(boxes),
     )
 
@@ -273,10 +281,13 @@ def _log_start(
     if config.TRAIN.FREEZE:
         trained = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
         info(f"TRAIN.FREEZE: {trained / 1e6:.2f} M of the parameters are trained")
+    for note in state.loader.dataset.notes:  # type: ignore[attr-defined]
+        info(note)
     info(
-        f"{facts['images']} images, {facts['parameters'] / 1e6:.2f} M parameters in "
-        f"{precision} on {', '.join(facts['device'])} in each of {dist.world_size} "
-        f"processes; batch {facts['batch']} = {facts['world_size']} devices x {facts['passes']} "
+        f"{facts['images']} {'people' if is_top_down(config) else 'images'}, "
+        f"{facts['parameters'] / 1e6:.2f} M parameters in {precision} on "
+        f"{', '.join(facts['device'])} in each of {dist.world_size} processes; batch "
+        f"{facts['batch']} = {facts['world_size']} devices x {facts['passes']} "
         f"micro-batches, learning rate {facts['learning_rate']:g} (TRAIN.LR {config.TRAIN.LR:g} "
         f"for {config.TRAIN.BASE_BATCH})"
     )

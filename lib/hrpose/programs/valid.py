@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,8 @@ from hrpose.builders.datasets import (
 from hrpose.builders.devices import build_devices
 from hrpose.builders.families import box_source, family, load_predictors
 from hrpose.data.coco import load_results
-from hrpose.data.validate import EVALUATION
+from hrpose.data.rules import EVALUATION
+from hrpose.data.samples import describe_doubtful
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate
 from hrpose.engine.run_dir import create_run_folder, remove_empty
@@ -42,7 +43,10 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
                 split = read_split(config, config.DATASET.VAL)
                 if split.findings and dist.is_main:
                     print(f"warning: {split.findings}")
-                metrics = score(config, load_predictors(config, dist), split, folder, dist)
+                predictors = load_predictors(config, dist)
+                metrics = score(config, predictors, split, folder, dist, print)
+                if split.images.doubtful and dist.is_main:
+                    print(describe_doubtful(split.images.doubtful))
         except BaseException:
             if dist.is_main and not known.output:
                 remove_empty(folder)
@@ -63,13 +67,22 @@ def score(
     split: Split,
     folder: Path,
     dist: DistInfo,
+    tell: Callable[[str], object] = str,
 ) -> dict[str, float]:
-    """Metrics of a split that all processes predict; the main one writes them into `folder`."""
+    """Metrics of a split that all processes predict; the main one writes them into `folder`.
+
+    tell: is told which boxes were used, and which were left out
+    Afterwards, `split.images.doubtful` holds what any of the processes found.
+    """
     evaluator = build_evaluator(config, split.truth)
     parts, boxes = family(config), box_source(config)
     images = parts.build_test_images(config, split.records, split.images)
+    if dist.is_main and images.note:
+        tell(f"boxes: {images.note}")
     predict_all = parts.build_predict_all(config, predictors)
     metrics = evaluate(predict_all, images, evaluator, dist)
+    for found in dist.all_gather(split.images.doubtful):
+        split.images.doubtful.update(found)
     if dist.is_main:
         name = f"keypoints_{boxes}_boxes.json" if boxes else "keypoints.json"
         write_json(folder / "results" / name, evaluator.results)

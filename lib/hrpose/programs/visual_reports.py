@@ -20,6 +20,7 @@ from hrpose.ops.image import write
 from hrpose.skeletons import Skeleton
 from hrpose.structures import HeadOutput, Images, Poses
 from hrpose.visualize import (
+    draw_boxes,
     draw_mask,
     draw_poses,
     draw_tags,
@@ -60,9 +61,21 @@ def save_predictions(
 def draw_confident(
     image: np.ndarray, poses: Poses, skeleton: Skeleton, threshold: float
 ) -> np.ndarray:
-    """The image with the people, and of these the joints, whose score is above the threshold."""
-    people = poses.joints[poses.scores > threshold]
-    return draw_poses(image, people, skeleton, threshold)
+    """The image with the people, and of these the joints, whose score is above the threshold.
+
+    With the boxes of a top-down network, their scores, and how many joints were not found.
+    """
+    shown = poses.scores > threshold
+    people = poses.joints[shown]
+    drawn = draw_poses(image, people, skeleton, threshold)
+    if poses.boxes is None:
+        return drawn
+    missing = (people[..., 2] <= threshold).sum(1)
+    notes = [
+        f"{score:.2f}" + f", {count} joints missing" * bool(count)
+        for score, count in zip(poses.scores[shown], missing)
+    ]
+    return draw_boxes(drawn, poses.boxes[shown], notes)
 
 
 def draw_training_batch(
