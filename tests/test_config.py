@@ -158,7 +158,7 @@ def test_overrides_come_in_pairs(overrides, lone, refused):
     assert f"'{lone}' has no value" in refused("", overrides)
 
 
-def test_an_option_with_an_equals_sign_is_told_apart(refused):
+def test_an_option_with_an_equals_sign_is_refused(refused):
     assert "write TRAIN.BATCH 2" in refused("", ["TRAIN.BATCH=2", "WORKERS=0"])
 
 
