@@ -25,7 +25,7 @@ from hrpose.data.augment import (
     random_flip,
 )
 from hrpose.data.boxes import BoxSet, read_boxes, truth_boxes
-from hrpose.data.coco import ImageAnnotation, ImageFiles
+from hrpose.data.coco import LAYOUTS, ImageAnnotation, ImageFiles
 from hrpose.data.samples import (
     BoxedImageDataset,
     LabelledBoxDataset,
@@ -100,6 +100,10 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
 }
 
 
+def _clips_boxes(config: CfgNode) -> bool:
+    return LAYOUTS[config.DATASET.FORMAT].clips_boxes
+
+
 def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
     """Augmented samples of the labelled people, of an image several."""
     names = config.DATASET.AUGMENTATIONS
@@ -109,7 +113,7 @@ def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
             "everything else"
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
-    people, left_out = person_records(split.records)
+    people, left_out = person_records(split.records, _clips_boxes(config))
     dataset = SampleDataset(people, split.images, steps, config.TRAIN.SEED, read_person)
     if left_out:
         counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
@@ -181,7 +185,7 @@ def build_boxes(config: CfgNode, records: Sequence[ImageAnnotation]) -> BoxSet:
             "in COCO's results format. Figures are comparable only on the same boxes"
         )
     if test.BOXES == TRUTH:
-        return truth_boxes(records)
+        return truth_boxes(records, _clips_boxes(config))
     filters = keywords(test.BOX_FILTER, "MIN_SCORE", "MAX_PER_IMAGE")
     sizes = [dict(zip(("width", "height"), record.size or ())) for record in records]
     images = [{"id": record.image_id, **size} for record, size in zip(records, sizes)]
@@ -198,7 +202,7 @@ def build_test_images(
             raise ValueError(
                 "TEST.GT_HEATMAPS draws the joints of labelled people; set TEST.BOXES truth"
             )
-        return LabelledBoxDataset(records, images)
+        return LabelledBoxDataset(records, images, _clips_boxes(config))
     return BoxedImageDataset(records, images, build_boxes(config, records))
 
 

@@ -368,6 +368,12 @@ def _check_together(values: dict[str, Any]) -> None:
     _check_scale_set(values["TEST.SCALE_FACTOR"])
     _check_resolutions(values)
     _check_scale_losses(values)
+    truth = values["MODEL.NAME"] in TOP_DOWN_MODELS and values["TEST.BOXES"] == "truth"
+    if values["DATASET.FORMAT"] == "mpii" and not truth:
+        raise ValueError(
+            "DATASET.FORMAT mpii is scored person by person (PCKh), which takes a top-down "
+            "MODEL.NAME and TEST.BOXES truth"
+        )
     if values["DATASET.AFFINE.MIN_SCALE"] > values["DATASET.AFFINE.MAX_SCALE"]:
         raise ValueError("DATASET.AFFINE.MIN_SCALE is above DATASET.AFFINE.MAX_SCALE")
 

@@ -67,13 +67,18 @@ class BoxSet(NamedTuple):
         return f"{text}; left out: {dropped}" if dropped else text
 
 
-def label_boxes(record: ImageAnnotation) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
+def label_boxes(
+    record: ImageAnnotation, clip: bool = True
+) -> tuple[np.ndarray, np.ndarray, dict[str, int]]:
     """The people of an image that a top-down network sees: indices (M,) of the record's, boxes.
 
     boxes: (M, 4) float32, clipped to the image as published: from max(x, 0) over w - 1 pixels, at
     most to W - 1, which is the size that is kept; likewise y. Unlike published, boxes of size 0
     after it, and those that end before the image begins, are left out: {reason: count}.
+    clip: False for boxes about a labelled centre, such as MPII's: all of them, as they are
     """
+    if not clip:
+        return np.arange(len(record.boxes)), record.boxes, {}
     size = np.array(record.size or UNKNOWN_SIZE)
     boxes = record.boxes.astype(float)
     low = np.maximum(boxes[:, :2], 0)
@@ -87,11 +92,11 @@ def label_boxes(record: ImageAnnotation) -> tuple[np.ndarray, np.ndarray, dict[s
     return kept, np.hstack([low, high - low])[kept].astype(np.float32), dropped
 
 
-def truth_boxes(records: Iterable[ImageAnnotation]) -> BoxSet:
-    """The labelled boxes of a split, of score 1."""
+def truth_boxes(records: Iterable[ImageAnnotation], clip: bool = True) -> BoxSet:
+    """The labelled boxes of a split, of score 1; clip: see `label_boxes`"""
     images, dropped = {}, Counter[str]()
     for record in records:
-        _, boxes, own = label_boxes(record)
+        _, boxes, own = label_boxes(record, clip)
         dropped.update(own)
         if len(boxes):
             images[record.image_id] = Boxes(boxes, np.ones(len(boxes), np.float32))

@@ -23,16 +23,17 @@ from hrpose.ops.image import decode_with_doubts
 
 
 class Layout(NamedTuple):
-    """Paths of a data set's files under DATASET.ROOT."""
+    """Paths of a data set's files under DATASET.ROOT, and what its boxes are."""
 
     annotations: str
     images: str
+    clips_boxes: bool = True  # whether boxes are of what is seen of people; or about their centres
 
 
 LAYOUTS = {
     "coco": Layout("annotations/person_keypoints_{split}.json", "images/{split}"),
     "crowdpose": Layout("json/crowdpose_{split}.json", "images"),
-    "mpii": Layout("annotations/mpii_{split}.json", "images"),
+    "mpii": Layout("annotations/mpii_{split}.json", "images", clips_boxes=False),
 }
 
 

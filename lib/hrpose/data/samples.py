@@ -93,17 +93,17 @@ def read_person(record: ImageAnnotation, images: ImageFiles) -> Sample:
 
 
 def person_records(
-    records: Sequence[ImageAnnotation],
+    records: Sequence[ImageAnnotation], clip: bool = True
 ) -> tuple[list[ImageAnnotation], dict[str, int]]:
     """A record of every labelled person, N = 1, with the box of `label_boxes`; nothing is ignored.
 
     Returns the records in the order of images and of their people, and how many people are left
-    out for each reason.
+    out for each reason. clip: see `label_boxes`
     """
     people: list[ImageAnnotation] = []
     dropped: Counter[str] = Counter()
     for record in records:
-        indices, boxes, reasons = label_boxes(record)
+        indices, boxes, reasons = label_boxes(record, clip)
         dropped.update(reasons)
         whole = record._replace(ignore=(), crowds=None, unlabelled=0)
         people += [
@@ -196,7 +196,11 @@ class BoxedImageDataset(ImageDataset):
 class LabelledBoxDataset(ImageDataset):
     """(image id, (image, labelled boxes (N, 4), the joints (N, K, 3) of their people))"""
 
+    def __init__(self, records: Sequence[ImageAnnotation], images: ImageFiles, clip: bool = True):
+        super().__init__(records, images)
+        self.clip = clip  # see `label_boxes`
+
     def __getitem__(self, i: int) -> tuple[int, Any]:
         image_id, image = super().__getitem__(i)
-        people, boxes, _ = label_boxes(self.records[i])
+        people, boxes, _ = label_boxes(self.records[i], self.clip)
         return image_id, (image, boxes, self.records[i].joints[people])
