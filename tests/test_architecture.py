@@ -19,6 +19,7 @@ WORDS = [
     "ops.progress",
     "ops.coordinates",
     "ops.subpixel",
+    "ops.libjpeg",
     "ops.image",
     "ops.normalize",
     "ops.targets",

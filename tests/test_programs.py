@@ -373,8 +373,10 @@ def test_images_that_are_not_what_they_were_are_named_once(trained, scenes, tmp_
     dark.write_bytes(deep.tobytes())
     data = ["DATASET.ROOT", tmp_path / "set", "OUTPUT_DIR", tmp_path / "out", "WORKERS", workers]
     printed = run("train", "--cfg", QUICKSTART, *options, *data)
-    (told,) = [line for line in printed.splitlines() if "images read are damaged" in line]
-    assert told.startswith("warning: 2 of") and f"of 16 bits: {damaged}, {dark}; tools/" in told
+    (warning,) = [line for line in printed.splitlines() if "images read are damaged" in line]
+    assert (
+        warning.startswith("warning: 2 of") and f"of 16 bits: {damaged}, {dark}; tools/" in warning
+    )
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth", "--output", tmp_path / "v"]
     printed = run("valid", "--cfg", QUICKSTART, *options, *data, *weights)
     assert "warning: 1 of the images" in printed and f"of 16 bits: {dark}; tools/" in printed

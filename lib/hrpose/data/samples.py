@@ -106,12 +106,12 @@ def loss_mask(record: ImageAnnotation, size: tuple[int, int], name: str) -> np.n
 
 
 def describe_doubtful(names: Collection[str]) -> str:
-    """What users are told of images that `ImageFiles.doubtful` names; empty if there are none."""
+    """A warning of images that `ImageFiles.doubtful` names; empty if there are none."""
     if not names:
         return ""
     return (
         f"warning: {len(names)} of the images read are damaged, or almost black, as they use 12 of "
-        f"16 bits: {listed(sorted(names))}; tools/check_data.py says what is wrong with each"
+        f"16 bits: {listed(sorted(names))}; tools/check_data.py lists what is wrong with each"
     )
 
 

@@ -53,7 +53,7 @@ class Trainer:
         self.state = state
         self.config = config
         self.callbacks = callbacks
-        self.doubts = ""  # that were told
+        self.doubts = ""  # the last that were logged
 
     def train(self) -> dict[str, Metrics]:
         """The last metrics of every evaluated model.
@@ -69,7 +69,7 @@ class Trainer:
                     if last or _every(config.validate_every, progress.epoch + 1):
                         state.save(config.keep_checkpoints)
                         self._validate()
-                    self._tell_doubts()
+                    self._log_doubts()
                     with state.signals.deferred():
                         progress.epoch, progress.batch, progress.skipped = progress.epoch + 1, 0, 0
                         state.save(config.keep_checkpoints)
@@ -166,8 +166,8 @@ class Trainer:
             )
         self.state.logger.info(message)
 
-    def _tell_doubts(self) -> None:
-        """Tell what may be wrong with images, when it is more than was told."""
+    def _log_doubts(self) -> None:
+        """Log what may be wrong with images, if it is more than before."""
         if (doubts := self.callbacks.doubts()) != self.doubts:
             self.doubts = doubts
             self.state.logger.info(doubts)

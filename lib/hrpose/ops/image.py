@@ -170,7 +170,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_with_doubts(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`read_image`, and what may be wrong with the image, as `decode_with_doubts` says."""
+    """`read_image`, and what may be wrong with it, as of `decode_with_doubts`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"no image at {path}{': it is a folder' if path.is_dir() else ''}")

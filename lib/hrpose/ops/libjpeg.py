@@ -1,4 +1,4 @@
-"""What libjpeg says of damaged files, which it writes to C's stderr, and decodes nevertheless.
+"""Warnings of libjpeg, which decodes damaged files and writes to C's stderr that they are.
 
 In the GNU C library, stderr is a variable. It is replaced by a stream that calls back, within the
 thread that decodes: good files pay nothing, and threads do not mix. (Turning file descriptor 2 to a
