@@ -271,7 +271,7 @@ def _log_start(
         info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
     precision = config.TRAIN.PRECISION
     if precision == "fp32" and facts["fp32 convolutions"] == "TF32":
-        precision = "fp32 (convolutions in TF32; NVIDIA_TF32_OVERRIDE=0 keeps all bits)"
+        precision = "fp32 (convolutions in TF32; TF32 false keeps all bits)"
     if config.TRAIN.FREEZE:
         trained = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
         info(f"TRAIN.FREEZE: {trained / 1e6:.2f} M of the parameters are trained")
