@@ -157,15 +157,15 @@ def scatter(
 
 
 def side_by_side(images: Sequence[np.ndarray], columns: int = 0) -> np.ndarray:
-    """Images of any sizes in a grid, row by row, on white."""
+    """Images of any sizes in a grid, row by row, on white; 0 columns: one row."""
     columns = columns or len(images)
-    height = max(image.shape[0] for image in images)
-    width = max(image.shape[1] for image in images)
-    rows = -(-len(images) // columns)
-    sheet = np.full((rows * (height + 4), columns * (width + 4), 3), 255, np.uint8)
-    for i, image in enumerate(images):
-        top, left = i // columns * (height + 4), i % columns * (width + 4)
-        sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
+    rows = [images[i : i + columns] for i in range(0, len(images), columns)]
+    heights = [max(image.shape[0] for image in row) + 4 for row in rows]
+    widths = [max(image.shape[1] for image in images[i::columns]) + 4 for i in range(columns)]
+    sheet = np.full((sum(heights), sum(widths), 3), 255, np.uint8)
+    for row, top in zip(rows, np.cumsum([0, *heights])):
+        for image, left in zip(row, np.cumsum([0, *widths])):
+            sheet[top : top + image.shape[0], left : left + image.shape[1]] = image
     return sheet
 
 

@@ -8,18 +8,18 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-import torch
 from torch.autograd.profiler import record_function
 from torch.utils.data import DataLoader, Dataset
 
 from hrpose.builders.bottomup import build_targets, output_strides
 from hrpose.builders.datasets import build_skeleton
+from hrpose.builders.families import is_top_down
 from hrpose.data.augment import CropConfig, image_crop
 from hrpose.data.loaders import ResumableBatchSampler
 from hrpose.data.samples import loss_mask
 from hrpose.ops.coordinates import HIGHERHRNET
-from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.structures import Sample
+from reference.person_crops import normalised, reference_people
 from reference.targets import draw_gaussians, flat_cells
 
 
@@ -117,18 +117,16 @@ def warp(image, matrix, side, flipped):
     return warped[:, ::-1] if flipped else warped
 
 
-def normalised(image):
-    """uint8 (H, W, 3) -> float32 (3, H, W) with ImageNet's mean and deviation."""
-    values = torch.from_numpy(image.transpose(2, 0, 1).copy()).float().div(255)
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    return values.sub_(mean[:, None, None]).div_(std[:, None, None])
+def reference_images(config, source):
+    return ReferenceDataset(source, data_config(config))
 
 
 def reference_loader(config, loader):
-    """The same images in the same order by the reference, with as many workers."""
+    """The same images, or people, in the same order by the reference, with as many workers."""
     dataset = loader.dataset
+    theirs = reference_people if is_top_down(config) else reference_images
     return DataLoader(
-        ReferenceDataset(dataset, data_config(config)),
+        theirs(config, dataset),
         batch_sampler=ResumableBatchSampler(
             len(dataset), loader.batch_sampler.batch, config.TRAIN.SEED
         ),

@@ -23,6 +23,21 @@ def looped_mse(predicted, target, mask):
     return torch.stack(losses)
 
 
+def looped_joints_mse(predicted, target, weights):
+    """Mean over joints and cells of half the squared weighted error: (B,).
+
+    predicted, target: (B, K, H, W)   weights: (B, K)
+    """
+    losses = []
+    for b in range(len(predicted)):
+        joints = []
+        for k in range(predicted.shape[1]):
+            error = weights[b, k] * (predicted[b, k] - target[b, k])
+            joints.append(0.5 * (error**2).mean())
+        losses.append(sum(joints) / len(joints))
+    return torch.stack(losses)
+
+
 # Associative embedding (Newell et al. 2017, section 3.2) ----------------------------------------
 
 

@@ -10,10 +10,13 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from torch.autograd.profiler import record_function
 from torch.utils.data import Dataset
 
-from reference.data import normalised
+from hrpose.builders.datasets import build_skeleton
+from hrpose.builders.topdown import build_convention, output_strides
+from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from reference.targets import draw_gaussians, drawn_cell, heatmap_coords
 
 
@@ -34,6 +37,30 @@ class PersonConfig(NamedTuple):
     convention: str = "hrnet"
     sigma: float = 2.0
     stride: int = 4
+
+
+def person_config(config):
+    """The config's, or an error that names what the reference does not implement."""
+    data, skeleton = config.DATASET, build_skeleton(config)
+    if list(data.AUGMENTATIONS) != ["half_body", "flip", "affine"]:
+        raise ValueError("the reference has DATASET.AUGMENTATIONS [half_body, flip, affine] only")
+    crop = data.BOX_CROP
+    return PersonConfig(
+        size=data.INPUT_SIZE if isinstance(data.INPUT_SIZE, tuple) else (data.INPUT_SIZE,) * 2,
+        upper=tuple(skeleton.upper_joints),
+        lower=tuple(skeleton.lower_joints),
+        flip_order=tuple(skeleton.flip_order),
+        flip=data.FLIP,
+        half_body=data.HALF_BODY.PROBABILITY,
+        min_joints=data.HALF_BODY.MIN_JOINTS,
+        padding=crop.PADDING,
+        scale=crop.SCALE,
+        rotation=crop.ROTATION,
+        rotate=crop.ROTATE,
+        convention=build_convention(config).name,
+        sigma=config.LOSS.SIGMA[-1],
+        stride=output_strides(config)[-1],
+    )
 
 
 def centre_and_scale(x, y, width, height, config, padding):
@@ -125,6 +152,13 @@ def draw_person(joints, config):
     return maps[0].astype(np.float32), weights
 
 
+def normalised(image):
+    """uint8 (H, W, 3) -> float32 (3, H, W) with ImageNet's mean and deviation."""
+    values = torch.from_numpy(image.transpose(2, 0, 1).copy()).float().div(255)
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    return values.sub_(mean[:, None, None]).div_(std[:, None, None])
+
+
 class ReferencePeople(Dataset):
     """The people of a data set, made ready for the network one by one.
 
@@ -153,3 +187,7 @@ class ReferencePeople(Dataset):
         with record_function("draw heatmaps"):
             sample["heatmaps"], sample["weights"] = draw_person(joints, self.config)
         return sample
+
+
+def reference_people(config, source):
+    return ReferencePeople(source, person_config(config))

@@ -8,8 +8,9 @@ from torch.optim import Adam
 
 from hrpose.builders.bottomup import LOSSES
 from hrpose.builders.common import build_model
+from hrpose.builders.families import is_top_down
 from hrpose.losses.combine import Targets, at_resolution
-from reference.losses import looped_mse, looped_tag_loss
+from reference.losses import looped_joints_mse, looped_mse, looped_tag_loss
 
 
 class ReferenceStep:
@@ -42,6 +43,10 @@ class ReferenceStep:
 
 def reference_loss(config):
     """(outputs, batch) -> {name: (B,)}. SWAHR's heatmap terms are the package's own."""
+    if is_top_down(config):
+        if list(config.LOSS.TERMS) != ["heatmap"]:
+            raise ValueError("the reference has LOSS.TERMS [heatmap] only")
+        return partial(_person_loss, weight=config.LOSS.HEATMAP[-1])
     chosen = {name: LOSSES[name](config) for name in config.LOSS.TERMS}
     weights = {name: weight for _, each in chosen.values() for name, weight in each.items()}
     terms = []
@@ -63,6 +68,12 @@ def _sum_of_terms(outputs, batch, terms, weights):
                 losses[f"{name}/{output.name}"] = value
                 total = total + at_resolution(weights[name], i) * value
     return {"loss": total, **losses}
+
+
+def _person_loss(outputs, batch, weight):
+    [output] = outputs
+    loss = looped_joints_mse(output.heatmaps, batch["heatmaps"], batch["weights"])
+    return {"loss": weight * loss, f"heatmap/{output.name}": loss}
 
 
 def _heatmap_term(output, truth):

@@ -110,7 +110,7 @@ def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
     if list(names).count("affine") != 1 or names[-1] != "affine":
         raise ValueError(
             f"DATASET.AUGMENTATIONS is {list(names)}; a person is cropped once (affine), after "
-            "everything else"
+            "everything else, e.g. [half_body, flip, affine]"
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     people, left_out = person_records(split.records, _clips_boxes(config))
@@ -190,7 +190,13 @@ def build_boxes(config: CfgNode, records: Sequence[ImageAnnotation]) -> BoxSet:
     sizes = [dict(zip(("width", "height"), record.size or ())) for record in records]
     images = [{"id": record.image_id, **size} for record, size in zip(records, sizes)]
     category = results_category(config)["id"]
-    return read_boxes(Path(test.BOXES), images, category, **filters)
+    try:
+        return read_boxes(Path(test.BOXES), images, category, **filters)
+    except FileNotFoundError:
+        raise FileNotFoundError(
+            f"TEST.BOXES: there is no file of boxes at {test.BOXES}; give a detector's results in "
+            "COCO's results format, or truth for the labelled boxes"
+        ) from None
 
 
 def build_test_images(

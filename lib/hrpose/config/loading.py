@@ -111,11 +111,13 @@ def network_differences(config: CfgNode, text: str, origin: str) -> list[tuple[s
     """What a stored config's network computes otherwise: options, their values there and here.
 
     Not compared are the initial weights, the coordinate convention, which weights have beside their
-    config, and the name, since a network without scale branches reads one with them.
+    config, and names of one family, since a network without scale branches reads one with them.
     Errors: ValueError for a stored config of another version
     """
     there = defaults() | {e.key: _checked(e) for e in stored_entries(text, origin, "MODEL.")}
     here = {key: reduce(getitem, key.split("."), config) for key in BY_KEY}
+    if len({values["MODEL.NAME"] in TOP_DOWN_MODELS for values in (here, there)}) > 1:
+        return [("MODEL.NAME", there["MODEL.NAME"], here["MODEL.NAME"])]
     ours, theirs = _network(here), _network(there)
     different = [key for key in ours if ours[key] != theirs.get(key)]
     return [(key, there[key], here[key]) for key in different]
@@ -390,8 +392,9 @@ def _check_scale_set(scales: Sequence[float]) -> None:
 
 def _check_resolutions(values: dict[str, Any]) -> None:
     deconvs = values["MODEL.NUM_DECONVS"]
-    _one_or_each(values, "LOSS.HEATMAP", deconvs + 1, "resolutions")
-    _one_or_each(values, "LOSS.SIGMA", deconvs + 1, "resolutions")
+    outputs = 1 if values["MODEL.NAME"] in TOP_DOWN_MODELS else deconvs + 1
+    _one_or_each(values, "LOSS.HEATMAP", outputs, "resolutions")
+    _one_or_each(values, "LOSS.SIGMA", outputs, "resolutions")
     _one_or_each(values, "MODEL.DILATIONS", values["MODEL.NUM_BASIC_BLOCKS"], "residual blocks")
     strides = strides_of(deconvs)
     chosen = values["TEST.AGGREGATE"]

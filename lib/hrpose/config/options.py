@@ -377,6 +377,7 @@ PATH_OPTIONS = {
     "MODEL.PRETRAINED",
     "TRAIN.RESUME",
     "TEST.MODEL_FILE",
+    "TEST.BOXES",
 }
 """Paths, in which ~ is the home folder."""
 

@@ -32,11 +32,12 @@ def joints_mse(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:
 
 
 def ohkm_mse(predicted: Tensor, target: Tensor, weights: Tensor, hardest: int = 8) -> Tensor:
-    """The same over the `hardest` joints of each crop only, those of the largest error.
+    """The same over the `hardest` joints of each crop only, those of the largest error; or all K.
 
     Source: Chen et al. 2018 (CPN), online hard keypoint mining; released code of HRNet.
     """
-    return _joint_errors(predicted, target, weights).topk(hardest, dim=1).values.mean(1)
+    errors = _joint_errors(predicted, target, weights)
+    return errors.topk(min(hardest, errors.shape[1]), dim=1).values.mean(1)
 
 
 def _joint_errors(predicted: Tensor, target: Tensor, weights: Tensor) -> Tensor:

@@ -93,8 +93,8 @@ def benchmark_forward(options: Namespace, config: CfgNode, device: torch.device)
         except ValueError as error:  # no compiler
             failed[name] = str(error)
     networks |= {path.name: onnx_network(path) for path in options.onnx}
-    sizes = [(side, side) for side in options.size] or [family(config).typical_size(config)]
-    for width, height in sizes:
+    squares = [(side, side) for side in options.size or ()]
+    for width, height in squares or [family(config).typical_size(config)]:
         noise = example(options.batch, (height, width)).to(device)
         with torch.inference_mode():
             rows = _compare_networks(networks, noise, options.repeats, failed)

@@ -6,10 +6,10 @@ import argparse
 import glob
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import takewhile
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -17,8 +17,10 @@ from yacs.config import CfgNode
 
 from hrpose.builders.datasets import build_skeleton, results_category
 from hrpose.builders.families import family, is_top_down, load_predictor, load_predictors
+from hrpose.builders.topdown import TRUTH
 from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
 from hrpose.data.samples import ImageDataset
+from hrpose.evaluation.results import RESULT_FIELDS
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import (
     IMAGE_SUFFIXES,
@@ -50,6 +52,11 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
     if config.TEST.GT_HEATMAPS:
         raise ValueError("TEST.GT_HEATMAPS needs annotations; use tools/valid.py")
     if known.image_info:
+        if config.TEST.BOXES == TRUTH:
+            raise ValueError(
+                f"TEST.BOXES is {TRUTH}, but a list of images has no labelled boxes; give a file "
+                "of detections in these images"
+            )
         images = listed_images(known.image_info, Path(known.input), config.DATASET.EXIF)
         submit(config, images, known.output, known.image_info.stem.removeprefix("image_info_"))
     elif is_top_down(config):
@@ -200,8 +207,14 @@ def as_json(results: Sequence[dict]) -> bytes:
     return json.dumps(results, allow_nan=False).encode()
 
 
+def as_submitted(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that the server reads, coordinates rounded to .1, as it recommends."""
+    keypoints = [round(v, 1) if i % 3 < 2 else v for i, v in enumerate(result["keypoints"])]
+    return {**{field: result[field] for field in RESULT_FIELDS}, "keypoints": keypoints}
+
+
 def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> None:
-    """Write the results file that COCO's evaluation server takes.
+    """Write the results file that COCO's evaluation server takes; nothing is evaluated.
 
     An interrupted run writes its results to *_part.json and leaves an earlier file as it is.
     """
@@ -213,11 +226,13 @@ def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> N
     predictors = load_predictors(config)
     parts = family(config)
     listed = parts.build_test_images(config, images.records, images.images)
+    if listed.note:
+        print(f"boxes: {listed.note}")
     found = parts.build_predict_all(config, predictors)(listed)
     results: list[dict] = []
     try:
         for image_id, poses in progress(found, "predicting", len(images)):
-            results += to_results(image_id, poses, category)
+            results += map(as_submitted, to_results(image_id, poses, category))
     except BaseException:  # what was found before Ctrl-C, or a broken image, is kept
         output.write(part, as_json(results))
         raise

@@ -78,7 +78,7 @@ def _train(config: CfgNode, dist: DistInfo) -> None:
     try:
         metrics = Trainer(state, train_config, callbacks).train()
         if dist.is_main:
-            _finish(state, metrics, callbacks.primary)
+            _finish(config, state, metrics, callbacks)
     finally:
         with suppress(OSError):  # a full disk, which an earlier error has named
             state.logger.close()
@@ -177,18 +177,21 @@ def _load_checkpoint(
 def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     """Evaluation on DATASET.VAL, and pictures of the training, in the run's folder.
 
-    The annotations are read now, so that those that cannot be evaluated are refused early.
+    Annotations and boxes are read now: those that cannot be evaluated are refused early.
     """
     split, folder = read_split(config, config.DATASET.VAL), state.run_dir.folder
     if split.findings and config.DATASET.VAL != config.DATASET.TRAIN:
         state.logger.info(f"warning: {split.findings}")
+    images = family(config).build_test_images(config, split.records, split.images)
+    if images.note:
+        state.logger.info(f"boxes: {images.note}")
     dataset = cast(SampleDataset, state.loader.dataset)
     records = dataset.records
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
         predictor = family(config).build_predictor(config, model)
-        metrics = score(config, [predictor], split, target, state.dist)
+        metrics = score(config, [predictor], split, images, target, state.dist)
         pictures = (target / "pictures").glob("prediction_*") if state.dist.is_main else ()
         for path in sorted(pictures):
             state.logger.write_image(f"{name}/{path.stem}", read_image(path), state.progress.step)
@@ -255,6 +258,7 @@ def _log_start(
         "images": len(state.loader.dataset),  # type: ignore[arg-type]
         "parameters": count_parameters(state.model),
         "sync_bn": uses_sync_bn(config, devices, dist),
+        "boxes": box_source(config),
         "changed": [*run_dir.changed],
     }
     if dist.is_main:
@@ -348,14 +352,16 @@ def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str]
     write_json(path, facts, indent=1)
 
 
-def _finish(state: TrainState, metrics: dict[str, Metrics], primary: str) -> None:
+def _finish(
+    config: CfgNode, state: TrainState, metrics: dict[str, Metrics], callbacks: Callbacks
+) -> None:
     """Mark the run as finished, and print its metrics."""
-    folder = state.run_dir.folder
+    folder, primary, around = state.run_dir.folder, callbacks.primary, callbacks.circumstances
     facts = json.loads((folder / "run.json").read_bytes())
     facts |= {"finished": time.strftime(TIME_FORMAT), "figures": metrics["val"]}
-    facts |= {"all_figures": metrics, "primary": primary}
+    facts |= {"all_figures": metrics, "primary": primary, "boxes": box_source(config)}
     write_json(folder / "run.json", facts, indent=1)
     for name, values in metrics.items():
-        print(f"{name}:\n{format_table(values)}")
-    print(f"best checkpoint ({primary} {state.progress.best:.3f}): {state.run_dir.best}")
+        print(f"{name}{around}:\n{format_table(values)}")
+    print(f"best checkpoint ({primary} {state.progress.best:.3f}{around}): {state.run_dir.best}")
     print(f"visualisations, results and log: {folder}")

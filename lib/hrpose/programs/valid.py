@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from hrpose.evaluation.coco import describe_results, format_table, match_images
 from hrpose.ops.atomic_io import atomic_write, write_json
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import save_predictions
+from hrpose.structures import Images
 
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
@@ -39,17 +40,13 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
             if known.results:
                 metrics = score_results(config, folder, dist, known.results)
             else:
-                split = read_split(config, config.DATASET.VAL)
-                if split.findings and dist.is_main:
-                    print(f"warning: {split.findings}")
-                predictors = load_predictors(config, dist)
-                metrics = score(config, predictors, split, folder, dist, print)
+                metrics = score_network(config, folder, dist)
         except BaseException:
             if dist.is_main and not known.output:
                 remove_empty(folder)
             raise
         if dist.is_main:
-            boxes = box_source(config)
+            boxes = "" if known.results else box_source(config)
             weights = {"weights": config.TEST.MODEL_FILE, "boxes": boxes, "figures": metrics}
             facts = environment_info(build_devices(config, dist)) | weights
             write_json(folder / "run.json", facts, indent=1)
@@ -58,26 +55,33 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
             print(f"written to {folder}")
 
 
+def score_network(config: CfgNode, folder: Path, dist: DistInfo) -> dict[str, float]:
+    """Metrics of TEST.MODEL_FILE on DATASET.VAL; the main process prints which boxes it has."""
+    split = read_split(config, config.DATASET.VAL)
+    images = family(config).build_test_images(config, split.records, split.images)
+    if dist.is_main:
+        print(f"warning: {split.findings}\n" * bool(split.findings), end="")
+        print(f"boxes: {images.note}\n" * bool(images.note), end="")
+    return score(config, load_predictors(config, dist), split, images, folder, dist)
+
+
 def score(
     config: CfgNode,
     predictors: Sequence[Any],
     split: Split,
+    images: Images,
     folder: Path,
     dist: DistInfo,
-    tell: Callable[[str], object] = str,
 ) -> dict[str, float]:
     """Metrics of a split that all processes predict; the main one writes them into `folder`.
 
-    tell: is given which boxes were used, and which were left out
+    images: of the split's records, as the family's `build_test_images` makes them
     """
     evaluator = build_evaluator(config, split.truth)
-    parts, boxes = family(config), box_source(config)
-    images = parts.build_test_images(config, split.records, split.images)
-    if dist.is_main and images.note:
-        tell(f"boxes: {images.note}")
-    predict_all = parts.build_predict_all(config, predictors)
+    predict_all = family(config).build_predict_all(config, predictors)
     metrics = evaluate(predict_all, images, evaluator, dist)
     if dist.is_main:
+        boxes = box_source(config)
         name = f"keypoints_{boxes}_boxes.json" if boxes else "keypoints.json"
         write_json(folder / "results" / name, evaluator.results)
         write_json(folder / "results" / "metrics.json", metrics, indent=1)

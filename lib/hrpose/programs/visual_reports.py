@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
+import cv2
 import numpy as np
 from torch import Tensor
 from torch.utils.data import Sampler, Subset
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import Split, build_skeleton
-from hrpose.builders.families import family
+from hrpose.builders.families import box_source, family
 from hrpose.builders.training import build_training_loader
 from hrpose.data.samples import SampleDataset
 from hrpose.engine.evaluate import PredictFn
@@ -32,6 +34,9 @@ from hrpose.visualize import (
 IMAGES = 8
 """How many images or samples are drawn."""
 
+LEAST_SIDE = 320
+"""Longer side of a sample's pictures in pixels, at least: smaller samples are enlarged."""
+
 
 def save_predictions(
     config: CfgNode,
@@ -44,7 +49,8 @@ def save_predictions(
 
     images: of the split's records, as `predict` takes them
     """
-    skeleton = build_skeleton(config)
+    skeleton, boxes = build_skeleton(config), box_source(config)
+    title = "prediction" + f" on {boxes} boxes" * bool(boxes)
     chosen = [i for i, record in enumerate(split.records) if len(record.joints)][:IMAGES]
     some = cast(Images, Subset(cast(Any, images), chosen))
     for i, (_, poses) in zip(chosen, predict(some)):
@@ -54,7 +60,7 @@ def save_predictions(
         drawn = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
         write(
             folder / f"prediction_{record.image_id}.jpg",
-            side_by_side([truth, titled(drawn, "prediction")]),
+            side_by_side([truth, titled(drawn, title)]),
         )
 
 
@@ -72,7 +78,7 @@ def draw_confident(
         return drawn
     missing = (people[..., 2] <= threshold).sum(1)
     notes = [
-        f"{score:.2f}" + f", {count} joints missing" * bool(count)
+        f"{score:.2f}" + f", {count} missing" * bool(count)
         for score, count in zip(poses.scores[shown], missing)
     ]
     return draw_boxes(drawn, poses.boxes[shown], notes)
@@ -101,7 +107,10 @@ def draw_training_batch(
 
 
 def save_samples(config: CfgNode, folder: Path) -> None:
-    """Draw the first samples of the first epoch: as annotated, as augmented, and their targets."""
+    """Draw the first samples of the first epoch: as annotated, as augmented, and their targets.
+
+    A sample of one person, which has no mask, is shown with its box.
+    """
     loader, skeleton = build_training_loader(config), build_skeleton(config)
     dataset, sampler = cast(SampleDataset, loader.dataset), cast(Sampler, loader.batch_sampler)
     keys = next(iter(sampler))[:IMAGES]
@@ -110,7 +119,12 @@ def save_samples(config: CfgNode, folder: Path) -> None:
     for i, (_, index) in enumerate(keys):
         sample = dataset.read(dataset.records[index], dataset.images)
         annotated = draw_poses(draw_mask(sample.image, sample.mask), sample.joints, skeleton)
-        views = [titled(annotated, f"image {sample.image_id}; dark: no heatmap loss")]
+        title = f"image {sample.image_id}"
+        if sample.mask is None:
+            annotated = draw_boxes(annotated, sample.boxes, [""])
+        else:
+            title += "; dark: no heatmap loss"
+        views = [titled(annotated, title)]
         views.append(_draw_sample(batch, i, skeleton))
         for target, stride in zip(targets, family(config).output_strides(config)):
             views.append(_draw_target(_image(batch, i), target[i], stride))
@@ -122,7 +136,9 @@ def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.
     mask = batch["mask"][i].cpu().numpy() if "mask" in batch else None
     masked = draw_mask(_image(batch, i), mask)
     title = "augmented" + ", flipped" * bool(batch["flipped"][i])
-    return titled(draw_poses(masked, _numpy(batch["joints"][i]), skeleton), title)
+    joints, factor = _numpy(batch["joints"][i]), _enlargement(batch)
+    joints[..., :2] = (joints[..., :2] + 0.5) * factor - 0.5
+    return titled(draw_poses(masked, joints, skeleton), title)
 
 
 def _draw_target(image: np.ndarray, target: Tensor, stride: int) -> np.ndarray:
@@ -130,8 +146,15 @@ def _draw_target(image: np.ndarray, target: Tensor, stride: int) -> np.ndarray:
 
 
 def _image(batch: Mapping[str, Tensor], i: int) -> np.ndarray:
-    return np.ascontiguousarray(batch["image"][i].permute(1, 2, 0).cpu().numpy())
+    """The image (H, W, 3) of sample i, enlarged."""
+    pixels = np.ascontiguousarray(batch["image"][i].permute(1, 2, 0).cpu().numpy())
+    factor = _enlargement(batch)
+    return cv2.resize(pixels, None, fx=factor, fy=factor, interpolation=cv2.INTER_LINEAR)
+
+
+def _enlargement(batch: Mapping[str, Tensor]) -> int:
+    return math.ceil(LEAST_SIDE / max(batch["image"].shape[-2:]))
 
 
 def _numpy(values: Tensor) -> np.ndarray:
-    return values.float().cpu().numpy()
+    return values.float().cpu().numpy().copy()
