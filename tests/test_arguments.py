@@ -1,5 +1,6 @@
 """Command lines: they are checked before torch is imported, and offer what the programs know."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -57,6 +58,23 @@ def test_a_mistake_in_the_config_is_found_without_torch(program):
     status, output = run_without_torch(program, *words)
     assert status == 2 and "did you mean TRAIN.LR" in output
     assert output.endswith("light\n"), output
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["--config", "a.yaml"], "no --config; did you mean --cfg?"),
+        (
+            ["--cfg", QUICKSTART, "--epochs=3"],
+            "no --epochs; options .* KEY VALUE, e.g. TRAIN.EPOCHS 3",
+        ),
+    ],
+)
+def test_an_unknown_argument_is_answered_with_a_hint(words, hint, capsys):
+    with pytest.raises(SystemExit):
+        parse("train", words)
+    assert re.search(hint.replace("?", r"\?"), capsys.readouterr().err)
+    parse("train", ["--cf", QUICKSTART])  # an abbreviation
 
 
 def test_a_tilde_is_the_home_folder_in_every_path(tmp_path, monkeypatch):

@@ -295,6 +295,40 @@ def test_what_stops_nothing_is_one_line_of_train_and_valid(world, capsys):
         assert "without num_keypoints (1), labelled joints outside of their image (1)" in line
 
 
+SPANISH, ENGLISH = ["mano_izq", "mano_der", "cabeza"], ["left_hand", "right_hand", "head"]
+
+
+@pytest.mark.parametrize(
+    ("category", "flip", "warned"),
+    [
+        ({"keypoints": SPANISH}, "0.5", True),
+        ({"keypoints": SPANISH, "flip_pairs": [[1, 2]]}, "0.5", False),
+        ({"keypoints": SPANISH}, "0", False),
+        ({"keypoints": ENGLISH}, "0.5", False),
+    ],
+)
+def test_training_warns_where_people_are_mirrored_and_no_joint_has_a_side(
+    world, monkeypatch, capsys, category, flip, warned
+):
+    for split in ("train", "val"):
+        path = world / "annotations" / f"person_keypoints_{split}.json"
+        truth = json.loads(path.read_text())
+        truth["categories"][0] |= category
+        save(world, split, truth)
+
+    def stop(trainer):
+        raise ValueError("that is enough")
+
+    monkeypatch.setattr("hrpose.engine.trainer.Trainer.train", stop)
+    with pytest.raises(SystemExit):
+        options = [*SMALL, "DATASET.FLIP", flip]
+        cli.main("train", ["--cfg", str(world / "tiny.yaml"), *options])
+    printed = capsys.readouterr()
+    assert "that is enough" in printed.err
+    cure = "DATASET.FLIP mirrors people without exchanging their sides" in printed.out + printed.err
+    assert cure == warned
+
+
 # CrowdPose's training set ---------------------------------------------------------------------
 
 

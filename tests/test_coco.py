@@ -363,6 +363,11 @@ def test_a_place_that_is_not_there_is_named(tmp_path, missing):
         ImageFiles(tmp_path / missing)
 
 
+def test_a_file_name_with_a_backslash_is_explained(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"a\\1\.png \(in a file_name write / .*add it"):
+        ImageFiles(tmp_path).read("a\\1.png")
+
+
 def test_a_folder_may_have_an_at_in_its_name(tmp_path):
     folder = tmp_path / "me@home"
     folder.mkdir()

@@ -158,6 +158,15 @@ def test_overrides_come_in_pairs(overrides, lone, refused):
     assert f"'{lone}' has no value" in refused("", overrides)
 
 
+def test_an_option_with_an_equals_sign_is_refused(refused):
+    assert "write TRAIN.BATCH 2" in refused("", ["TRAIN.BATCH=2", "WORKERS=0"])
+
+
+@pytest.mark.parametrize("text", ["DATASET: data/mine", "DATASET:"])
+def test_a_value_in_place_of_fields_asks_for_a_mapping(text, refused):
+    assert "option DATASET: it has fields, such as DATASET.ROOT; write a mapping" in refused(text)
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         load_config(tmp_path / "nowhere.yaml")

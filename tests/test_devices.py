@@ -7,6 +7,7 @@ from hrpose.builders import devices
 from hrpose.builders.devices import build_devices, list_devices
 from hrpose.config import load_config
 from hrpose.engine.distributed import DistInfo
+from hrpose.programs.environment import uses_tf32
 
 
 @pytest.fixture
@@ -50,3 +51,11 @@ def test_the_first_gpu_of_a_process_is_its_current_one(current, device, dist, ex
 def test_a_gpu_that_is_not_there_or_not_its_own_is_refused(current, device, dist, cure):
     with pytest.raises(ValueError, match=cure):
         build_devices(config_of(device), dist)
+
+
+@pytest.mark.parametrize("tf32", [True, False])
+def test_an_option_decides_whether_convolutions_are_in_tf32(current, monkeypatch, tf32):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", not tf32)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    config = load_config("configs/w32_512.yaml", ["TF32", str(tf32).lower()])
+    assert uses_tf32(build_devices(config)[0]) == tf32

@@ -388,6 +388,8 @@ def test_absent_fields_are_completed():
             del one["keypoints"]
         del one["iscrowd"]
     assert score(bare, found) == score(full, found)
+    null = {**full, "annotations": [{**p, "iscrowd": None} for p in calm]}
+    assert score(null, found) == score(full, found)
 
 
 def test_boxes_of_results_count_only_where_all_have_one():

@@ -224,7 +224,7 @@ def damaged_jpeg(image):
     return data[:middle] + b"\xff\xd1" + data[middle + 2 :]
 
 
-def test_damage_is_told_from_good_files(rng, capfd):
+def test_damaged_and_good_files_differ(rng, capfd):
     noise = rng.integers(0, 256, (200, 200, 3), np.uint8)
     assert decode_with_doubts(damaged_jpeg(noise), "x")[1] == (DAMAGED,)
     assert decode_with_doubts(encoded(noise, ".jpg"), "x")[1] == ()

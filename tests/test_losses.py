@@ -119,6 +119,23 @@ def test_outputs_of_one_stride_have_losses_of_their_own():
         multi_resolution_loss([first, first], *given, USUAL)
 
 
+def scalar(output, targets):
+    return {"mean": output.heatmaps.mean()}
+
+
+@pytest.mark.parametrize(
+    ("term", "weights", "message"),
+    [
+        (heatmap_term, {}, 'two terms of LOSS.TERMS return "heatmap"; give each its own name'),
+        (partial(scalar), {"mean": 1.0}, r'scalar returns "mean" of shape \(\);.*image, \(2,\)'),
+        (scalar, {"average": 1.0}, r'scalar returns "mean" .* LOSSES weighs \(heatmap, average\)'),
+    ],
+)
+def test_a_term_that_cannot_be_added_is_named(term, weights, message):
+    with pytest.raises(ValueError, match=message):
+        make_terms({"heatmap": 1.0, **weights}, terms=(heatmap_term, term))
+
+
 def test_weights_may_differ_from_one_resolution_to_the_next():
     weights = make_terms({"heatmap": (0.25, 4.0), "pull": 0, "push": 1}).weights
     assert weights == {"heatmap/1_4": 0.25, "heatmap/1_2": 4.0, "pull/1_4": 0, "push/1_4": 1}

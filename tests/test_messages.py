@@ -5,13 +5,13 @@ import warnings
 import numpy as np
 import pytest
 
-from commands import QUICKSTART
+from commands import QUICKSTART, ROOT, run
 from hrpose.config import load_config
 from hrpose.data.coco import ImageFiles, load_annotations, person_category
 from hrpose.programs import cli
 
 
-def run(monkeypatch, work):
+def run_work(monkeypatch, work):
     monkeypatch.setattr("hrpose.programs.cli.parse", lambda program, arguments: ())
     monkeypatch.setattr("hrpose.programs.synthesize.main", work)
     cli.main("synthesize", [])
@@ -25,7 +25,7 @@ def test_an_error_is_its_message_and_debug_adds_the_traceback(monkeypatch, capsy
         raise ValueError("x is 3; use 2")
 
     with pytest.raises(SystemExit) as end:
-        run(monkeypatch, work)
+        run_work(monkeypatch, work)
     printed = capsys.readouterr().err
     assert end.value.code == 2 and printed.endswith("error: x is 3; use 2\n")
     assert ("Traceback" in printed) == bool(debug)
@@ -39,19 +39,65 @@ def test_a_warning_is_a_line_that_names_its_package(monkeypatch, capsys):
         warnings.warn_explicit("slow", UserWarning, library, 1)
 
     monkeypatch.delenv("HRPOSE_DEBUG", raising=False)
-    run(monkeypatch, work)
+    run_work(monkeypatch, work)
     lines = capsys.readouterr().err.splitlines()
     assert lines[0] == "warning: labels are odd" and lines[-1] == "warning of numpy: slow"
     assert lines[1].startswith("warning: overflow") and len(lines) == 3
 
 
-def test_a_missing_config_is_named_with_its_neighbours(tmp_path):
+def test_a_missing_config_is_named_with_its_neighbours(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text("")
     with pytest.raises(FileNotFoundError, match=rf"no config file .*minee.yaml; in {tmp_path} are"):
         load_config(tmp_path / "minee.yaml")
     with pytest.raises(FileNotFoundError, match="give the path of a .yaml"):
         load_config(tmp_path / "nowhere" / "mine.yaml")
+    for number in range(9):
+        (tmp_path / f"{number}.yaml").write_text("")
+    with pytest.raises(FileNotFoundError, match="7.yaml and 2 more"):
+        load_config(tmp_path / "minee.yaml")
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(FileNotFoundError, match=r"did you mean configs/quickstart.yaml\?"):
+        load_config("quickstart")
     assert load_config(QUICKSTART).NAME == "quickstart"
+
+
+MINE = "DATASET: {ROOT: data/mine, ANNOTATIONS: '{split}.json', IMAGES: images, SKELETON: file}"
+
+
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        ("train", ()),
+        ("valid", ("TEST.MODEL_FILE", QUICKSTART)),
+        ("valid", ("--results", "x.json")),
+        ("check_data", ()),
+        ("check_data", ("--repair", "x.json")),
+        ("check_data", ("--boxes", "x.json")),
+        ("ablate", ("--output", "tables")),
+    ],
+)
+def test_every_program_shows_the_tree_that_it_lacks(program, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(f"BASE: {ROOT}/configs/topdown/small.yaml\n{MINE}")
+    printed = run(program, "--cfg", "mine.yaml", *words, status=2)
+    assert "  data/mine/train2017.json\n  data/mine/val2017.json\n  data/mine/images/..." in printed
+    assert (
+        f"Set DATASET.ROOT (now data/mine in {tmp_path}), DATASET.TRAIN and .VAL (now " in printed
+    )
+    assert not (tmp_path / "output").exists()
+
+
+def test_a_synthetic_set_and_weights_that_are_missing_are_explained(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ("--cfg", QUICKSTART, "DATASET.ROOT", "synthetic_2")
+    assert "tools/synthesize.py --output synthetic_2" in run("train", *words, status=2)
+    (tmp_path / "photo.png").write_bytes(b"")
+    words = ("--input", "photo.png", "--output", "found", "TEST.MODEL_FILE", "best.pth")
+    assert "output/<config>/<time>/checkpoints/best.pth" in run(
+        "test", *words[:4], "--cfg", QUICKSTART, *words[4:], status=2
+    )
+    words = ("--cfg", QUICKSTART, "MODEL.PRETRAINED", "a.pth")
+    assert "MODEL.PRETRAINED '' MODEL.INIT fan_in trains" in run("train", *words, status=2)
 
 
 def test_a_name_that_no_file_can_have_is_a_file_that_is_not_there(tmp_path):

@@ -44,7 +44,7 @@ def simulate(tmp_path):
     return run
 
 
-def test_one_process_trains_and_predicts_as_on_the_cpu_and_waits_for_nothing(simulate, scenes):
+def test_one_process_computes_as_the_cpu_and_waits_for_nothing(simulate, scenes):
     """In one process, since each takes seconds to begin: contexts of GPUs add up."""
     found = simulate("alone", scenes)
     assert found["on_cpu"] == {"contexts": []}

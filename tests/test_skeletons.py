@@ -94,10 +94,13 @@ def test_words_that_merely_contain_l_or_r_have_no_side(middle):
         (lambda: skeleton("left_right_eye"), "which side"),
         (lambda: skeleton("nose", "nose"), "nose"),
         (lambda: skeleton(), "at least one"),
-        (lambda: skeleton("nose", sigmas=(0.1, 0.2)), "2 sigmas for 1 joints"),
+        (lambda: skeleton("nose", sigmas=(0.1, 0.2)), "2 sigmas for 1 joints.*OKS_SIGMAS: nose"),
         (lambda: skeleton("nose", sigmas=(0.0,)), "above 0"),
         (lambda: skeleton("nose", "tail", grouping_order=("nose",)), "tail"),
-        (lambda: skeleton("nose", grouping_order=("tail",)), "tail"),
+        (
+            lambda: skeleton("nose", "neck", grouping_order=("tail", "neck", "neck")),
+            r"missing: \['nose'\], unknown: \['tail'\], twice: \['neck'\]",
+        ),
     ],
 )
 def test_a_skeleton_that_cannot_be_is_refused_by_name(make, message):

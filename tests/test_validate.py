@@ -238,6 +238,11 @@ def test_training_and_evaluation_stop_at_what_they_cannot_use(what):
         assert line.startswith("train.json: ") and line.endswith(rule.cure)
 
 
+def test_missing_boxes_and_areas_name_the_command_that_fills_them_in():
+    named = {rule.name for rule in RULES if "tools/check_data.py --repair" in rule.cure}
+    assert named >= {"box-absent", "area-absent", "area-zero"}
+
+
 def test_a_few_joints_outside_are_noted_and_one_for_each_person_stops():
     """A labelled set of real people has some; labels of other pixels have many."""
     truth = clean_set()

@@ -56,15 +56,17 @@ class Skeleton:
             _refuse_hidden_pairs(self.joints)
         if len(self.sigmas) != len(self.joints):
             raise ValueError(
-                f"{len(self.sigmas)} sigmas for {len(self.joints)} joints; give one for each joint"
+                f"{len(self.sigmas)} sigmas for {len(self.joints)} joints; give one for each in "
+                f"DATASET.OKS_SIGMAS: {', '.join(self.joints)}"
             )
         if any(sigma <= 0 for sigma in self.sigmas):
             raise ValueError(f"sigmas are {self.sigmas}; each must be above 0")
         if sorted(self.grouping_order) != sorted(self.joints):
-            wrong = sorted(set(self.grouping_order) ^ set(self.joints))
+            joints, order = set(self.joints), self.grouping_order
+            twice = sorted({name for name in order if order.count(name) > 1})
             raise ValueError(
-                f"the grouping order (DATASET.GROUPING_ORDER) must name every joint once; {wrong} "
-                "are missing, unknown, or named twice"
+                "the grouping order (DATASET.GROUPING_ORDER) must name every joint once; missing: "
+                f"{sorted(joints - {*order})}, unknown: {sorted({*order} - joints)}, twice: {twice}"
             )
         # Computed here, so that ambiguous names fail now and not in the middle of training.
         self.flip_order, self.grouping_indices  # noqa: B018

@@ -108,7 +108,7 @@ def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f"MODEL.PRETRAINED: {error}. docs/weights.md names the source of ImageNet weights; "
-            "MODEL.PRETRAINED '' trains from scratch"
+            "MODEL.PRETRAINED '' MODEL.INIT fan_in trains from scratch"
         ) from None
 
 
@@ -116,7 +116,7 @@ def load_model(config: CfgNode) -> nn.Module:
     """The network with the weights of TEST.MODEL_FILE."""
     if not config.TEST.MODEL_FILE:
         raise ValueError(
-            "TEST.MODEL_FILE is empty; name the weights, e.g. .../checkpoints/best.pth"
+            "TEST.MODEL_FILE is empty; name weights, output/<config>/<time>/checkpoints/best.pth"
         )
     contents = read_weights(config.TEST.MODEL_FILE)
     require_same_network(config, contents, config.TEST.MODEL_FILE)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,7 +43,8 @@ def build_skeleton(config: CfgNode) -> Skeleton:
     path = annotation_path(config, data.TRAIN)
     if not path.is_file() and config.TEST.MODEL_FILE:
         return _skeleton_of_weights(Path(config.TEST.MODEL_FILE))
-    return _skeleton_of_file(path, data.CATEGORY, data.OKS_SIGMAS, data.GROUPING_ORDER)
+    with explaining_missing_data(config, data.TRAIN):
+        return _skeleton_of_file(path, data.CATEGORY, data.OKS_SIGMAS, data.GROUPING_ORDER)
 
 
 @lru_cache(maxsize=4)
@@ -128,21 +130,35 @@ def build_schema(config: CfgNode, truth: dict[str, Any], joints: tuple[str, ...]
 
 
 def open_split(config: CfgNode, split: str) -> tuple[dict[str, Any], ImageFiles]:
-    """Annotations and images of a split; a missing one shows the tree that is expected."""
-    try:
-        truth = load_annotations(annotation_path(config, split))
+    """Annotations and images of a split."""
+    truth = read_annotations(config, split)
+    with explaining_missing_data(config, split):
         return truth, ImageFiles(image_path(config, split), config.DATASET.EXIF)
+
+
+def read_annotations(config: CfgNode, split: str) -> dict[str, Any]:
+    """The annotations of a split, whose images are not needed."""
+    with explaining_missing_data(config, split):
+        return load_annotations(annotation_path(config, split))
+
+
+@contextmanager
+def explaining_missing_data(config: CfgNode, split: str = "") -> Iterator[None]:
+    """Add to a FileNotFoundError the tree that a config expects, and the cure."""
+    try:
+        yield
     except FileNotFoundError as error:
-        hint = "; tools/check_data.py --build-trainval makes it" if split == "trainval" else ""
-        raise FileNotFoundError(f"{error}{hint}. Expected:\n{expected_tree(config)}") from None
-
-
-def expected_tree(config: CfgNode) -> str:
-    """The files that a config reads, one a line."""
-    splits = (config.DATASET.TRAIN, config.DATASET.VAL)
-    files = [str(annotation_path(config, split)) for split in splits]
-    files += [f"{image_path(config, split)}/..." for split in splits]
-    return "\n".join(f"  {name}" for name in dict.fromkeys(files))
+        root, splits = Path(config.DATASET.ROOT), (config.DATASET.TRAIN, config.DATASET.VAL)
+        files = [f"{annotation_path(config, name)}" for name in splits]
+        files += [f"{image_path(config, name)}/..." for name in splits]
+        place = f"{root}" + f" in {Path.cwd()}" * (not root.is_absolute())
+        cure = f"Set DATASET.ROOT (now {place}), DATASET.TRAIN and .VAL (now {', '.join(splits)})"
+        if split == "trainval" and annotation_path(config, "train").is_file():
+            cure = "tools/check_data.py --build-trainval makes the annotations of trainval"
+        elif "synthetic" in root.name:
+            cure = f"Draw them: make quickstart, or python tools/synthesize.py --output {root}"
+        tree = "\n".join(f"  {name}" for name in dict.fromkeys(files))
+        raise FileNotFoundError(f"{error}. Expected:\n{tree}\n{cure}") from None
 
 
 EVALUATORS: dict[str, Callable[..., PoseEvaluator]] = {

@@ -13,8 +13,10 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 def build_devices(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> list[torch.device]:
     """The devices of this process, of which the first GPU becomes the current one.
 
-    Otherwise NCCL and pinned memory would make a context on GPU 0 in every process.
+    Otherwise NCCL and pinned memory would make a context on GPU 0 in every process. The option
+    TF32 is set for all of them.
     """
+    torch.backends.cudnn.allow_tf32 = config.TF32
     devices = list_devices(config, dist)
     if devices[0].type == "cuda":
         torch.cuda.set_device(devices[0])

@@ -190,9 +190,13 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     if not os.path.isfile(path):  # Path's own method fails at names that are too long
         listed = path.parent.glob("*.yaml") if os.path.isdir(path.parent) else ()
         near = sorted(other.name for other in listed)
-        there = (
-            f"in {path.parent} are {', '.join(near[:8])}" if near else "give the path of a .yaml"
-        )
+        more = f" and {len(near) - 8} more" * (len(near) > 8)
+        there = f"in {path.parent} are {', '.join(near[:8])}{more}"
+        shipped = path.parent / "configs" / f"{path.stem}.yaml"
+        if os.path.isfile(shipped):
+            there = f"did you mean {os.path.relpath(shipped)}?"
+        elif not near:
+            there = "give the path of a .yaml"
         raise FileNotFoundError(f"there is no config file {path}; {there}")
     written = list(_flatten(_parse(path.read_bytes(), path), path, {}))
     bases = [entry for entry in written if entry.key == "BASE"]
@@ -268,6 +272,9 @@ def _as_list(value: Any) -> list[Any]:
 
 
 def _override_entries(overrides: Sequence[str]) -> list[Entry]:
+    for key, sign, value in (word.partition("=") for word in overrides if isinstance(word, str)):
+        if sign and key in BY_KEY:
+            raise ValueError(f"{_COMMAND_LINE}: {key}={value} is one word; write {key} {value}")
     if len(overrides) % 2:
         values = overrides[1::2]
         lone = next((i for i, value in enumerate(values) if value in BY_KEY), len(values))
@@ -293,8 +300,10 @@ def _checked(entry: Entry) -> Any:
     if entry.key in RENAMED:
         raise ValueError(f"{entry.where}: {entry.key} is called {RENAMED[entry.key]} now")
     if entry.key not in BY_KEY:
+        fields = [key for key in BY_KEY if key.startswith(f"{entry.key}.")]
         near = difflib.get_close_matches(entry.key, BY_KEY, 3, 0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see config/options.py"
+        hint = f": it has fields, such as {fields[0]}; write a mapping" if fields else hint
         raise ValueError(f"{entry.where}: unknown option {entry.key}{hint}")
     option = BY_KEY[entry.key]
     like = option.default

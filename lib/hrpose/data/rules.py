@@ -93,7 +93,7 @@ class Rule(NamedTuple):
 BOTH = (TRAINING, EVALUATION)
 FEW, SOME, MOST = 0.02, 0.1, 0.5
 """`tolerated` violations per labelled person."""
-AREA_CURE = "give area in square pixels: that of the outline, or 0.53 times that of the box"
+AREA_CURE = "give area in pixels, the outline's or 0.53 of the box (tools/check_data.py --repair)"
 BOX_CURE = "give bbox as [x, y, width, height] in pixels"
 KEEP = "nothing to do"
 BY_OUTLINE = ignored_by("segmentation")
@@ -171,8 +171,8 @@ RULES = (
          f"{KEEP}: they are not read. DATASET.CATEGORY selects"),
     Rule("person-duplicate", NOTE, "people annotated twice, joint for joint", duplicate_people,
          "remove one of the two: they train the tags to take one person for two"),
-    Rule("box-absent", ERROR, "people without a box", people_where(lacks("bbox")), BOX_CURE,
-         (EVALUATION,)),
+    Rule("box-absent", ERROR, "people without a box", people_where(lacks("bbox")),
+         f"{BOX_CURE} (tools/check_data.py --repair)", (EVALUATION,)),
     Rule("box-flat", ERROR, "labelled people whose box has no extent", people_in(has_flat_box),
          f"{BOX_CURE}, not as two corners"),
     Rule("box-corners", ERROR, "boxes given as two corners", people_in(boxes_as_corners),

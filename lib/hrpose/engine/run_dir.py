@@ -55,8 +55,7 @@ class RunDir(NamedTuple):
             self.lock.close()
             if not (self.last.exists() or self.resumed):
                 shutil.rmtree(self.folder)
-                with suppress(OSError):  # it contains other runs
-                    self.folder.parent.rmdir()
+                remove_empty(self.folder)
 
     @property
     def checkpoints(self) -> Path:
@@ -218,6 +217,13 @@ def create_run_folder(experiment: Path) -> Path:
                 "that can be written"
             ) from error
     return folder
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a run folder that is empty, and then those of its config."""
+    for path in (folder, *folder.parents[:2]):
+        with suppress(OSError):  # it contains something, or is gone
+            path.rmdir()
 
 
 def acquire_lock(folder: Path) -> IO[str] | None:

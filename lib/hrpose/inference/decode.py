@@ -5,7 +5,7 @@ the joints that people still miss are searched in the whole maps; people are fil
 Maps in host memory (NumPy) are read without torch. Maps on another device stay there, and only
 candidates are copied (inference/decode_on_device.py); people are the same to the last bit.
 
-Source: Newell et al. 2017 (associative embedding), section 3.2; Cheng et al. 2020 (HigherHRNet).
+Source: Newell et al. 2017 (associative embedding); Cheng et al. 2020 (HigherHRNet).
 The search for missing joints follows the released evaluation of HigherHRNet.
 """
 
@@ -124,7 +124,7 @@ def group_by_tag(
     peaks: (K, M, 3 + T) x, y, score, tags   order: joints in the order in which they are assigned
     Returns the best `max_people` people (N, K, 3 + T), best first, a missing joint being all 0; and
     their scores (N,): the mean over all joints.
-    Source: Newell et al. 2017, section 3.2; the rounded cost is that of the authors' code.
+    Source: Newell et al. 2017; the rounded cost is that of the authors' code.
     """
     people: list[np.ndarray] = []  # (K, 3 + T) each
     tags: list[list[np.ndarray]] = []  # of each person's joints, in the order they were added

@@ -66,8 +66,9 @@ def multi_resolution_loss(
     for i, (output, targets) in enumerate(zip(outputs, all_targets)):
         for term in terms:
             for name, value in term(output, targets).items():
-                losses[f"{name}/{output.name}"] = value
-                factors[f"{name}/{output.name}"] = at_resolution(weights[name], i)
+                key = f"{name}/{output.name}"
+                _check_term(term, name, value, len(output.heatmaps), weights, key in losses)
+                losses[key], factors[key] = value, at_resolution(weights[name], i)
         if output.tags is not None:
             statistics = tag_statistics(output.tags.flatten(1), targets.cells, tag_threshold)
             metrics |= {f"{name}/{output.name}": value for name, value in statistics.items()}
@@ -79,6 +80,20 @@ def _require_unique_names(outputs: Sequence[HeadOutput]) -> None:
     if len(set(names)) < len(names):  # their losses would overwrite each other
         raise ValueError(
             f"outputs are named {', '.join(names)}; give every HeadOutput its own name"
+        )
+
+
+def _check_term(
+    term: LossTerm, name: str, value: Tensor, images: int, weights: Weights, taken: bool
+) -> None:
+    """ValueError for a loss that cannot be added to the others."""
+    if taken:
+        raise ValueError(f'two terms of LOSS.TERMS return "{name}"; give each its own name')
+    if name not in weights or value.shape != (images,):
+        function = getattr(getattr(term, "func", term), "__name__", term)
+        raise ValueError(
+            f'{function} returns "{name}" of shape {tuple(value.shape)}; wanted are names that '
+            f"LOSSES weighs ({', '.join(weights)}), and a value for each image, ({images},)"
         )
 
 

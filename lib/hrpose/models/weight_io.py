@@ -57,7 +57,8 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(path)
     if not path.is_file():
-        raise FileNotFoundError(f"there is no file of weights at {path}")
+        of_a_run = "output/<config>/<time>/checkpoints/best.pth"
+        raise FileNotFoundError(f"there is no file of weights at {path} (a run's: {of_a_run})")
     damage = find_damage(path)
     if damage:
         raise ValueError(f"{path} is damaged: {damage}; fetch it again, or use another checkpoint")

@@ -352,8 +352,8 @@ def resize_transform(
 ) -> tuple[tuple[int, int], Affine]:
     """The size of an image in the network, and the transform from image to network pixels.
 
-    The shorter side becomes `input_size` * `scale`; the longer is padded to a multiple of 64 at
-    the smallest scale of the set, so that all scales show the same part of the plane.
+    The shorter side becomes `input_size` * `scale`, and the longer follows. Both are rounded up to
+    multiples of 64 at the smallest scale of the set: all scales show the same part of the plane.
 
     image_size: (width, height)   Returns (width, height), Affine.
     Source: the resize rule of HigherHRNet's released evaluation.

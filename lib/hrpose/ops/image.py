@@ -190,7 +190,7 @@ def read_image(path: str | Path) -> np.ndarray:
 
 
 def read_with_doubts(path: str | Path) -> tuple[np.ndarray, tuple[str, ...]]:
-    """`read_image`, and what may be wrong with the image, as `decode_with_doubts` says."""
+    """`read_image`, and what may be wrong with the image, as by `decode_with_doubts`."""
     return decode_with_doubts(_read_bytes(Path(path)), str(path), exif="apply")
 
 

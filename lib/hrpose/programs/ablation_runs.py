@@ -15,7 +15,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 import yaml
 
-from hrpose.builders.datasets import annotation_path, expected_tree, image_path
+from hrpose.builders.datasets import annotation_path, explaining_missing_data, image_path
 from hrpose.builders.devices import list_devices
 from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.data.coco import ImageFiles
@@ -63,15 +63,10 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
                 f"row {e.name}: MODEL.PRETRAINED: no weights at {weights}. "
                 "The README lists where ImageNet weights are"
             )
-        try:
-            for split in (data.TRAIN, data.VAL):
+        for split in (data.TRAIN, data.VAL):
+            with explaining_missing_data(e.config, split):
                 annotation_path(e.config, split).open().close()
                 ImageFiles(image_path(e.config, split))
-        except FileNotFoundError as error:
-            synthetic = "synthetic" in Path(data.ROOT).name
-            cure = f"\nDraw them with: python tools/synthesize.py --output {data.ROOT}" * synthetic
-            tree = expected_tree(e.config)
-            raise FileNotFoundError(f"{error}. Expected:\n{tree}{cure}") from None
 
 
 def run_all(ablation: Ablation, groups: Sequence[list[Experiment]]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -24,6 +25,7 @@ def parse(program: str, arguments: Sequence[str] | None = None) -> tuple[Any, ..
         parser.set_defaults(what=what)
     else:
         parser = PARSERS[program]()
+    _refuse_unknown(parser, words)
     known = parser.parse_intermixed_args(words)
     for name, value in vars(known).items():
         if isinstance(value, Path):
@@ -31,6 +33,16 @@ def parse(program: str, arguments: Sequence[str] | None = None) -> tuple[Any, ..
     if getattr(known, "takes_config", False):
         return known, load_config(known.cfg, known.overrides)
     return (known,)
+
+
+def _refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """End with a hint where a word --name is none of the program's."""
+    known = [option for action in parser._actions for option in action.option_strings]
+    for name in (word.partition("=")[0] for word in words):
+        if name.startswith("--") and not any(option.startswith(name) for option in known):
+            near = difflib.get_close_matches(name, known, 1)
+            usual = "options of a config are KEY VALUE, e.g. TRAIN.EPOCHS 3"
+            parser.error(f"there is no {name}; {f'did you mean {near[0]}?' if near else usual}")
 
 
 def user_path(text: str) -> Path:

@@ -20,6 +20,7 @@ from hrpose.builders.datasets import (
     build_skeleton,
     image_path,
     open_split,
+    read_annotations,
 )
 from hrpose.data.box_checks import box_statistics, check_box_set
 from hrpose.data.boxes import read_boxes
@@ -98,9 +99,8 @@ def _report(counts: dict[str, Any], findings: Mapping[str, Sequence[Finding]]) -
 
 def check_boxes_file(config: CfgNode, path: Path) -> dict[str, Any]:
     """The report on a detector's boxes of the images of DATASET.VAL, by their labels."""
-    truth = select_images(
-        load_annotations(annotation_path(config, config.DATASET.VAL)), config.DATASET.IMAGE_IDS
-    )
+    truth = read_annotations(config, config.DATASET.VAL)
+    truth = select_images(truth, config.DATASET.IMAGE_IDS)
     view = view_of(config, config.DATASET.VAL, truth, {})
     try:
         boxes = read_boxes(path, view.images.values(), view.schema.category["id"])
@@ -134,7 +134,7 @@ def view_of(
 ) -> DatasetView:
     """Annotations as the rules see them; `files`: the properties of image files by their names."""
     if config.DATASET.SKELETON == "file":  # whose names may not form a skeleton
-        train = load_annotations(annotation_path(config, config.DATASET.TRAIN))
+        train = read_annotations(config, config.DATASET.TRAIN)
         joints = tuple(person_category(train, config.DATASET.CATEGORY).get("keypoints") or ())
     else:
         joints = build_skeleton(config).joints
@@ -174,7 +174,7 @@ def repair_split(config: CfgNode, split: str, target: Path) -> str:
     if os.path.lexists(target):
         raise FileExistsError(f"{target} is there already; name a new file for --repair")
     path = annotation_path(config, split)
-    truth, lines = repair(view_of(config, split, load_annotations(path), {}))
+    truth, lines = repair(view_of(config, split, read_annotations(config, split), {}))
     try:
         write_json(target, truth)
     except ValueError:

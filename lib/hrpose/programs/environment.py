@@ -34,9 +34,8 @@ def environment_info(devices: list[torch.device]) -> dict[str, Any]:
 
 
 def uses_tf32(device: torch.device) -> bool:
-    """Whether convolutions of float32 round their inputs to TF32's 10 bits, as torch has it.
-
-    NVIDIA_TF32_OVERRIDE=0, which NVIDIA's libraries read, keeps all of them.
+    """Whether convolutions of float32 round their inputs to TF32's 10 bits: by the option TF32, or
+    NVIDIA_TF32_OVERRIDE=0, which NVIDIA's libraries read.
     """
     if device.type != "cuda" or os.environ.get("NVIDIA_TF32_OVERRIDE") == "0":
         return False

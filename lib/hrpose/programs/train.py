@@ -275,7 +275,7 @@ def _log_start(
         info(str(report or "MODEL.PRETRAINED is '': training from scratch"))
     precision = config.TRAIN.PRECISION
     if precision == "fp32" and facts["fp32 convolutions"] == "TF32":
-        precision = "fp32 (convolutions in TF32; NVIDIA_TF32_OVERRIDE=0 keeps all bits)"
+        precision = "fp32 (convolutions in TF32; TF32 false keeps all bits)"
     if config.TRAIN.FREEZE:
         trained = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
         info(f"TRAIN.FREEZE: {trained / 1e6:.2f} M of the parameters are trained")
@@ -307,6 +307,12 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
         )
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
+    vectors = torch.backends.cpu.get_cpu_capability()
+    if options.PRECISION == "bf16" and "cpu" in facts["device"] and vectors == "AVX2":
+        info(
+            "warning: TRAIN.PRECISION bf16 is a hundred times slower on this CPU, which has no "
+            "AVX-512; use fp32"
+        )
     if facts["world_size"] > facts["processes"]:
         count = facts["world_size"] // facts["processes"]
         info(

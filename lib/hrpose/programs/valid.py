@@ -11,18 +11,18 @@ from yacs.config import CfgNode
 
 from hrpose.builders.datasets import (
     Split,
-    annotation_path,
     build_evaluator,
     check_annotations,
+    read_annotations,
     read_split,
 )
 from hrpose.builders.devices import build_devices
 from hrpose.builders.families import box_source, family, load_predictors
-from hrpose.data.coco import load_annotations, load_results
+from hrpose.data.coco import load_results
 from hrpose.data.rules import EVALUATION
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate
-from hrpose.engine.run_dir import create_run_folder
+from hrpose.engine.run_dir import create_run_folder, remove_empty
 from hrpose.evaluation.coco import describe_results, format_table, match_images
 from hrpose.ops.atomic_io import atomic_write, write_json
 from hrpose.programs.environment import environment_info
@@ -42,8 +42,8 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
             else:
                 metrics = score_network(config, folder, dist)
         except BaseException:
-            if dist.is_main and folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
+            if dist.is_main and not known.output:
+                remove_empty(folder)
             raise
         if dist.is_main:
             boxes = "" if known.results else box_source(config)
@@ -91,7 +91,7 @@ def score(
 
 def score_results(config: CfgNode, folder: Path, dist: DistInfo, path: Path) -> dict[str, float]:
     """Metrics of a file in COCO's results format; the images themselves are not needed."""
-    truth = load_annotations(annotation_path(config, config.DATASET.VAL))
+    truth = read_annotations(config, config.DATASET.VAL)
     found = check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
     if found and dist.is_main:
         print(f"warning: {found}")
