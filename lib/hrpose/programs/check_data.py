@@ -40,7 +40,7 @@ from hrpose.data.convert import (
 from hrpose.data.repair import repair
 from hrpose.data.rules import ERROR, NOTE
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_images
-from hrpose.data.validate import Finding, compare_splits, finding, validate
+from hrpose.data.validate import Finding, compare_splits, finding, validate, violated
 from hrpose.evaluation.boxes import box_ap
 from hrpose.ops.atomic_io import write_json
 from hrpose.ops.progress import progress
@@ -152,15 +152,16 @@ def inspect_files(
 
 
 def training_errors(config: CfgNode, folder: Path) -> list[Finding]:
-    """The error that training would stop at, if any, while samples of it are drawn."""
+    """The error that training would stop at while samples of it are drawn, or its remarks."""
     try:
-        save_samples(config, folder)
+        notes = save_samples(config, folder)
     except Exception as error:  # any: the report lists it with all other findings
         cure = "correct the errors above, then run this again"
         what = "error that training would stop at while it reads its first samples"
         message = f"{type(error).__name__}: {error}"
         return [finding("training-samples", ERROR, what, [message], cure)]
-    return []
+    what, cure = "remarks that training begins with", "nothing to do if this is as expected"
+    return violated([finding("training-notes", NOTE, what, notes, cure)])
 
 
 # Repairs --------------------------------------------------------------------------------------

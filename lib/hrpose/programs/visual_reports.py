@@ -106,10 +106,11 @@ def draw_training_batch(
     return side_by_side(tiles, columns=len(tiles) // len(batch["image"]))
 
 
-def save_samples(config: CfgNode, folder: Path) -> None:
+def save_samples(config: CfgNode, folder: Path) -> list[str]:
     """Draw the first samples of the first epoch: as annotated, as augmented, and their targets.
 
     A sample of one person, which has no mask, is shown with its box.
+    Returns the remarks on the data set with which training begins.
     """
     loader, skeleton = build_training_loader(config), build_skeleton(config)
     dataset, sampler = cast(SampleDataset, loader.dataset), cast(Sampler, loader.batch_sampler)
@@ -129,6 +130,7 @@ def save_samples(config: CfgNode, folder: Path) -> None:
         for target, stride in zip(targets, family(config).output_strides(config)):
             views.append(_draw_target(_image(batch, i), target[i], stride))
         write(folder / f"sample_{i}.jpg", side_by_side(views))
+    return dataset.notes
 
 
 def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:

@@ -1,0 +1,550 @@
+"""The commands with a top-down network, as a user runs them: boxes, errors, resuming, processes."""
+
+import json
+import os
+import re
+import shutil
+import signal
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, run, start, tool
+from hrpose.builders import build_model
+from hrpose.builders.datasets import read_split
+from hrpose.builders.topdown import build_boxes
+from hrpose.config import load_config
+from hrpose.data.boxes import label_boxes
+from hrpose.models.weights import load_weights, to_published
+
+TOP_DOWN = str(ROOT / "configs" / "topdown" / "quickstart.yaml")
+MPII = str(ROOT / "configs" / "mpii" / "hrnet_w32_256x256.yaml")
+TINY = [*SMALL, "DATASET.INPUT_SIZE", "[32,64]", "TRAIN.EPOCHS", "1"]
+KEYS = ROOT.parent / "shared" / "data" / "published_keys" / "hrnet_topdown.json"
+
+
+@pytest.fixture(scope="module")
+def trained(scenes, tmp_path_factory):
+    """The folder of a finished run, its options, and what it printed."""
+    options = [*TINY, "DATASET.ROOT", str(scenes)]
+    output = tmp_path_factory.mktemp("output")
+    printed = run("train", "--cfg", TOP_DOWN, *options, "OUTPUT_DIR", output, "TRAIN.EMA", "0.5")
+    (folder,) = (output / "topdown" / "quickstart").iterdir()
+    return folder, options, printed
+
+
+@pytest.fixture(scope="module")
+def labels(scenes):
+    return json.loads((scenes / "annotations" / "person_keypoints_val2017.json").read_text())
+
+
+@pytest.fixture
+def valid(trained, tmp_path):
+    """A function (options): tools/valid.py on a trained network; what it printed."""
+    folder, options, _ = trained
+    weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
+
+    def evaluate(*more, status=0):
+        place = ["--output", tmp_path / "valid", "OUTPUT_DIR", tmp_path / "out"]
+        return run("valid", "--cfg", TOP_DOWN, *place, *options, *weights, *more, status=status)
+
+    return evaluate
+
+
+def detections(labels, seed=0):
+    """Boxes as of a detector: those of the labels, shifted a little, and others of lower scores."""
+    rng = np.random.default_rng(seed)
+    right = [
+        detection(a["image_id"], np.add(a["bbox"], rng.normal(0, 2, 4)), rng.uniform(0.7, 1))
+        for a in labels["annotations"]
+    ]
+    size = lambda: [*rng.uniform(0, 60, 2), *rng.uniform(20, 90, 2)]  # noqa: E731
+    wrong = [detection(i["id"], size(), rng.uniform(0, 0.6)) for i in labels["images"]]
+    return right + wrong
+
+
+def detection(image_id, box, score):
+    box = [float(number) for number in box]
+    return {"image_id": image_id, "category_id": 1, "bbox": box, "score": float(score)}
+
+
+def written(path, content):
+    path.write_text(json.dumps(content))
+    return path
+
+
+def poses_in(folder):
+    (path,) = (folder / "results").glob("keypoints*.json")
+    return path.name, json.loads(path.read_text())
+
+
+def nothing_left(folder):
+    return not [path for path in folder.rglob("*") if path.is_file()]
+
+
+# Which boxes -------------------------------------------------------------------------------------
+
+
+def test_a_training_names_its_boxes_wherever_it_names_a_figure(trained):
+    folder, _, printed = trained
+    log, facts = (folder / "log.txt").read_text(), json.loads((folder / "run.json").read_text())
+    for text in (log, printed):
+        assert "people that are not trained on: 4 without a labelled joint" in text
+        assert re.search(r"boxes: truth: 24 boxes in 6 images; left out: 9 without a label", text)
+        assert "epoch 1, val on truth boxes: AP" in text
+        assert "epoch 1, ema on truth boxes: AP" in text
+    assert "\nval on truth boxes:\n" in printed and "\nema on truth boxes:\n" in printed
+    assert re.search(r"best checkpoint \(AP [\d.]+ on truth boxes\)", printed)
+    assert facts["boxes"] == "truth" and facts["finished"]
+    for place in (folder, folder / "ema"):
+        name, poses = poses_in(place)
+        assert name == "keypoints_truth_boxes.json" and len(poses) > 6
+    assert len(list((folder / "pictures").glob("prediction_*"))) == 6
+
+
+def test_a_training_reads_its_boxes_before_the_first_step(trained, labels, tmp_path):
+    _, options, _ = trained
+    command = ["--cfg", TOP_DOWN, *options, "OUTPUT_DIR", tmp_path / "out"]
+    printed = run("train", *command, "TEST.BOXES", tmp_path / "none.json", status=2)
+    assert f"no file of boxes at {tmp_path / 'none.json'}" in printed and "step 1," not in printed
+    assert nothing_left(tmp_path / "out")
+    path = written(tmp_path / "mask_rcnn.json", detections(labels))
+    printed = run("train", *command, "TEST.BOXES", path)
+    assert "epoch 1, val on mask_rcnn boxes: AP" in printed
+
+
+def test_an_evaluation_names_its_boxes(valid, labels, tmp_path):
+    path = written(tmp_path / "mask_rcnn.json", detections(labels))
+    for source, name, count in (("truth", "truth", "24 boxes"), (path, path.stem, "39 boxes")):
+        printed = valid("TEST.BOXES", source)
+        assert f"boxes: {name}: {count}" in printed
+        assert f"\non {name} boxes:\n|" in printed
+        assert json.loads((tmp_path / "valid" / "run.json").read_text())["boxes"] == name
+        assert poses_in(tmp_path / "valid")[0] == f"keypoints_{name}_boxes.json"
+        shutil.rmtree(tmp_path / "valid")
+
+
+def test_scored_results_are_of_unknown_boxes(valid, tmp_path):
+    valid()
+    first = json.loads((tmp_path / "valid" / "results" / "metrics.json").read_text())
+    results = tmp_path / "keypoints_truth_boxes.json"
+    shutil.move(tmp_path / "valid" / "results" / results.name, results)
+    printed = valid("--results", results)
+    assert "boxes" not in printed.replace(str(results), "")
+    assert json.loads((tmp_path / "valid" / "run.json").read_text())["boxes"] == ""
+    assert json.loads((tmp_path / "valid" / "results" / "metrics.json").read_text()) == first
+
+
+def test_labelled_boxes_and_a_file_made_of_them_agree(trained, scenes, labels, valid, tmp_path):
+    """Property 31: their sides differ by the one pixel that is lost to the published clipping."""
+    raw = [detection(a["image_id"], a["bbox"], 1) for a in labels["annotations"]]
+    raw = written(tmp_path / "raw.json", raw)
+    options = [*trained[1], "TEST.BOXES"]
+    config = load_config(TOP_DOWN, [*options, str(raw)])
+    split = read_split(config, config.DATASET.VAL)
+    truth = build_boxes(load_config(TOP_DOWN, [*options, "truth"]), split.records)
+    from_file = build_boxes(config, split.records)
+    pairs = 0
+    for record in split.records:
+        ours, theirs = truth.of(record.image_id).boxes, from_file.of(record.image_id).boxes
+        width, height = record.size
+        for x, y, w, h in ours:
+            found = [(a, b, c, d) for a, b, c, d in theirs if abs(a - x) + abs(b - y) < 1e-3]
+            inside = [each for each in found if x + w < width - 1 and y + h < height - 1]
+            pairs += len(inside)
+            assert all(abs(c - 1 - w) + abs(d - 1 - h) < 1e-3 for _, _, c, d in inside)
+    assert pairs >= 15
+
+    clipped = [
+        detection(record.image_id, box, 1)
+        for record in split.records
+        for box in label_boxes(record)[1]
+    ]
+    valid("TEST.BOXES", "truth")
+    name, expected = poses_in(tmp_path / "valid")
+    (tmp_path / "valid" / "results" / name).unlink()
+    valid("TEST.BOXES", written(tmp_path / "clipped.json", clipped))
+    assert poses_in(tmp_path / "valid")[1] == expected and len(expected) > 6
+
+
+def test_images_without_boxes_have_no_poses_and_filters_drop_the_worst(valid, labels, tmp_path):
+    found = detections(labels)
+    first = [each for each in found if each["image_id"] == labels["images"][1]["id"]]
+    path = written(tmp_path / "some.json", first)
+    printed = valid("TEST.BOXES", path, "TEST.OKS_NMS", 1)
+    assert f"{len(first)} boxes in 1 images" in printed
+    _, poses = poses_in(tmp_path / "valid")
+    assert len(poses) == len(first) > 2
+    assert {pose["image_id"] for pose in poses} == {first[0]["image_id"]}
+    best = max(first, key=lambda each: each["score"])
+    filters = ["TEST.BOX_FILTER.MIN_SCORE", "0.65", "TEST.BOX_FILTER.MAX_PER_IMAGE", "1"]
+    printed = valid("TEST.BOXES", path, *filters)
+    assert "1 boxes in 1 images; left out: 1 of a score below 0.65, " in printed
+    assert "beyond the best 1 of their image" in printed
+    (pose,) = poses_in(tmp_path / "valid")[1]
+    assert pose["box_index"] == 0 and pose["score"] <= best["score"]
+    assert "none: 0 boxes in 0 images" in valid("TEST.BOXES", written(tmp_path / "none.json", []))
+
+
+def test_ground_truth_heatmaps_need_labelled_boxes(valid, labels, tmp_path):
+    valid("TEST.GT_HEATMAPS", "true")
+    metrics = json.loads((tmp_path / "valid" / "results" / "metrics.json").read_text())
+    assert metrics["AP50"] == 1 and metrics["AP"] > 0.5  # of crops of 32 x 64 pixels
+    path = written(tmp_path / "boxes.json", detections(labels))
+    assert "set TEST.BOXES truth" in valid("TEST.GT_HEATMAPS", 1 > 0, "TEST.BOXES", path, status=2)
+
+
+BOX = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("entries", "message"),
+    [
+        (None, "there is no file of boxes at .*; give a detector's results .* or truth"),
+        ("[{", "is not valid JSON .*; download or export it again"),
+        ({"images": []}, "is not a list; COCO's results format is a list of boxes"),
+        (
+            [{"image_id": 1, "category_id": 1, "keypoints": [0] * 51, "score": 1}],
+            "result 0 is a pose: .*tools/valid.py --results",
+        ),
+        ([{**BOX, "image_id": 10**6}], "none of its boxes .* image_id 1000000; run the detector"),
+        ([{**BOX, "category_id": 3}], "no entry has category_id 1, .* but 3. .* write 1"),
+        ([BOX, {**BOX, "bbox": [1, 2, np.nan, 4]}], "result 1: bbox is .*NaN.*Correct it, or"),
+        ([BOX, {**BOX, "bbox": [1, 2, 0, 4]}], r"result 1: bbox is .* above 0 .*Correct it, or"),
+        ([BOX, {**BOX, "bbox": [1, 2, 5]}], "result 1: bbox is .*wanted 4 finite numbers"),
+        ([BOX, {**BOX, "score": "high"}], 'result 1: score is "high"; wanted a number'),
+    ],
+)
+def test_what_holds_no_boxes_is_refused_with_its_cure(valid, tmp_path, entries, message):
+    path = tmp_path / "boxes.json"
+    if entries is not None:
+        path.write_text(entries if isinstance(entries, str) else json.dumps(entries))
+    printed = valid("TEST.BOXES", path, status=2)
+    assert f"{path}" in printed and re.search(message, printed), printed
+    assert nothing_left(tmp_path / "valid") and nothing_left(tmp_path / "out")
+
+
+def test_there_are_no_boxes_by_default(valid, tmp_path):
+    printed = valid("TEST.BOXES", "", status=2)
+    assert "TEST.BOXES is empty; set it to truth" in printed and "file of detections" in printed
+    assert nothing_left(tmp_path)
+
+
+# Mistakes ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("mistake", "cure"),
+    [
+        ("LOSS.TERMS [tags]", "LOSS.TERMS is 'tags'; choose from heatmap, ohkm"),
+        ("DATASET.INPUT_SIZE [192,100]", "a multiple of 32"),
+        ("DATASET.AUGMENTATIONS [affine,flip]", "after everything else, e.g. [half_body, flip"),
+        ("DATASET.AUGMENTATIONS [half_body,flip]", "cropped once (affine)"),
+        ("DATASET.AUGMENTATIONS [cutout,affine]", "choose from affine, flip, half_body"),
+        ("LOSS.SIGMA [2,2]", "LOSS.SIGMA has 2 entries for 1"),
+        ("LOSS.HEATMAP [1,2]", "LOSS.HEATMAP has 2 entries for 1"),
+        ("TEST.AGGREGATE [4]", "TEST.AGGREGATE has no effect beside MODEL.NAME pose_hrnet; set"),
+        ("TEST.SCALE_FACTOR [0.5,1]", "or leave TEST.SCALE_FACTOR out"),
+        ("TEST.INPUT_SIZE 64", "or leave TEST.INPUT_SIZE out"),
+        ("MODEL.NUM_DECONVS 0", "set MODEL.NAME higher_hrnet or swahr, or leave"),
+        ("DATASET.MAX_NUM_PEOPLE 5", "or leave DATASET.MAX_NUM_PEOPLE out"),
+        ("LOSS.SAHR true", "LOSS.SAHR has no effect beside MODEL.NAME pose_hrnet"),
+        ("DATASET.AFFINE.ROTATION 5", "or leave DATASET.AFFINE.ROTATION out"),
+    ],
+)
+def test_a_mistake_ends_with_its_cure_and_leaves_nothing(trained, tmp_path, mistake, cure):
+    command = ["--cfg", TOP_DOWN, *trained[1], "OUTPUT_DIR", tmp_path / "out", *mistake.split()]
+    assert cure in run("train", *command, status=2)
+    assert nothing_left(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "option", ["TEST.BOXES truth", "DATASET.BOX_CROP.SCALE 0.1", "DATASET.HALF_BODY.MIN_JOINTS 3"]
+)
+def test_options_of_boxes_have_no_effect_on_images(scenes, option):
+    printed = run("train", "--cfg", QUICKSTART, *SMALL, *option.split(), status=2)
+    assert "has no effect beside MODEL.NAME higher_hrnet; set MODEL.NAME pose_hrnet" in printed
+
+
+def test_weights_of_another_network_are_refused(trained, scenes, valid, tmp_path):
+    ours = trained[0] / "checkpoints" / "best.pth"
+    options = [*SMALL, "TRAIN.EPOCHS", "1", "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path]
+    run("train", "--cfg", QUICKSTART, *options)
+    (theirs,) = tmp_path.glob("quickstart/*/checkpoints/best.pth")
+    printed = valid("TEST.MODEL_FILE", theirs, status=2)
+    assert "were trained with MODEL.NAME higher_hrnet, not pose_hrnet; set MODEL.NAME" in printed
+    printed = run("valid", "--cfg", QUICKSTART, *options, "TEST.MODEL_FILE", ours, status=2)
+    assert "were trained with MODEL.NAME pose_hrnet, not higher_hrnet; set MODEL.NAME" in printed
+    printed = valid("MODEL.COORDINATES", "unbiased", status=2)
+    assert "published coordinates" in printed and "set MODEL.COORDINATES published" in printed
+    assert "trained with MODEL.WIDTH 8, not 16; set MODEL.WIDTH 8" in valid(
+        "MODEL.WIDTH", 16, status=2
+    )
+    start_from = ["--cfg", TOP_DOWN, *trained[1], "OUTPUT_DIR", tmp_path, "MODEL.PRETRAINED"]
+    printed = run("train", *start_from, theirs, status=2)
+    assert "does not fit" in printed and "use the config of these weights" in printed
+
+
+@pytest.mark.parametrize("program", ["export", "scale_maps"])
+def test_programs_for_images_refuse_a_network_for_boxes(trained, tmp_path, program):
+    weights = ["TEST.MODEL_FILE", trained[0] / "checkpoints" / "best.pth"]
+    place = ["--output", tmp_path / "model.onnx"]
+    printed = run(program, "--cfg", TOP_DOWN, *place, *trained[1], *weights, status=2)
+    assert printed.count("\n") == 1 and "pose_hrnet" in printed
+    assert nothing_left(tmp_path)
+
+
+# Weights -----------------------------------------------------------------------------------------
+
+
+def small_network(options):
+    torch.manual_seed(1)
+    return build_model(load_config(TOP_DOWN, options))
+
+
+def test_published_names_are_read_and_written(trained, valid, tmp_path):
+    """As a checkpoint, a published file and a release, the weights find the same poses."""
+    best = trained[0] / "checkpoints" / "best.pth"
+    valid()
+    expected = poses_in(tmp_path / "valid")
+    for name, keys in (("published.pth", "published"), ("release.safetensors", "hrpose")):
+        assert "as a backbone" not in run("convert", best, tmp_path / name, "--keys", keys)
+        valid("TEST.MODEL_FILE", tmp_path / name)
+        assert poses_in(tmp_path / "valid") == expected
+    state = torch.load(tmp_path / "published.pth", weights_only=True)
+    assert {"conv1.weight", "final_layer.weight", "final_layer.bias"} < set(state)
+    report = load_weights(small_network(trained[1]), state)
+    assert report.kind == "hrnet" and not report.missing and not report.leftovers
+    printed = valid("TEST.MODEL_FILE", tmp_path / "published.pth", "MODEL.COORDINATES", "unbiased",
+                    status=2)  # fmt: skip
+    assert "set MODEL.COORDINATES published" in printed
+
+
+@pytest.mark.slow
+def test_an_imagenet_file_fills_all_but_the_head(trained, scenes, tmp_path):
+    state = to_published(small_network(trained[1]).state_dict())
+    classifier = {name: value for name, value in state.items() if "final_layer" not in name}
+    more = ("incre_modules.0.0.conv1.weight", "final_layer.0.weight", "classifier.weight")
+    torch.save(classifier | {name: torch.zeros(2) for name in more}, tmp_path / "imagenet.pth")
+    place = ["OUTPUT_DIR", tmp_path / "out", "MODEL.PRETRAINED", tmp_path / "imagenet.pth"]
+    printed = run("train", "--cfg", TOP_DOWN, *trained[1], *place)
+    assert "200 tensors loaded (imagenet)" in printed
+    assert "2 not in the source: head.weight, head.bias" in printed
+    assert "3 known leftovers" in printed
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not KEYS.is_file(), reason=f"needs {KEYS}")
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [("w32_coco", "topdown/hrnet_w32_256x192"), ("w32_mpii", "mpii/hrnet_w32_256x256")],
+)
+def test_the_published_files_fit(kind, config):
+    listed = json.loads(KEYS.read_text())[kind]
+    config = load_config(ROOT / "configs" / f"{config}.yaml")
+    model = build_model(config)
+    source = {name: torch.zeros(shape) for name, shape in listed["state"].items()}
+    report = load_weights(model, source)
+    assert not (report.missing or report.leftovers or report.mismatched) and report.kind == "hrnet"
+    assert sum(each.numel() for each in model.parameters()) == listed["params"]
+    assert not model.head.weight.any()
+
+
+def test_published_files_for_other_joints_are_refused_by_their_number(trained):
+    """Sixteen joints are MPII's."""
+    options = [*trained[1], "DATASET.SKELETON", "mpii"]
+    theirs = to_published(small_network(options).state_dict())
+    ours = small_network(trained[1])
+    with pytest.raises(ValueError, match=r"for the joints right_ankle, .*'head\.\*'\]"):
+        load_weights(ours, theirs)
+    report = load_weights(ours, theirs, ["head.*"])
+    assert set(report.mismatched) == {"head.weight", "head.bias"}
+
+
+# Images without labels ---------------------------------------------------------------------------
+
+
+def test_photos_need_boxes(trained, scenes, tmp_path):
+    weights = ["TEST.MODEL_FILE", trained[0] / "checkpoints" / "best.pth"]
+    place = ["--input", scenes / "images" / "val2017", "--output", tmp_path / "found"]
+    printed = run("test", "--cfg", TOP_DOWN, *place, *trained[1], *weights, status=2)
+    assert "give --image-info and TEST.BOXES" in printed and "predictor(image, boxes)" in printed
+    assert nothing_left(tmp_path)
+
+
+def test_a_submission_is_of_the_listed_images_and_rounded(trained, scenes, labels, tmp_path):
+    boxes = detections(labels)
+    elsewhere = detection(10**6, [1, 2, 30, 40], 1)
+    path = written(tmp_path / "mask_rcnn.json", [*boxes, elsewhere])
+    info = {"images": labels["images"]}
+    info = written(tmp_path / "image_info_test-dev2017.json", info)
+    place = ["--input", scenes / "images" / "val2017", "--image-info", info]
+    place += ["--output", tmp_path / "found"]
+    weights = ["TEST.MODEL_FILE", trained[0] / "checkpoints" / "best.pth"]
+    command = ["test", "--cfg", TOP_DOWN, *place, *trained[1], *weights, "TEST.BOXES"]
+    for source, cure in (("truth", "give a file of detections"), ("", "TEST.BOXES is empty")):
+        assert cure in run(*command, source, status=2)
+        assert nothing_left(tmp_path / "found")
+    printed = run(*command, path, "TEST.OKS_NMS", 1)
+    assert f"mask_rcnn: {len(boxes)} boxes in 6 images; left out: 1 of images that are" in printed
+    assert "AP" not in printed
+    result = tmp_path / "found" / "person_keypoints_test-dev2017_hrpose_results.json"
+    poses = json.loads(result.read_text())
+    assert len(poses) == len(boxes)
+    assert {pose["image_id"] for pose in poses} == {box["image_id"] for box in boxes}
+    for pose in poses:
+        assert set(pose) == {"image_id", "category_id", "keypoints", "score"}
+        places = np.array(pose["keypoints"]).reshape(17, 3)
+        assert [x for x in places[:, :2].ravel() if x != round(x, 1)] == []
+        assert places[:, :2].any() and places[:, 2].any()
+
+
+# Pictures and benchmarks -------------------------------------------------------------------------
+
+
+def test_samples_are_drawn_large_enough_to_be_judged(trained, tmp_path):
+    """As annotated with the box, the crop, its target: of 32 x 64 pixels, drawn 160 x 320."""
+    printed = run("check_data", "--cfg", TOP_DOWN, *trained[1], "OUTPUT_DIR", tmp_path)
+    assert "people that are not trained on: 4 without a labelled joint" in printed
+    pictures = list(tmp_path.rglob("sample_*.jpg"))
+    config = load_config(TOP_DOWN, trained[1])
+    sizes = {record.size for record in read_split(config, "train2017").records}
+    assert len(pictures) == 4  # a batch
+    for path in pictures:
+        height, width = cv2.imread(str(path)).shape[:2]
+        assert (width - 2 * 164 - 4, max(height - 26, 320)) in {(w, max(h, 320)) for w, h in sizes}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("what", ["forward", "infer", "train", "data"])
+def test_benchmarks_take_a_network_for_boxes(trained, tmp_path, what):
+    more = {
+        "forward": "--skip compiled",
+        "infer": "--images 3 --against reference",
+        "train": "--steps 1 --against reference",
+        "data": "--samples 4 --against reference",
+    }[what]
+    path = tmp_path / "numbers.json"
+    command = ["--cfg", TOP_DOWN, "--json", path, "--repeats", 1, *more.split()]
+    run("benchmark", what, *command, *trained[1])
+    tables = json.loads(path.read_text())["tables"]
+    rows = next(iter(tables.values()))
+    if what == "forward":
+        assert next(iter(tables)) == "1 x 64 x 32" and len(rows) == 3
+    else:
+        slow, ours = rows
+        assert [slow[""], ours[""]] == ["reference", "as configured"]
+    if what == "infer":
+        assert ours["people"] == slow["people"] > 2 and ours["AP"] == pytest.approx(slow["AP"])
+    if what == "data":
+        assert slow["MB shipped"] > 3 * ours["MB shipped"]
+
+
+# Runs that are interrupted -----------------------------------------------------------------------
+
+
+def same(one, other):
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(
+            same(one[key], other[key]) for key in one if key != "journal"
+        )
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(map(same, one, other))
+    return one == other
+
+
+def measured(folder):
+    """metrics.jsonl, less what depends on the clock."""
+    clock = ("images/s", "data_wait", "memory", "eta")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k not in clock} for line in lines]
+
+
+RESUMED = "TRAIN.EPOCHS 5 TRAIN.EMA 0.9 TRAIN.SAVE.STEPS 2 TRAIN.VALIDATE_EVERY 2 LOSS.TERMS [ohkm]"
+
+
+@pytest.fixture(scope="module")
+def undisturbed(scenes, tmp_path_factory):
+    output = tmp_path_factory.mktemp("undisturbed")
+    place = ["DATASET.ROOT", scenes, "OUTPUT_DIR", output]
+    run("train", "--cfg", TOP_DOWN, *TINY, *place, *RESUMED.split())
+    (folder,) = (output / "topdown" / "quickstart").iterdir()
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["stopped", "killed"])
+def test_an_interrupted_run_ends_in_the_same_bits(scenes, undisturbed, tmp_path, number, workers):
+    place = ["DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path, "WORKERS", workers]
+    command = ["--cfg", TOP_DOWN, *TINY, *place, *RESUMED.split()]
+    process = start("train", *command)
+    printed = read_until(process, "step 17,")  # of 7 steps an epoch: within the third
+    os.kill(process.pid, number)
+    printed += process.communicate(timeout=120)[0]
+    assert process.returncode == (143 if number == signal.SIGTERM else -9), printed
+    printed = run("train", *command)
+    assert re.search(r"continuing at epoch [3-5], step [1-9]", printed), printed
+    (folder,) = (tmp_path / "topdown" / "quickstart").iterdir()
+    for name in ("last.pth", "best.pth"):
+        one, other = (
+            torch.load(each / "checkpoints" / name, weights_only=True)
+            for each in (undisturbed, folder)
+        )
+        assert same(one, other), name
+    assert one["model"] and {"average", "optimizer"} < set(
+        torch.load(folder / "checkpoints" / "last.pth", weights_only=True)
+    )
+    assert measured(folder) == measured(undisturbed)
+    assert poses_in(folder) == poses_in(undisturbed)
+
+
+# Processes ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_two_processes_score_every_box_once(trained, labels, tmp_path):
+    folder, options, _ = trained
+    path = written(tmp_path / "mask_rcnn.json", detections(labels))
+    weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth", "TEST.BOXES", path]
+    weights += ["TEST.BATCH", 1]  # sums are rounded otherwise in other batches
+    for name, launch in {"one": (), "two": TORCHRUN}.items():
+        command = ["--cfg", TOP_DOWN, "--output", tmp_path / name, *options, *weights]
+        printed = tool("valid", *command, "TEST.OKS_NMS", 1, launch=launch)
+        assert printed.count("on mask_rcnn boxes:\n") == 1
+        assert printed.count("boxes: mask_rcnn: ") == 1
+    (_, one), (_, two) = (poses_in(tmp_path / name) for name in ("one", "two"))
+    assert one == two and len(one) == len(detections(labels))
+    keys = [(pose["image_id"], pose["box_index"]) for pose in two]
+    assert len(set(keys)) == len(keys)
+    facts = [json.loads((tmp_path / name / "run.json").read_text()) for name in ("one", "two")]
+    assert facts[0]["figures"] == facts[1]["figures"]
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(scenes, tmp_path):
+    """With frozen norms: on CPUs each process normalises by its own people."""
+    norms = "['*.1.weight','*.1.bias']"
+    sgd = ["TRAIN.OPTIMIZER", "sgd", "TRAIN.FREEZE", norms, "TRAIN.SAVE.STEPS", 1]
+    sgd += ["TRAIN.SAVE.KEEP", 9, "TRAIN.LR", 1, "DATASET.ROOT", scenes]
+    for name, launch in {"one": (), "two": TORCHRUN}.items():
+        place = ["OUTPUT_DIR", tmp_path / name]
+        tool("train", "--cfg", TOP_DOWN, *TINY, *sgd, *place, launch=launch)
+    states = {
+        (step, name): torch.load(
+            next((tmp_path / name).rglob(f"last_{step:09d}.pth")), weights_only=True
+        )["model"]
+        for step in (1, 7)
+        for name in ("one", "two")
+    }
+    for step in (1, 7):
+        assert difference(states[step, "one"], states[step, "two"]) < 1e-5
+    assert difference(states[1, "one"], states[7, "one"]) > 1e-2
+
+
+def difference(one, other):
+    return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
