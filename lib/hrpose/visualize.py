@@ -106,8 +106,8 @@ def draw_notes(image: np.ndarray, places: np.ndarray, notes: Sequence[str]) -> n
     return picture
 
 
-def draw_boxes(image: np.ndarray, boxes: np.ndarray, notes: Sequence[str]) -> np.ndarray:
-    """Boxes (N, 4) x, y, width, height, with a note at the upper left corner of each."""
+def draw_boxes(image: np.ndarray, boxes: np.ndarray, notes: Sequence[str] = ()) -> np.ndarray:
+    """Boxes (N, 4) x, y, width, height, and, if there are notes, one at each upper left corner."""
     picture = image.copy()
     corners = np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]]).clip(-1e4, 1e4)
     for left, top, right, bottom in np.rint(corners).astype(int).tolist():

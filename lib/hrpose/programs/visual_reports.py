@@ -122,7 +122,7 @@ def save_samples(config: CfgNode, folder: Path) -> list[str]:
         annotated = draw_poses(draw_mask(sample.image, sample.mask), sample.joints, skeleton)
         title = f"image {sample.image_id}"
         if sample.mask is None:
-            annotated = draw_boxes(annotated, sample.boxes, [""])
+            annotated = draw_boxes(annotated, sample.boxes)
         else:
             title += "; dark: no heatmap loss"
         views = [titled(annotated, title)]
