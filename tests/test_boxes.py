@@ -97,6 +97,8 @@ def test_joints_mse_oracle(rng):
     np.testing.assert_allclose(loss.detach(), plain, rtol=1e-5)
     ours = ohkm_mse(given, torch.from_numpy(target), torch.from_numpy(weights), hardest=2)
     np.testing.assert_allclose(ours.detach(), hard, rtol=1e-5)
+    of_all = ohkm_mse(given, torch.from_numpy(target), torch.from_numpy(weights))  # 8 of 5
+    np.testing.assert_allclose(of_all.detach(), plain, rtol=1e-5)
     loss.sum().backward()
     expected = weights[..., None, None] ** 2 * (predicted - target) / (5 * 6 * 7)
     np.testing.assert_allclose(given.grad, expected, rtol=1e-4, atol=1e-8)

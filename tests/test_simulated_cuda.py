@@ -60,6 +60,14 @@ def test_one_process_computes_as_the_cpu_and_waits_for_nothing(simulate, scenes)
     assert found["refusals"] == {"refused": refused, "syncs": 4}
 
 
+def test_top_down_networks_learn_and_find_on_gpus_what_they_do_on_the_cpu(simulate, scenes):
+    found = simulate("top_down", scenes)
+    assert found["difference"] == 0 and found["finite"]
+    assert found["step"] == ["copy: pinned to device"]
+    assert found["crops"] == ["copy: pinned to device", "sync: copy to the host"]
+    assert found["people"] > 10 and found["equal"]
+
+
 def test_processes_with_sync_bn_are_one_and_broadcast_no_buffers(simulate, scenes):
     for rank, found in enumerate(simulate("distributed", scenes, launch=TORCHRUN)["ranks"]):
         assert found["difference"] < 5e-3  # Adam's first step has the length of the rate

@@ -404,7 +404,7 @@ def test_a_submission_is_of_the_listed_images_and_rounded(trained, scenes, label
 # Pictures and benchmarks -------------------------------------------------------------------------
 
 
-def test_samples_are_drawn_large_enough_to_be_judged(trained, tmp_path):
+def test_samples_are_drawn_large_enough_to_be_seen(trained, tmp_path):
     """As annotated with the box, the crop, its target: of 32 x 64 pixels, drawn 160 x 320."""
     printed = run("check_data", "--cfg", TOP_DOWN, *trained[1], "OUTPUT_DIR", tmp_path)
     assert "people that are not trained on: 4 without a labelled joint" in printed

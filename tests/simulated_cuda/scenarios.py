@@ -21,6 +21,7 @@ from hrpose.builders.bottomup import build_predict_all, build_predictor, build_t
 from hrpose.builders.common import build_inference_model, build_model
 from hrpose.builders.datasets import read_split
 from hrpose.builders.devices import PRECISIONS, build_devices
+from hrpose.builders.families import family
 from hrpose.builders.training import build_optimizer_step, build_training_loader, uses_sync_bn
 from hrpose.config import load_config
 from hrpose.data.coco import ImageFiles
@@ -162,24 +163,59 @@ def on_cpu(scenes: str) -> dict:
 
 def predictions(scenes: str) -> dict:
     """People found by three GPUs, with grouping processes, and by the CPU."""
+    options = ["WORKERS", "2", "TEST.SCALE_FACTOR", "[0.5,1]"]
+    return compare_predictions(
+        {device: config_of(scenes, *options, "DEVICE", device) for device in ("cpu", "cuda")}
+    )
+
+
+def compare_predictions(configs: dict[str, Any]) -> dict:
+    """configs: of cpu and cuda"""
     found: dict[str, list] = {}
-    for device in ("cpu", "cuda"):
-        options = ["WORKERS", "2", "TEST.SCALE_FACTOR", "[0.5,1]", "DEVICE", device]
-        config = config_of(scenes, *options)
+    for device, config in configs.items():
         torch.manual_seed(0)
-        model = build_model(config)
+        model, parts = build_model(config), family(config)
         predictors = [
-            build_predictor(config, build_inference_model(config, model.to(each)))
+            parts.build_predictor(config, build_inference_model(config, model.to(each)))
             for each in build_devices(config)
         ]
         split = read_split(config, config.DATASET.VAL)
-        images = build_test_images(config, split.records, split.images)
-        found[device] = list(build_predict_all(config, predictors)(images))
+        images = parts.build_test_images(config, split.records, split.images)
+        found[device] = list(parts.build_predict_all(config, predictors)(images))
     pairs = list(zip(found["cpu"], found["cuda"], strict=True))
     return {
         "people": sum(len(poses.joints) for _, poses in found["cuda"]),
         "equal": all(np.array_equal(a[1].joints, b[1].joints) for a, b in pairs),
     }
+
+
+def top_down(scenes: str) -> dict:
+    """Steps on a GPU as on the CPU; people found by three GPUs as by the CPU; what a batch asks."""
+    options = [*SMALL, "DATASET.INPUT_SIZE", "[32,64]", "DATASET.ROOT", scenes]
+    options += [
+        "WORKERS",
+        "1",
+        "LOSS.TERMS",
+        "[heatmap,ohkm]",
+        "TEST.FLIP_TEST",
+        "true",
+        "TEST.BATCH",
+        "4",
+    ]
+    configs = {
+        device: load_config("configs/topdown/quickstart.yaml", [*options, "DEVICE", device])
+        for device in ("cpu", "cuda", "cuda:1")
+    }
+    state, losses, asked = train(configs["cuda:1"], 3)
+    found = {"difference": difference(state, train(configs["cpu"], 3)[0])}
+    found |= {"finite": bool(losses.isfinite().all()), "step": transfers(asked)}
+    config = configs["cuda:1"]
+    predictor = family(config).build_predictor(config, build_model(config).to("cuda:1"))
+    predictor.forward(np.zeros((2, 64, 32, 3), np.uint8))
+    gpus.start_counting()
+    predictor.decode(predictor.forward(np.zeros((4, 64, 32, 3), np.uint8)))
+    found["crops"] = transfers(gpus.stop_counting())
+    return found | compare_predictions({device: configs[device] for device in ("cpu", "cuda")})
 
 
 def distributed(scenes: str) -> dict:
