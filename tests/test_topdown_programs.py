@@ -268,6 +268,7 @@ def test_options_of_boxes_have_no_effect_on_images(scenes, option):
     assert "has no effect beside MODEL.NAME higher_hrnet; set MODEL.NAME pose_hrnet" in printed
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused(trained, scenes, valid, tmp_path):
     ours = trained[0] / "checkpoints" / "best.pth"
     options = [*SMALL, "TRAIN.EPOCHS", "1", "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path]
