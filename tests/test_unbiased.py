@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from hrpose.builders.bottomup import AUGMENTATIONS, build_targets
 from hrpose.builders.common import build_model
+from hrpose.builders.families import family, is_top_down
 from hrpose.builders.training import build_optimizer, build_train_step
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.codecs.tags import TagCodec
@@ -19,7 +19,7 @@ from hrpose.data.loaders import collate
 from hrpose.evaluation.coco import KeypointEvaluator
 from hrpose.losses.combine import TargetConfig, make_targets
 from hrpose.models.weights import load_weights
-from hrpose.ops.coordinates import HIGHERHRNET, UNBIASED, resize_transform
+from hrpose.ops.coordinates import HIGHERHRNET, HRNET, UNBIASED, resize_transform
 from hrpose.ops.peaks import resize
 from hrpose.ops.subpixel import gather_keypoints
 from hrpose.skeletons import COCO
@@ -91,19 +91,21 @@ def test_targets_are_the_parts_put_together_by_hand(rng):
 
 
 def crop_of(config):
-    return AUGMENTATIONS["affine"](config).keywords["crop"]
+    return family(config).AUGMENTATIONS["affine"](config).keywords["crop"]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT / "configs")))
 def test_every_yaml_may_choose_unbiased_coordinates(path, tmp_path):
     """And keeps them in the frozen config of a run, which is read again."""
     config = load_config(path, UNBIASED_COORDINATES)
-    assert crop_of(config).convention is build_targets(config).convention is UNBIASED
+    parts = family(config)
+    assert crop_of(config).convention is parts.build_targets(config).convention is UNBIASED
     (tmp_path / "config.yaml").write_text(config.dump())
     assert load_config(tmp_path / "config.yaml") == config
-    published = load_config(path)
-    assert crop_of(published).convention is build_targets(published).convention is HIGHERHRNET
-    assert published.MODEL.COORDINATES == "published"
+    published = load_config(path, ["MODEL.COORDINATES", "published"])
+    convention = HRNET if is_top_down(config) else HIGHERHRNET
+    assert crop_of(published).convention is convention
+    assert parts.build_targets(published).convention is convention
 
 
 SWAHR = ("MODEL.NAME", "swahr", "LOSS.SAHR", "true", "LOSS.WAHR", "true")
