@@ -17,7 +17,7 @@ $(READY): requirements.txt setup.py
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
 	touch $(READY)
 
-quickstart: $(READY) ## draw a synthetic set, train a small network on it, evaluate: 10 minutes
+quickstart: $(READY) ## draw a synthetic set, train a small network on it, evaluate: 10 to 30 minutes
 	$(BIN)/python tools/synthesize.py --output data/synthetic
 	$(BIN)/python tools/train.py --cfg configs/quickstart.yaml
 
