@@ -14,6 +14,7 @@ import torch
 from commands import QUICKSTART, ROOT, SMALL, TORCHRUN, read_until, run, start, tool
 from hrpose.builders import build_model
 from hrpose.builders.datasets import read_split
+from hrpose.builders.families import box_source
 from hrpose.builders.topdown import build_boxes
 from hrpose.config import load_config
 from hrpose.data.boxes import label_boxes
@@ -549,3 +550,12 @@ def test_two_processes_train_as_one_does(scenes, tmp_path):
 
 def difference(one, other):
     return max(float((one[name].double() - other[name].double()).abs().max()) for name in one)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "source"),
+    [("truth", "truth"), ("truth.json", "truth.json"), ("a/detections.json", "detections")],
+)
+def test_a_file_is_never_named_as_labelled_boxes(boxes, source):
+    config = load_config(ROOT / "configs" / "topdown" / "small.yaml", ["TEST.BOXES", boxes])
+    assert box_source(config) == source

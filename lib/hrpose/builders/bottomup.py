@@ -12,11 +12,11 @@ import numpy as np
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.builders.common import input_size, is_scale_adaptive, keywords, pick
+from hrpose.builders.common import build_flip, input_size, is_scale_adaptive, keywords, pick
 from hrpose.builders.datasets import Split, build_skeleton
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.config.loading import strides_of
-from hrpose.data.augment import Augment, CropConfig, random_affine, random_flip
+from hrpose.data.augment import Augment, CropConfig, random_affine
 from hrpose.data.coco import ImageAnnotation, ImageFiles
 from hrpose.data.samples import AnnotatedImageDataset, ImageDataset, SampleDataset
 from hrpose.engine.evaluate import PredictFn, predict_sequentially
@@ -75,14 +75,9 @@ def _random_affine(config: CfgNode) -> Augment:
     return partial(random_affine, crop=crop)
 
 
-def _random_flip(config: CfgNode) -> Augment:
-    flip_order = build_skeleton(config).flip_order
-    return partial(random_flip, probability=config.DATASET.FLIP, flip_order=flip_order)
-
-
 AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     "affine": _random_affine,
-    "flip": _random_flip,
+    "flip": build_flip,
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from hrpose.builders.datasets import build_skeleton
 from hrpose.builders.devices import PRECISIONS
 from hrpose.config.loading import network_differences
 from hrpose.config.options import as_yaml
+from hrpose.data.augment import Augment, random_flip
 from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
@@ -41,6 +43,12 @@ def input_size(config: CfgNode) -> tuple[int, int]:
     """(width, height) of a training crop in network pixels."""
     size = config.DATASET.INPUT_SIZE
     return size if isinstance(size, tuple) else (size, size)
+
+
+def build_flip(config: CfgNode) -> Augment:
+    """The horizontal flip of a training sample."""
+    flip_order = build_skeleton(config).flip_order
+    return partial(random_flip, probability=config.DATASET.FLIP, flip_order=flip_order)
 
 
 # Networks: config -> module. To add one, write it in models/ and give it a line in MODELS.

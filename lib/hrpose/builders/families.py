@@ -54,4 +54,6 @@ def _predictor_on(device: torch.device, config: CfgNode, model: nn.Module) -> An
 
 def box_source(config: CfgNode) -> str:
     """Whose boxes a top-down network is given: truth, or the name of a file; empty: no boxes."""
-    return Path(config.TEST.BOXES).stem if is_top_down(config) else ""
+    path = Path(config.TEST.BOXES if is_top_down(config) else "")
+    is_file = config.TEST.BOXES != topdown.TRUTH
+    return path.name if is_file and path.stem == topdown.TRUTH else path.stem  # truth.json is none

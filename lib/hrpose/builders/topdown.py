@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.builders.common import input_size, keywords, pick
+from hrpose.builders.common import build_flip, input_size, keywords, pick
 from hrpose.builders.datasets import Split, build_skeleton, results_category
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.augment import (
@@ -22,7 +22,6 @@ from hrpose.data.augment import (
     box_crop,
     half_body,
     random_affine,
-    random_flip,
 )
 from hrpose.data.boxes import BoxSet, read_boxes, truth_boxes
 from hrpose.data.coco import LAYOUTS, ImageAnnotation, ImageFiles
@@ -77,11 +76,6 @@ def _random_affine(config: CfgNode) -> Augment:
     return partial(random_affine, crop=crop, policy=box_crop)
 
 
-def _random_flip(config: CfgNode) -> Augment:
-    flip_order = build_skeleton(config).flip_order
-    return partial(random_flip, probability=config.DATASET.FLIP, flip_order=flip_order)
-
-
 def _half_body(config: CfgNode) -> Augment:
     skeleton, options = build_skeleton(config), config.DATASET.HALF_BODY
     halves = HalfBodyConfig(
@@ -95,7 +89,7 @@ def _half_body(config: CfgNode) -> Augment:
 
 AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     "half_body": _half_body,
-    "flip": _random_flip,
+    "flip": build_flip,
     "affine": _random_affine,
 }
 

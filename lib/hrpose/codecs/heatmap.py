@@ -64,9 +64,8 @@ class HeatmapCodec:
         convention = CONVENTIONS[self.coordinates]
         rule = SUBPIXEL[convention.subpixel_rule(self.subpixel or "convention")]
         height, width = heatmaps.shape[-2:]
-        cell = heatmaps.reshape(*heatmaps.shape[:2], -1).argmax(
-            -1
-        )  # (B, K), of equal ones the first
+        flat = heatmaps.reshape(*heatmaps.shape[:2], -1)
+        cell = flat.argmax(-1)  # (B, K), of equal ones the first
         is_torch = not isinstance(heatmaps, np.ndarray)
         if is_torch:
             import torch
