@@ -28,8 +28,8 @@ OPTIONS = {
     "lr_factor": 0.1,
     "warmup": 3.0,
     "epochs": 300,
-    "t_0": 16.0,
-    "t_mult": 2.0,
+    "period": 16.0,
+    "factor": 2.0,
 }
 STEPS = 4  # of an epoch, in the oracles
 PLAIN = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
@@ -126,7 +126,7 @@ def test_restarts_come_after_cycles_that_grow(end, middle):
     assert schedule(0) == schedule(end) == 1
     assert schedule(middle) == pytest.approx(0.5)
     assert schedule(end - 1e-6) == pytest.approx(0, abs=1e-9)
-    even = partial(SCHEDULES["cosine_restarts"], **{**OPTIONS, "t_mult": 1.0})
+    even = partial(SCHEDULES["cosine_restarts"], **{**OPTIONS, "factor": 1.0})
     assert even(2.5 * end) == pytest.approx(even(2.5 * end + 160))
 
 

@@ -241,9 +241,10 @@ def test_there_are_no_boxes_by_default(valid, tmp_path):
     [
         ("LOSS.TERMS [tags]", "LOSS.TERMS is 'tags'; choose from heatmap, ohkm"),
         ("DATASET.INPUT_SIZE [192,100]", "a multiple of 32"),
-        ("DATASET.AUGMENTATIONS [affine,flip]", "after everything else, e.g. [half_body, flip"),
+        ("DATASET.AUGMENTATIONS [affine,flip]", "everything else but cutout, e.g. [half_body"),
         ("DATASET.AUGMENTATIONS [half_body,flip]", "cropped once (affine)"),
-        ("DATASET.AUGMENTATIONS [cutout,affine]", "choose from affine, flip, half_body"),
+        ("DATASET.AUGMENTATIONS [cutout,affine]", "after everything else but cutout"),
+        ("DATASET.AUGMENTATIONS [grid,affine]", "choose from affine, cutout, flip, half_body"),
         ("LOSS.SIGMA [2,2]", "LOSS.SIGMA has 2 entries for 1"),
         ("LOSS.HEATMAP [1,2]", "LOSS.HEATMAP has 2 entries for 1"),
         ("TEST.AGGREGATE [4]", "TEST.AGGREGATE has no effect beside MODEL.NAME pose_hrnet; set"),

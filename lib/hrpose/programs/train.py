@@ -32,6 +32,7 @@ from hrpose.builders.training import (
     build_optimizer_step,
     build_train_config,
     build_training_loader,
+    describe_cut_period,
     uses_sync_bn,
 )
 from hrpose.config import parse_config
@@ -305,6 +306,8 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
             f"warning: TRAIN.SCHEDULE {options.SCHEDULE} ends with TRAIN.EPOCHS, so the learning "
             "rate is now higher than it was; multistep goes on as it was"
         )
+    if cut := describe_cut_period(config):
+        info(f"warning: {cut}")
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
     vectors = torch.backends.cpu.get_cpu_capability()
