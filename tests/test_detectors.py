@@ -1,5 +1,6 @@
 """Detectors: boxes about joints, torchvision's people, files by photo; and what errors advise."""
 
+import json
 import sys
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -14,6 +15,7 @@ from hrpose.builders.detectors import build_photo_boxes, load_detector, source_n
 from hrpose.config import load_config
 from hrpose.data.photo_boxes import match_photos
 from hrpose.inference.detectors import (
+    MARGIN,
     BottomUpDetector,
     DetectingPredictor,
     TorchvisionDetector,
@@ -22,9 +24,12 @@ from hrpose.inference.detectors import (
     torchvision_command,
 )
 from hrpose.structures import Poses
-from reference.boxes import joint_box
+from reference.boxes import box_iou, joint_box
 
-TOP_DOWN = str(Path(__file__).parents[1] / "configs" / "topdown" / "quickstart.yaml")
+ROOT = Path(__file__).parents[1]
+TOP_DOWN = str(ROOT / "configs" / "topdown" / "quickstart.yaml")
+DATA = ROOT.parent / "shared" / "data" / "coco_subset"
+LABELS = DATA / "annotations" / "person_keypoints_val2017.json"
 SIZE = (120, 90)
 
 
@@ -76,6 +81,19 @@ def test_who_has_a_box(joints, box):
     indices, boxes = joint_boxes(people_at(joints), SIZE)
     np.testing.assert_allclose(boxes, [box] if box else np.zeros((0, 4)))
     assert len(indices) == len(boxes)
+
+
+@pytest.mark.skipif(not LABELS.is_file(), reason=f"needs {LABELS}")
+@pytest.mark.parametrize(("margin", "iou"), [(0, 0.52), (MARGIN, 0.68), (2 * MARGIN, 0.65)])
+def test_a_quarter_fits_the_boxes_of_labels_best(margin, iou):
+    truth = json.loads(LABELS.read_text())
+    sizes = {image["id"]: (image["width"], image["height"]) for image in truth["images"]}
+    ious = []
+    for person in truth["annotations"]:
+        joints = np.array(person["keypoints"], np.float32).reshape(1, -1, 3)
+        for box in joint_boxes(joints, sizes[person["image_id"]], margin)[1]:
+            ious.append(box_iou(box.astype(float), person["bbox"]))
+    assert len(ious) > 400 and np.mean(ious) == pytest.approx(iou, abs=0.005)
 
 
 def test_nobody_has_no_box():

@@ -19,7 +19,6 @@ from hrpose.config.loading import strides_of
 from hrpose.data.augment import Augment, CropConfig, random_affine
 from hrpose.data.coco import ImageAnnotation, ImageFiles
 from hrpose.data.samples import AnnotatedImageDataset, ImageDataset, SampleDataset
-from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.evaluate import PredictFn, predict_sequentially
 from hrpose.inference.bottomup import BottomUpPredictor, predict_with_gt_heatmaps
 from hrpose.inference.pipeline import PipelineConfig, stream
@@ -185,9 +184,9 @@ def build_test_images(
     config: CfgNode,
     records: Sequence[ImageAnnotation],
     images: ImageFiles,
-    dist: DistInfo = SINGLE_PROCESS,
+    dist: object = None,
 ) -> Images:
-    """(image id, what is predicted from) of every record. dist: not used; detectors need it"""
+    """(image id, what is predicted from) of every record. dist: not used; a detector needs it"""
     kind = AnnotatedImageDataset if config.TEST.GT_HEATMAPS else ImageDataset
     return kind(records, images)
 
