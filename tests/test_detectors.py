@@ -223,9 +223,13 @@ def test_weights_of_torchvision_come_from_a_file(torchvision, tmp_path):
     assert TorchvisionDetector(path).model.backbone.running_var[0] == 5 and not torchvision
     with pytest.raises(FileNotFoundError, match="no file of weights at .*; download https://where"):
         TorchvisionDetector(tmp_path / "none.pth")
-    torch.save({"conv.weight": torch.zeros(1)}, path)
-    with pytest.raises(ValueError, match=r"rcnn\.pth does not fit .*; give https://where"):
-        TorchvisionDetector(path)
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "other.pth")
+    torch.save(Path, tmp_path / "code.pth")
+    (tmp_path / "text.pth").write_text("<html>")
+    (tmp_path / "empty.pth").touch()
+    for name in ("other", "code", "text", "empty"):
+        with pytest.raises(ValueError, match=rf"{name}\.pth does not fit .*; give the file https:"):
+            TorchvisionDetector(tmp_path / f"{name}.pth")
 
 
 def test_without_a_network_the_file_and_its_place_are_named(torchvision, monkeypatch):

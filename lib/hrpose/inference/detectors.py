@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -129,10 +130,10 @@ class TorchvisionDetector:
                 module.eps = 0.0
         try:
             self.model.load_state_dict(_read_detector(origin, weights))
-        except RuntimeError as error:
+        except (RuntimeError, TypeError, EOFError, UnpicklingError) as error:
             raise ValueError(
-                f"{weights} does not fit torchvision's Faster R-CNN (ResNet-50, FPN); give "
-                f"{origin.url} ({f'{error}'.splitlines()[0]})"
+                f"{weights or 'what was downloaded'} does not fit torchvision's Faster R-CNN "
+                f"(ResNet-50, FPN); give the file {origin.url} ({f'{error}'.partition(chr(10))[0]})"
             ) from None
         self.model.to(device).eval()
         self.device = device
