@@ -34,6 +34,7 @@ setup(
         "report": ["matplotlib"],
         "weights": ["safetensors>=0.4"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],
+        "detector": ["torchvision>=0.21"],  # that of the installed torch: 0.21 is that of 2.6
         "loggers": ["wandb>=0.31"],
     },
 )

@@ -35,6 +35,7 @@ ASSEMBLY = [
     "builders.datasets",
     "builders.common",
     "builders.bottomup",
+    "builders.detectors",
     "builders.topdown",
     "builders.families",
     "builders.training",
@@ -54,6 +55,7 @@ TORCHLESS = [
     "inference.munkres",
     "inference.decode",
     "inference.onnx_predictor",
+    "inference.detectors",
 ]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
@@ -169,5 +171,5 @@ def test_a_public_name_belongs_to_one_module():
 
 def test_the_families_are_built_by_the_same_functions():
     bottom_up, top_down = (MODULES[f"builders.{name}"] for name in ("bottomup", "topdown"))
-    own = {"inference_side", "build_gt_predict_fn", "TRUTH", "build_boxes"}
+    own = {"inference_side", "build_gt_predict_fn", "build_boxes"}
     assert public_names(bottom_up) ^ public_names(top_down) <= own

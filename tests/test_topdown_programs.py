@@ -204,7 +204,7 @@ BOX = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (None, "there is no file of boxes at .*; give a detector's results .* or truth"),
+        (None, "there is no file of boxes at .*; give truth .* or a file of detections"),
         ("[{", "is not valid JSON .*; download or export it again"),
         ({"images": []}, "is not a list; COCO's results format is a list of boxes"),
         (
@@ -373,12 +373,147 @@ def test_published_files_for_other_joints_are_refused_by_their_number(trained):
 # Images without labels ---------------------------------------------------------------------------
 
 
-def test_photos_need_boxes(trained, scenes, tmp_path):
+@pytest.fixture(scope="module")
+def bottom_up(tmp_path_factory):
+    """TEST.BOXES of a small bottom-up network that sees people wherever it finds peaks."""
+    folder = tmp_path_factory.mktemp("bottom_up")
+    path, weights = folder / "small.yaml", folder / "weights.pth"
+    network = "MODEL: {WIDTH: 8, BACKBONE: {STEM: 8, BLOCKS: 1}}"
+    data = "DATASET: {INPUT_SIZE: 64, MAX_NUM_PEOPLE: 5}"
+    path.write_text(f"BASE: {QUICKSTART}\n{network}\n{data}\n")
+    torch.manual_seed(0)
+    model = build_model(load_config(path))
+    for name, bias in model.named_parameters():
+        if name.startswith("heads.") and name.endswith("bias"):
+            bias.data[:17] = 0.2
+    torch.save(model.state_dict(), weights)
+    return f"bottom_up:{path},{weights}"
+
+
+@pytest.fixture
+def predict(trained, tmp_path):
+    """A function (photos, options): tools/test.py into tmp_path / "found"; what it printed."""
     weights = ["TEST.MODEL_FILE", trained[0] / "checkpoints" / "best.pth"]
-    place = ["--input", scenes / "images" / "val2017", "--output", tmp_path / "found"]
-    printed = run("test", "--cfg", TOP_DOWN, *place, *trained[1], *weights, status=2)
-    assert "give --image-info and TEST.BOXES" in printed and "predictor(image, boxes)" in printed
+
+    def run_on(photos, *more, status=0, folder="found"):
+        place = ["--input", photos, "--output", tmp_path / folder]
+        options = [*trained[1], *weights, *more]
+        return run("test", "--cfg", TOP_DOWN, *place, *options, status=status)
+
+    return run_on
+
+
+def in_folder(folder):
+    return [json.loads((folder / f"{name}.json").read_text()) for name in ("keypoints", "boxes")]
+
+
+def test_photos_need_boxes(predict, scenes, tmp_path):
+    for more in ((), ("TEST.BOXES", "")):
+        printed = predict(scenes / "images" / "val2017", *more, status=2)
+        assert "give --boxes detector" in printed and "predictor(image, boxes)" in printed
     assert nothing_left(tmp_path)
+
+
+def test_photos_are_searched_where_a_bottom_up_network_finds_people(
+    predict, scenes, bottom_up, tmp_path
+):
+    """The boxes that it writes give the same poses as its detector, by the photos' names."""
+    photos = scenes / "images" / "val2017"
+    printed = predict(photos, "--boxes", bottom_up, "TEST.OKS_NMS", 1)
+    assert "boxes: bottom_up_small\n" in printed and "in 6 images" in printed
+    poses, boxes = in_folder(tmp_path / "found")
+    assert len(poses) == len(boxes) > 12
+    for pose in poses:
+        own = [box for box in boxes if box["file_name"] == pose["file_name"]]
+        box = own[pose["box_index"]]
+        assert (pose["box"], pose["box_score"]) == (box["bbox"], box["score"])
+        assert pose["box_source"] == box["source"] == "bottom_up_small" and "bbox" not in pose
+        assert [each["score"] for each in own] == sorted((b["score"] for b in own), reverse=True)
+        x, y, width, height = box["bbox"]
+        assert 0 <= x <= x + width <= 512 and 0 <= y <= y + height <= 512
+    printed = predict(
+        photos, "--boxes", tmp_path / "found" / "boxes.json", "TEST.OKS_NMS", 1, folder="again"
+    )
+    assert f"boxes: boxes: {len(boxes)} boxes in 6 images\n" in printed and "warning" not in printed
+    again, _ = in_folder(tmp_path / "again")
+    assert {pose.pop("box_source") for pose in again} == {"boxes"}
+    assert again == [{k: v for k, v in pose.items() if k != "box_source"} for pose in poses]
+    filters = ["TEST.BOX_FILTER.MAX_PER_IMAGE", 1, "TEST.BOX_FILTER.MIN_SCORE", boxes[0]["score"]]
+    predict(photos, "--boxes", bottom_up, *filters, folder="best")
+    _, best = in_folder(tmp_path / "best")
+    assert best[0] == boxes[0] and len(best) <= 6
+    assert all(box["score"] >= boxes[0]["score"] for box in best)
+
+
+def test_a_photo_without_boxes_is_named_and_drawn(predict, scenes, labels, tmp_path):
+    """Ids of a detector's file are those with which the names of COCO's photos end."""
+    first, second, *rest = labels["images"]
+    path = written(tmp_path / "mask_rcnn.json", [detection(first["id"], [50, 60, 100, 200], 0.7)])
+    printed = predict(scenes / "images" / "val2017", "--boxes", path)
+    assert (
+        "boxes: mask_rcnn: 1 boxes in 1 images\n" in printed and "1 people in 6 images" in printed
+    )
+    assert "warning: 5 images" in printed and f"{first['file_name']}:" not in printed
+    assert f"{second['file_name']}: it is not in {path}, and no people are searched" in printed
+    (pose,), (box,) = in_folder(tmp_path / "found")
+    assert pose["file_name"] == box["file_name"] == first["file_name"]
+    assert box["bbox"] == [50, 60, 100, 200] and pose["box_source"] == "mask_rcnn"
+    pictures = {each.name for each in (tmp_path / "found").glob("*.jpg")}
+    assert pictures == {image["file_name"] for image in labels["images"]}
+    nobody = predict(scenes / "images" / "val2017", "--boxes", written(path, []))
+    assert "0 people in 6 images" in nobody and "warning: 6 images" in nobody
+    assert in_folder(tmp_path / "found") == [[], []]
+
+
+def test_mistakes_with_boxes_end_with_their_cure(predict, trained, scenes, bottom_up, tmp_path):
+    photos, config = scenes / "images" / "val2017", bottom_up.partition(",")[0]
+    outside = {**BOX, "bbox": [900, 2, 30, 40], "file_name": labels_name(photos)}
+    for boxes, cure in (
+        (config, "wanted bottom_up:<config>,<weights>"),
+        (f"{config},{tmp_path}/none.pth", f"there is no file of weights at {tmp_path}/none.pth"),
+        (
+            f"bottom_up:{QUICKSTART},{bottom_up.partition(',')[2]}",
+            "or name the config.yaml of their",
+        ),
+        (tmp_path / "none.json", f"no file of boxes at {tmp_path}/none.json; give truth"),
+        (
+            written(tmp_path / "other.json", [{**BOX, "image_id": 10**6}]),
+            "none of its 1 boxes is of",
+        ),
+        (written(tmp_path / "a.json", [{**outside, "bbox": 5}]), "result 0: bbox is 5; wanted 4"),
+    ):
+        assert cure in predict(photos, "--boxes", boxes, status=2)
+        assert not (tmp_path / "found").exists()
+    printed = predict(photos, "--boxes", written(tmp_path / "out.json", [outside]), status=2)
+    assert "1 images have no result" in printed and "is wholly outside its image" in printed
+    place = ["--input", photos, "--output", tmp_path / "bottom", "--boxes", "detector"]
+    printed = run("test", "--cfg", config.removeprefix("bottom_up:"), *place, status=2)
+    assert "MODEL.NAME higher_hrnet is bottom-up" in printed and "leave --boxes out" in printed
+
+
+def labels_name(photos):
+    return min(photos.iterdir()).name
+
+
+@pytest.mark.slow
+def test_an_evaluation_takes_the_people_of_a_bottom_up_network(
+    predict, valid, scenes, bottom_up, tmp_path
+):
+    """In one command, as in two: with the boxes that it found before."""
+    printed = valid("TEST.BOXES", bottom_up)
+    assert "boxes: bottom_up_small: detected in every image\n" in printed
+    assert "\non bottom_up_small boxes:\n|" in printed
+    assert json.loads((tmp_path / "valid" / "run.json").read_text())["boxes"] == "bottom_up_small"
+    name, found = poses_in(tmp_path / "valid")
+    assert name == "keypoints_bottom_up_small_boxes.json" and len(found) > 6
+    shutil.rmtree(tmp_path / "valid")
+    predict(scenes / "images" / "val2017", "--boxes", bottom_up)
+    poses, boxes = in_folder(tmp_path / "found")
+    ids = {image_id: int(name.split(".")[0]) for image_id, name in
+           {(box["image_id"], box["file_name"]) for box in boxes}}  # fmt: skip
+    boxes = [{**box, "image_id": ids[box["image_id"]]} for box in boxes]
+    valid("TEST.BOXES", written(tmp_path / "found.json", boxes))
+    assert poses_in(tmp_path / "valid") == ("keypoints_found_boxes.json", found)
 
 
 def test_a_submission_is_of_the_listed_images_and_rounded(trained, scenes, labels, tmp_path):
@@ -391,7 +526,7 @@ def test_a_submission_is_of_the_listed_images_and_rounded(trained, scenes, label
     place += ["--output", tmp_path / "found"]
     weights = ["TEST.MODEL_FILE", trained[0] / "checkpoints" / "best.pth"]
     command = ["test", "--cfg", TOP_DOWN, *place, *trained[1], *weights, "TEST.BOXES"]
-    for source, cure in (("truth", "give a file of detections"), ("", "TEST.BOXES is empty")):
+    for source, cure in (("truth", "give --boxes detector"), ("", "TEST.BOXES is empty")):
         assert cure in run(*command, source, status=2)
         assert nothing_left(tmp_path / "found")
     printed = run(*command, path, "TEST.OKS_NMS", 1)

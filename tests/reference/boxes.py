@@ -46,3 +46,21 @@ def best_of_images(entries, image_ids, category, min_score, count):
         if own:
             found[number] = own[:count] if count else own
     return found
+
+
+def joint_box(joints, width, height, margin):
+    """The box about the found joints of a person, or None, in an image of this size."""
+    found = [(x, y) for x, y, value in joints if value > 0]
+    if len({(float(x), float(y)) for x, y in found}) < 2:
+        return None
+    sides = []
+    for axis, end in ((0, width), (1, height)):
+        places = [float(place[axis]) for place in found]
+        middle = (min(places) + max(places)) / 2
+        half = max((max(places) - min(places)) * (1 + margin), 1) / 2
+        low, high = max(0.0, middle - half), min(float(end), middle + half)
+        if high <= low:
+            return None
+        sides.append((low, high - low))
+    (x, w), (y, h) = sides
+    return [x, y, w, h]

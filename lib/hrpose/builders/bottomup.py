@@ -189,9 +189,12 @@ def build_predictor(config: CfgNode, model: nn.Module) -> BottomUpPredictor:
 
 
 def build_test_images(
-    config: CfgNode, records: Sequence[ImageAnnotation], images: ImageFiles
+    config: CfgNode,
+    records: Sequence[ImageAnnotation],
+    images: ImageFiles,
+    dist: object = None,
 ) -> Images:
-    """(image id, what is predicted from) of every record."""
+    """(image id, what is predicted from) of every record. dist: not used; a detector needs it"""
     kind = AnnotatedImageDataset if config.TEST.GT_HEATMAPS else ImageDataset
     return kind(records, images)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +12,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders import bottomup, topdown
 from hrpose.builders.common import build_inference_model, load_model
+from hrpose.builders.detectors import source_name
 from hrpose.builders.devices import build_devices
 from hrpose.config.options import TOP_DOWN_MODELS
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
@@ -53,7 +53,5 @@ def _predictor_on(device: torch.device, config: CfgNode, model: nn.Module) -> An
 
 
 def box_source(config: CfgNode) -> str:
-    """Whose boxes a top-down network is given: truth, or the name of a file; empty: no boxes."""
-    path = Path(config.TEST.BOXES if is_top_down(config) else "")
-    is_file = config.TEST.BOXES != topdown.TRUTH
-    return path.name if is_file and path.stem == topdown.TRUTH else path.stem  # truth.json is none
+    """Whose boxes a top-down network is given: truth, a detector, or a file; empty: no boxes."""
+    return source_name(config.TEST.BOXES) if is_top_down(config) else ""

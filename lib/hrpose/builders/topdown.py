@@ -14,6 +14,14 @@ from yacs.config import CfgNode
 
 from hrpose.builders.common import build_cutout, build_flip, input_size, keywords, pick
 from hrpose.builders.datasets import Split, build_skeleton, results_category
+from hrpose.builders.detectors import (
+    BOX_SOURCES,
+    TRUTH,
+    is_detector,
+    load_detector,
+    read_box_entries,
+    source_name,
+)
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.augment import (
     Augment,
@@ -23,15 +31,17 @@ from hrpose.data.augment import (
     half_body,
     random_affine,
 )
-from hrpose.data.boxes import BoxSet, read_boxes, truth_boxes
+from hrpose.data.boxes import BoxSet, select_boxes, truth_boxes
 from hrpose.data.coco import LAYOUTS, ImageAnnotation, ImageFiles
 from hrpose.data.samples import (
     BoxedImageDataset,
+    DetectedImageDataset,
     LabelledBoxDataset,
     SampleDataset,
     person_records,
     read_person,
 )
+from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.evaluate import PredictFn, predict_sequentially
 from hrpose.inference.crop_pipeline import stream_crops
 from hrpose.inference.pipeline import PipelineConfig
@@ -43,9 +53,6 @@ from hrpose.models.hrnet import FINEST_STRIDE
 from hrpose.ops.coordinates import TOP_DOWN, Convention
 from hrpose.ops.normalize import IMAGENET_MEAN, IMAGENET_STD
 from hrpose.structures import Images
-
-TRUTH = "truth"
-"""The value of TEST.BOXES for labelled boxes."""
 
 
 def build_convention(config: CfgNode) -> Convention:
@@ -173,12 +180,12 @@ def build_predictor(config: CfgNode, model: nn.Module) -> TopDownPredictor:
 
 
 def build_boxes(config: CfgNode, records: Sequence[ImageAnnotation]) -> BoxSet:
-    """The boxes that TEST.BOXES names, of these images."""
+    """The labelled boxes, or those of a file, that TEST.BOXES names, of these images."""
     test = config.TEST
     if not test.BOXES:
         raise ValueError(
-            "TEST.BOXES is empty; set it to truth (the labelled boxes) or to a file of detections "
-            "in COCO's results format. Figures are comparable only on the same boxes"
+            f"TEST.BOXES is empty; set it to truth (the labelled boxes), {BOX_SOURCES}. Figures "
+            "are comparable only on the same boxes"
         )
     if test.BOXES == TRUTH:
         return truth_boxes(records, _clips_boxes(config))
@@ -186,17 +193,14 @@ def build_boxes(config: CfgNode, records: Sequence[ImageAnnotation]) -> BoxSet:
     sizes = [dict(zip(("width", "height"), record.size or ())) for record in records]
     images = [{"id": record.image_id, **size} for record, size in zip(records, sizes)]
     category = results_category(config)["id"]
-    try:
-        return read_boxes(Path(test.BOXES), images, category, **filters)
-    except FileNotFoundError:
-        raise FileNotFoundError(
-            f"TEST.BOXES: there is no file of boxes at {test.BOXES}; give a detector's results in "
-            "COCO's results format, or truth for the labelled boxes"
-        ) from None
+    return select_boxes(Path(test.BOXES), read_box_entries(config), images, category, **filters)
 
 
 def build_test_images(
-    config: CfgNode, records: Sequence[ImageAnnotation], images: ImageFiles
+    config: CfgNode,
+    records: Sequence[ImageAnnotation],
+    images: ImageFiles,
+    dist: DistInfo = SINGLE_PROCESS,
 ) -> Images:
     """(image id, what is predicted from) of every record: the image with its boxes."""
     if config.TEST.GT_HEATMAPS:
@@ -205,6 +209,9 @@ def build_test_images(
                 "TEST.GT_HEATMAPS draws the joints of labelled people; set TEST.BOXES truth"
             )
         return LabelledBoxDataset(records, images, _clips_boxes(config))
+    if is_detector(config.TEST.BOXES):
+        detect = load_detector(config, dist)
+        return DetectedImageDataset(records, images, detect, source_name(config.TEST.BOXES))
     return BoxedImageDataset(records, images, build_boxes(config, records))
 
 

@@ -261,8 +261,10 @@ OPTIONS = (
     Option("TEST.INPUT_SIZE", 0, by_32_or_0,
            "Shorter side at test in pixels; 0: DATASET.INPUT_SIZE."),
     Option("TEST.BOXES", "", anything,
-           "Boxes of people for a top-down network: truth (the labelled ones), or a file of "
-           "detections in COCO's results format. Figures are comparable only on the same boxes."),
+           "Boxes of people for a top-down network: truth (the labelled ones), a file of "
+           "detections in COCO's results format, detector (torchvision's; detector:<weights> if "
+           "they are not downloaded), or bottom_up:<config>,<weights> (the people of a bottom-up "
+           "network). Figures are comparable only on the same boxes."),
     Option("TEST.BOX_FILTER.MIN_SCORE", 0.0, not_negative,
            "Minimum score of a detected box."),
     Option("TEST.BOX_FILTER.MAX_PER_IMAGE", 0, not_negative,

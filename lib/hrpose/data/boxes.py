@@ -118,7 +118,24 @@ def read_boxes(
     Errors: FileNotFoundError; ValueError with the number of the entry that is no box, for a file of
     poses, and for one without a box of the category in these images
     """
-    entries = load_result_list(path, "boxes", "bbox", "the best 100 are enough")
+    entries = load_box_entries(path)
+    return select_boxes(path, entries, images, category_id, min_score, max_per_image)
+
+
+def load_box_entries(path: Path) -> list[dict[str, Any]]:
+    """The entries of a file of boxes, not checked yet. Errors: FileNotFoundError, ValueError"""
+    return load_result_list(path, "boxes", "bbox", "the best 100 are enough")
+
+
+def select_boxes(
+    path: Path,
+    entries: Sequence[Mapping[str, Any]],
+    images: Iterable[Mapping[str, Any]],
+    category_id: int,
+    min_score: float = 0.0,
+    max_per_image: int = 0,
+) -> BoxSet:
+    """The boxes of `read_boxes`, of entries that were read from `path`."""
     rows = [_numbers(entry, f"{path}: result {i}") for i, entry in enumerate(entries)]
     values = np.array(rows).reshape(-1, 6)
     ids, scores, boxes = [e["image_id"] for e in entries], values[:, 1], values[:, 2:]

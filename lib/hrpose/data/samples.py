@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from threading import Lock
 from typing import Any
 
 import cv2
@@ -175,6 +176,31 @@ class BoxedImageDataset(ImageDataset):
     def __getitem__(self, i: int) -> tuple[int, Any]:
         image_id, image = super().__getitem__(i)
         return image_id, (image, *self.boxes.of(image_id))
+
+
+class DetectedImageDataset(ImageDataset):
+    """(image id, (image, boxes (N, 4), scores (N,))), detected when indexed, one image at a time.
+
+    Threads that read images share the detector.
+    """
+
+    def __init__(
+        self,
+        records: Sequence[ImageAnnotation],
+        images: ImageFiles,
+        detect: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]],
+        name: str,
+    ):
+        """detect: image (H, W, 3) uint8 RGB -> boxes, scores   name: its, for the log"""
+        super().__init__(records, images)
+        self.detect = detect
+        self.note = f"{name}: detected in every image"
+        self.lock = Lock()  # or every thread would need the memory of a forward pass
+
+    def __getitem__(self, i: int) -> tuple[int, Any]:
+        image_id, image = super().__getitem__(i)
+        with self.lock:
+            return image_id, (image, *self.detect(image))
 
 
 class LabelledBoxDataset(ImageDataset):

@@ -91,6 +91,12 @@ def _test() -> argparse.ArgumentParser:
         help="a COCO image list, e.g. image_info_test-dev2017.json: predict on its images in the "
         "folder --input, as stored, and write the submission file; nothing is drawn",
     )
+    parser.add_argument(
+        "--boxes",
+        type=os.path.expanduser,
+        help="for a top-down network, TEST.BOXES: detector, bottom_up:<config>,<weights>, or a "
+        "file of detections, COCO's results format with image_id or file_name",
+    )
     return parser
 
 

@@ -3,108 +3,74 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from itertools import takewhile
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import cv2
 import numpy as np
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import build_skeleton, results_category
-from hrpose.builders.families import family, is_top_down, load_predictor, load_predictors
-from hrpose.builders.topdown import TRUTH
+from hrpose.builders.detectors import BOX_SOURCES, TRUTH, PhotoBoxes, build_photo_boxes
+from hrpose.builders.families import (
+    box_source,
+    family,
+    is_top_down,
+    load_predictor,
+    load_predictors,
+)
 from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
 from hrpose.data.samples import ImageDataset
 from hrpose.evaluation.results import RESULT_FIELDS
 from hrpose.ops.atomic_io import DiskFullError
-from hrpose.ops.image import (
-    IMAGE_SUFFIXES,
-    can_encode,
-    describe_error,
-    encode,
-    read_with_doubts,
-)
+from hrpose.ops.image import describe_error, encode, read_with_doubts
 from hrpose.ops.progress import progress
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
+from hrpose.programs.photos import Photo, find_photos, picture_names, refuse_among_photos
 from hrpose.programs.visual_reports import draw_confident
-from hrpose.structures import to_results
+from hrpose.structures import Poses, to_results
 
 RESULTS = "keypoints.json"
 
 CATEGORIES = "categories.json"
 """COCO's `categories` of these results: id, name, joints and limbs."""
 
-
-class Photo(NamedTuple):
-    """An image to predict on."""
-
-    image_id: int
-    path: Path
-    name: str  # its path below --input, with /
+BOXES = "boxes.json"
+"""The boxes that a top-down network was given, as --boxes takes them."""
 
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
     if config.TEST.GT_HEATMAPS:
         raise ValueError("TEST.GT_HEATMAPS needs annotations; use tools/valid.py")
+    config = with_boxes(config, known.boxes)
     if known.image_info:
         if config.TEST.BOXES == TRUTH:
             raise ValueError(
-                f"TEST.BOXES is {TRUTH}, but a list of images has no labelled boxes; give a file "
-                "of detections in these images"
+                f"TEST.BOXES is {TRUTH}, but a list of images has no labelled boxes; give --boxes "
+                f"{BOX_SOURCES}, of these images"
             )
         images = listed_images(known.image_info, Path(known.input), config.DATASET.EXIF)
         submit(config, images, known.output, known.image_info.stem.removeprefix("image_info_"))
-    elif is_top_down(config):
-        raise ValueError(
-            "a top-down network needs the boxes of people: give --image-info and TEST.BOXES, a "
-            "file of detections in these images; or, in Python, predictor(image, boxes)"
-        )
     else:
         predict_photos(config, find_photos(known.input), known.output)
 
 
-def find_photos(pattern: str) -> list[Photo]:
-    """The images of a path or pattern, numbered from 1 in the order of their names.
-
-    A folder is searched with its sub-folders, less what an earlier run drew below it. A photo's
-    name is its path below the folder, or below the pattern's part without wildcards.
-    """
-    place = Path(pattern)
-    base, paths = place.parent, [place]
-    if place.is_dir():
-        base, paths = place, [path for path in place.rglob("*") if not _is_hidden(path, place)]
-    elif not place.is_file():
-        fixed = takewhile(lambda part: not glob.has_magic(part), place.parts)
-        base, paths = Path(*fixed), [Path(name) for name in glob.glob(pattern)]
-    files = sorted(path for path in paths if path.is_file())
-    images = [path for path in files if is_photo(path)]
-    if not images:
-        raise FileNotFoundError(f"no image at {pattern} (known: {', '.join(IMAGE_SUFFIXES)})")
-    if len(images) < len(files):
-        passed = Counter(path.suffix.lower() or path.name for path in files if path not in images)
-        kinds = ", ".join(f"{count} {kind}" for kind, count in passed.items())
-        print(f"passed over, as OpenCV does not read them: {kinds}")
-    names = [path.relative_to(base).as_posix() for path in images]
-    return [Photo(i, path, name) for i, (path, name) in enumerate(zip(images, names), 1)]
-
-
-def _is_hidden(path: Path, folder: Path) -> bool:
-    """Whether a file is hidden (`._a.jpg` of macOS is no photo) or in a folder of pictures."""
-    parents = [parent for parent in path.parents if folder in parent.parents]
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return hidden or any((parent / ACCOUNT).is_file() for parent in parents)
-
-
-def is_photo(path: Path) -> bool:
-    """Whether the suffix, or else the content, is that of a format that OpenCV reads."""
-    if path.name.startswith("._"):
-        return False
-    return path.suffix.lower() in IMAGE_SUFFIXES or cv2.haveImageReader(str(path))
+def with_boxes(config: CfgNode, boxes: str | None) -> CfgNode:
+    """The config with --boxes as TEST.BOXES, whatever its annotations are scored with."""
+    if not boxes:
+        return config
+    if not is_top_down(config):
+        raise ValueError(
+            f"--boxes {boxes}: MODEL.NAME {config.MODEL.NAME} is bottom-up, and finds people "
+            "without boxes; leave --boxes out, or name the config of a top-down network"
+        )
+    changed = config.clone()
+    changed.defrost()
+    changed.TEST.BOXES = boxes
+    changed.freeze()
+    return changed
 
 
 def listed_images(image_info: Path, folder: Path, exif: str = "auto") -> ImageDataset:
@@ -129,33 +95,66 @@ def listed_images(image_info: Path, folder: Path, exif: str = "auto") -> ImageDa
     return ImageDataset(records, ImageFiles(folder, exif))
 
 
+class PhotoResults:
+    """Poses of photos as COCO results and, of a top-down network, the boxes that it was given."""
+
+    def __init__(self, config: CfgNode):
+        self.category = results_category(config)
+        self.source = box_source(config)
+        self.files = [RESULTS, CATEGORIES, *([BOXES] if is_top_down(config) else [])]
+        self.poses: list[dict[str, Any]] = []
+        self.boxes: list[dict[str, Any]] = []
+
+    def add(self, photo: Photo, poses: Poses, *given: np.ndarray) -> None:
+        """given: of a top-down network, the boxes (N, 4) and scores (N,) that it was given"""
+        found = to_results(photo.image_id, poses, self.category["id"])
+        boxes = [dict(zip(("bbox", "score"), pair)) for pair in zip(*(g.tolist() for g in given))]
+        for pose in found:
+            pose["file_name"] = photo.name
+            if boxes:  # not "bbox": COCO's tools would take the pose for a box
+                box = boxes[pose["box_index"]]
+                pose |= {"box": box["bbox"], "box_score": box["score"], "box_source": self.source}
+        shared = {"image_id": photo.image_id, "category_id": self.category["id"]}
+        named = {"file_name": photo.name, "source": self.source}
+        self.poses += found
+        self.boxes += [{**shared, **box, **named} for box in boxes]
+
+    def write(self, output: OutputFolder) -> None:
+        """All files, of what was found so far."""
+        contents = self.poses, [self.category], self.boxes
+        for name, content in zip(self.files, contents):
+            output.write(name, as_json(content))
+
+
 def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> None:
     """Draw the poses of photos under the photos' names, and write them as COCO results.
 
     What an earlier run wrote into the folder goes; no other file in it is replaced. A photo that
-    cannot be read, or whose picture cannot be written, is named at the end and costs no other.
+    cannot be read, or whose picture cannot be written, is named at the end and costs no other; so
+    is one that is not in a file of boxes, and has none.
     """
     refuse_among_photos(photos, folder)
-    output = OutputFolder(folder)
-    reserved = {RESULTS, CATEGORIES, ACCOUNT} & {photo.name.split("/")[0] for photo in photos}
+    output, results = OutputFolder(folder), PhotoResults(config)
+    reserved = {*results.files, ACCOUNT} & {photo.name.split("/")[0] for photo in photos}
     if reserved:
         raise ValueError(
             f"a folder of photos is named {reserved.pop()}, as a file of ours; rename it"
         )
     pictures = picture_names(photos)
-    output.refuse_foreign([RESULTS, CATEGORIES, *pictures.values()])
-    category, skeleton = results_category(config), build_skeleton(config)
+    output.refuse_foreign([*results.files, *pictures.values()])
+    boxes, skeleton = find_photo_boxes(config, photos), build_skeleton(config)
     predictor = load_predictor(config)
     output.clear()
-    results: list[dict] = []
     broken: list[str] = []
-    doubtful: list[str] = []
+    missing = f"it is not in {config.TEST.BOXES}, and no people are searched"
+    doubtful = [f"{each.path}: {missing}" for each in photos if each.image_id in boxes.unknown]
     try:
         for photo in progress(photos, "predicting", len(photos)):
             try:
                 image, doubts = read_with_doubts(photo.path)
                 doubtful += [f"{photo.path}: {doubt}" for doubt in doubts]
-                poses = predictor(image)
+                given = boxes.find(photo.image_id, image)
+                poses = predictor(image, *given)
                 picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
                 output.write(pictures[photo], encode(picture, Path(pictures[photo]).suffix))
             except DiskFullError:
@@ -163,43 +162,24 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
             except (ValueError, OSError, MemoryError, cv2.error) as error:
                 broken.append(describe_error(photo.path, error))
                 continue
-            named = to_results(photo.image_id, poses, category["id"])
-            results += [{**pose, "file_name": photo.name} for pose in named]
+            results.add(photo, poses, *given)
     finally:  # what was found before Ctrl-C is kept
-        output.write(RESULTS, as_json(results))
-        output.write(CATEGORIES, as_json([category]))
-    print(f"{len(results)} people in {len(photos) - len(broken)} images; written to {folder}")
+        results.write(output)
+    count = len(photos) - len(broken)
+    print(f"{len(results.poses)} people in {count} images; written to {folder}")
     if doubtful:
         print(f"warning: {len(doubtful)} images may not be what they should:", *doubtful, sep="\n")
     if broken:
         raise ValueError(f"{len(broken)} images have no result:\n" + "\n".join(broken))
 
 
-def picture_names(photos: Sequence[Photo]) -> dict[Photo, str]:
-    """Each photo's picture: its own name, with .jpg added where OpenCV cannot write its format."""
-    names: dict[Photo, str] = {}
-    taken = {photo.name for photo in photos}
-    for photo in photos:
-        name = photo.name
-        while not can_encode(Path(name).suffix) or (name != photo.name and name in taken):
-            name += ".jpg"
-        taken.add(name)
-        names[photo] = name
-    return names
-
-
-def refuse_among_photos(photos: Sequence[Photo], folder: Path) -> None:
-    """ValueError if the folder to write to is, or holds, that of the photos."""
-    target = folder.resolve()
-    places = [photo.path.parent.resolve() for photo in photos]
-    within = [
-        photo.path for photo, place in zip(photos, places) if target in (place, *place.parents)
-    ]
-    if within:
-        raise ValueError(
-            f"--output {folder} holds {len(within)} of the photos, e.g. {within[0]}; pictures "
-            "would be drawn among them. Name a folder of its own"
-        )
+def find_photo_boxes(config: CfgNode, photos: Sequence[Photo]) -> PhotoBoxes:
+    """The boxes that TEST.BOXES names; a bottom-up network is given nothing but the photo."""
+    if not is_top_down(config):
+        return PhotoBoxes(lambda number, image: (), "")
+    boxes = build_photo_boxes(config, {photo.image_id: photo.name for photo in photos})
+    print(f"boxes: {boxes.note}")
+    return boxes
 
 
 def as_json(results: Sequence[dict]) -> bytes:

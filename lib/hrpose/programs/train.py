@@ -183,7 +183,7 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     split, folder = read_split(config, config.DATASET.VAL), state.run_dir.folder
     if split.findings and config.DATASET.VAL != config.DATASET.TRAIN:
         state.logger.info(f"warning: {split.findings}")
-    images = family(config).build_test_images(config, split.records, split.images)
+    images = family(config).build_test_images(config, split.records, split.images, state.dist)
     if images.note:
         state.logger.info(f"boxes: {images.note}")
     dataset = cast(SampleDataset, state.loader.dataset)

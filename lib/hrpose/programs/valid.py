@@ -58,7 +58,7 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
 def score_network(config: CfgNode, folder: Path, dist: DistInfo) -> dict[str, float]:
     """Metrics of TEST.MODEL_FILE on DATASET.VAL; the main process prints which boxes it has."""
     split = read_split(config, config.DATASET.VAL)
-    images = family(config).build_test_images(config, split.records, split.images)
+    images = family(config).build_test_images(config, split.records, split.images, dist)
     if dist.is_main:
         print(f"warning: {split.findings}\n" * bool(split.findings), end="")
         print(f"boxes: {images.note}\n" * bool(images.note), end="")
