@@ -99,6 +99,8 @@ def test_a_training_names_its_boxes_wherever_it_names_a_figure(trained):
     assert "\nval on truth boxes:\n" in printed and "\nema on truth boxes:\n" in printed
     assert re.search(r"best checkpoint \(AP [\d.]+ on truth boxes\)", printed)
     assert facts["boxes"] == "truth" and facts["finished"]
+    keys = {key for line in measured(folder) for key in line if key.endswith("/AP")}
+    assert keys == {"val_on_truth_boxes/AP", "ema_on_truth_boxes/AP"}
     for place in (folder, folder / "ema"):
         name, poses = poses_in(place)
         assert name == "keypoints_truth_boxes.json" and len(poses) > 6
