@@ -82,7 +82,8 @@ def poses_in(folder):
 
 
 def nothing_left(folder):
-    return not [path for path in folder.rglob("*") if path.is_file()]
+    """Nor empty folders, but OUTPUT_DIR itself."""
+    return not [path for path in folder.rglob("*") if path.name != "out"]
 
 
 # Which boxes -------------------------------------------------------------------------------------
@@ -232,6 +233,12 @@ def test_what_holds_no_boxes_is_refused_with_its_cure(valid, tmp_path, entries, 
 def test_there_are_no_boxes_by_default(valid, tmp_path):
     printed = valid("TEST.BOXES", "", status=2)
     assert "TEST.BOXES is empty; set it to truth" in printed and "file of detections" in printed
+    assert nothing_left(tmp_path)
+
+
+def test_a_refused_evaluation_leaves_no_folder(trained, tmp_path):
+    place = ["OUTPUT_DIR", tmp_path / "out", "NAME", "a/b/c"]
+    run("valid", "--cfg", TOP_DOWN, *trained[1], *place, "TEST.MODEL_FILE", "gone.pth", status=2)
     assert nothing_left(tmp_path)
 
 

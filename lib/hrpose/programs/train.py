@@ -73,7 +73,7 @@ def _train(config: CfgNode, dist: DistInfo) -> None:
         _log_start(config, state, train_config, report)
         callbacks = make_callbacks(config, state)
     except BaseException:
-        run_dir.discard()
+        run_dir.discard(Path(config.OUTPUT_DIR))
         raise
     try:
         metrics = Trainer(state, train_config, callbacks).train()

@@ -43,7 +43,7 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
                 metrics = score_network(config, folder, dist)
         except BaseException:
             if dist.is_main and not known.output:
-                remove_empty(folder)
+                remove_empty(folder, Path(config.OUTPUT_DIR))
             raise
         if dist.is_main:
             boxes = "" if known.results else box_source(config)
