@@ -169,7 +169,8 @@ def compared_options(config: CfgNode) -> dict[str, Any]:
     finished rows mean: then delete both docs/ablations/rows and OUTPUT_DIR/ablations.
     """
     options = {key: get_option(config, key) for key in BY_KEY if key not in RESULT_NEUTRAL}
-    for key in ("DATASET.ROOT", "MODEL.PRETRAINED"):  # relative: equal on every machine
+    for key in ("DATASET.ROOT", "MODEL.PRETRAINED", "TEST.BOXES"):
+        # Relative paths are equal on every machine.
         options[key] = options[key] and os.path.relpath(options[key])
     return without_defaults(options)
 
