@@ -206,7 +206,7 @@ BOX = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
 @pytest.mark.parametrize(
     ("entries", "message"),
     [
-        (None, "there is no file of boxes at .*; give a detector's results .* or truth"),
+        (None, "there is no file of boxes at .*; give a detector's results .* or TEST.BOXES truth"),
         ("[{", "is not valid JSON .*; download or export it again"),
         ({"images": []}, "is not a list; COCO's results format is a list of boxes"),
         (
