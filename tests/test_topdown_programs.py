@@ -130,6 +130,19 @@ def test_an_evaluation_names_its_boxes(valid, labels, tmp_path):
         shutil.rmtree(tmp_path / "valid")
 
 
+def test_boxes_that_mislead_are_named_before_their_figures(valid, labels, tmp_path):
+    found = detections(labels)
+    for each in found:
+        x, y, width, height = each["bbox"]
+        each["bbox"] = [x, y, x + width, y + height]
+    path = written(tmp_path / "corners.json", found)
+    printed = valid("TEST.BOXES", path)
+    assert f"warning: {path}: boxes that seem to be two corners (" in printed
+    assert printed.index("check_data.py --boxes lists") < printed.index("on corners boxes:")
+    shutil.rmtree(tmp_path / "valid")
+    assert "--boxes" not in valid("TEST.BOXES", written(path, detections(labels)))
+
+
 def test_scored_results_are_of_unknown_boxes(valid, tmp_path):
     valid()
     first = json.loads((tmp_path / "valid" / "results" / "metrics.json").read_text())
@@ -197,7 +210,7 @@ def test_ground_truth_heatmaps_need_labelled_boxes(valid, labels, tmp_path):
     metrics = json.loads((tmp_path / "valid" / "results" / "metrics.json").read_text())
     assert metrics["AP50"] == 1 and metrics["AP"] > 0.5  # of crops of 32 x 64 pixels
     path = written(tmp_path / "boxes.json", detections(labels))
-    assert "set TEST.BOXES truth" in valid("TEST.GT_HEATMAPS", 1 > 0, "TEST.BOXES", path, status=2)
+    assert "set TEST.BOXES truth" in valid("TEST.GT_HEATMAPS", "true", "TEST.BOXES", path, status=2)
 
 
 BOX = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
