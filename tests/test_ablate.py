@@ -14,10 +14,14 @@ import time
 from pathlib import Path
 
 import cv2
+import numpy as np
 import pytest
 import torch
 
 from ablation_runs import ROOT, TRAIN, VALID, Ablations, row_of
+from hrpose.evaluation.pck import pckh_metrics
+from hrpose.programs.ablation_tables import PCKH_METRICS
+from hrpose.skeletons import MPII
 
 STUCK = """
 import pathlib, sys, time
@@ -374,6 +378,23 @@ def test_the_published_figures_stand_beside_ours(ablate):
     assert b["published AP"] == "–" and "published AP-M" not in a
     (ablate.out / "plan.md").unlink()
     assert "published AP" not in ablate("LOSS.SHR", "0.01,1").out
+
+
+def test_pckh_is_in_percent_as_it_is(ablate):
+    """Beside a row of another data set, each has the metrics of its own."""
+    layout = 'ANNOTATIONS: "annotations/person_keypoints_{split}.json", IMAGES: "images/{split}"'
+    data = f"DATASET: {{FORMAT: mpii, SKELETON: mpii, {layout}}}"
+    network = "MODEL: {NAME: pose_hrnet}\nLOSS: {TERMS: [heatmap]}\nTEST: {BOXES: truth}"
+    ablate.rows(a=f"# Published: PCKh@.5 90.3\n{data}\n{network}", b="")
+    both = [{"AP": ap, "PCKh@.5": 88.5 + ap, "PCKh@.1": -1.0} for ap in (0, 1)]
+    done = with_figures(ablate, both)
+    assert "a, seed 1: PCKh@.5 89.5 in " in done.out and "b, seed 1: AP 100.0 in " in done.out
+    a, b = (row_of(ablate.table(), name) for name in "ab")
+    assert (a["PCKh@.5"], a["published PCKh@.5"], a["PCKh@.1"]) == ("89.0 ± 0.7", "90.3", "–")
+    assert a["AP"] == b["PCKh@.5"] == "–" and b["AP"] == "50.0 ± 70.7"
+    assert "- PCKh@.5 and AP in percent: mean" in ablate.table()
+    assert "seed 0: finished before" in ablate("--seeds", "0,1").out
+    assert {*PCKH_METRICS} < {*pckh_metrics(np.zeros((1, 16)), MPII.joints)}
 
 
 def test_failed_and_missing_seeds_are_shown(ablate):

@@ -299,6 +299,13 @@ def test_the_bench_keeps_data_of_ones_own_and_names_what_it_replaces(tmp_path):
     assert "DATASET.ROOT data/coco -> data/synthetic" in published.replaced
 
 
+def test_the_bench_takes_bottom_up_networks_only():
+    top_down = ROOT / "configs" / "topdown" / "hrnet_w32_256x192.yaml"
+    assert len(plan(top_down)) == 1
+    with pytest.raises(ValueError, match=r"hrnet_w32_256x192.*bottom-up.*leave the preset out"):
+        plan(top_down, preset="bench")
+
+
 def test_the_command_line_wins_over_the_bench():
     words = ["DATASET.INPUT_SIZE", "64", "MODEL.WIDTH", "8", "TRAIN.EPOCHS", "3"]
     (config,) = [e.config for e in plan(W32, overrides=words, preset="bench")]

@@ -160,13 +160,13 @@ def test_box_ap_at_its_ends(tmp_path):
 # The program ------------------------------------------------------------------------------------
 
 
-def checked(folder, entries):
+def checked(folder, entries, *options):
     (folder / "tiny.yaml").write_text(CONFIG.format(root=folder))
     for split in ("train", "val"):
         save(folder, split, big_set())
     (folder / "found.json").write_text(json.dumps(entries))
     with pytest.raises(SystemExit) as end:
-        main(["--cfg", str(folder / "tiny.yaml"), "--boxes", str(folder / "found.json")])
+        main(["--cfg", f"{folder}/tiny.yaml", "--boxes", f"{folder}/found.json", *options])
     report = folder / "output" / "tiny" / "check_data" / "boxes.json"
     return end.value.code, json.loads(report.read_text())
 
@@ -178,6 +178,9 @@ def test_the_program_checks_boxes_without_images(tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "boxes per image: min: 2, median: 2, max: 2" in printed
     assert "== found.json: nothing wrong" in printed
+    options = ["TEST.BOX_FILTER.MAX_PER_IMAGE", "1", "MODEL.NAME", "pose_hrnet"]
+    status, report = checked(tmp_path, detections(big_set()), *options)
+    assert report["counts"]["found.json"]["boxes"] == 2
 
 
 def test_the_program_ends_with_status_1_for_boxes_that_mislead_or_are_none(tmp_path, capsys):

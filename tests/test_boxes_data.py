@@ -241,7 +241,8 @@ def test_a_file_without_a_box_of_the_set_is_refused(tmp_path, content, complaint
 
 
 def test_a_file_that_is_absent_or_too_large_is_named(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match="found.json"):
+    cure = "found.json; give a detector's results .*, or TEST.BOXES truth"
+    with pytest.raises(FileNotFoundError, match=cure):
         read_boxes(tmp_path / "found.json", IMAGES, 1)
     monkeypatch.setattr("hrpose.data.coco.LARGEST_RESULTS", 10)
     with pytest.raises(ValueError, match="write fewer boxes of each image"):

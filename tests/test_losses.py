@@ -15,7 +15,7 @@ from hrpose.losses.combine import (
     tag_term,
     wahr_mse,
 )
-from hrpose.losses.heatmap import masked_mse
+from hrpose.losses.heatmap import joints_mse, masked_mse, ohkm_mse
 from hrpose.losses.swahr import adaptive_weight
 from hrpose.ops.coordinates import HIGHERHRNET
 from hrpose.ops.targets import draw_heatmaps, joint_cells
@@ -57,6 +57,32 @@ def test_images_do_not_mix():
     predicted = torch.stack([torch.zeros(1, 4, 4), torch.full((1, 4, 4), 2.0)])
     losses = masked_mse(predicted, torch.zeros(2, 1, 4, 4), torch.ones(2, 4, 4, dtype=torch.bool))
     assert losses.tolist() == [0, 4]
+
+
+PERSON_LOSSES = pytest.mark.parametrize("loss", [joints_mse, partial(ohkm_mse, hardest=3)])
+
+
+@PERSON_LOSSES
+def test_a_joint_of_weight_0_has_no_loss_and_no_gradient(loss):
+    predicted = (1e6 * random(2, 5, 4, 3)).requires_grad_()
+    weights = torch.tensor([[1.0, 0, 1, 1, 0], [0] * 5])
+    losses = loss(predicted, random(2, 5, 4, 3, seed=1), weights)
+    losses.sum().backward()
+    assert losses[0] > 0 == losses[1]
+    assert not predicted.grad[weights == 0].any() and predicted.grad[weights > 0].all()
+
+
+@PERSON_LOSSES
+def test_person_losses_know_no_order_and_weights_enter_squared(loss):
+    predicted, target = random(4, 5, 4, 3), random(4, 5, 4, 3, seed=1)
+    weights = 0.1 + random(4, 5, seed=2)
+    once = loss(predicted, target, weights)
+    torch.testing.assert_close(loss(predicted, target, 3 * weights), 9 * once)
+    for people, joints in (([2, 0, 3, 1], [*range(5)]), ([*range(4)], [4, 2, 0, 1, 3])):
+        moved = [each[people][:, joints] for each in (predicted, target, weights)]
+        torch.testing.assert_close(loss(*moved), once[people])
+    twice = loss(*(torch.cat([each, each]) for each in (predicted, target, weights)))
+    torch.testing.assert_close(twice.mean(), once.mean())
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])

@@ -11,7 +11,7 @@ import pytest
 
 from hrpose.config.options import may_differ
 from hrpose.config.renamed import current_option
-from hrpose.engine.run_dir import is_unfinished, open_run_dir, plain_options
+from hrpose.engine.run_dir import is_unfinished, open_run_dir, plain_options, remove_empty
 
 CONFIG = "TRAIN:\n  LR: 0.001\n"
 
@@ -254,3 +254,18 @@ def test_a_refused_process_leaves_the_holders_mark(start, tmp_path):
     open_run_dir(tmp_path, CONFIG, "auto")
     assert before == str(os.getpid())
     assert (held.folder / ".lock").read_text() == before
+
+
+def test_empty_folders_are_removed_up_to_what_they_are_for(tmp_path):
+    output = tmp_path / "output"
+    deep, beside = output / "a" / "b" / "c" / "time", output / "a" / "run"
+    deep.mkdir(parents=True)
+    beside.mkdir()
+    remove_empty(deep, output)
+    assert [*output.rglob("*")] == [output / "a", beside]
+    remove_empty(beside / "gone", output)
+    assert [*tmp_path.iterdir()] == [output] and not [*output.iterdir()]
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    remove_empty(elsewhere, output)
+    assert elsewhere.is_dir()

@@ -144,6 +144,10 @@ GOOD = [10, 10, 20, 30]
     [
         (None, None, r"boxes \(N, 4\) x, y, width, height"),
         (GOOD, None, r"boxes are \(4,\); give \(N, 4\)"),
+        (np.zeros((4, 0)), None, r"boxes are \(4, 0\); give \(N, 4\)"),
+        ([GOOD, GOOD[:2]], None, r"boxes are not numbers .*; give \(N, 4\)"),
+        ("truth", None, "boxes are not numbers"),
+        ([GOOD], ["high"], "box scores are not numbers .*; give one a box"),
         ([GOOD, [10, np.nan, 20, 30]], None, "box 1 is .*nan"),
         ([GOOD, GOOD, [10, 10, 0, 30]], None, "box 2 is .*above 0"),
         ([GOOD, [120, 0, 20, 30]], None, "box 1, .*wholly outside its image of 120 x 90"),

@@ -83,7 +83,8 @@ def poses_in(folder):
 
 
 def nothing_left(folder):
-    return not [path for path in folder.rglob("*") if path.is_file()]
+    """Nor empty folders, but OUTPUT_DIR itself."""
+    return not [path for path in folder.rglob("*") if path.name != "out"]
 
 
 # Which boxes -------------------------------------------------------------------------------------
@@ -100,6 +101,8 @@ def test_a_training_names_its_boxes_wherever_it_names_a_figure(trained):
     assert "\nval on truth boxes:\n" in printed and "\nema on truth boxes:\n" in printed
     assert re.search(r"best checkpoint \(AP [\d.]+ on truth boxes\)", printed)
     assert facts["boxes"] == "truth" and facts["finished"]
+    keys = {key for line in measured(folder) for key in line if key.endswith("/AP")}
+    assert keys == {"val_on_truth_boxes/AP", "ema_on_truth_boxes/AP"}
     for place in (folder, folder / "ema"):
         name, poses = poses_in(place)
         assert name == "keypoints_truth_boxes.json" and len(poses) > 6
@@ -126,6 +129,19 @@ def test_an_evaluation_names_its_boxes(valid, labels, tmp_path):
         assert json.loads((tmp_path / "valid" / "run.json").read_text())["boxes"] == name
         assert poses_in(tmp_path / "valid")[0] == f"keypoints_{name}_boxes.json"
         shutil.rmtree(tmp_path / "valid")
+
+
+def test_boxes_that_mislead_are_named_before_their_figures(valid, labels, tmp_path):
+    found = detections(labels)
+    for each in found:
+        x, y, width, height = each["bbox"]
+        each["bbox"] = [x, y, x + width, y + height]
+    path = written(tmp_path / "corners.json", found)
+    printed = valid("TEST.BOXES", path)
+    assert f"warning: {path}: boxes that seem to be two corners (" in printed
+    assert printed.index("check_data.py --boxes lists") < printed.index("on corners boxes:")
+    shutil.rmtree(tmp_path / "valid")
+    assert "--boxes" not in valid("TEST.BOXES", written(path, detections(labels)))
 
 
 def test_scored_results_are_of_unknown_boxes(valid, tmp_path):
@@ -195,7 +211,7 @@ def test_ground_truth_heatmaps_need_labelled_boxes(valid, labels, tmp_path):
     metrics = json.loads((tmp_path / "valid" / "results" / "metrics.json").read_text())
     assert metrics["AP50"] == 1 and metrics["AP"] > 0.5  # of crops of 32 x 64 pixels
     path = written(tmp_path / "boxes.json", detections(labels))
-    assert "set TEST.BOXES truth" in valid("TEST.GT_HEATMAPS", 1 > 0, "TEST.BOXES", path, status=2)
+    assert "set TEST.BOXES truth" in valid("TEST.GT_HEATMAPS", "true", "TEST.BOXES", path, status=2)
 
 
 BOX = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
@@ -231,6 +247,12 @@ def test_what_holds_no_boxes_is_refused_with_its_cure(valid, tmp_path, entries, 
 def test_there_are_no_boxes_by_default(valid, tmp_path):
     printed = valid("TEST.BOXES", "", status=2)
     assert "TEST.BOXES is empty; set it to truth" in printed and "file of detections" in printed
+    assert nothing_left(tmp_path)
+
+
+def test_a_refused_evaluation_leaves_no_folder(trained, tmp_path):
+    place = ["OUTPUT_DIR", tmp_path / "out", "NAME", "a/b/c"]
+    run("valid", "--cfg", TOP_DOWN, *trained[1], *place, "TEST.MODEL_FILE", "gone.pth", status=2)
     assert nothing_left(tmp_path)
 
 

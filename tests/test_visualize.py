@@ -5,7 +5,8 @@ import sys
 import numpy as np
 import pytest
 
-from hrpose.visualize import colour_bar, draw_notes, draw_values, scatter
+from hrpose.skeletons import COCO
+from hrpose.visualize import colour_bar, draw_notes, draw_poses, draw_values, scatter
 
 
 @pytest.mark.parametrize("share", [0, 0.25, 0.5, 1])
@@ -24,6 +25,14 @@ def test_values_beyond_the_range_are_clipped():
             draw_values(image, value * all_of_it, (0.8, 1.2), all_of_it) for value in (end, beyond)
         )
         assert (at_end == far).all()
+
+
+def test_a_missing_joint_is_not_drawn_in_the_corner():
+    joints = np.zeros((1, 17, 3))
+    joints[0, 5] = 30, 20, 0.9
+    picture = draw_poses(np.zeros((40, 60, 3), np.uint8), joints, COCO)
+    assert picture[20, 30].any() and not picture[:15, :15].any()
+    assert not draw_poses(picture * 0, joints, COCO, 0.95).any()
 
 
 def test_notes_are_moved_into_the_image():

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hrpose.data.coco import MAX_INTEGER, ImageAnnotation, annotated_size, load_result_list
+from hrpose.ops.boxes import are_outside
 
 CROWD = "of crowds"
 UNLABELLED = "without a labelled joint"
@@ -85,7 +86,7 @@ def label_boxes(
     high = np.fmin(low + np.maximum(boxes[:, 2:] - 1, 0), size - 1)
     crowds = np.zeros(len(boxes), bool) if record.crowds is None else record.crowds
     kept, dropped = _select(
-        {CROWD: crowds, OUTSIDE: _is_outside(boxes, size), FLAT: ~(high > low).all(1)}
+        {CROWD: crowds, OUTSIDE: are_outside(boxes, size), FLAT: ~(high > low).all(1)}
     )
     if record.unlabelled:
         dropped = {UNLABELLED: record.unlabelled, **dropped}
@@ -124,6 +125,11 @@ def read_boxes(
 
 def load_box_entries(path: Path) -> list[dict[str, Any]]:
     """The entries of a file of boxes, not checked yet. Errors: FileNotFoundError, ValueError"""
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no file of boxes at {path}; give a detector's results in COCO's results "
+            "format, or TEST.BOXES truth for the labelled boxes"
+        )
     return load_result_list(path, "boxes", "bbox", "the best 100 are enough")
 
 
@@ -154,7 +160,7 @@ def select_boxes(
         {
             OTHER_CATEGORIES: others,
             OTHER_IMAGES: unlisted,
-            OUTSIDE: _is_outside(boxes, own_sizes),
+            OUTSIDE: are_outside(boxes, own_sizes),
             f"of a score below {min_score:g}": scores < min_score,
         }
     )
@@ -211,11 +217,6 @@ def _refuse_useless(
         f"image_id {example}; run the detector on the images of DATASET.VAL, and "
         "write the ids that the annotations give them"
     )
-
-
-def _is_outside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-    """(N,) bool: boxes (N, 4) without a point in their image; sizes: (N, 2) or (2,) W, H"""
-    return ((boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0)).any(1)
 
 
 def _select(reasons: Mapping[str, np.ndarray]) -> tuple[np.ndarray, dict[str, int]]:

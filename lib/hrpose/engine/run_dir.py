@@ -9,7 +9,6 @@ import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -49,13 +48,13 @@ class RunDir(NamedTuple):
     changed: tuple[str, ...] = ()  # options with other values than before
     cure: str = "Start again to continue"  # of an interruption
 
-    def discard(self) -> None:
-        """Delete the folder of a run that failed before it started to train."""
+    def discard(self, output_dir: Path) -> None:
+        """Delete the folder, below OUTPUT_DIR, of a run that failed before it started to train."""
         if self.lock:
             self.lock.close()
             if not (self.last.exists() or self.resumed):
                 shutil.rmtree(self.folder)
-                remove_empty(self.folder)
+                remove_empty(self.folder, output_dir)
 
     @property
     def checkpoints(self) -> Path:
@@ -219,11 +218,17 @@ def create_run_folder(experiment: Path) -> Path:
     return folder
 
 
-def remove_empty(folder: Path) -> None:
-    """Remove a run folder that is empty, and then those of its config."""
-    for path in (folder, *folder.parents[:2]):
-        with suppress(OSError):  # it contains something, or is gone
+def remove_empty(folder: Path, output_dir: Path) -> None:
+    """Remove a run folder that is empty, and then those above it, below OUTPUT_DIR, that are."""
+    for path in (folder, *folder.parents):
+        if not path.is_relative_to(output_dir) or path == output_dir:
+            return
+        try:
             path.rmdir()
+        except FileNotFoundError:
+            continue
+        except OSError:  # it contains something
+            return
 
 
 def acquire_lock(folder: Path) -> IO[str] | None:

@@ -43,7 +43,7 @@ class Callbacks(NamedTuple):
     primary: str  # the metric that selects the best checkpoint
     visualize: Callable[[Batch, Any], None]  # a batch and the model's outputs for it
     image_name: Callable[[int], str] = str  # by its index in the data set
-    circumstances: str = ""  # of the metrics, for the log
+    circumstances: str = ""  # of the metrics, for the log and their names
 
 
 class Trainer:
@@ -182,10 +182,11 @@ class Trainer:
         for name, model in state.evaluated_models.items():
             state.dist.broadcast_buffers(model)
             metrics = self.callbacks.validate(model, name)
-            state.logger.write({f"{name}/{k}": v for k, v in metrics.items()}, progress.step)
+            title = f"{name}{self.callbacks.circumstances}"
+            group = title.replace(" ", "_")  # TensorBoard takes no spaces
+            state.logger.write({f"{group}/{k}": v for k, v in metrics.items()}, progress.step)
             text = ", ".join(f"{key} {value:.3f}" for key, value in metrics.items())
-            around = self.callbacks.circumstances
-            state.logger.info(f"epoch {progress.epoch + 1}, {name}{around}: {text}")
+            state.logger.info(f"epoch {progress.epoch + 1}, {title}: {text}")
             progress.metrics[name] = metrics
             state.save_if_best(name, metrics, self.callbacks.primary)
 

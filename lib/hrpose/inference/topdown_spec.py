@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from hrpose.inference.scoring import rescore
-from hrpose.ops.boxes import PADDING, check_boxes, crop_transform, padded_areas
+from hrpose.ops.boxes import PADDING, are_outside, check_boxes, crop_transform, padded_size
 from hrpose.ops.coordinates import check_image
 from hrpose.ops.oks import oks_nms
 from hrpose.skeletons import Skeleton
@@ -53,9 +53,8 @@ class TopDownSpec(NamedTuple):
         if boxes is None:
             raise ValueError(BOXES_WANTED)
         width, height = check_image(image)
-        boxes = check_boxes(np.reshape(boxes, (-1, 4)) if np.size(boxes) == 0 else boxes)
-        (left, top), (right, bottom) = boxes[:, :2].T, (boxes[:, :2] + boxes[:, 2:]).T
-        outside = (left >= width) | (top >= height) | (right <= 0) | (bottom <= 0)
+        boxes = check_boxes(boxes)
+        outside = are_outside(boxes, np.array([width, height]))
         if outside.any():
             index = int(outside.argmax())
             raise ValueError(
@@ -63,7 +62,10 @@ class TopDownSpec(NamedTuple):
                 f"{height}; give x, y, width, height in pixels of this image, or leave it out"
             )
         given = np.ones(len(boxes)) if box_scores is None else box_scores
-        scores = np.asarray(given, np.float64)
+        try:
+            scores = np.asarray(given, np.float64)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"box scores are not numbers ({error}); give one a box") from None
         if scores.shape != (len(boxes),):
             raise ValueError(f"box scores are {scores.shape}; give one a box: ({len(boxes)},)")
         if not np.isfinite(scores).all():
@@ -104,7 +106,8 @@ class TopDownSpec(NamedTuple):
         order = np.lexsort((-box_scores, -scores))  # stable
         kept = order[scores[order] >= self.min_score]
         if self.oks_nms < 1:
-            areas = padded_areas(boxes[kept], self.input_size, self.padding)
+            widths, heights = padded_size(boxes[kept, 2:].T, self.input_size, self.padding)
+            areas = widths * heights
             given = in_image[kept], scores[kept], areas, self.skeleton.sigmas, self.oks_nms
             kept = kept[oks_nms(*given)]
         in_image[joints[..., 2] <= 0] = 0

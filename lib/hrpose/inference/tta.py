@@ -20,6 +20,7 @@ def flip_back(
 
     maps: (B, K, h, w)
     flip_order: (K,) index of each joint's mirror image; a tensor on the device spares a copy
+    Returns (B, K, h, w).
     """
     order = torch.as_tensor(flip_order, device=maps.device)
     return CONVENTIONS[coordinates].align_flipped(maps.flip(-1).index_select(1, order))

@@ -9,6 +9,8 @@ Sources: Sun et al. 2019 (HRNet), section 4.1, and its released code; for `unbia
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from hrpose.ops.coordinates import CONVENTIONS, Affine, similarity
@@ -41,26 +43,37 @@ def crop_transform(
     return similarity(centre, size, scale, rotation, convention)
 
 
-def padded_size(
-    extent: tuple[float, float], size: tuple[int, int], padding: float = PADDING
-) -> tuple[float, float]:
-    """Width and height of a crop in image pixels, of the proportions of the input `size` (W, H)."""
+def padded_size(extent: Any, size: tuple[int, int], padding: float = PADDING) -> Any:
+    """Width and height of a crop in image pixels, of the proportions of the input `size` (W, H).
+
+    extent: width and height of its box; or of N boxes, (2, N)
+    """
     width, height = extent
     aspect = size[0] / size[1]
-    width = max(width, height * aspect)
+    width = np.maximum(width, height * aspect)
     return width * padding, width / aspect * padding
 
 
-def padded_areas(boxes: np.ndarray, size: tuple[int, int], padding: float = PADDING) -> np.ndarray:
-    """Areas (N,) of the crops of boxes (N, 4) in square image pixels, without rotation."""
-    aspect = size[0] / size[1]
-    width = np.maximum(boxes[:, 2], boxes[:, 3] * aspect) * padding
-    return width**2 / aspect
+def are_outside(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(N,) bool: boxes (N, 4) without a point in their image.
+
+    sizes: (N, 2) or (2,) width, height of the images
+    """
+    return ((boxes[:, :2] >= sizes) | (boxes[:, :2] + boxes[:, 2:] <= 0)).any(1)
 
 
-def check_boxes(boxes: np.ndarray) -> np.ndarray:
-    """Boxes (N, 4) as float64. ValueError with the index of one that is no box, and the cure."""
-    boxes = np.asarray(boxes, np.float64)
+def check_boxes(boxes: Any) -> np.ndarray:
+    """Boxes (N, 4), or an empty list, as (N, 4) float64.
+
+    Errors: ValueError with the index of one that is no box, and the cure.
+    """
+    try:
+        boxes = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError) as error:  # texts, or rows of different lengths
+        raise ValueError(
+            f"boxes are not numbers ({error}); give (N, 4): x, y, width, height in pixels"
+        ) from None
+    boxes = boxes.reshape(0, 4) if boxes.shape == (0,) else boxes
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes are {boxes.shape}; give (N, 4): x, y, width, height in pixels")
     valid = np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)

@@ -30,7 +30,13 @@ from hrpose.programs.ablation_plan import (
     measure_networks,
     without_defaults,
 )
-from hrpose.programs.ablation_tables import METRICS, frame_of, markdown_table, write_tables
+from hrpose.programs.ablation_tables import (
+    frame_of,
+    markdown_table,
+    reported_metrics,
+    to_percent,
+    write_tables,
+)
 
 ENVIRONMENT = ("git", "python", "torch", "numpy", "device", "started", "finished")
 """What a finished row keeps of the run.json of its training."""
@@ -86,9 +92,11 @@ class Ablation:
         for path in sorted((self.folder / "rows").glob("*.json")):
             try:
                 row = read_json(path, "row")
-                row["figures"]["AP"], row["parameters"], row["gmacs"]
-                options = (current_option(*pair) for pair in row["options"].items())
-                rows[digest(without_defaults(dict(filter(None, options))))] = {
+                pairs = (current_option(*pair) for pair in row["options"].items())
+                options = dict(filter(None, pairs))
+                primary = reported_metrics(options.get("DATASET.FORMAT", ""))[0]
+                row["figures"][primary], row["parameters"], row["gmacs"]
+                rows[digest(without_defaults(options))] = {
                     **row,
                     "hash": path.stem,
                 }
@@ -109,7 +117,10 @@ class Ablation:
 
     def keep(self, e: Experiment, figures: dict[str, float], facts: dict, seconds: float) -> None:
         """Write a finished row and the tables. facts: run.json of the training"""
-        text = f"AP {100 * figures['AP']:.1f} in {timedelta(seconds=round(seconds))}"
+        primary = reported_metrics(e.config.DATASET.FORMAT)[0]
+        percent = to_percent(figures[primary], primary)
+        shown = "unknown" if percent is None else f"{percent:.1f}"
+        text = f"{primary} {shown} in {timedelta(seconds=round(seconds))}"
         row = {
             "row": e.name,
             "seed": e.seed,
@@ -150,9 +161,8 @@ class Ablation:
             )
             if e.key in rows or e.key in self.failures:
                 record["state"] = "finished" if e.key in rows else "failed"
-            for name in METRICS:
-                value = row["figures"].get(name, -1)  # COCO's -1: no ground truth
-                record[name] = None if value == -1 else round(100 * value, 6)
+            for name in reported_metrics(e.config.DATASET.FORMAT):
+                record[name] = to_percent(row["figures"].get(name, -1), name)
                 record[f"published {name}"] = e.published.get(name)
             records.append(record)
         return records
@@ -179,9 +189,10 @@ class Ablation:
 
 def _notes(plan: Sequence[Experiment], known: argparse.Namespace) -> list[str]:
     """What a reader of the tables has to know."""
+    metrics = dict.fromkeys(reported_metrics(e.config.DATASET.FORMAT)[0] for e in plan)
     notes = [
-        "AP in percent: mean ± sample standard deviation over the seeds. GMAC: billions of "
-        "multiply-adds of one forward pass at the test's size."
+        f"{' and '.join(metrics)} in percent: mean ± sample standard deviation over the seeds. "
+        "GMAC: billions of multiply-adds of one forward pass at the test's size."
     ]
     changes = ["--preset", known.preset] if known.preset != "full" else []
     changes += _result_overrides(known.overrides)

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, defaults, read_entries
-from hrpose.config.options import RUNTIME_OPTIONS
+from hrpose.config.options import RUNTIME_OPTIONS, TOP_DOWN_MODELS
 from hrpose.programs.ablation_tables import METRICS
 
 REPOSITORY = Path(__file__).parents[3]
@@ -169,7 +169,8 @@ def compared_options(config: CfgNode) -> dict[str, Any]:
     finished rows mean: then delete both docs/ablations/rows and OUTPUT_DIR/ablations.
     """
     options = {key: get_option(config, key) for key in BY_KEY if key not in RESULT_NEUTRAL}
-    for key in ("DATASET.ROOT", "MODEL.PRETRAINED"):  # relative: equal on every machine
+    for key in ("DATASET.ROOT", "MODEL.PRETRAINED", "TEST.BOXES"):
+        # Relative paths are equal on every machine.
         options[key] = options[key] and os.path.relpath(options[key])
     return without_defaults(options)
 
@@ -213,7 +214,13 @@ def bench_overrides(config: CfgNode) -> list[str]:
 
     Sides and widths are axes of the published tables, whose rows must stay apart. An experiment on
     data of one's own keeps it, and sides of 128 and widths of 8 at least, as far as it has them.
+    Errors: ValueError for a top-down network
     """
+    if config.MODEL.NAME in TOP_DOWN_MODELS:
+        raise ValueError(
+            f"--preset bench shrinks bottom-up networks; MODEL.NAME {config.MODEL.NAME} is "
+            "top-down: leave the preset out, and base the rows on configs/topdown/small.yaml"
+        )
     own = config.DATASET.ROOT not in PUBLISHED_ROOTS
     bench = load_config(BENCH)
     keys = [*(entry.key for entry in read_entries(BENCH)), *_BENCH_DATA]

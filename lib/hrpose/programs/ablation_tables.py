@@ -1,7 +1,7 @@
 """Tables of an ablation: Markdown, CSV, LaTeX and a plot, from one record per row and seed.
 
-A record is a dict: row, seed, state (finished, failed or missing), hash, parameters, gmacs, METRICS
-in percent (None where unknown), and "published <metric>".
+A record is a dict: row, seed, state (finished, failed or missing), hash, parameters, gmacs, the
+`reported_metrics` of its data in percent (None where unknown), and "published <metric>" of each.
 """
 
 from __future__ import annotations
@@ -18,8 +18,23 @@ from hrpose.ops.atomic_io import atomic_write
 if TYPE_CHECKING:
     from pandas import DataFrame, Series
 
-METRICS = ("AP", "AP50", "AP75", "AP-M", "AP-L")
-PUBLISHED_METRICS = tuple(f"published {name}" for name in METRICS)
+AP_METRICS = ("AP", "AP50", "AP75", "AP-M", "AP-L")
+"""Between 0 and 1, as they are evaluated."""
+
+PCKH_METRICS = ("PCKh@.5", "Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle", "PCKh@.1")
+"""In percent, as they are evaluated."""
+
+METRICS = AP_METRICS + PCKH_METRICS
+
+
+def reported_metrics(data_format: str) -> tuple[str, ...]:
+    """The metrics of data of this DATASET.FORMAT; rows are compared by the first."""
+    return PCKH_METRICS if data_format == "mpii" else AP_METRICS
+
+
+def to_percent(figure: float, metric: str) -> float | None:
+    """An evaluated figure in percent; None for -1, where there is no ground truth."""
+    return None if figure == -1 else round(figure * (1 if metric in PCKH_METRICS else 100), 6)
 
 
 def frame_of(records: Sequence[dict[str, Any]]) -> DataFrame:
@@ -30,9 +45,10 @@ def frame_of(records: Sequence[dict[str, Any]]) -> DataFrame:
         raise ValueError(
             "the tables need pandas, which is not installed: pip install -e '.[ablations]'"
         ) from None
-    heads = ["row", "seed", "state", "hash", "parameters", "gmacs", *METRICS, *PUBLISHED_METRICS]
-    figures = dict.fromkeys([*METRICS, *PUBLISHED_METRICS], float)
-    return pandas.DataFrame(list(records), columns=heads).astype(figures)
+    metrics = [name for name in METRICS if any(name in record for record in records)]
+    figures = [*metrics, *(f"published {name}" for name in metrics)]
+    heads = ["row", "seed", "state", "hash", "parameters", "gmacs", *figures]
+    return pandas.DataFrame(list(records), columns=heads).astype(dict.fromkeys(figures, float))
 
 
 def write_tables(
@@ -67,10 +83,11 @@ def _summary(frame: DataFrame) -> DataFrame:
     table = groups[[]].first()
     table["params (M)"] = groups["parameters"].agg(lambda each: f"{each.iloc[0] / 1e6:.2f}")
     table["GMAC"] = groups["gmacs"].agg(lambda each: f"{each.iloc[0]:.2f}")
-    for metric in METRICS:
+    metrics = [name for name in METRICS if name in frame]
+    for metric in metrics:
         table[metric] = groups[metric].agg(statistic)
     table["seeds"] = groups["state"].agg(seeds)
-    for name in PUBLISHED_METRICS:
+    for name in (f"published {metric}" for metric in metrics):
         if frame[name].notna().any():
             table[name] = groups[name].agg(lambda each: statistic(each[:1]))
     return table.reset_index()
@@ -89,7 +106,7 @@ def _escape(text: str) -> str:
 
 
 def _plot(frame: DataFrame) -> dict[str, bytes]:
-    """ "png": every row's AP: seeds, mean and deviation; beside them the published AP, if any.
+    """ "png": every row's AP, or PCKh: seeds, mean and deviation; beside them the published one.
 
     The panels have axes of their own, since a preset is another experiment. {}: no matplotlib.
     """
@@ -99,14 +116,16 @@ def _plot(frame: DataFrame) -> dict[str, bytes]:
         return {}
     groups = frame.groupby("row", sort=False)
     names = [name.replace("$", r"\$") for name in groups.groups]
-    columns = ["AP", "published AP"][: 1 + frame["published AP"].notna().any()]
+    metric = next(name for name in METRICS if name in frame)
+    columns = [metric, f"published {metric}"]
+    columns = columns[: 1 + frame[columns[1]].notna().any()]
     figure = Figure(figsize=(3 + 3 * len(columns), 1.2 + 0.32 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
     for panel, column in zip(panels, columns):
         spread = groups[column].std().fillna(0)
         panel.errorbar(groups[column].mean(), range(len(names)), xerr=spread, fmt="D", capsize=3)
         panel.plot(frame[column], groups.ngroup(), "o", color="tab:blue", alpha=0.4, markersize=4)
-        panel.set(title="ours" if column == "AP" else "published", xlabel="AP")
+        panel.set(title="ours" if column == metric else "published", xlabel=metric)
         panel.grid(axis="x", alpha=0.4)
     panels[0].set_yticks(range(len(names)), names)
     panels[0].set_ylim(len(names) - 0.5, -0.5)

@@ -103,7 +103,8 @@ def check_boxes_file(config: CfgNode, path: Path) -> dict[str, Any]:
     truth = select_images(truth, config.DATASET.IMAGE_IDS)
     view = view_of(config, config.DATASET.VAL, truth, {})
     try:
-        boxes = read_boxes(path, view.images.values(), view.schema.category["id"])
+        filters = config.TEST.BOX_FILTER.MIN_SCORE, config.TEST.BOX_FILTER.MAX_PER_IMAGE
+        boxes = read_boxes(path, view.images.values(), view.schema.category["id"], *filters)
     except ValueError as error:
         cure = "correct it, then run this again"
         found = finding(

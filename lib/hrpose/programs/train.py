@@ -53,7 +53,7 @@ from hrpose.models.weights import LoadReport
 from hrpose.ops.atomic_io import sha256, write_json
 from hrpose.ops.image import read_image, write
 from hrpose.programs.environment import TIME_FORMAT, environment_info
-from hrpose.programs.valid import score
+from hrpose.programs.valid import describe_boxes, score
 from hrpose.programs.visual_reports import draw_training_batch
 
 FOLLOW_EPOCHS = ("warmup_linear", "cosine", "one_cycle")
@@ -74,7 +74,7 @@ def _train(config: CfgNode, dist: DistInfo) -> None:
         _log_start(config, state, train_config, report)
         callbacks = make_callbacks(config, state)
     except BaseException:
-        run_dir.discard()
+        run_dir.discard(Path(config.OUTPUT_DIR))
         raise
     try:
         metrics = Trainer(state, train_config, callbacks).train()
@@ -184,8 +184,8 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     if split.findings and config.DATASET.VAL != config.DATASET.TRAIN:
         state.logger.info(f"warning: {split.findings}")
     images = family(config).build_test_images(config, split.records, split.images, state.dist)
-    if images.note:
-        state.logger.info(f"boxes: {images.note}")
+    for line in describe_boxes(config, split, images):
+        state.logger.info(line)
     dataset = cast(SampleDataset, state.loader.dataset)
     records = dataset.records
 

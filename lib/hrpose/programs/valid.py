@@ -12,14 +12,20 @@ from yacs.config import CfgNode
 from hrpose.builders.datasets import (
     Split,
     build_evaluator,
+    build_schema,
+    build_skeleton,
     check_annotations,
     read_annotations,
     read_split,
 )
 from hrpose.builders.devices import build_devices
 from hrpose.builders.families import box_source, family, load_predictors
-from hrpose.data.coco import load_results
-from hrpose.data.rules import EVALUATION
+from hrpose.builders.topdown import TRUTH
+from hrpose.data.box_checks import check_box_set
+from hrpose.data.coco import load_results, select_images
+from hrpose.data.rules import ERROR, EVALUATION
+from hrpose.data.samples import BoxedImageDataset, ImageDataset
+from hrpose.data.statistics import DatasetView
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate
 from hrpose.engine.run_dir import create_run_folder, remove_empty
@@ -43,7 +49,7 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
                 metrics = score_network(config, folder, dist)
         except BaseException:
             if dist.is_main and not known.output:
-                remove_empty(folder)
+                remove_empty(folder, Path(config.OUTPUT_DIR))
             raise
         if dist.is_main:
             boxes = "" if known.results else box_source(config)
@@ -61,8 +67,23 @@ def score_network(config: CfgNode, folder: Path, dist: DistInfo) -> dict[str, fl
     images = family(config).build_test_images(config, split.records, split.images, dist)
     if dist.is_main:
         print(f"warning: {split.findings}\n" * bool(split.findings), end="")
-        print(f"boxes: {images.note}\n" * bool(images.note), end="")
+        for line in describe_boxes(config, split, images):
+            print(line)
     return score(config, load_predictors(config, dist), split, images, folder, dist)
+
+
+def describe_boxes(config: CfgNode, split: Split, images: ImageDataset) -> list[str]:
+    """Lines for the log: source and counts of the boxes, if any, and errors of a file of them."""
+    lines = [f"boxes: {images.note}"] if images.note else []
+    if isinstance(images, BoxedImageDataset) and config.TEST.BOXES != TRUTH:
+        truth = select_images(split.truth, config.DATASET.IMAGE_IDS)
+        schema = build_schema(config, truth, build_skeleton(config).joints)
+        found = check_box_set(images.boxes, DatasetView(truth, schema, {}))
+        wrong = [f"{each.what} ({each.count})" for each in found if each.severity == ERROR]
+        if wrong:
+            cure = "tools/check_data.py --boxes lists them with their cures"
+            lines.append(f"warning: {config.TEST.BOXES}: {', '.join(wrong)}; {cure}")
+    return lines
 
 
 def score(
