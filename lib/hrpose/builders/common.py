@@ -16,7 +16,7 @@ from hrpose.builders.datasets import build_skeleton
 from hrpose.builders.devices import PRECISIONS
 from hrpose.config.loading import network_differences
 from hrpose.config.options import as_yaml
-from hrpose.data.augment import Augment, random_flip
+from hrpose.data.augment import Augment, CutoutConfig, cutout, random_flip
 from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.gpr import GPR, equation_step, reducing_step
 from hrpose.models.higher_hrnet import HigherHRNet
@@ -27,6 +27,7 @@ from hrpose.models.ram import RAM, HiddenScores, linear_scores
 from hrpose.models.swahr import SWAHR
 from hrpose.models.weight_io import read_weights
 from hrpose.models.weights import LoadReport, load_contents, load_weights
+from hrpose.ops.normalize import IMAGENET_MEAN
 
 
 def pick(table: Mapping[str, Any], name: str, option: str) -> Any:
@@ -51,6 +52,17 @@ def build_flip(config: CfgNode) -> Augment:
     """The horizontal flip of a training sample."""
     flip_order = build_skeleton(config).flip_order
     return partial(random_flip, probability=config.DATASET.FLIP, flip_order=flip_order)
+
+
+FILLS = {"mean": tuple(round(255 * level) for level in IMAGENET_MEAN), "black": (0, 0, 0)}
+"""DATASET.CUTOUT.FILL -> RGB of hidden pixels."""
+
+
+def build_cutout(config: CfgNode) -> Augment:
+    """The hidden squares of a training sample, which must be cropped by then."""
+    data = config.DATASET
+    options = keywords(data.CUTOUT, "PROBABILITY", "SQUARES", "SIDE")
+    return partial(cutout, config=CutoutConfig(FILLS[data.CUTOUT.FILL], **options))
 
 
 # Networks: config -> module. To add one, write it in models/ and give it a line in MODELS.

@@ -16,6 +16,7 @@ from hrpose.config.checks import (
     a_device,
     above_0,
     anything,
+    at_least_1,
     by_32_or_0,
     each,
     fraction,
@@ -96,8 +97,8 @@ OPTIONS = (
            "Training crop in pixels: the side of a square, or [width, height]. The shorter side at "
            "test."),
     Option("DATASET.AUGMENTATIONS", ("affine", "flip"), some,
-           "Augmentations of a training sample, in order: affine, flip; top-down: half_body, flip, "
-           "affine."),
+           "Augmentations of a training sample, in order: affine, flip, cutout; top-down: "
+           "half_body, flip, affine, cutout."),
     Option("DATASET.FLIP", 0.5, fraction,
            "Probability of a horizontal flip."),
     Option("DATASET.AFFINE.ROTATION", 30.0, not_negative,
@@ -121,6 +122,16 @@ OPTIONS = (
            "Probability of a crop about the upper or lower half of a body."),
     Option("DATASET.HALF_BODY.MIN_JOINTS", 8, not_negative,
            "Only people with more labelled joints than this are halved."),
+    Option("DATASET.CUTOUT.PROBABILITY", 1.0, fraction,
+           "Probability of hidden squares in a crop. All of CUTOUT is our choice: the paper of RAM "
+           "and GPR names cutout, but no value."),
+    Option("DATASET.CUTOUT.SQUARES", 1, above_0,
+           "How many squares are hidden, each about a point anywhere in the crop; the part beyond "
+           "the border is lost."),
+    Option("DATASET.CUTOUT.SIDE", 0.5, rule(lambda v: 0 < v <= 1, "above 0 and at most 1"),
+           "Side of a square in widths of the crop."),
+    Option("DATASET.CUTOUT.FILL", "mean", one_of("mean", "black"),
+           "What hides it: the mean colour of ImageNet, which is 0 to the network, or black."),
     Option("DATASET.MAX_NUM_PEOPLE", 30, above_0,
            "Maximum number of people per image: in the tag loss, of candidates per joint, and of "
            "detections."),
@@ -223,6 +234,10 @@ OPTIONS = (
            "Epochs after which multistep divides the rate by 10."),
     Option("TRAIN.WARMUP", 3.0, not_negative,
            "Warm-up epochs of warmup_linear and cosine, from a tenth of the rate."),
+    Option("TRAIN.RESTART.PERIOD", 16.0, at_least_1,
+           "Epochs of the first period of cosine_restarts, from LR down to 0."),
+    Option("TRAIN.RESTART.FACTOR", 2.0, at_least_1,
+           "Length of each further period in lengths of the one before."),
     Option("TRAIN.EPOCHS", 300, above_0,
            "Number of training epochs."),
     Option("TRAIN.VALIDATE_EVERY", 10, not_negative,
@@ -365,6 +380,11 @@ DEPENDENCES = (
         "DATASET.AUGMENTATIONS",
         ("half_body",),
     ),
+    Dependence(
+        tuple(f"DATASET.CUTOUT.{n}" for n in ("PROBABILITY", "SQUARES", "SIDE", "FILL")),
+        "DATASET.AUGMENTATIONS",
+        ("cutout",),
+    ),
     Dependence(("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER"), "DATASET.SKELETON", ("file",)),
     Dependence(("DATASET.FLIP",), "DATASET.AUGMENTATIONS", ("flip",)),
     Dependence(
@@ -381,6 +401,9 @@ DEPENDENCES = (
     Dependence(("LOSS.GAMMA", "LOSS.DETACH_WEIGHT"), "LOSS.WAHR", (True,)),
     Dependence(("TRAIN.LR_STEP",), "TRAIN.SCHEDULE", ("multistep",)),
     Dependence(("TRAIN.WARMUP",), "TRAIN.SCHEDULE", ("warmup_linear", "cosine")),
+    Dependence(
+        ("TRAIN.RESTART.PERIOD", "TRAIN.RESTART.FACTOR"), "TRAIN.SCHEDULE", ("cosine_restarts",)
+    ),
 )
 """Which options are refused where they have no effect (config/loading.py)."""
 
