@@ -152,11 +152,13 @@ def test_a_network_in_half_precision_finds_about_the_same(dtype, step):
 # A start from HRNet -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last", [False, True], ids=["skip_last", "all"])
-@pytest.mark.parametrize("fuse", [RAM, LINEAR], ids=["hidden", "linear"])
-@pytest.mark.parametrize("init", [normal_init, kaiming_init])
+@pytest.mark.parametrize(
+    ("fuse", "last", "init"),
+    [(RAM, False, normal_init), (RAM, True, kaiming_init), (LINEAR, True, kaiming_init)],
+    ids=["skip_last", "hidden", "linear"],
+)
 @pytest.mark.parametrize("training", [True, False])
-def test_ram_begins_as_hrnet_bit_for_bit(last, fuse, init, training):
+def test_ram_begins_as_hrnet_bit_for_bit(fuse, last, init, training):
     """Outputs, statistics of norms, and the gradients of all weights that HRNet has."""
     plain, model = network(init=init), network(fuse, fuse if last else SumFusion, init=init, seed=1)
     load_weights(model, plain.state_dict(), ["backbone.*.fusions.*"])
