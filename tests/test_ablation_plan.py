@@ -281,6 +281,18 @@ def test_the_bench_has_its_own_data_and_length_and_keeps_the_axes(name):
     assert (config.LOSS.SAHR, config.LOSS.WAHR) == (given.LOSS.SAHR, given.LOSS.WAHR)
 
 
+def test_the_bench_shrinks_top_down_rows_too_and_keeps_their_parts():
+    """Options of the bottom-up family are refused there, so that the bench leaves them out."""
+    rows = {e.name: e.config for e in plan(ROOT / "configs/ablations/ram_gpr", preset="bench")}
+    full, plain = (rows[f"ram_gpr/{name}"] for name in ("full", "table1/hrnet_w48_384x288"))
+    assert full.MODEL.RAM.ENABLED and full.MODEL.GPR.ENABLED and full.TEST.BOXES == "truth"
+    assert full.MODEL.WIDTH == 16 and full.DATASET.ROOT == "data/synthetic"
+    assert plain.MODEL.WIDTH == 24 and plain.DATASET.INPUT_SIZE == (64, 96)
+    assert "cutout" in full.DATASET.AUGMENTATIONS and full.TRAIN.SCHEDULE == "warmup_linear"
+    kinds = {str(rows[f"ram_gpr/{name}"]) for name in ("full", "without_ram", "without_gpr")}
+    assert len(kinds) == 3
+
+
 def test_the_bench_keeps_data_of_ones_own_and_names_what_it_replaces(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text(
@@ -297,13 +309,6 @@ def test_the_bench_keeps_data_of_ones_own_and_names_what_it_replaces(tmp_path):
     assert "DATASET.ROOT" not in found.replaced and f"{own}: " in found.replaced
     (published,) = plan(W32, preset="bench")
     assert "DATASET.ROOT data/coco -> data/synthetic" in published.replaced
-
-
-def test_the_bench_takes_bottom_up_networks_only():
-    top_down = ROOT / "configs" / "topdown" / "hrnet_w32_256x192.yaml"
-    assert len(plan(top_down)) == 1
-    with pytest.raises(ValueError, match=r"hrnet_w32_256x192.*bottom-up.*leave the preset out"):
-        plan(top_down, preset="bench")
 
 
 def test_the_command_line_wins_over_the_bench():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,10 +18,12 @@ from hrpose.config.loading import network_differences
 from hrpose.config.options import as_yaml
 from hrpose.data.augment import Augment, CutoutConfig, cutout, random_flip
 from hrpose.models.blocks import kaiming_init, normal_init
+from hrpose.models.gpr import GPR, equation_step, reducing_step
 from hrpose.models.higher_hrnet import HigherHRNet
-from hrpose.models.hrnet import HRNet
+from hrpose.models.hrnet import FuseFactory, HRNet, SumFusion
 from hrpose.models.optimize import prepare_for_inference
-from hrpose.models.pose_hrnet import PoseHRNet
+from hrpose.models.pose_hrnet import FinestBranch, PoseHRNet
+from hrpose.models.ram import RAM, HiddenScores, linear_scores
 from hrpose.models.swahr import SWAHR
 from hrpose.models.weight_io import read_weights
 from hrpose.models.weights import LoadReport, load_contents, load_weights
@@ -66,10 +68,19 @@ def build_cutout(config: CfgNode) -> Augment:
 # Networks: config -> module. To add one, write it in models/ and give it a line in MODELS.
 
 
-def _backbone(config: CfgNode) -> HRNet:
-    options = config.MODEL.BACKBONE
+def _backbone(config: CfgNode, branches: Sequence[int] = (0,)) -> HRNet:
+    model = config.MODEL
     names = ("MODULES", "BLOCKS", "STEM", "BOTTLENECKS")
-    return HRNet(config.MODEL.WIDTH, **keywords(options, *names))
+    fuse: FuseFactory = SumFusion
+    if model.RAM.ENABLED:
+        fuse = partial(RAM, scores=HiddenScores if model.RAM.HIDDEN else linear_scores)
+    return HRNet(
+        model.WIDTH,
+        **keywords(model.BACKBONE, *names),
+        branches=branches,
+        fuse=fuse,
+        last_fuse=SumFusion if model.RAM.SKIP_LAST else fuse,
+    )
 
 
 def _higher_hrnet(config: CfgNode) -> HigherHRNet:
@@ -82,8 +93,15 @@ def _higher_hrnet(config: CfgNode) -> HigherHRNet:
 
 
 def _pose_hrnet(config: CfgNode) -> PoseHRNet:
-    network = PoseHRNet(_backbone(config), len(build_skeleton(config).joints))
-    INITS[config.MODEL.INIT](network)
+    model = config.MODEL
+    branches: Sequence[int] = (0,)
+    neck: FinestBranch | GPR = FinestBranch(model.WIDTH)
+    if model.GPR.ENABLED:
+        branches = range(4)
+        step = pick(PYRAMID_STEPS, model.GPR.MODE, "MODEL.GPR.MODE")
+        neck = GPR([model.WIDTH << branch for branch in branches], step)
+    network = PoseHRNet(_backbone(config, branches), len(build_skeleton(config).joints), neck)
+    INITS[model.INIT](network)
     return network
 
 
@@ -105,6 +123,7 @@ MODELS: dict[str, Callable[[CfgNode], nn.Module]] = {
     "swahr": _swahr,
     "pose_hrnet": _pose_hrnet,
 }
+PYRAMID_STEPS = {"reduce": reducing_step, "eq_only": equation_step}
 INITS = {"published": normal_init, "fan_in": kaiming_init}
 
 

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, defaults, read_entries
-from hrpose.config.options import RUNTIME_OPTIONS, TOP_DOWN_MODELS
+from hrpose.config.options import DEPENDENCES, RUNTIME_OPTIONS
 from hrpose.programs.ablation_tables import METRICS
 
 REPOSITORY = Path(__file__).parents[3]
@@ -214,13 +214,7 @@ def bench_overrides(config: CfgNode) -> list[str]:
 
     Sides and widths are axes of the published tables, whose rows must stay apart. An experiment on
     data of one's own keeps it, and sides of 128 and widths of 8 at least, as far as it has them.
-    Errors: ValueError for a top-down network
     """
-    if config.MODEL.NAME in TOP_DOWN_MODELS:
-        raise ValueError(
-            f"--preset bench shrinks bottom-up networks; MODEL.NAME {config.MODEL.NAME} is "
-            "top-down: leave the preset out, and base the rows on configs/topdown/small.yaml"
-        )
     own = config.DATASET.ROOT not in PUBLISHED_ROOTS
     bench = load_config(BENCH)
     keys = [*(entry.key for entry in read_entries(BENCH)), *_BENCH_DATA]
@@ -241,7 +235,11 @@ def bench_overrides(config: CfgNode) -> list[str]:
         "LOSS.SHR": config.LOSS.SHR / 4,  # a person's width in network pixels
         "MODEL.WIDTH": min(width, max(8, width // 2)) if own else max(1, width // 2),
     }
-    return [word for key, value in values.items() for word in (key, as_override(value))]
+    other = [needed for needed in DEPENDENCES if needed.on == "MODEL.NAME"]
+    other = [needed for needed in other if not needed.holds(config.MODEL.NAME)]
+    idle = {key for needed in other for key in needed.options}  # of networks of the other family
+    kept = {key: value for key, value in values.items() if key not in idle}
+    return [word for key, value in kept.items() for word in (key, as_override(value))]
 
 
 def _replacements(config: CfgNode, overrides: Sequence[str]) -> str:
