@@ -82,12 +82,14 @@ BAD = {
     "WORKERS": "-1", "PRINT_FREQ": "0", "DEVICE": "gpu", "OUTPUT_DIR": "''",
     "DATASET.FORMAT": "voc", "DATASET.INPUT_SIZE": "500", "DATASET.FLIP": "1.1",
     "DATASET.AFFINE.ROTATION": "-1", "DATASET.AFFINE.MIN_SCALE": "0", "DATASET.AUGMENTATIONS": "[]",
+    "DATASET.CUTOUT.PROBABILITY": "1.5", "DATASET.CUTOUT.SQUARES": "0",
+    "DATASET.CUTOUT.SIDE": "0", "DATASET.CUTOUT.FILL": "white",
     "DATASET.MAX_NUM_PEOPLE": "0", "DATASET.SKELETON": "dog", "DATASET.IGNORE_REGIONS": "all",
     "DATASET.OKS_SIGMAS": "[0.1, 0]", "MODEL.WIDTH": "0", "MODEL.BACKBONE.MODULES": "[1, 4]",
     "MODEL.NUM_DECONVS": "3", "MODEL.COORDINATES": "exakt", "LOSS.TAGS.KIND": "linear",
     "LOSS.SIGMA": "0", "LOSS.TAGS.PULL": "-1", "LOSS.TERMS": "[]", "TRAIN.BATCH": "0",
     "TRAIN.LR": "0", "TRAIN.BASE_BATCH": "-1", "TRAIN.EPOCHS": "0",
-    "TRAIN.SEED": "-1",
+    "TRAIN.SEED": "-1", "TRAIN.RESTART.PERIOD": "0.5", "TRAIN.RESTART.FACTOR": "0.9",
     "TEST.INPUT_SIZE": "-32", "TEST.MATCHER": "greedy",
     "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.TAG_THRESHOLD": "0",
     "MODEL.DILATIONS": "[1, 0]", "LOSS.HEATMAP": "[1, -1]", "LOSS.LAMBDA": "-0.1",
@@ -438,6 +440,17 @@ def test_every_renamed_option_is_one_of_today_and_none_of_then():
         parse_config("TEST.SCORE: found\n", "best.pth")
 
 
+@pytest.mark.parametrize(
+    "keys", ["FIRST_CYCLE CYCLE_GROWTH", "T_0 T_MULT", "RESTARTS.T_0 RESTARTS.T_MULT"]
+)
+def test_stored_periods_of_cosine_restarts_have_their_third_name(keys):
+    first, growth = keys.split()
+    text = f"TRAIN.SCHEDULE: cosine_restarts\nTRAIN.{first}: 5\nTRAIN.{growth}: 3.0\n"
+    assert dict(parse_config(text, "best.pth").TRAIN.RESTART) == {"PERIOD": 5, "FACTOR": 3}
+    vain = f"TRAIN.{first}: 5\nTRAIN.{growth}: 3.0\n"  # beside multistep
+    assert dict(parse_config(vain, "best.pth").TRAIN.RESTART) == {"PERIOD": 16, "FACTOR": 2}
+
+
 def test_a_few_lines_that_stand_for_billions_of_values_are_refused(tmp_path):
     path = tmp_path / "bomb.yaml"
     lines = [f"A0: &a0 {{{', '.join(f'k{i}: 1' for i in range(9))}}}"]
@@ -518,6 +531,10 @@ VAIN = {
     "LOSS.DETACH_WEIGHT": ("true", "set LOSS.WAHR true"),
     "LOSS.LAMBDA": ("2", "set LOSS.SAHR true"),
     "TRAIN.WARMUP": ("5", "set TRAIN.SCHEDULE warmup_linear or cosine"),
+    "TRAIN.RESTART.PERIOD": ("5", "set TRAIN.SCHEDULE cosine_restarts"),
+    "TRAIN.RESTART.FACTOR": ("1", "set TRAIN.SCHEDULE cosine_restarts"),
+    "DATASET.CUTOUT.SIDE": ("0.25", "add cutout to DATASET.AUGMENTATIONS"),
+    "DATASET.CUTOUT.FILL": ("black", "add cutout to DATASET.AUGMENTATIONS"),
 }
 
 

@@ -3,6 +3,7 @@
 import math
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -16,10 +17,15 @@ from torch.optim.lr_scheduler import (
     SequentialLR,
 )
 
+from commands import ROOT
+from hrpose.builders.training import build_train_config, describe_cut_period
+from hrpose.config import load_config
 from hrpose.engine.optim import (
     OPTIMIZERS,
     SCHEDULES,
+    cosine_restarts,
     parameter_groups,
+    period_around,
     scale_learning_rate,
 )
 
@@ -28,8 +34,8 @@ OPTIONS = {
     "lr_factor": 0.1,
     "warmup": 3.0,
     "epochs": 300,
-    "t_0": 16.0,
-    "t_mult": 2.0,
+    "period": 16.0,
+    "factor": 2.0,
 }
 STEPS = 4  # of an epoch, in the oracles
 PLAIN = {"adam": Adam, "adamw": AdamW, "sgd": partial(SGD, momentum=0.9)}
@@ -126,8 +132,67 @@ def test_restarts_come_after_cycles_that_grow(end, middle):
     assert schedule(0) == schedule(end) == 1
     assert schedule(middle) == pytest.approx(0.5)
     assert schedule(end - 1e-6) == pytest.approx(0, abs=1e-9)
-    even = partial(SCHEDULES["cosine_restarts"], **{**OPTIONS, "t_mult": 1.0})
+    even = partial(SCHEDULES["cosine_restarts"], **{**OPTIONS, "factor": 1.0})
     assert even(2.5 * end) == pytest.approx(even(2.5 * end + 160))
+
+
+@pytest.mark.parametrize("period, factor", [(1, 1), (1, 2), (5, 3), (16, 1), (7, 4)])
+def test_restarts_of_other_periods_are_those_of_torch(period, factor):
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    oracle = CosineAnnealingWarmRestarts(optimizer, T_0=period, T_mult=factor)
+    for step in range(120 * STEPS):
+        oracle.step(step / STEPS)
+        ours = cosine_restarts(step / STEPS, period, factor)
+        assert ours == pytest.approx(oracle.get_last_lr()[0], abs=1e-9)
+
+
+@pytest.mark.parametrize("period, factor", [(16, 2), (1, 1), (1.5, 1.5), (100, 3)])
+def test_periods_follow_one_another(period, factor):
+    start, end, length = 0, period, period
+    for epoch in np.arange(0, 300, 0.25):
+        if epoch >= end:
+            length *= factor
+            start, end = end, end + length
+        assert period_around(epoch, period, factor) == pytest.approx((start, end))
+        assert start <= epoch < end
+
+
+def restarts(*options):
+    path = ROOT / "configs" / "topdown" / "hrnet_w32_256x192.yaml"
+    return load_config(path, ["TRAIN.SCHEDULE", "cosine_restarts", *options])
+
+
+def test_the_rate_of_a_config_is_that_of_its_periods_at_any_step():
+    """Property 42: 1e-3 at epochs 0, 16, 48 and 112, almost 0 just before; a rule of the epoch."""
+    train = build_train_config(restarts("TRAIN.EPOCHS", "240"), batch=128)
+    steps = 1170  # of 149,813 people, in an epoch
+    for epoch in (0, 16, 48, 112):
+        assert train.lr * train.schedule(epoch) == 1e-3
+    for epoch in (16, 48, 112, 240):
+        assert 0 <= train.lr * train.schedule(epoch - 1 + (steps - 1) / steps) < 1e-10
+    other = build_train_config(
+        restarts("TRAIN.RESTART.PERIOD", "5", "TRAIN.RESTART.FACTOR", "1"), batch=256
+    )
+    assert [other.lr * other.schedule(epoch) for epoch in (0, 5, 10, 205)] == [2e-3] * 4
+    assert other.schedule(207.5) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("epochs", [16, 48, 112, 240])
+def test_whole_periods_need_no_remark(epochs):
+    assert describe_cut_period(restarts("TRAIN.EPOCHS", str(epochs))) == ""
+    path = ROOT / "configs" / "topdown" / "hrnet_w32_256x192.yaml"
+    assert describe_cut_period(load_config(path)) == ""  # multistep
+
+
+@pytest.mark.parametrize(
+    "epochs, between, rest, cure",
+    [(1, "0 to 16", "0.99", "16"), (210, "112 to 240", "0.13", "112 or 240")],
+)
+def test_a_cut_period_is_described_with_the_cure(epochs, between, rest, cure):
+    said = describe_cut_period(restarts("TRAIN.EPOCHS", str(epochs)))
+    assert f"TRAIN.EPOCHS {epochs} cuts a period of cosine_restarts, epochs {between}:" in said
+    assert f"ends at {rest} of its height" in said
+    assert said.endswith(f"set TRAIN.EPOCHS {cure}, or TRAIN.RESTART")
 
 
 @pytest.mark.parametrize("epoch, factor", [(0, 0.04), (90, 1), (300, 4e-6), (400, 4e-6)])

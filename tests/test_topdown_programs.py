@@ -1,6 +1,7 @@
 """The commands with a top-down network, as a user runs them: boxes, errors, resuming, processes."""
 
 import json
+import math
 import os
 import re
 import shutil
@@ -241,9 +242,10 @@ def test_there_are_no_boxes_by_default(valid, tmp_path):
     [
         ("LOSS.TERMS [tags]", "LOSS.TERMS is 'tags'; choose from heatmap, ohkm"),
         ("DATASET.INPUT_SIZE [192,100]", "a multiple of 32"),
-        ("DATASET.AUGMENTATIONS [affine,flip]", "after everything else, e.g. [half_body, flip"),
+        ("DATASET.AUGMENTATIONS [affine,flip]", "everything else but cutout, e.g. [half_body"),
         ("DATASET.AUGMENTATIONS [half_body,flip]", "cropped once (affine)"),
-        ("DATASET.AUGMENTATIONS [cutout,affine]", "choose from affine, flip, half_body"),
+        ("DATASET.AUGMENTATIONS [cutout,affine]", "after everything else but cutout"),
+        ("DATASET.AUGMENTATIONS [grid,affine]", "choose from affine, cutout, flip, half_body"),
         ("LOSS.SIGMA [2,2]", "LOSS.SIGMA has 2 entries for 1"),
         ("LOSS.HEATMAP [1,2]", "LOSS.HEATMAP has 2 entries for 1"),
         ("TEST.AGGREGATE [4]", "TEST.AGGREGATE has no effect beside MODEL.NAME pose_hrnet; set"),
@@ -465,7 +467,11 @@ def measured(folder):
     return [{k: v for k, v in line.items() if k not in clock} for line in lines]
 
 
-RESUMED = "TRAIN.EPOCHS 5 TRAIN.EMA 0.9 TRAIN.SAVE.STEPS 2 TRAIN.VALIDATE_EVERY 2 LOSS.TERMS [ohkm]"
+RESUMED = (
+    "TRAIN.EPOCHS 5 TRAIN.EMA 0.9 TRAIN.SAVE.STEPS 2 TRAIN.VALIDATE_EVERY 2 LOSS.TERMS [ohkm] "
+    "DATASET.AUGMENTATIONS [half_body,flip,affine,cutout] "
+    "TRAIN.SCHEDULE cosine_restarts TRAIN.RESTART.PERIOD 1"
+)
 
 
 @pytest.fixture(scope="module")
@@ -475,6 +481,21 @@ def undisturbed(scenes, tmp_path_factory):
     run("train", "--cfg", TOP_DOWN, *TINY, *place, *RESUMED.split())
     (folder,) = (output / "topdown" / "quickstart").iterdir()
     return folder
+
+
+@pytest.mark.slow
+def test_the_rate_starts_again_with_every_period(undisturbed):
+    """Which begin at epochs 0, 1 and 3; the last is cut."""
+    log = (undisturbed / "log.txt").read_text()
+    assert "warning: TRAIN.EPOCHS 5 cuts a period of cosine_restarts, epochs 3 to 7" in log
+    rates = [line["lr"] for line in measured(undisturbed) if "lr" in line]
+    start, length = [0, 1, 1, 3, 3], [1, 2, 2, 4, 4]  # of the period of each epoch
+    cosines = [
+        math.cos(math.pi * (epoch + batch / 7 - start[epoch]) / length[epoch])
+        for epoch in range(5)
+        for batch in range(7)
+    ]
+    assert rates == pytest.approx([max(rates) * (1 + cosine) / 2 for cosine in cosines])
 
 
 @pytest.mark.slow

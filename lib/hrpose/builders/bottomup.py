@@ -12,7 +12,14 @@ import numpy as np
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.builders.common import build_flip, input_size, is_scale_adaptive, keywords, pick
+from hrpose.builders.common import (
+    build_cutout,
+    build_flip,
+    input_size,
+    is_scale_adaptive,
+    keywords,
+    pick,
+)
 from hrpose.builders.datasets import Split, build_skeleton
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.config.loading import strides_of
@@ -78,16 +85,17 @@ def _random_affine(config: CfgNode) -> Augment:
 AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     "affine": _random_affine,
     "flip": build_flip,
+    "cutout": build_cutout,
 }
 
 
 def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
     """Augmented samples of the annotated images; one with only a crowd annotation is one, too."""
     names = config.DATASET.AUGMENTATIONS
-    if names.count("affine") != 1 or "flip" in names[: names.index("affine")]:
+    if names.count("affine") != 1 or {"flip", "cutout"} & {*names[: names.index("affine")]}:
         raise ValueError(
-            f"DATASET.AUGMENTATIONS is {list(names)}; a sample is cropped once (affine), and "
-            "flipped after that, if at all"
+            f"DATASET.AUGMENTATIONS is {list(names)}; a sample is cropped once (affine); flip and "
+            "cutout come after that, if at all, e.g. [affine, flip, cutout]"
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     annotated = [record for record in split.records if record.annotated]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,15 +16,18 @@ from hrpose.builders.datasets import build_skeleton
 from hrpose.builders.devices import PRECISIONS
 from hrpose.config.loading import network_differences
 from hrpose.config.options import as_yaml
-from hrpose.data.augment import Augment, random_flip
+from hrpose.data.augment import Augment, CutoutConfig, cutout, random_flip
 from hrpose.models.blocks import kaiming_init, normal_init
+from hrpose.models.gpr import GPR, equation_step, reducing_step
 from hrpose.models.higher_hrnet import HigherHRNet
-from hrpose.models.hrnet import HRNet
+from hrpose.models.hrnet import FuseFactory, HRNet, SumFusion
 from hrpose.models.optimize import prepare_for_inference
-from hrpose.models.pose_hrnet import PoseHRNet
+from hrpose.models.pose_hrnet import FinestBranch, PoseHRNet
+from hrpose.models.ram import RAM, HiddenScores, linear_scores
 from hrpose.models.swahr import SWAHR
 from hrpose.models.weight_io import read_weights
 from hrpose.models.weights import LoadReport, load_contents, load_weights
+from hrpose.ops.normalize import IMAGENET_MEAN
 
 
 def pick(table: Mapping[str, Any], name: str, option: str) -> Any:
@@ -51,13 +54,33 @@ def build_flip(config: CfgNode) -> Augment:
     return partial(random_flip, probability=config.DATASET.FLIP, flip_order=flip_order)
 
 
+FILLS = {"mean": tuple(round(255 * level) for level in IMAGENET_MEAN), "black": (0, 0, 0)}
+"""DATASET.CUTOUT.FILL -> RGB of hidden pixels."""
+
+
+def build_cutout(config: CfgNode) -> Augment:
+    """The hidden squares of a training sample, which must be cropped by then."""
+    data = config.DATASET
+    options = keywords(data.CUTOUT, "PROBABILITY", "SQUARES", "SIDE")
+    return partial(cutout, config=CutoutConfig(FILLS[data.CUTOUT.FILL], **options))
+
+
 # Networks: config -> module. To add one, write it in models/ and give it a line in MODELS.
 
 
-def _backbone(config: CfgNode) -> HRNet:
-    options = config.MODEL.BACKBONE
+def _backbone(config: CfgNode, branches: Sequence[int] = (0,)) -> HRNet:
+    options, ram = config.MODEL.BACKBONE, config.MODEL.RAM
     names = ("MODULES", "BLOCKS", "STEM", "BOTTLENECKS")
-    return HRNet(config.MODEL.WIDTH, **keywords(options, *names))
+    fuse: FuseFactory = SumFusion
+    if ram.ENABLED:
+        fuse = partial(RAM, scores=HiddenScores if ram.HIDDEN else linear_scores)
+    return HRNet(
+        config.MODEL.WIDTH,
+        **keywords(options, *names),
+        branches=branches,
+        fuse=fuse,
+        last_fuse=SumFusion if ram.SKIP_LAST else fuse,
+    )
 
 
 def _higher_hrnet(config: CfgNode) -> HigherHRNet:
@@ -70,7 +93,14 @@ def _higher_hrnet(config: CfgNode) -> HigherHRNet:
 
 
 def _pose_hrnet(config: CfgNode) -> PoseHRNet:
-    network = PoseHRNet(_backbone(config), len(build_skeleton(config).joints))
+    width, gpr = config.MODEL.WIDTH, config.MODEL.GPR
+    branches: Sequence[int] = (0,)
+    neck: nn.Module = FinestBranch(width)
+    if gpr.ENABLED:
+        branches = range(4)
+        step = pick(PYRAMID_STEPS, gpr.MODE, "MODEL.GPR.MODE")
+        neck = GPR([width << branch for branch in branches], step)
+    network = PoseHRNet(_backbone(config, branches), len(build_skeleton(config).joints), neck)
     INITS[config.MODEL.INIT](network)
     return network
 
@@ -93,6 +123,7 @@ MODELS: dict[str, Callable[[CfgNode], nn.Module]] = {
     "swahr": _swahr,
     "pose_hrnet": _pose_hrnet,
 }
+PYRAMID_STEPS = {"reduce": reducing_step, "eq_only": equation_step}
 INITS = {"published": normal_init, "fan_in": kaiming_init}
 
 

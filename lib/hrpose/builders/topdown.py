@@ -12,7 +12,7 @@ from pathlib import Path
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.builders.common import build_flip, input_size, keywords, pick
+from hrpose.builders.common import build_cutout, build_flip, input_size, keywords, pick
 from hrpose.builders.datasets import Split, build_skeleton, results_category
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.augment import (
@@ -91,6 +91,7 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     "half_body": _half_body,
     "flip": build_flip,
     "affine": _random_affine,
+    "cutout": build_cutout,
 }
 
 
@@ -101,10 +102,11 @@ def _clips_boxes(config: CfgNode) -> bool:
 def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
     """Augmented samples of the labelled people, of an image several."""
     names = config.DATASET.AUGMENTATIONS
-    if list(names).count("affine") != 1 or names[-1] != "affine":
+    crop = names.index("affine") if names.count("affine") == 1 else None
+    if crop is None or "cutout" in names[:crop] or {*names[crop + 1 :]} - {"cutout"}:
         raise ValueError(
             f"DATASET.AUGMENTATIONS is {list(names)}; a person is cropped once (affine), after "
-            "everything else, e.g. [half_body, flip, affine]"
+            "everything else but cutout, e.g. [half_body, flip, affine, cutout]"
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     people, left_out = person_records(split.records, _clips_boxes(config))

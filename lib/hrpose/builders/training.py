@@ -20,8 +20,10 @@ from hrpose.engine.optim import (
     OPTIMIZERS,
     SCHEDULES,
     Schedule,
+    cosine_restarts,
     freeze,
     parameter_groups,
+    period_around,
     scale_learning_rate,
 )
 from hrpose.engine.step import OptimizerStep, PrecisionConfig, StepConfig, TrainStep
@@ -113,7 +115,22 @@ def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
 def build_schedule(config: CfgNode) -> Schedule:
     options = config.TRAIN
     schedule = pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE")
-    return partial(schedule, **keywords(options, "LR_STEP", "WARMUP", "EPOCHS"))
+    restart = keywords(options.RESTART, "PERIOD", "FACTOR")
+    return partial(schedule, **keywords(options, "LR_STEP", "WARMUP", "EPOCHS"), **restart)
+
+
+def describe_cut_period(config: CfgNode) -> str:
+    """What is lost where TRAIN.EPOCHS cuts a period of cosine_restarts; empty where it does not."""
+    epochs, restart = config.TRAIN.EPOCHS, keywords(config.TRAIN.RESTART, "PERIOD", "FACTOR")
+    start, end = period_around(epochs, **restart)
+    if config.TRAIN.SCHEDULE != "cosine_restarts" or epochs == start:
+        return ""
+    whole = f"{start:g} or {end:g}" if start else f"{end:g}"
+    return (
+        f"TRAIN.EPOCHS {epochs} cuts a period of cosine_restarts, epochs {start:g} to {end:g}: the "
+        f"learning rate ends at {cosine_restarts(epochs, **restart):.2g} of its height, not at 0, "
+        f"and weights are best where a period ends; set TRAIN.EPOCHS {whole}, or TRAIN.RESTART"
+    )
 
 
 def build_train_config(config: CfgNode, batch: int) -> TrainConfig:

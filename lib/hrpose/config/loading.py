@@ -126,7 +126,8 @@ def network_differences(config: CfgNode, text: str, origin: str) -> list[tuple[s
 def _network(values: dict[str, Any]) -> dict[str, Any]:
     """The options of MODEL that change what weights compute, as far as they have an effect."""
     deconvs, blocks = values["MODEL.NUM_DECONVS"], values["MODEL.NUM_BASIC_BLOCKS"]
-    names = [key for key in values if key.startswith("MODEL.BACKBONE.")] + ["MODEL.WIDTH"]
+    parts = ("MODEL.BACKBONE.", "MODEL.RAM.", "MODEL.GPR.")
+    names = [key for key in values if key.startswith(parts)] + ["MODEL.WIDTH"]
     if values["MODEL.NAME"] in TOP_DOWN_MODELS:
         return {key: values[key] for key in names}
     names += ["MODEL.NUM_DECONVS"]

@@ -16,6 +16,7 @@ from hrpose.config.checks import (
     a_device,
     above_0,
     anything,
+    at_least_1,
     by_32_or_0,
     each,
     fraction,
@@ -96,8 +97,8 @@ OPTIONS = (
            "Training crop in pixels: the side of a square, or [width, height]. The shorter side at "
            "test."),
     Option("DATASET.AUGMENTATIONS", ("affine", "flip"), some,
-           "Augmentations of a training sample, in order: affine, flip; top-down: half_body, flip, "
-           "affine."),
+           "Augmentations of a training sample, in order: affine, flip, cutout; top-down: "
+           "half_body, flip, affine, cutout."),
     Option("DATASET.FLIP", 0.5, fraction,
            "Probability of a horizontal flip."),
     Option("DATASET.AFFINE.ROTATION", 30.0, not_negative,
@@ -121,6 +122,16 @@ OPTIONS = (
            "Probability of a crop about the upper or lower half of a body."),
     Option("DATASET.HALF_BODY.MIN_JOINTS", 8, not_negative,
            "Only people with more labelled joints than this are halved."),
+    Option("DATASET.CUTOUT.PROBABILITY", 1.0, fraction,
+           "Probability of hidden squares in a crop. All of CUTOUT is our choice: the paper of RAM "
+           "and GPR names cutout, but no value."),
+    Option("DATASET.CUTOUT.SQUARES", 1, above_0,
+           "How many squares are hidden, each about a point anywhere in the crop; the part beyond "
+           "the border is lost."),
+    Option("DATASET.CUTOUT.SIDE", 0.5, rule(lambda v: 0 < v <= 1, "above 0 and at most 1"),
+           "Side of a square in widths of the crop."),
+    Option("DATASET.CUTOUT.FILL", "mean", one_of("mean", "black"),
+           "What hides it: the mean colour of ImageNet, which is 0 to the network, or black."),
     Option("DATASET.MAX_NUM_PEOPLE", 30, above_0,
            "Maximum number of people per image: in the tag loss, of candidates per joint, and of "
            "detections."),
@@ -147,11 +158,26 @@ OPTIONS = (
            "Dilation of these blocks: one for all, or one per block."),
     Option("MODEL.CAT_OUTPUT", True, anything,
            "Concatenate the previous prediction to the input of each deconvolution."),
+    Option("MODEL.RAM.ENABLED", False, anything,
+           "Resolution-wise attention: a weight for every branch that a module fuses."),
+    Option("MODEL.RAM.HIDDEN", True, anything,
+           "Compute it with a hidden layer and separate layers for every branch; false: one linear "
+           "layer for all, as its equation is printed."),
+    Option("MODEL.RAM.SKIP_LAST", True, anything,
+           "Sum the branches in the last module, as HRNet does."),
+    Option("MODEL.GPR.ENABLED", False, anything,
+           "Gradual pyramid refinement of all four branches before the head, instead of the finest "
+           "branch only."),
+    Option("MODEL.GPR.MODE", "reduce", one_of("reduce", "eq_only"),
+           "reduce: every step ends in the width of the finer branch; eq_only: only the layers of "
+           "the printed equations."),
     Option("MODEL.INIT", "published", one_of("published", "fan_in"),
            "Initialisation: published (N(0, 0.001)) or fan_in (Kaiming, to train from scratch)."),
     Option("MODEL.PRETRAINED", "", anything,
            "Weights to start from; empty: train from scratch."),
-    Option("MODEL.ALLOW_MISSING", ("head.*", "heads.*", "deconvs.*", "scale_branches.*"), anything,
+    Option("MODEL.ALLOW_MISSING",
+           ("head.*", "heads.*", "deconvs.*", "scale_branches.*", "neck.*", "backbone.*.fusions.*"),
+           anything,
            "Patterns of tensor names that PRETRAINED need not contain."),
     Option("MODEL.COORDINATES", "published", one_of("published", "unbiased"),
            "Coordinate convention: published or unbiased (ops/coordinates.py). Stored with the "
@@ -208,6 +234,10 @@ OPTIONS = (
            "Epochs after which multistep divides the rate by 10."),
     Option("TRAIN.WARMUP", 3.0, not_negative,
            "Warm-up epochs of warmup_linear and cosine, from a tenth of the rate."),
+    Option("TRAIN.RESTART.PERIOD", 16.0, at_least_1,
+           "Epochs of the first period of cosine_restarts, from LR down to 0."),
+    Option("TRAIN.RESTART.FACTOR", 2.0, at_least_1,
+           "Length of each further period in lengths of the one before."),
     Option("TRAIN.EPOCHS", 300, above_0,
            "Number of training epochs."),
     Option("TRAIN.VALIDATE_EVERY", 10, not_negative,
@@ -340,6 +370,7 @@ DEPENDENCES = (
             *(f"DATASET.BOX_CROP.{n}" for n in ("PADDING", "SCALE", "ROTATION", "ROTATE")),
             *("DATASET.HALF_BODY.PROBABILITY", "DATASET.HALF_BODY.MIN_JOINTS", "TEST.BOXES"),
             *("TEST.BOX_FILTER.MIN_SCORE", "TEST.BOX_FILTER.MAX_PER_IMAGE"),
+            *("MODEL.GPR.ENABLED", "MODEL.GPR.MODE"),
         ),
         "MODEL.NAME",
         TOP_DOWN_MODELS,
@@ -349,6 +380,11 @@ DEPENDENCES = (
         "DATASET.AUGMENTATIONS",
         ("half_body",),
     ),
+    Dependence(
+        tuple(f"DATASET.CUTOUT.{n}" for n in ("PROBABILITY", "SQUARES", "SIDE", "FILL")),
+        "DATASET.AUGMENTATIONS",
+        ("cutout",),
+    ),
     Dependence(("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER"), "DATASET.SKELETON", ("file",)),
     Dependence(("DATASET.FLIP",), "DATASET.AUGMENTATIONS", ("flip",)),
     Dependence(
@@ -356,6 +392,8 @@ DEPENDENCES = (
         "DATASET.AUGMENTATIONS",
         ("affine",),
     ),
+    Dependence(("MODEL.RAM.HIDDEN", "MODEL.RAM.SKIP_LAST"), "MODEL.RAM.ENABLED", (True,)),
+    Dependence(("MODEL.GPR.MODE",), "MODEL.GPR.ENABLED", (True,)),
     Dependence(("LOSS.SAHR", "LOSS.WAHR", "LOSS.SHR"), "LOSS.TERMS", ("heatmap",)),
     Dependence(("LOSS.HEATMAP",), "LOSS.TERMS", ("heatmap", "ohkm")),
     Dependence(("LOSS.TAGS.PULL", "LOSS.TAGS.PUSH", "LOSS.TAGS.KIND"), "LOSS.TERMS", ("tags",)),
@@ -363,6 +401,9 @@ DEPENDENCES = (
     Dependence(("LOSS.GAMMA", "LOSS.DETACH_WEIGHT"), "LOSS.WAHR", (True,)),
     Dependence(("TRAIN.LR_STEP",), "TRAIN.SCHEDULE", ("multistep",)),
     Dependence(("TRAIN.WARMUP",), "TRAIN.SCHEDULE", ("warmup_linear", "cosine")),
+    Dependence(
+        ("TRAIN.RESTART.PERIOD", "TRAIN.RESTART.FACTOR"), "TRAIN.SCHEDULE", ("cosine_restarts",)
+    ),
 )
 """Which options are refused where they have no effect (config/loading.py)."""
 

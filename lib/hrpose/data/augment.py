@@ -1,4 +1,4 @@
-"""Augmentations of samples: random affine crop, horizontal flip, and crops of half a body.
+"""Augmentations of samples: random affine crop, horizontal flip, half bodies, and cutout.
 
 Augmentations draw all randomness from the `rng` argument and return a new `Sample`; inputs are
 never modified. Each states what it draws, and in which order: runs are reproduced by it.
@@ -213,3 +213,34 @@ def half_body(sample: Sample, rng: np.random.Generator, config: HalfBodyConfig) 
     extent *= HALF_BODY_PADDING / config.padding
     box = np.concatenate([points.mean(0) - extent / 2, extent])
     return replace(sample, boxes=box[None].astype(np.float32))
+
+
+# Cutout --------------------------------------------------------------------------------------
+
+
+class CutoutConfig(NamedTuple):
+    """How often a crop has hidden squares, how many and how large."""
+
+    fill: tuple[int, ...]  # RGB of the hidden pixels
+    probability: float = 1.0
+    squares: int = 1
+    side: float = 0.5  # of a square, in widths of the crop
+
+
+def cutout(sample: Sample, rng: np.random.Generator, config: CutoutConfig) -> Sample:
+    """Fill squares of a crop with one colour; joints and supervision under them stay.
+
+    A square may reach beyond the border. Its pixels are those whose middles lie in it; the side is
+    rounded to whole pixels, at least one.
+    Draws whether to (uniform), and only then the centre of each square (uniform in x, then in y).
+    Source: Cutout (DeVries and Taylor 2017), whose squares are centred anywhere in the image. RAM
+    and GPR's paper trains with it, but prints no side, number or fill: the defaults are ours.
+    """
+    if rng.random() >= config.probability:
+        return sample
+    height, width = sample.image.shape[:2]
+    side, image = max(1, round(config.side * width)), sample.image.copy()
+    for _ in range(config.squares):
+        left, top = np.rint(rng.uniform(0, (width, height)) - side / 2).astype(int)
+        image[max(top, 0) : top + side, max(left, 0) : left + side] = config.fill
+    return replace(sample, image=image)

@@ -110,16 +110,22 @@ def cosine(epoch: float, warmup: float, epochs: float, **_: object) -> float:
     return _warmed_up(epoch, warmup, epochs, _half_cosine)
 
 
-def cosine_restarts(epoch: float, t_0: float = 16, t_mult: float = 2, **_: object) -> float:
-    """Half cosines, the first of `t_0` epochs, each `t_mult` (1 or more) times the one before.
+def cosine_restarts(epoch: float, period: float, factor: float, **_: object) -> float:
+    """Half cosines, the first of `period` epochs, each `factor` (1 or more) times the one before.
 
-    Source: SGDR (Loshchilov and Hutter 2017), eq. 5. With 16 and 2 they end at epochs 16, 48, 112,
-    240; a training is best when it ends at such an epoch.
+    Source: SGDR (Loshchilov and Hutter 2017), eq. 5, with 0 as the least rate. Periods of 16 and
+    factors of 2 end at epochs 16, 48, 112, 240.
     """
-    cycle = t_0
-    while epoch >= cycle:
-        epoch, cycle = epoch - cycle, cycle * t_mult
-    return _half_cosine(epoch / cycle)
+    start, end = period_around(epoch, period, factor)
+    return _half_cosine((epoch - start) / (end - start))
+
+
+def period_around(epoch: float, period: float, factor: float) -> tuple[float, float]:
+    """(start, end) in epochs of the period of `cosine_restarts` with start <= epoch < end."""
+    start = 0.0
+    while epoch >= start + period:
+        start, period = start + period, period * factor
+    return start, start + period
 
 
 def one_cycle(epoch: float, epochs: float, **_: object) -> float:

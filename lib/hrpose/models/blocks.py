@@ -71,10 +71,10 @@ def bottleneck(inputs: int, middle: int) -> Residual:
 
 
 class Upsample(nn.Upsample):
-    """Nearest-neighbour upsampling in the precision of its input, also under autocast.
+    """Upsampling in the precision of its input, also under autocast.
 
-    Autocast would promote it to float32, and with it every sum that it is part of. It only copies
-    values, so no precision is lost.
+    Autocast would promote it to float32, and with it every sum that it is part of. Copied values
+    (nearest) lose no precision; a bilinear mean is rounded once.
     """
 
     def forward(self, x: Tensor) -> Tensor:

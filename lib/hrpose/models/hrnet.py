@@ -111,30 +111,27 @@ class FusionModule(nn.Module):
 
 
 class Stage(nn.Module):
-    """Transition to one more branch, then `modules` fusion modules.
+    """Transition to one more branch, then one fusion module after the other.
 
-    inputs:   channels of the incoming branches
-    widths:   channels of the branches in the stage
-    blocks:   residual blocks per branch and module
-    targets:  indices of the branches that the last module computes
+    inputs:     channels of the incoming branches
+    widths:     channels of the branches in the stage
+    blocks:     residual blocks per branch and module
+    exchanges:  (indices of the branches to compute, fusion) of every module
     """
 
     def __init__(
         self,
         inputs: Sequence[int],
         widths: Sequence[int],
-        modules: int,
         blocks: int,
-        targets: Sequence[int],
-        fuse: FuseFactory = SumFusion,
+        exchanges: Iterable[tuple[Sequence[int], FuseFactory]],
     ) -> None:
         super().__init__()
         # The attributes entry, exchanges and routes are part of the names in weight files.
         self.entry = nn.ModuleList(transition(*each) for each in zip(inputs, widths))
         self.entry.append(conv_bn(inputs[-1], widths[len(inputs)], stride=2))
-        computed = [range(len(widths))] * (modules - 1) + [targets]
         self.exchanges = CheckpointedSequential(
-            *(FusionModule(widths, blocks, each, fuse) for each in computed)
+            *(FusionModule(widths, blocks, targets, fuse) for targets, fuse in exchanges)
         )
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
@@ -159,6 +156,7 @@ class HRNet(nn.Module):
     bottlenecks:  residual blocks of stage 1
     branches:     indices i of the returned branches, 0 (stride 4) to 3 (stride 32)
     fuse:         factory of the fusion of branches; the published one sums them
+    last_fuse:    that of the last module of stage 4
 
     The defaults are the published network (section 3, "network instantiation").
     """
@@ -173,6 +171,7 @@ class HRNet(nn.Module):
         *,
         branches: Sequence[int] = (0,),
         fuse: FuseFactory = SumFusion,
+        last_fuse: FuseFactory = SumFusion,
     ) -> None:
         super().__init__()
         if len(modules) != 3:
@@ -183,9 +182,11 @@ class HRNet(nn.Module):
         self.stage1 = CheckpointedSequential(
             bottleneck(stem, stem), *(bottleneck(4 * stem, stem) for _ in range(bottlenecks - 1))
         )
-        self.stage2 = Stage([4 * stem], widths[:2], modules[0], blocks, range(2), fuse)
-        self.stage3 = Stage(widths[:2], widths[:3], modules[1], blocks, range(3), fuse)
-        self.stage4 = Stage(widths[:3], widths, modules[2], blocks, branches, fuse)
+        last = (branches, last_fuse)
+        first, second, third = ([(range(n), fuse)] * count for n, count in zip((2, 3, 4), modules))
+        self.stage2 = Stage([4 * stem], widths[:2], blocks, first)
+        self.stage3 = Stage(widths[:2], widths[:3], blocks, second)
+        self.stage4 = Stage(widths[:3], widths, blocks, [*third[:-1], last])
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """ValueError if a side is not a multiple of 32."""

@@ -14,6 +14,7 @@ RENAMES = (
     ("backbone.stage<s+1>.entry.<b>.", "transition<s>.<b>.0."),
     ("backbone.stage<s>.exchanges.<e>.branches.", "stage<s>.<e>.branches."),
     ("backbone.stage<s>.exchanges.<e>.routes.", "stage<s>.<e>.fuse_layers."),
+    ("backbone.stage<s>.exchanges.<e>.fusions.", "stage<s>.<e>.fusions."),  # RAM: no published file
     ("heads.", "final_layers."),
     ("head.weight", "final_layer.weight"),
     ("head.bias", "final_layer.bias"),

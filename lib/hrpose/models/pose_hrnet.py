@@ -1,10 +1,13 @@
 """Top-down HRNet: one heatmap a joint at stride 4, of the person in the crop.
 
 Sun, Xiao, Liu, Wang: Deep High-Resolution Representation Learning for Human Pose Estimation,
-CVPR 2019, section 3: the backbone's finest branch, and a 1x1 convolution.
+CVPR 2019, section 3: the backbone's finest branch, and a 1x1 convolution. Between them may stand a
+neck that sees all branches: models/gpr.py.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 from torch import Tensor, nn
 
@@ -13,15 +16,33 @@ from hrpose.models.hrnet import FINEST_STRIDE, HRNet
 from hrpose.structures import HeadOutput
 
 
-class PoseHRNet(nn.Module):
-    """Normalised crops to heatmaps: (B, 3, H, W), multiples of 32 -> [HeadOutput at stride 4]."""
+class FinestBranch(nn.Module):
+    """The published neck, none: [(B, width, h, w), ...] -> the first.
 
-    def __init__(self, backbone: HRNet, joints: int) -> None:
+    width: channels of the finest branch
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, xs: Sequence[Tensor]) -> Tensor:
+        return xs[0]
+
+
+class PoseHRNet(nn.Module):
+    """Normalised crops to heatmaps: (B, 3, H, W), multiples of 32 -> [HeadOutput at stride 4].
+
+    neck: the branches that the backbone returns -> a feature (B, neck.width, H / 4, W / 4)
+    """
+
+    def __init__(self, backbone: HRNet, joints: int, neck: nn.Module | None = None) -> None:
         super().__init__()
         self.backbone = backbone
         self.joints = joints
-        self.head = Head(backbone.width, joints)
+        self.neck = neck or FinestBranch(backbone.width)
+        self.head = Head(self.neck.width, joints)
 
     def forward(self, images: Tensor) -> list[HeadOutput]:
-        (feature,) = self.backbone(images)
+        feature = self.neck(self.backbone(images))
         return [HeadOutput(f"1_{FINEST_STRIDE}", FINEST_STRIDE, self.head(feature))]

@@ -37,8 +37,18 @@ KNOWN_LEFTOVERS = (
 JOINT_DEPENDENT = ("heads.*", "deconvs.*.up.0.weight", "scale_branches.*", "head.*")
 """Our names whose shapes depend on the joints; `allow_missing` to fine-tune on other joints."""
 
-BEYOND_BACKBONE = ("heads.*", "deconvs.*", "scale_branches.*", "head.*")
+BEYOND_BACKBONE = (
+    *("heads.*", "deconvs.*", "scale_branches.*", "head.*"),
+    *("neck.*", "backbone.*.fusions.*"),  # GPR and RAM
+)
 """Our names that a classifier lacks; `allow_missing` to start from ImageNet weights."""
+
+BEYOND_POSE_HRNET = (
+    *("head.*", "neck.*", "backbone.*.fusions.*"),
+    "backbone.stage4.exchanges.*.routes.[123].*",  # GPR reads all branches, HRNet's head the first
+)
+"""Our names that a top-down HRNet lacks, or has for another head; `allow_missing` to start RAM and
+GPR from its weights."""
 
 SCALE_BRANCHES = ("scale_branches.*",)
 """Our names that a HigherHRNet lacks; `allow_missing` to start SWAHR from its weights."""
@@ -258,7 +268,8 @@ def _check_fit(report: LoadReport, allow_missing: Sequence[str], origin: str) ->
     cure = "use the config of these weights: width, deconvolutions, residual blocks, joints"
     if report.loaded and not refused.unexpected:
         names = [*refused.missing, *refused.mismatched]
-        for patterns in (BEYOND_BACKBONE, JOINT_DEPENDENT, SCALE_BRANCHES):  # the fewest win
+        choices = (BEYOND_BACKBONE, BEYOND_POSE_HRNET, JOINT_DEPENDENT, SCALE_BRANCHES)
+        for patterns in choices:  # the last that fits, with the fewest names, wins
             if all(_matches(name, patterns) for name in names):
                 cure = (
                     f"to keep the model's values for these, set MODEL.ALLOW_MISSING {[*patterns]}"

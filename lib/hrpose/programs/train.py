@@ -32,6 +32,7 @@ from hrpose.builders.training import (
     build_optimizer_step,
     build_train_config,
     build_training_loader,
+    describe_cut_period,
     uses_sync_bn,
 )
 from hrpose.config import parse_config
@@ -299,12 +300,7 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
             f"warning: there are {facts['images']} images for a TRAIN.BATCH of {options.BATCH}; a "
             f"step takes {facts['batch']}, and the learning rate follows"
         )
-    longer = any(each.startswith("TRAIN.EPOCHS ") for each in facts["changed"])
-    if longer and options.SCHEDULE in FOLLOW_EPOCHS:
-        info(
-            f"warning: TRAIN.SCHEDULE {options.SCHEDULE} ends with TRAIN.EPOCHS, so the learning "
-            "rate is now higher than it was; multistep goes on as it was"
-        )
+    _warn_of_schedule(config, facts["changed"], info)
     if options.PRECISION == "fp16" and "cpu" in facts["device"]:
         info("warning: TRAIN.PRECISION fp16 is many times slower on a CPU; use bf16 or fp32 there")
     vectors = torch.backends.cpu.get_cpu_capability()
@@ -332,6 +328,22 @@ def _warn_of_surprises(config: CfgNode, facts: dict[str, Any], info: Callable[[s
             "warning: TRAIN.SYNC_BN needs a process for each GPU (torchrun); here every device "
             "normalises by its own images"
         )
+
+
+def _warn_of_schedule(config: CfgNode, changed: Sequence[str], info: Callable[[str], None]) -> None:
+    """Warn where TRAIN.EPOCHS raises the learning rate of a resumed run, or ends it above 0.
+
+    changed: options that were others at the last start
+    """
+    name = config.TRAIN.SCHEDULE
+    longer = any(each.startswith("TRAIN.EPOCHS ") for each in changed)
+    if longer and name in FOLLOW_EPOCHS:
+        info(
+            f"warning: TRAIN.SCHEDULE {name} ends with TRAIN.EPOCHS, so the learning rate is now "
+            "higher than it was; multistep goes on as it was"
+        )
+    if cut := describe_cut_period(config):
+        info(f"warning: {cut}")
 
 
 def _write_run_json(run_dir: RunDir, facts: dict[str, Any], info: Callable[[str], None]) -> None:
