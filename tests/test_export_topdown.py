@@ -67,7 +67,7 @@ def test_what_is_printed_compares_maps_and_figures(shipped):
 
 def assert_is_the_network(exported, network, record_difference):
     for batch in (1, 3, 33):
-        images = example(batch, (128, 96), seed=batch)
+        images = example(batch, exported.spec.network_size, seed=batch)
         (name, maps), *others = exported.network(images.numpy()).items()
         with torch.no_grad():
             wanted = network(normalize(images))[0].heatmaps
@@ -181,6 +181,25 @@ def test_a_release_is_exported_for_torch(shipped, trained, tmp_path, record_diff
     assert_is_the_network(exported, network, record_difference)
     predictor = load_predictor(load_config(TOP_DOWN, trained))
     assert share_of_others(exported, predictor, boxed_images(trained, 2)) <= 0.01
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "torch"])
+def test_attention_and_pyramid_are_exported(scenes, tmp_path, kind, record_difference):
+    """RAM weighs the branches of each image apart; GPR deconvolves and interpolates."""
+    options = [*TINY, "DATASET.ROOT", str(scenes), "DATASET.INPUT_SIZE", "[64,96]"]
+    options += ["MODEL.RAM.ENABLED", "true", "MODEL.GPR.ENABLED", "true"]
+    torch.manual_seed(0)
+    network = build_model(load_config(TOP_DOWN, options)).eval()
+    with torch.no_grad():
+        for name, values in network.named_parameters():
+            if ".scores." in name or name.endswith(("omega", "beta")):  # at first a plain sum
+                values.add_(torch.randn_like(values))
+    torch.save(network.state_dict(), tmp_path / "ram_gpr.pth")
+    path = tmp_path / f"model{FORMATS[kind].suffix}"
+    options += ["TEST.MODEL_FILE", str(tmp_path / "ram_gpr.pth")]
+    run("export", "--cfg", TOP_DOWN, "--output", path, "--format", kind, *options)
+    assert_is_the_network(FORMATS[kind].load(path), network, record_difference)
 
 
 @pytest.mark.parametrize(
