@@ -10,8 +10,8 @@ import pytest
 import torch
 from yacs.config import CfgNode
 
-from hrpose.builders.bottomup import build_predictor, output_strides
 from hrpose.builders.common import build_model
+from hrpose.builders.families import family, is_top_down
 from hrpose.builders.training import build_optimizer, build_train_step
 from hrpose.config import load_config
 from hrpose.data.loaders import collate
@@ -20,8 +20,9 @@ from hrpose.structures import Poses, Sample
 from test_options import CONFIGS, ROOT, SMALL
 
 DOCUMENT = (ROOT / "docs" / "ablations.md").read_text()
-NOT_OWN = ["MODEL.INIT", "fan_in", "DATASET.INPUT_SIZE", "64", "TEST.INPUT_SIZE", "64"]
+NOT_OWN = ["MODEL.INIT", "fan_in", "DATASET.INPUT_SIZE", "64"]
 """For speed; and fan_in so that untrained heatmaps are above the threshold of detection."""
+NOT_OWN_BOTTOM_UP = [*NOT_OWN, "TEST.INPUT_SIZE", "64"]
 
 
 class Row(NamedTuple):
@@ -53,6 +54,12 @@ NEITHER = f"{NO_SAHR} LOSS.WAHR false"
 HALF_ALONE = f"{NEITHER} TEST.AGGREGATE [2]"
 HRNET_AT = {256: 43.5, 384: 57.0, 512: 64.4, 640: 65.4, 768: 63.3, 896: 58.8, 1024: 54.3}
 HIGHER_HRNET_AT = {256: 52.3, 384: 63.4, 512: 67.1, 640: 67.4, 768: 64.7, 896: 61.0, 1024: 55.9}
+AT_384 = "DATASET.INPUT_SIZE [288,384] LOSS.SIGMA 3"
+W48 = "MODEL.WIDTH 48 MODEL.PRETRAINED data/imagenet/hrnet_w48-8ef0771d.pth"
+RAM_GPR = (
+    "MODEL.RAM.ENABLED true MODEL.GPR.ENABLED true TRAIN.SCHEDULE cosine_restarts "
+    "TRAIN.EPOCHS 240 DATASET.AUGMENTATIONS [half_body,flip,affine,cutout]"
+)
 
 # fmt: off
 ABLATIONS = {
@@ -106,6 +113,20 @@ ABLATIONS = {
            ("sigma_2", "66.6 61.3 75.0", HALF_ALONE),
            ("sigma_2.5", "66.1 60.1 75.2", f"{HALF_ALONE} LOSS.SIGMA 2.5"),
            ("sigma_3", "65.4 58.3 75.4", f"{HALF_ALONE} LOSS.SIGMA 3")),
+    **rows("ram_gpr", "topdown/ram_gpr_w32_256x192", "AP",
+           ("full", "76.0", ""),
+           ("without_ram", "75.7", "MODEL.RAM.ENABLED false"),
+           ("without_gpr", "75.2", "MODEL.GPR.ENABLED false"),
+           ("without_cutout", "75.4", "DATASET.AUGMENTATIONS [half_body,flip,affine]")),
+    **rows("ram_gpr/table1", "topdown/hrnet_w32_256x192", "AP",
+           ("hrnet_w32_256x192", "74.4", ""),
+           ("hrnet_w32_384x288", "75.8", AT_384),
+           ("hrnet_w48_256x192", "75.1", W48),
+           ("hrnet_w48_384x288", "76.3", f"{W48} {AT_384}"),
+           ("ram_gpr_w32_256x192", "76.0", RAM_GPR),
+           ("ram_gpr_w32_384x288", "77.3", f"{RAM_GPR} {AT_384}"),
+           ("ram_gpr_w48_256x192", "76.5", f"{RAM_GPR} {W48}"),
+           ("ram_gpr_w48_384x288", "77.7", f"{RAM_GPR} {W48} {AT_384}")),
 }
 # fmt: on
 
@@ -256,30 +277,34 @@ def step_and_look(text: str) -> Poses:
     torch.manual_seed(0)
     rng = np.random.default_rng(0)
     config = CfgNode.load_cfg(text)
-    model = build_model(config)
+    model, builders = build_model(config), family(config)
     step, optimizer = build_train_step(config, model), build_optimizer(config, model)
     before = {key: weight.clone() for key, weight in model.named_parameters()}
-    side = 64 // output_strides(config)[-1]
-    batch = collate(list(enumerate(samples(model.joints, side, rng))))
+    side = 64 // builders.output_strides(config)[-1]
+    whole = [] if is_top_down(config) else [np.ones((side, side), bool)]
+    batch = collate(list(enumerate(samples(model.joints, *whole, rng=rng))))
     step(batch)["loss"].mean().backward()
     optimizer.step()
     for key, weight in model.named_parameters():
         assert torch.isfinite(weight).all(), key
-        if "stem" in key or "heads" in key:  # from one end to the other
+        if "stem" in key or "head" in key:  # from one end to the other
             assert not torch.equal(weight, before[key]), key
-    return build_predictor(config, model)(rng.integers(0, 255, (64, 80, 3), np.uint8))
+    boxes = [] if whole else [[[5, 5, 30, 40], [40, 0, 30, 64]]]
+    predict = builders.build_predictor(config, model)
+    return predict(rng.integers(0, 255, (64, 80, 3), np.uint8), *boxes)
 
 
-def samples(kinds: int, side: int, rng: np.random.Generator) -> list[Sample]:
-    """Two images of three people, one of them mirrored; masks (side, side)."""
+def samples(kinds: int, mask: np.ndarray | None = None, *, rng: np.random.Generator):
+    """Two images of three people, one of them mirrored; or two people, without a mask (h, w)."""
+    people = 1 if mask is None else 3
     return [
         Sample(
             image=rng.integers(0, 255, (64, 64, 3), np.uint8),
-            joints=rng.uniform(2, 62, (3, kinds, 3)).astype(np.float32),
-            mask=np.ones((side, side), bool),
+            joints=rng.uniform(2, 62, (people, kinds, 3)).astype(np.float32),
+            mask=mask,
             image_id=i,
             flipped=bool(i),
-            boxes=np.full((3, 4), 40, np.float32),
+            boxes=np.full((people, 4), 40, np.float32),
         )
         for i in range(2)
     ]
@@ -287,7 +312,8 @@ def samples(kinds: int, side: int, rng: np.random.Generator) -> list[Sample]:
 
 @each_row
 def test_a_file_trains_a_step_and_decodes_an_image(name):
-    poses = step_and_look(resolved(name, *SMALL, *NOT_OWN).dump())
+    not_own = NOT_OWN if is_top_down(resolved(name)) else NOT_OWN_BOTTOM_UP
+    poses = step_and_look(resolved(name, *SMALL, *not_own).dump())
     count, kinds = len(poses.joints), 14 if name.startswith("crowdpose/") else 17
     assert 0 < count <= 30
     assert poses.joints.shape == (count, kinds, 3)

@@ -3,7 +3,7 @@
 Networks live on the meta device: shapes without numbers.
 """
 
-from functools import cache
+from functools import cache, partial
 
 import pytest
 import torch
@@ -15,8 +15,11 @@ from hrpose.models.complexity import (
     count_parameters,
     operations_in,
 )
+from hrpose.models.gpr import GPR, equation_step, reducing_step
 from hrpose.models.higher_hrnet import HigherHRNet
-from hrpose.models.hrnet import HRNet
+from hrpose.models.hrnet import HRNet, SumFusion
+from hrpose.models.pose_hrnet import PoseHRNet
+from hrpose.models.ram import RAM, linear_scores
 from hrpose.models.swahr import SWAHR
 
 TABLE_5_SIZES = (256, 384, 512, 640, 768, 896, 1024)
@@ -129,6 +132,109 @@ def test_published_operations(options, size, unit, printed):
 def test_table_5_of_higher_hrnet(options, unit, printed):
     found = [figure(options, (size, size), unit) for size in TABLE_5_SIZES]
     assert tuple(round(value, 1) for value in found) == printed
+
+
+# RAM and GPR --------------------------------------------------------------------------------------
+
+LINEAR = partial(RAM, scores=linear_scores)
+# A layer for each input, which no option builds: it explains one figure.
+LINEAR_EACH = partial(
+    RAM, scores=lambda width, inputs: nn.ModuleList(nn.Linear(width, 1) for _ in range(inputs))
+)
+RAMS = {
+    "": (SumFusion, SumFusion),
+    "hidden": (RAM, SumFusion),
+    "hidden everywhere": (RAM, RAM),
+    "linear everywhere": (LINEAR, LINEAR),
+    "a linear layer each": (LINEAR_EACH, LINEAR_EACH),
+}
+STEPS = {"reduce": reducing_step, "eq_only": equation_step}
+
+
+@cache
+def pose_network(width, ram="", gpr="", printed=False):
+    """printed: Int interpolates before its convolution, as the equation is printed and counted."""
+    fuse, last_fuse = RAMS[ram]
+    branches = range(4) if gpr else (0,)
+    with torch.device("meta"):
+        neck = GPR([width << i for i in branches], STEPS[gpr]) if gpr else None
+        backbone = HRNet(width, branches=branches, fuse=fuse, last_fuse=last_fuse)
+        model = PoseHRNet(backbone, 17, neck)
+    for step in model.neck.steps if printed else ():
+        conv, interpolation, *norm = step.interpolate
+        step.interpolate = nn.Sequential(interpolation, conv, *norm)
+    return model
+
+
+@cache
+def smallest_pose_count(width, gpr, printed, convention):
+    return count_operations(pose_network(width, "", gpr, printed), (32, 32), convention)
+
+
+def attention_count(model):
+    """RAM's layers see pooled maps: a weight is used once, or once for each input of its module."""
+    return sum(
+        layer.weight.numel() * (len(ram.omega) if layer is ram.scores else 1)
+        for ram in model.modules()
+        if isinstance(ram, RAM)
+        for layer in ram.modules()
+        if isinstance(layer, nn.Linear)
+    )
+
+
+def pose_figures(width, ram, gpr, printed, unit):
+    """At 256 x 192 and at 384 x 288, as a string."""
+    convention, one = OPERATION_UNITS[unit]
+    fixed = attention_count(pose_network(width, ram, gpr))
+    areas = (8 * 6, 12 * 9)  # of 32 x 32 pixels
+    counts = [fixed + smallest_pose_count(width, gpr, printed, convention) * area for area in areas]
+    return " ".join(f"{count / one:.3f}" for count in counts)
+
+
+@pytest.mark.parametrize(
+    ("ram", "gpr", "w32", "w48"),
+    [
+        ("", "", 28.536, 63.596),
+        ("hidden", "reduce", 31.404, 70.035),  # printed: 31.4, 70.0
+        ("", "reduce", 30.426, 67.844),
+        ("hidden", "", 29.514, 65.786),
+        ("hidden everywhere", "reduce", 31.756, 70.824),
+        ("a linear layer each", "reduce", 30.435, 67.857),
+        ("linear everywhere", "eq_only", 31.4035, 70.0418),
+    ],
+)
+def test_parameters_of_ram_and_gpr(ram, gpr, w32, w48):
+    digits = 4 if gpr == "eq_only" else 3
+    counts = [count_parameters(pose_network(width, ram, gpr)) / 1e6 for width in (32, 48)]
+    assert [round(count, digits) for count in counts] == [w32, w48]
+
+
+@pytest.mark.parametrize(
+    ("ram", "gpr", "printed", "unit", "w32", "w48"),
+    [
+        # The paper prints 7.7, 17.2, 15.8 and 35.6.
+        ("hidden", "reduce", True, "hrnet_binary", "7.659 17.232", "15.827 35.608"),
+        ("hidden", "reduce", True, "gmac", "7.997 17.993", "16.485 37.087"),
+        ("hidden", "reduce", False, "hrnet_binary", "7.646 17.202", "15.797 35.541"),
+        ("hidden", "reduce", False, "gmac", "7.983 17.961", "16.453 37.016"),
+        ("", "reduce", True, "hrnet_binary", "7.658 17.231", "15.825 35.606"),
+        ("", "reduce", True, "gmac", "7.996 17.992", "16.482 37.085"),
+        ("hidden", "", False, "hrnet_binary", "7.121 16.021", "14.616 32.884"),
+        ("hidden", "", False, "gmac", "7.646 17.202", "15.694 35.309"),
+        ("linear everywhere", "eq_only", True, "hrnet_binary", "8.587 19.321", "17.913 40.303"),
+        ("linear everywhere", "eq_only", True, "gmac", "8.163 18.367", "16.855 37.925"),
+    ],
+)
+def test_operations_of_ram_and_gpr(ram, gpr, printed, unit, w32, w48):
+    found = [pose_figures(width, ram, gpr, printed, unit) for width in (32, 48)]
+    assert found == [w32, w48]
+
+
+@pytest.mark.parametrize(("ram", "gpr"), [("hidden", "reduce"), ("linear everywhere", "eq_only")])
+def test_attention_costs_its_weights_once_an_image(ram, gpr):
+    model = pose_network(32, ram, gpr)
+    plain = smallest_pose_count(32, gpr, False, "macs")
+    assert count_operations(model, (32, 64)) == 2 * plain + attention_count(model)
 
 
 def test_dilations_cost_nothing():

@@ -242,9 +242,12 @@ def test_there_are_no_boxes_by_default(valid, tmp_path):
     [
         ("LOSS.TERMS [tags]", "LOSS.TERMS is 'tags'; choose from heatmap, ohkm"),
         ("DATASET.INPUT_SIZE [192,100]", "a multiple of 32"),
-        ("DATASET.AUGMENTATIONS [affine,flip]", "everything else but cutout, e.g. [half_body"),
+        (
+            "DATASET.AUGMENTATIONS [affine,flip]",
+            "after half_body and flip and before cutout, e.g. [",
+        ),
         ("DATASET.AUGMENTATIONS [half_body,flip]", "cropped once (affine)"),
-        ("DATASET.AUGMENTATIONS [cutout,affine]", "after everything else but cutout"),
+        ("DATASET.AUGMENTATIONS [cutout,affine]", "after half_body and flip and before cutout"),
         ("DATASET.AUGMENTATIONS [grid,affine]", "choose from affine, cutout, flip, half_body"),
         ("LOSS.SIGMA [2,2]", "LOSS.SIGMA has 2 entries for 1"),
         ("LOSS.HEATMAP [1,2]", "LOSS.HEATMAP has 2 entries for 1"),

@@ -103,10 +103,10 @@ def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
     """Augmented samples of the labelled people, of an image several."""
     names = config.DATASET.AUGMENTATIONS
     crop = names.index("affine") if names.count("affine") == 1 else None
-    if crop is None or "cutout" in names[:crop] or {*names[crop + 1 :]} - {"cutout"}:
+    if crop is None or "cutout" in names[:crop] or {"half_body", "flip"} & {*names[crop:]}:
         raise ValueError(
             f"DATASET.AUGMENTATIONS is {list(names)}; a person is cropped once (affine), after "
-            "everything else but cutout, e.g. [half_body, flip, affine, cutout]"
+            "half_body and flip and before cutout, e.g. [half_body, flip, affine, cutout]"
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     people, left_out = person_records(split.records, _clips_boxes(config))
