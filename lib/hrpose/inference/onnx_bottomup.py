@@ -34,10 +34,7 @@ class OnnxBottomUpPredictor:
         self.postprocess = spec.postprocess
 
     def __call__(self, image: np.ndarray, boxes: Any = None, box_scores: Any = None) -> Poses:
-        """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first.
-
-        boxes, box_scores: not taken; top-down predictors have the same signature
-        """
+        """As of BottomUpPredictor: boxes and their scores are refused."""
         if boxes is not None or box_scores is not None:
             raise ValueError(BOXES_REFUSED)
         inputs = self.preprocess(image)

@@ -21,9 +21,7 @@ class OnnxTopDownPredictor:
         self.output = f"heatmaps_{spec.stride}"
         self.views = [VIEWS[name](spec.skeleton) for name in spec.views]
         self.codec = HeatmapCodec(spec.coordinates, subpixel=spec.subpixel)
-        self.check_inputs = spec.check_inputs
         self.preprocess = spec.preprocess
-        self.postprocess = spec.postprocess
 
     __call__ = predict_in_boxes
 

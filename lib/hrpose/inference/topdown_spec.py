@@ -123,15 +123,15 @@ def predict_in_boxes(
 
     Memory does not grow with the number of boxes, but for the joints.
 
-    steps: a predictor with the steps of inference/topdown.py
+    steps: a predictor with `spec`, and the steps preprocess, forward and decode (topdown.py)
     boxes: (N, 4) x, y, width, height in image pixels, N may be 0   box_scores: (N,); None: 1
     Errors: ValueError as by `TopDownSpec.check_inputs`; FloatingPointError where maps are not
     finite.
     """
-    boxes, box_scores = steps.check_inputs(image, boxes, box_scores)
-    spec = steps.spec
+    spec: TopDownSpec = steps.spec
+    boxes, box_scores = spec.check_inputs(image, boxes, box_scores)
     joints = [np.zeros((0, len(spec.skeleton.joints), 3), np.float32)]
     for start in range(0, len(boxes), spec.batch):
         crops = steps.preprocess(image, boxes[start : start + spec.batch])
         joints.append(steps.decode(steps.forward(crops)))
-    return steps.postprocess(np.concatenate(joints), boxes, box_scores)
+    return spec.postprocess(np.concatenate(joints), boxes, box_scores)
