@@ -132,7 +132,7 @@ Network = Callable[[np.ndarray], Mapping[str, np.ndarray]]
 """An exported graph: uint8 RGB (B, 3, H, W) -> its outputs by name"""
 
 INPUT_FORMAT = "uint8 RGB (B, 3, H, W), {}; normalized in the graph"
-RULES = {
+INPUT_RULES = {
     "bottom_up": {
         "resize_rule": "hrpose.ops.coordinates.resize_transform: bilinear, aspect kept; the "
         "shorter side becomes input_size * scale, the longer a multiple of 64; outside the image "
@@ -169,7 +169,7 @@ def to_json(model: ExportedModel) -> str:
     height, width = spec.network_size or (0, 0)
     size = f"H = {height}, W = {width}" if height else "H and W multiples of 32"
     derived = {"format": FORMAT, "family": family, "input": INPUT_FORMAT.format(size)}
-    body = {**derived, **RULES[family], **model._asdict(), "spec": plain}
+    body = {**derived, **INPUT_RULES[family], **model._asdict(), "spec": plain}
     return json.dumps(body, indent=1)
 
 
