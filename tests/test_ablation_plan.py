@@ -281,6 +281,18 @@ def test_the_bench_has_its_own_data_and_length_and_keeps_the_axes(name):
     assert (config.LOSS.SAHR, config.LOSS.WAHR) == (given.LOSS.SAHR, given.LOSS.WAHR)
 
 
+def test_the_bench_shrinks_top_down_rows_too_and_keeps_their_parts():
+    """Options of the bottom-up family are refused there, so that the bench leaves them out."""
+    rows = {e.name: e.config for e in plan(ROOT / "configs/ablations/ram_gpr", preset="bench")}
+    full, plain = (rows[f"ram_gpr/{name}"] for name in ("full", "table1/hrnet_w48_384x288"))
+    assert full.MODEL.RAM.ENABLED and full.MODEL.GPR.ENABLED and full.TEST.BOXES == "truth"
+    assert full.MODEL.WIDTH == 16 and full.DATASET.ROOT == "data/synthetic"
+    assert plain.MODEL.WIDTH == 24 and plain.DATASET.INPUT_SIZE == (64, 96)
+    assert "cutout" in full.DATASET.AUGMENTATIONS and full.TRAIN.SCHEDULE == "warmup_linear"
+    kinds = {str(rows[f"ram_gpr/{name}"]) for name in ("full", "without_ram", "without_gpr")}
+    assert len(kinds) == 3
+
+
 def test_the_bench_keeps_data_of_ones_own_and_names_what_it_replaces(tmp_path):
     own = tmp_path / "own.yaml"
     own.write_text(

@@ -69,17 +69,17 @@ def build_cutout(config: CfgNode) -> Augment:
 
 
 def _backbone(config: CfgNode, branches: Sequence[int] = (0,)) -> HRNet:
-    options, ram = config.MODEL.BACKBONE, config.MODEL.RAM
+    model = config.MODEL
     names = ("MODULES", "BLOCKS", "STEM", "BOTTLENECKS")
     fuse: FuseFactory = SumFusion
-    if ram.ENABLED:
-        fuse = partial(RAM, scores=HiddenScores if ram.HIDDEN else linear_scores)
+    if model.RAM.ENABLED:
+        fuse = partial(RAM, scores=HiddenScores if model.RAM.HIDDEN else linear_scores)
     return HRNet(
-        config.MODEL.WIDTH,
-        **keywords(options, *names),
+        model.WIDTH,
+        **keywords(model.BACKBONE, *names),
         branches=branches,
         fuse=fuse,
-        last_fuse=SumFusion if ram.SKIP_LAST else fuse,
+        last_fuse=SumFusion if model.RAM.SKIP_LAST else fuse,
     )
 
 
@@ -93,15 +93,15 @@ def _higher_hrnet(config: CfgNode) -> HigherHRNet:
 
 
 def _pose_hrnet(config: CfgNode) -> PoseHRNet:
-    width, gpr = config.MODEL.WIDTH, config.MODEL.GPR
+    model = config.MODEL
     branches: Sequence[int] = (0,)
-    neck: nn.Module = FinestBranch(width)
-    if gpr.ENABLED:
+    neck: FinestBranch | GPR = FinestBranch(model.WIDTH)
+    if model.GPR.ENABLED:
         branches = range(4)
-        step = pick(PYRAMID_STEPS, gpr.MODE, "MODEL.GPR.MODE")
-        neck = GPR([width << branch for branch in branches], step)
+        step = pick(PYRAMID_STEPS, model.GPR.MODE, "MODEL.GPR.MODE")
+        neck = GPR([model.WIDTH << branch for branch in branches], step)
     network = PoseHRNet(_backbone(config, branches), len(build_skeleton(config).joints), neck)
-    INITS[config.MODEL.INIT](network)
+    INITS[model.INIT](network)
     return network
 
 

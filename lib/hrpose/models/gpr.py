@@ -90,10 +90,11 @@ class GPR(nn.Module):
     ) -> None:
         super().__init__()
         *finer, self.width = widths
-        self.steps = nn.ModuleList()
+        steps = []
         for fine in reversed(finer):
-            self.steps.append(step(self.width, fine))
-            self.width = self.steps[-1].width
+            steps.append(step(self.width, fine))
+            self.width = steps[-1].width
+        self.steps = nn.ModuleList(steps)
 
     def forward(self, xs: Sequence[Tensor]) -> Tensor:
         *finer, feature = xs

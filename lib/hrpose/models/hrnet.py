@@ -156,7 +156,7 @@ class HRNet(nn.Module):
     bottlenecks:  residual blocks of stage 1
     branches:     indices i of the returned branches, 0 (stride 4) to 3 (stride 32)
     fuse:         factory of the fusion of branches; the published one sums them
-    last_fuse:    that of the last module of stage 4
+    last_fuse:    that of the last module of stage 4; None: as the others
 
     The defaults are the published network (section 3, "network instantiation").
     """
@@ -171,7 +171,7 @@ class HRNet(nn.Module):
         *,
         branches: Sequence[int] = (0,),
         fuse: FuseFactory = SumFusion,
-        last_fuse: FuseFactory = SumFusion,
+        last_fuse: FuseFactory | None = None,
     ) -> None:
         super().__init__()
         if len(modules) != 3:
@@ -182,7 +182,7 @@ class HRNet(nn.Module):
         self.stage1 = CheckpointedSequential(
             bottleneck(stem, stem), *(bottleneck(4 * stem, stem) for _ in range(bottlenecks - 1))
         )
-        last = (branches, last_fuse)
+        last = (branches, last_fuse or fuse)
         first, second, third = ([(range(n), fuse)] * count for n, count in zip((2, 3, 4), modules))
         self.stage2 = Stage([4 * stem], widths[:2], blocks, first)
         self.stage3 = Stage(widths[:2], widths[:3], blocks, second)

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 
 from hrpose.models.blocks import Head
+from hrpose.models.gpr import GPR
 from hrpose.models.hrnet import FINEST_STRIDE, HRNet
 from hrpose.structures import HeadOutput
 
@@ -36,12 +37,15 @@ class PoseHRNet(nn.Module):
     neck: the branches that the backbone returns -> a feature (B, neck.width, H / 4, W / 4)
     """
 
-    def __init__(self, backbone: HRNet, joints: int, neck: nn.Module | None = None) -> None:
+    def __init__(
+        self, backbone: HRNet, joints: int, neck: FinestBranch | GPR | None = None
+    ) -> None:
         super().__init__()
         self.backbone = backbone
         self.joints = joints
-        self.neck = neck or FinestBranch(backbone.width)
-        self.head = Head(self.neck.width, joints)
+        neck = neck or FinestBranch(backbone.width)
+        self.neck = neck
+        self.head = Head(neck.width, joints)
 
     def forward(self, images: Tensor) -> list[HeadOutput]:
         feature = self.neck(self.backbone(images))

@@ -7,8 +7,8 @@ Zhang, He, Yao et al.: Learning Enhanced Resolution-wise Features for Human Pose
     W_h = softmax(E)_h * omega_h + beta_h                  (2)
     Y_i = sum over h of W_h T_h                            (3)
 
-Equation 2 prints a denominator without exponentials and equation 3 another index; the text says
-softmax. Not in the text, but implied by its numbers of parameters: a hidden layer in E.
+Equation 2 prints a denominator without exponentials, against the text's softmax, and equation 3
+another index. Not in the text, but implied by its numbers of parameters: a hidden layer in E.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from yacs.config import CfgNode
 
 from hrpose.config import load_config
 from hrpose.config.loading import BY_KEY, defaults, read_entries
-from hrpose.config.options import RUNTIME_OPTIONS
+from hrpose.config.options import DEPENDENCES, RUNTIME_OPTIONS
 from hrpose.programs.ablation_tables import METRICS
 
 REPOSITORY = Path(__file__).parents[3]
@@ -234,7 +234,11 @@ def bench_overrides(config: CfgNode) -> list[str]:
         "LOSS.SHR": config.LOSS.SHR / 4,  # a person's width in network pixels
         "MODEL.WIDTH": min(width, max(8, width // 2)) if own else max(1, width // 2),
     }
-    return [word for key, value in values.items() for word in (key, as_override(value))]
+    other = [needed for needed in DEPENDENCES if needed.on == "MODEL.NAME"]
+    other = [needed for needed in other if not needed.holds(config.MODEL.NAME)]
+    idle = {key for needed in other for key in needed.options}  # of networks of the other family
+    kept = {key: value for key, value in values.items() if key not in idle}
+    return [word for key, value in kept.items() for word in (key, as_override(value))]
 
 
 def _replacements(config: CfgNode, overrides: Sequence[str]) -> str:
