@@ -1,4 +1,4 @@
-"""A toy top-down network, and images with boxes, for tests of predictors."""
+"""A toy top-down network, images with boxes, and a graph as a file, for tests of predictors."""
 
 import cv2
 import numpy as np
@@ -62,3 +62,14 @@ def scattered_boxes(seed, count, size=(120, 90)):
     boxes = np.concatenate([corner, extent], 1)
     boxes[1::4] = boxes[::4][: len(boxes[1::4])] * 1.001
     return boxes, rng.choice([0, 0.3, 0.3, 0.7, 0.9], count)
+
+
+def as_network(graph):
+    """A graph in torch, called as an exported one."""
+
+    @torch.inference_mode()
+    def network(images):
+        outputs = graph(torch.from_numpy(np.ascontiguousarray(images)))
+        return {name: value.numpy() for name, value in outputs.items()}
+
+    return network

@@ -54,6 +54,8 @@ TORCHLESS = [
     "inference.scoring",
     "inference.munkres",
     "inference.decode",
+    "inference.onnx_bottomup",
+    "inference.onnx_topdown",
     "inference.onnx_predictor",
     "inference.detectors",
 ]

@@ -8,8 +8,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from boxed_people import as_network
 from hrpose.inference.bottomup import BottomUpPredictor
-from hrpose.inference.onnx_predictor import OnnxPredictor, resize_on_host
+from hrpose.inference.onnx_bottomup import resize_on_host
+from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import (
     PUBLISHED,
     DecoderConfig,
@@ -79,17 +81,6 @@ def scene(width, height, seed=0):
 DECODER = PUBLISHED._replace(detection_threshold=0.6, matching_cost="clipped")
 
 
-def as_network(graph):
-    """A graph in torch, called as an exported one."""
-
-    @torch.inference_mode()
-    def network(images):
-        outputs = graph(torch.from_numpy(np.ascontiguousarray(images)))
-        return {name: value.numpy() for name, value in outputs.items()}
-
-    return network
-
-
 def pair(spec, graph="network", network=None):
     """A predictor, and the predictor of what would be exported from it."""
     predictor = BottomUpPredictor(network or Blobs(spec.skeleton), spec)
@@ -134,7 +125,7 @@ def test_maps_and_people_are_those_of_the_predictor(spec, width, height, record_
     image = scene(width, height)
     inputs = predictor.preprocess(image)
     maps = predictor.forward([inputs])
-    heatmaps, tags, _ = exported.forward(exported.preprocess(image))
+    heatmaps, tags, _ = exported.steps.forward(exported.steps.preprocess(image))
     for name, one, other in (("heatmaps", heatmaps, maps.heatmaps), ("tags", tags, maps.tags)):
         assert one.shape == tuple(other.shape[1:])
         away = abs(one - other[0].numpy()).max() / max(1, abs(one).max())
@@ -248,6 +239,23 @@ def test_metadata_comes_back_as_it_was_written():
     assert from_json(to_json(MODEL)) == MODEL
 
 
+def test_named_pairs_of_joints_travel_with_the_model():
+    """Their names do not tell which are left and right."""
+    paired = Skeleton(("a", "b"), (0.05,) * 2, ("a", "b"), flip_pairs=(("a", "b"),))
+    text = to_json(MODEL._replace(spec=MODEL.spec._replace(skeleton=paired)))
+    assert from_json(text).spec.skeleton.flip_order == [1, 0]
+    body = json.loads(text)
+    del body["spec"]["skeleton"]["flip_pairs"]  # as before they were written
+    with pytest.raises(ValueError, match="flip_order.*tools/export.py"):
+        from_json(json.dumps(body))
+
+
+def test_metadata_of_format_2_is_read():
+    body = json.loads(to_json(MODEL))
+    del body["family"]
+    assert from_json(json.dumps({**body, "format": 2})) == MODEL
+
+
 def test_metadata_also_has_what_other_programs_need():
     body = json.loads(to_json(MODEL))
     assert body["spec"]["skeleton"]["flip_order"][:3] == [0, 2, 1]
@@ -261,7 +269,9 @@ def test_metadata_also_has_what_other_programs_need():
     [
         lambda body: body.update(format=7),
         lambda body: body.update(graph="soup"),
+        lambda body: body.update(family="soup"),
         lambda body: body["spec"].update(convention="polar"),
+        lambda body: body["spec"].update(views=["polar"]),
         lambda body: body["spec"]["decoder"].update(mystery=1),
     ],
 )

@@ -27,14 +27,6 @@ def family(config: CfgNode) -> ModuleType:
     return topdown if is_top_down(config) else bottomup
 
 
-def require_bottom_up(config: CfgNode, program: str) -> None:
-    """ValueError for a top-down network in a program that does not take one."""
-    if is_top_down(config):
-        raise ValueError(
-            f"{program} takes bottom-up networks; MODEL.NAME {config.MODEL.NAME} is top-down"
-        )
-
-
 def load_predictor(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> Any:
     """A predictor with the weights of TEST.MODEL_FILE, on the first of this process's devices."""
     return _predictor_on(build_devices(config, dist)[0], config, load_model(config))

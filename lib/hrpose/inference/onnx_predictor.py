@@ -12,46 +12,37 @@ import json
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
-from hrpose.inference.decode import NOT_FINITE, decode
-from hrpose.inference.spec import (
-    BOXES_REFUSED,
-    METADATA_KEY,
-    VIEWS,
-    ExportedModel,
-    NetworkInput,
-    from_json,
-)
+from hrpose.inference.onnx_bottomup import OnnxBottomUpPredictor
+from hrpose.inference.onnx_topdown import OnnxTopDownPredictor
+from hrpose.inference.spec import METADATA_KEY, ExportedModel, InferenceSpec, Network, from_json
+from hrpose.inference.topdown_spec import BOXES_WANTED, TopDownSpec
 from hrpose.ops.atomic_io import check_writable, with_cure, write_json
 from hrpose.ops.image import describe_error, read_image
-from hrpose.ops.subpixel import unpack_keypoints
-from hrpose.structures import PERSON, Candidates, Poses, to_results
+from hrpose.structures import PERSON, Poses, to_results
 
-NamedArrays = Mapping[str, np.ndarray]
-Network = Callable[[np.ndarray], NamedArrays]
-"""uint8 RGB (B, 3, H, W) -> the graph's outputs by name"""
+PREDICTORS: dict[type, Callable[[Network, ExportedModel], Any]] = {
+    InferenceSpec: OnnxBottomUpPredictor,
+    TopDownSpec: OnnxTopDownPredictor,
+}
 
 
 class OnnxPredictor:
     """Poses in images by an exported model, equal to those of the predictor it was exported from.
 
-    The steps are those of inference/bottomup.py.
+    The file decides the family: a top-down model also takes boxes.
     """
 
     def __init__(self, network: Network, model: ExportedModel):
         self.network = network
         self.model = model
-        self.spec = spec = model.spec
-        self.views = [VIEWS[name](spec.skeleton) for name in spec.views]
-        self.preprocess = spec.preprocess
-        self.decode = partial(decode, skeleton=spec.skeleton, config=spec.decoder)
-        self.postprocess = spec.postprocess
+        self.spec = model.spec
+        self.steps = PREDICTORS[type(model.spec)](network, model)
 
     @classmethod
     def load(cls, path: str | Path, threads: int = 0) -> OnnxPredictor:
@@ -67,7 +58,7 @@ class OnnxPredictor:
             )
         names = [output.name for output in session.get_outputs()]
 
-        def network(images: np.ndarray) -> NamedArrays:
+        def network(images: np.ndarray) -> Mapping[str, np.ndarray]:
             try:
                 return dict(zip(names, session.run(names, {"images": images})))
             except Exception as error:  # onnxruntime's own classes, out of memory among them
@@ -78,69 +69,11 @@ class OnnxPredictor:
     def __call__(self, image: np.ndarray, boxes: Any = None, box_scores: Any = None) -> Poses:
         """The people in an image (H, W, 3) uint8 RGB, in its own pixels, best first.
 
-        boxes, box_scores: not taken; top-down predictors have the same signature
+        boxes: (N, 4) x, y, width, height in image pixels, of a top-down model only, which needs
+               them   box_scores: (N,); None: 1
+        Errors: ValueError for boxes that the family does not take, or lacks.
         """
-        if boxes is not None or box_scores is not None:
-            raise ValueError(BOXES_REFUSED)
-        inputs = self.preprocess(image)
-        heatmaps, tags, candidates = self.forward(inputs)
-        people, scores = self.decode(heatmaps, tags, candidates=candidates)
-        return self.postprocess(people, scores, inputs)
-
-    def forward(self, inputs: NetworkInput) -> tuple[np.ndarray, np.ndarray, Candidates | None]:
-        """Heatmaps (K, H, W) and tags (K, H, W, T) over all scales and views.
-
-        The candidates are None unless the graph finds the peaks.
-        """
-        if self.model.graph == "peaks":
-            return self._run_peaks(inputs.pixels[0])
-        maps = [self._run_views(pixels, inputs.size) for pixels in inputs.pixels]
-        return np.mean([heatmaps for heatmaps, _ in maps], 0), maps[inputs.base][1], None
-
-    def _run_peaks(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray, Candidates]:
-        """The outputs of a graph that also runs the views and finds the peaks."""
-        outputs = self.network(to_planes(pixels)[None])
-        packed, heatmaps, tags = (outputs[name][0] for name in ("peaks", "heatmaps", "tags"))
-        peaks = unpack_keypoints(packed, heatmaps.shape[-1], self.spec.decoder.subpixel)
-        # The graph finds no peak where heatmaps are not finite.
-        if not np.isfinite(np.vdot(heatmaps, heatmaps) + np.vdot(peaks, peaks)):
-            raise FloatingPointError(NOT_FINITE)
-        return heatmaps, tags, Candidates(peaks)
-
-    def _run_views(
-        self, pixels: np.ndarray, size: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """One scale's heatmaps (K, *size), averaged over views, and tags (K, *size, T)."""
-        image, strides = to_planes(pixels), self.model.strides
-        outputs = self.network(np.stack([np.flip(image, view.axes) for view in self.views]))
-        finest = outputs[f"heatmaps_{strides[-1]}"].shape[2:]
-        maps = [outputs[f"heatmaps_{stride}"] for stride in self.spec.aggregate or strides]
-        maps += [output for name, output in outputs.items() if name.startswith("tags_")]
-        *averaged, tags = [
-            [
-                np.flip(resize_on_host(each, finest), view.axes)[view.order]
-                for view, each in zip(self.views, of_output)
-            ]
-            for of_output in maps
-        ]
-        stacked = np.stack([resize_on_host(of_view, size) for of_view in tags], -1)
-        return resize_on_host(np.mean(averaged, (0, 1)), size), stacked
-
-
-def to_planes(image: np.ndarray) -> np.ndarray:
-    """(H, W, 3) -> contiguous (3, H, W)"""
-    return np.ascontiguousarray(image.transpose(2, 0, 1))
-
-
-def resize_on_host(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Maps (K, H, W) float32 resized bilinearly to `size` (H, W), as ops.peaks.resize does."""
-    if maps.shape[1:] == tuple(size):
-        return maps
-    height, width = size
-    resized = np.empty((len(maps), height, width), np.float32)
-    for plane, target in zip(maps, resized):
-        cv2.resize(plane, (width, height), dst=target)
-    return resized
+        return self.steps(image, boxes, box_scores)
 
 
 PROVIDERS = ("CUDAExecutionProvider", "CPUExecutionProvider")
@@ -188,7 +121,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             if known.output.exists() and not known.force:
                 raise FileExistsError(f"{known.output} exists; name another file, or add --force")
             check_writable(known.output)
-        _predict_files(OnnxPredictor.load(known.model), known.images, known.output)
+        predictor = OnnxPredictor.load(known.model)
+        if isinstance(predictor.spec, TopDownSpec):
+            raise ValueError(f"{known.model}: {BOXES_WANTED}")
+        _predict_files(predictor, known.images, known.output)
         sys.stdout.flush()  # a full disk is an error here, not at the exit
     except (ValueError, OSError, FloatingPointError) as error:
         print(f"error: {with_cure(error)}", file=sys.stderr)

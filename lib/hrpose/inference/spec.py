@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from hrpose.inference.topdown_spec import TopDownSpec
 from hrpose.ops.atomic_io import parse_json
-from hrpose.ops.coordinates import BOTTOM_UP, Affine, check_image, resize_transform
+from hrpose.ops.coordinates import BOTTOM_UP, CONVENTIONS, Affine, check_image, resize_transform
+from hrpose.ops.subpixel import SUBPIXEL
 from hrpose.skeletons import Skeleton, from_plain
 from hrpose.structures import Poses
 
@@ -75,6 +78,10 @@ class InferenceSpec(NamedTuple):
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
     decoder: DecoderConfig = PUBLISHED
 
+    @property
+    def network_size(self) -> None:
+        """Images of any size, in multiples of 32; crops of a top-down network have one."""
+
     def preprocess(self, image: np.ndarray) -> NetworkInput:
         """The image (H, W, 3) uint8 RGB at every scale."""
         image_size, smallest = check_image(image), min(self.scales)
@@ -113,22 +120,38 @@ BOXES_REFUSED = (
 METADATA_KEY = "hrpose"
 """The name of the file's metadata entry."""
 
-FORMAT = 2
+FORMAT = 3
+"""1 has other words, 2 names no family: both are of bottom-up models, and are read."""
+
+FAMILIES: dict[str, Any] = {"bottom_up": InferenceSpec, "top_down": TopDownSpec}
 
 GRAPHS = ("network", "peaks")
-"""network: outputs of each resolution; peaks: all views, averaged, and their peaks."""
+"""network: outputs of each resolution; peaks, bottom-up: all views, averaged, and their peaks."""
 
-INPUT_FORMAT = "uint8 RGB (B, 3, H, W), H and W multiples of 32; normalized in the graph"
-RESIZE_RULE = (
-    "hrpose.ops.coordinates.resize_transform: bilinear, aspect kept; the shorter side becomes "
-    "input_size * scale, the longer a multiple of 64; outside the image is 0"
-)
+Network = Callable[[np.ndarray], Mapping[str, np.ndarray]]
+"""An exported graph: uint8 RGB (B, 3, H, W) -> its outputs by name"""
+
+INPUT_FORMAT = "uint8 RGB (B, 3, H, W), {}; normalized in the graph"
+INPUT_RULES = {
+    "bottom_up": {
+        "resize_rule": "hrpose.ops.coordinates.resize_transform: bilinear, aspect kept; the "
+        "shorter side becomes input_size * scale, the longer a multiple of 64; outside the image "
+        "is 0"
+    },
+    "top_down": {
+        "crop_rule": "hrpose.ops.boxes.crop_transform: bilinear; a box is extended about its "
+        "centre to the proportions of input_size (W, H), then by padding; outside the image is 0",
+        "decode_rule": "hrpose.codecs.heatmap.HeatmapCodec.decode: the highest cell of the maps, "
+        "averaged over views, and the step of subpixel within it, in these coordinates",
+    },
+}
+"""Where the code of a family's rules is, for other programs."""
 
 
 class ExportedModel(NamedTuple):
     """What an exported file holds beside its graph."""
 
-    spec: InferenceSpec
+    spec: InferenceSpec | TopDownSpec
     graph: str  # one of GRAPHS
     strides: tuple[int, ...]  # of the network's outputs, coarse to fine
     weights_sha256: str = ""  # of the file of weights that was exported
@@ -138,22 +161,20 @@ class ExportedModel(NamedTuple):
 def to_json(model: ExportedModel) -> str:
     """The metadata of an exported file, with derived entries that other programs may want."""
     spec, skeleton = model.spec, model.spec.skeleton
-    joints = {
-        "joints": skeleton.joints,
-        "flip_order": skeleton.flip_order,
-        "sigmas": skeleton.sigmas,
-        "grouping_order": skeleton.grouping_order,
-        "limbs": skeleton.limbs,
-    }
-    plain = {**spec._asdict(), "skeleton": joints, "decoder": spec.decoder._asdict()}
-    body = {**model._asdict(), "spec": plain}
-    return json.dumps(
-        {"format": FORMAT, "input": INPUT_FORMAT, "resize_rule": RESIZE_RULE, **body}, indent=1
-    )
+    joints = {**asdict(skeleton), "flip_order": skeleton.flip_order}
+    plain = {**spec._asdict(), "skeleton": joints}
+    if isinstance(spec, InferenceSpec):
+        plain["decoder"] = spec.decoder._asdict()
+    (family,) = (name for name, kind in FAMILIES.items() if isinstance(spec, kind))
+    height, width = spec.network_size or (0, 0)
+    size = f"H = {height}, W = {width}" if height else "H and W multiples of 32"
+    derived = {"format": FORMAT, "family": family, "input": INPUT_FORMAT.format(size)}
+    body = {**derived, **INPUT_RULES[family], **model._asdict(), "spec": plain}
+    return json.dumps(body, indent=1)
 
 
 def from_json(text: str) -> ExportedModel:
-    """Read what `to_json` wrote, or the metadata of format 1; ValueError for anything else."""
+    """Read what `to_json` wrote, or metadata of earlier formats; ValueError for anything else."""
     try:
         return _read_metadata(parse_json(text))
     except (KeyError, TypeError, AttributeError) as error:  # of another program, or damaged
@@ -168,23 +189,45 @@ def _read_metadata(body: Any) -> ExportedModel:
     cure = f"use hrpose {version}, or export the weights again with tools/export.py"
     if body.get("format") == 1:
         body = _from_format_1(body, cure)
-    elif body.get("format") != FORMAT:
+    elif body.get("format") not in (2, FORMAT):
         raise ValueError(
-            f"the model's metadata is of format {body.get('format')}, this hrpose reads 1 and "
+            f"the model's metadata is of format {body.get('format')}, this hrpose reads 1 to "
             f"{FORMAT}; {cure}"
         )
-    spec = body["spec"]
-    known = DecoderConfig._fields
-    unknown = sorted(set(spec["decoder"]) - set(known))
-    if unknown or body["graph"] not in GRAPHS or spec["convention"] not in BOTTOM_UP:
-        wrong = ", ".join(unknown) or f"{body['graph']}, {spec['convention']}"
-        raise ValueError(f"the model needs {wrong}, which this hrpose does not know; {cure}")
-    spec = {
-        **_known_fields(spec, InferenceSpec),
-        "skeleton": from_plain(spec["skeleton"]),
-        "decoder": DecoderConfig(**spec["decoder"]),
-    }
-    return ExportedModel(**{**_known_fields(body, ExportedModel), "spec": InferenceSpec(**spec)})
+    family, plain = body.get("family", "bottom_up"), body["spec"]
+    unknown = ({family} - {*FAMILIES}) | ({body["graph"]} - {*GRAPHS})
+    unknown = unknown or _UNKNOWN_PARTS[family](plain)
+    if unknown:
+        parts = ", ".join(sorted(unknown))
+        raise ValueError(f"the model needs {parts}, which this hrpose does not know; {cure}")
+    skeleton, order = from_plain(plain["skeleton"]), plain["skeleton"].get("flip_order")
+    if order not in (None, skeleton.flip_order):  # by pairs that formats 1 and 2 did not hold
+        raise TypeError(f"flip_order {order} does not follow from the joints")
+    fields = {**_known_fields(plain, FAMILIES[family]), "skeleton": skeleton}
+    if "decoder" in fields:
+        fields["decoder"] = DecoderConfig(**plain["decoder"])
+    spec = FAMILIES[family](**fields)
+    return ExportedModel(**{**_known_fields(body, ExportedModel), "spec": spec})
+
+
+def _unknown_in_bottom_up(spec: Mapping[str, Any]) -> set[str]:
+    unknown = ({*spec["decoder"]} - {*DecoderConfig._fields}) | ({*spec["views"]} - {*VIEWS})
+    return unknown | ({spec["convention"]} - {*BOTTOM_UP})
+
+
+def _unknown_in_top_down(spec: Mapping[str, Any]) -> set[str]:
+    """Errors: KeyError for a field that is missing, TypeError for a size that is none."""
+    for name in TopDownSpec._fields:
+        spec[name]
+    numbers = (*spec["input_size"], spec["stride"], spec["batch"], spec["padding"])
+    if len(numbers) != 5 or not all(number > 0 for number in numbers):
+        raise TypeError(f"input_size, stride, batch and padding are {numbers}")
+    unknown = ({*spec} - {*TopDownSpec._fields}) | ({*spec["views"]} - {*VIEWS})
+    unknown |= {spec["coordinates"]} - {*CONVENTIONS}
+    return unknown | ({spec["subpixel"]} - {"convention", *SUBPIXEL})
+
+
+_UNKNOWN_PARTS = {"bottom_up": _unknown_in_bottom_up, "top_down": _unknown_in_top_down}
 
 
 def _known_fields(body: Mapping[str, Any], kind: Any) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.inference.spec import VIEWS
-from hrpose.inference.topdown_spec import TopDownSpec
+from hrpose.inference.topdown_spec import TopDownSpec, predict_in_boxes
 from hrpose.inference.tta import flip_back
 from hrpose.ops.boxes import crop_transform
 from hrpose.structures import Poses
@@ -41,21 +40,7 @@ class TopDownPredictor:
         self.preprocess = spec.preprocess
         self.postprocess = spec.postprocess
 
-    def __call__(self, image: np.ndarray, boxes: Any = None, box_scores: Any = None) -> Poses:
-        """The people in boxes of an image (H, W, 3) uint8 RGB, in its own pixels, best first.
-
-        Memory does not grow with the number of boxes, but for the joints.
-
-        boxes: (N, 4) x, y, width, height in image pixels, N may be 0   box_scores: (N,); None: 1
-        Errors: ValueError as by `TopDownSpec.check_inputs`; FloatingPointError where maps are not
-        finite.
-        """
-        boxes, box_scores = self.check_inputs(image, boxes, box_scores)
-        joints = [np.zeros((0, len(self.flip_order), 3), np.float32)]
-        for start in range(0, len(boxes), self.spec.batch):
-            crops = self.preprocess(image, boxes[start : start + self.spec.batch])
-            joints.append(self.decode(self.forward(crops)))
-        return self.postprocess(np.concatenate(joints), boxes, box_scores)
+    __call__ = predict_in_boxes
 
     @torch.inference_mode()
     def forward(self, crops: np.ndarray) -> Tensor:

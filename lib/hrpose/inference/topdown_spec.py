@@ -40,6 +40,11 @@ class TopDownSpec(NamedTuple):
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the normalization, in units of 255
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
 
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """(H, W) of every network input."""
+        return self.input_size[1], self.input_size[0]
+
     def check_inputs(
         self, image: np.ndarray, boxes: Any, box_scores: Any = None
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -112,3 +117,24 @@ class TopDownSpec(NamedTuple):
             kept = kept[oks_nms(*given)]
         in_image[joints[..., 2] <= 0] = 0
         return Poses(in_image[kept], scores[kept], boxes[kept].astype(np.float32), kept)
+
+
+def predict_in_boxes(
+    steps: Any, image: np.ndarray, boxes: Any = None, box_scores: Any = None
+) -> Poses:
+    """The people in boxes of an image (H, W, 3) uint8 RGB, in its own pixels, best first.
+
+    Memory does not grow with the number of boxes, but for the joints.
+
+    steps: a predictor with `spec`, and the steps preprocess, forward and decode (topdown.py)
+    boxes: (N, 4) x, y, width, height in image pixels, N may be 0   box_scores: (N,); None: 1
+    Errors: ValueError as by `TopDownSpec.check_inputs`; FloatingPointError where maps are not
+    finite.
+    """
+    spec: TopDownSpec = steps.spec
+    boxes, box_scores = spec.check_inputs(image, boxes, box_scores)
+    joints = [np.zeros((0, len(spec.skeleton.joints), 3), np.float32)]
+    for start in range(0, len(boxes), spec.batch):
+        crops = steps.preprocess(image, boxes[start : start + spec.batch])
+        joints.append(steps.decode(steps.forward(crops)))
+    return spec.postprocess(np.concatenate(joints), boxes, box_scores)

@@ -152,7 +152,7 @@ def _export() -> argparse.ArgumentParser:
         "--decode",
         choices=("network", "peaks"),
         default="network",
-        help="what the graph holds: the network only; or also its views, averages and peaks",
+        help="what the graph holds: the network only; or, bottom-up, its views, averages and peaks",
     )
     parser.add_argument("--verify", action="store_true", help="compare the file with the network")
     parser.add_argument(
@@ -162,7 +162,7 @@ def _export() -> argparse.ArgumentParser:
         metavar="N",
         help="evaluate network and file on N images of DATASET.VAL",
     )
-    parser.add_argument("--int8", action="store_true", help="write model.int8.onnx beside it")
+    parser.add_argument("--int8", action="store_true", help="write model.int8.onnx too (bottom-up)")
     parser.add_argument(
         "--calibrate",
         type=int,

@@ -5,18 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from torch import nn
 from yacs.config import CfgNode
 
 from hrpose import __version__
-from hrpose.builders.bottomup import build_predictor, output_strides
 from hrpose.builders.common import load_model
 from hrpose.builders.datasets import Split, first, read_split
-from hrpose.builders.families import require_bottom_up
-from hrpose.inference.bottomup import BottomUpPredictor
-from hrpose.inference.onnx_predictor import OnnxPredictor, to_planes
+from hrpose.builders.families import box_source, family, is_top_down
+from hrpose.inference.onnx_bottomup import to_planes
+from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import ExportedModel
 from hrpose.ops.atomic_io import atomic_write, check_writable, sha256
 from hrpose.ops.progress import progress
@@ -31,6 +31,7 @@ from hrpose.programs.exporting.verify import (
     evaluate_predictor,
     table,
 )
+from hrpose.structures import Images
 
 CALIBRATION = 64
 """Images of DATASET.TRAIN that --int8 calibrates on by default."""
@@ -38,16 +39,17 @@ CALIBRATION = 64
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
     _check_options(known, config)
-    count = known.calibrate or CALIBRATION
+    parts, count = family(config), known.calibrate or CALIBRATION
     scored = first(read_split(config, config.DATASET.VAL), known.data) if known.data else None
+    images: Any = parts.build_test_images(config, scored.records, scored.images) if scored else None
     seen = first(read_split(config, config.DATASET.TRAIN), count) if known.int8 else None
-    predictor = build_predictor(config, load_model(config))
+    predictor = parts.build_predictor(config, load_model(config))
     graph: nn.Module = (
         PeaksGraph(predictor.model, predictor.spec)
         if known.decode == "peaks"
         else NetworkGraph(predictor.model)
     )
-    strides = tuple(output_strides(config))
+    strides = tuple(parts.output_strides(config))
     digest = sha256(Path(config.TEST.MODEL_FILE))
     model = ExportedModel(predictor.spec, known.decode, strides, digest, __version__)
     format_ = FORMATS[known.format]
@@ -63,7 +65,12 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
     if known.verify:
         _verify(graph, exported)
     if scored:
-        _compare_metrics(config, predictor, exported, scored)
+        boxes = box_source(config)
+        print(f"\n{len(scored.records)} images of {config.DATASET.VAL}", end="")
+        print(f", on {boxes} boxes" * bool(boxes))
+        predictors: dict[str, Predict] = {"network": predictor}
+        predictors |= {path.name: each for path, each in exported.items()}
+        _compare_metrics(config, predictors, images, scored.truth)
 
 
 def int8_path(path: Path) -> Path:
@@ -73,7 +80,11 @@ def int8_path(path: Path) -> Path:
 def _check_options(known: argparse.Namespace, config: CfgNode) -> None:
     """ValueError for options that do not fit together, before anything is read."""
     _check_arguments(known)
-    require_bottom_up(config, "tools/export.py")
+    if is_top_down(config) and (known.decode == "peaks" or known.int8):
+        raise ValueError(
+            f"--decode peaks and --int8 are for bottom-up networks; MODEL.NAME {config.MODEL.NAME} "
+            "is top-down: leave them out"
+        )
     if known.decode == "peaks" and len(config.TEST.SCALE_FACTOR) > 1:
         raise ValueError(
             f"a graph with peaks has one scale, TEST.SCALE_FACTOR is "
@@ -105,13 +116,13 @@ def _calibration(predictor: OnnxPredictor, split: Split) -> Iterator[np.ndarray]
     """Every image of the split as network input, (3, H, W) uint8, at every scale."""
     for record in progress(split.records, "calibrating", len(split.records), False):
         image = split.images.read(record.file_name, record.size)
-        yield from map(to_planes, predictor.preprocess(image).pixels)
+        yield from map(to_planes, predictor.steps.preprocess(image).pixels)
 
 
 def _verify(graph: nn.Module, exported: Mapping[Path, OnnxPredictor]) -> None:
     """Print the largest differences of each file; those of the first, in float, must be small."""
     for i, (path, predictor) in enumerate(exported.items()):
-        compared = list(compare(graph, predictor.network))
+        compared = list(compare(graph, predictor.network, predictor.spec.network_size))
         print(f"\n{path.name}: largest difference, relative to the largest value")
         print(table(compared))
         if isinstance(graph, PeaksGraph):
@@ -124,17 +135,14 @@ def _verify(graph: nn.Module, exported: Mapping[Path, OnnxPredictor]) -> None:
 
 
 def _compare_metrics(
-    config: CfgNode,
-    predictor: BottomUpPredictor,
-    exported: Mapping[Path, OnnxPredictor],
-    split: Split,
+    config: CfgNode, predictors: Mapping[str, Predict], images: Images, truth: dict[str, Any]
 ) -> None:
     """Print the metrics of the network and of each file."""
-    predictors: dict[str, Predict] = {"network": predictor}
-    predictors |= {path.name: each for path, each in exported.items()}
-    metrics = {name: evaluate_predictor(config, each, split) for name, each in predictors.items()}
-    width = max(map(len, metrics)) + 2
-    print(f"\n{len(split.records)} images of {config.DATASET.VAL}")
-    print(" " * width + "".join(f"{name:>8}" for name in metrics["network"]))
-    for name, row in metrics.items():
+    rows = {
+        name: evaluate_predictor(config, predict, images, truth)
+        for name, predict in predictors.items()
+    }
+    width = max(map(len, rows)) + 2
+    print(" " * width + "".join(f"{name:>8}" for name in rows["network"]))
+    for name, row in rows.items():
         print(f"{name:<{width}}" + "".join(f"{value:>8.3f}" for value in row.values()))

@@ -38,16 +38,17 @@ class Format(NamedTuple):
     load: Callable[[Path], OnnxPredictor]
 
 
-def traced(graph: nn.Module) -> torch.export.ExportedProgram:
-    """The graph traced for batches of any size and images of any multiple of 32.
+def traced(graph: nn.Module, size: tuple[int, int] | None = None) -> torch.export.ExportedProgram:
+    """The graph traced for batches of any size.
 
     The example has two images, and sides of two units or more: torch specializes on a 1.
+    size: (H, W) of the images; None: any multiples of 32
     """
-    images = example(2, (64, 96))
+    images = example(2, size or (64, 96))
     with torch.no_grad():
         graph(images)  # caches of a first call must hold real tensors, not torch's fake ones
     rows, columns = (torch.export.Dim(name, min=2, max=LARGEST) for name in ("rows", "columns"))
-    free = {0: torch.export.Dim("batch"), 2: 32 * rows, 3: 32 * columns}
+    free = {0: torch.export.Dim("batch")} | ({} if size else {2: 32 * rows, 3: 32 * columns})
     with _quiet():
         return torch.export.export(
             graph, (images,), dynamic_shapes={INPUT_NAME: free}, strict=False
@@ -57,10 +58,11 @@ def traced(graph: nn.Module) -> torch.export.ExportedProgram:
 def to_onnx(graph: nn.Module, model: ExportedModel) -> bytes:
     """One ONNX file, with weights and metadata."""
     require_extra()
+    size = model.spec.network_size
     with torch.no_grad():
-        names = list(graph(example(1, (64, 64))))
+        names = list(graph(example(1, size or (64, 64))))
     with _quiet():
-        program = traced(graph).run_decompositions(DECOMPOSITIONS)
+        program = traced(graph, size).run_decompositions(DECOMPOSITIONS)
         converted = torch.onnx.export(
             program, dynamo=True, verbose=False, input_names=[INPUT_NAME], output_names=names
         )
@@ -81,9 +83,9 @@ def _tidy(graph: Any) -> None:
         part.ClearField("doc_string")
     graph.ClearField("metadata_props")
     shape = graph.input[0].type.tensor_type.shape.dim
-    symbols = [shape[axis].dim_param.split("*")[-1] for axis in (0, 2, 3)]
+    symbols = [shape[axis].dim_param.split("*")[-1] for axis in (0, 2, 3)]  # fixed: ""
     names = dict(zip(symbols, ("batch", "rows", "columns")))
-    symbol = re.compile(r"\b(" + "|".join(map(re.escape, symbols)) + r")\b")
+    symbol = re.compile(r"\b(" + "|".join(map(re.escape, filter(None, symbols))) + r")\b")
     for side in (side for value in values for side in value.type.tensor_type.shape.dim):
         if side.dim_param:
             side.dim_param = symbol.sub(lambda match: names[match[0]], side.dim_param)
@@ -92,7 +94,8 @@ def _tidy(graph: Any) -> None:
 def to_torch(graph: nn.Module, model: ExportedModel) -> bytes:
     """One .pt2 file, which `torch.export.load` reads; the metadata is an extra file in it."""
     file = io.BytesIO()
-    torch.export.save(traced(graph), file, extra_files={METADATA_KEY: to_json(model)})
+    program = traced(graph, model.spec.network_size)
+    torch.export.save(program, file, extra_files={METADATA_KEY: to_json(model)})
     return file.getvalue()
 
 

@@ -4,25 +4,25 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import nn
 from yacs.config import CfgNode
 
-from hrpose.builders.datasets import Split, build_evaluator
-from hrpose.data.samples import ImageDataset
+from hrpose.builders.datasets import build_evaluator
 from hrpose.engine.evaluate import evaluate, predict_sequentially
-from hrpose.inference.onnx_predictor import Network
+from hrpose.inference.spec import Network
 from hrpose.programs.exporting.graphs import PeaksGraph, example
-from hrpose.structures import Poses
+from hrpose.structures import Images, Poses
 
-Predict = Callable[[np.ndarray], Poses]
-"""Image (H, W, 3) uint8 RGB -> poses"""
+Predict = Callable[..., Poses]
+"""Image (H, W, 3) uint8 RGB, and of a top-down model boxes and their scores -> poses"""
 
 SIZES = ((64, 64), (96, 160), (256, 128), (320, 352))
 BATCHES = (1, 3)
+CROP_BATCHES = (1, 3, 33)
 TOLERANCE = 1e-4
 """Largest difference of a map, relative to its largest absolute value; usual is 1e-6 for a W32."""
 
@@ -35,9 +35,15 @@ class BatchDifference(NamedTuple):
     differences: dict[str, float]  # largest absolute difference over largest absolute value
 
 
-def compare(graph: nn.Module, network: Network) -> Iterator[BatchDifference]:
-    """The graph and its exported form, on noise of several sizes and batches."""
-    for size, batch in itertools.product(SIZES, BATCHES):
+def compare(
+    graph: nn.Module, network: Network, only: tuple[int, int] | None = None
+) -> Iterator[BatchDifference]:
+    """The graph and its exported form, on noise of several sizes and batches.
+
+    only: (H, W) of the crops that a top-down graph takes
+    """
+    cases = itertools.product([only], CROP_BATCHES) if only else itertools.product(SIZES, BATCHES)
+    for size, batch in cases:
         images = example(batch, size)
         with torch.inference_mode():
             expected = {name: each.numpy() for name, each in graph(images).items()}
@@ -90,8 +96,12 @@ def check_tolerance(comparisons: Sequence[BatchDifference], name: str) -> None:
         )
 
 
-def evaluate_predictor(config: CfgNode, predict: Predict, split: Split) -> dict[str, float]:
-    """The metrics of a predictor on a split."""
-    evaluator = build_evaluator(config, split.truth)
-    images = ImageDataset(split.records, split.images)
-    return evaluate(predict_sequentially(predict), images, evaluator)
+def evaluate_predictor(
+    config: CfgNode, predict: Predict, images: Images, truth: dict[str, Any]
+) -> dict[str, float]:
+    """The metrics of a predictor on images, of a top-down one with their boxes and scores."""
+
+    def predict_one(given: Any) -> Poses:
+        return predict(*given) if isinstance(given, tuple) else predict(given)
+
+    return evaluate(predict_sequentially(predict_one), images, build_evaluator(config, truth))
