@@ -32,17 +32,17 @@ def shipped_configs():
     return sorted(tracked or (ROOT / "configs").rglob("*.yaml"))  # all, where git knows none
 
 
-def start(name, *arguments, launch=(), processes=1, cold=False):
+def start(name, *arguments, launch=(), cold=False):
     """One of tools/ in a session of its own; its output can be read as it comes.
 
-    It starts warm (see warm_start.py), with `processes` as so many ranks, unless there is something
-    to `launch` it or it is to be `cold`: python tools/name.py, with all its imports. Every program
-    starts cold in some test, so that what only works after the imports of another is noticed.
+    It starts warm (see warm_start.py) unless it is to be `cold`: a python of its own, with its own
+    imports. Programs start cold in some test, torchrun too, so that what only works after the
+    imports of another is noticed.
     """
-    words = [ROOT / "tools" / f"{name}.py", *arguments]
-    if cold or launch:
-        return begin(sys.executable, *launch, *words)
-    return warm_start.start(*words, cwd=ROOT, processes=processes, **ENVIRONMENT)
+    words = [*launch, ROOT / "tools" / f"{name}.py", *arguments]
+    if cold:
+        return begin(sys.executable, *words)
+    return warm_start.start(*words, cwd=ROOT, **ENVIRONMENT)
 
 
 def begin(*words, **environment):

@@ -1,63 +1,76 @@
 """Start programs without their imports: a process that has made them, and forks.
 
 `python tools/train.py` imports for four seconds before it does what a test is about. Tests start it
-here instead: a process that has imported all of hrpose, and runs nothing, forks one that takes the
-descriptors, folder, environment and arguments that were asked for and runs the script as `__main__`,
-in a session of its own. What the script sees differs from a start of its own in three things: its
-imports are made (so tests start every program of tools/ once in the cold, too), /proc shows the
-command line of this file, and sets of strings have the order that they have in its siblings.
+here instead: a warm interpreter that has imported all of hrpose, and runs nothing, forks a process
+that takes the descriptors, folder, environment and arguments that were asked for, and runs the
+script as `__main__` in a session of its own. What it starts by `sys.executable`, as torchrun and
+ablate do, starts warm as well. To the script, this differs from a start of its own in four things:
+the imports are made (so the programs of tools/ start once in the cold, too), `sys.executable` is
+this file, /proc shows its command line, and sets of strings have the order that they have in
+siblings.
 
-    pytest -- socket --> server -- fork --> monitor -- fork --> the program
-       ^                                       |                    |
-       +-- pid, then exit status: a pipe ------+---- output: a pipe +
+    who asks: pytest, or this file as `python`
+      |  a connection: words, folder, environment, descriptors 0 to 2; back: pid, then exit status
+    warm interpreter -- fork --> monitor -- fork --> the program, killed if the connection is closed
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
-import random
 import select
 import signal
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[1]
 NUMBER = struct.Struct("i")
 LARGEST_REQUEST = 1 << 20
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 
 
-# In the process that asks ------------------------------------------------------------------------
+# Those who ask -----------------------------------------------------------------------------------
 
 
-class Program:
-    """A program that runs: as much of `subprocess.Popen` as tests need. Descriptors become ours."""
+class Connection:
+    """To a program that runs. Closed, by an exit or a kill too, it ends the program."""
 
-    def __init__(self, output: int, ended: int):
-        self.stdout = open(output, encoding="utf-8", errors="replace")  # noqa: SIM115
-        self.returncode: int | None = None
-        self.ended = ended
-        self.pid = self._number()
+    def __init__(self, path: str, words: list[str], cwd: str, environment, descriptors):
+        request = {"words": words, "cwd": cwd, "environment": dict(environment)}
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.socket.connect(path)
+        socket.send_fds(self.socket, [json.dumps(request).encode()], descriptors)
+        self.pid = self.number()
 
-    def _number(self) -> int:
-        content = os.read(self.ended, NUMBER.size)
+    def number(self) -> int:
+        content = self.socket.recv(NUMBER.size)
         if not content:
             raise ChildProcessError("the warm interpreter ended; what it printed says why")
         return NUMBER.unpack(content)[0]
 
+
+class Program:
+    """A program that runs: as much of `subprocess.Popen` as tests need."""
+
+    def __init__(self, connection: Connection, output: int):
+        self.connection, self.pid = connection, connection.pid
+        self.stdout = open(output, encoding="utf-8", errors="replace")  # noqa: SIM115
+        self.returncode: int | None = None
+
     def wait(self, timeout: float | None = None) -> int:
         """Its exit status, or minus the number of the signal that ended it."""
         if self.returncode is None:
-            if not select.select([self.ended], [], [], timeout)[0]:
-                raise subprocess.TimeoutExpired(f"program {self.pid}", timeout)
-            self.returncode = self._number()
-            os.close(self.ended)
+            if not select.select([self.connection.socket], [], [], timeout)[0]:
+                raise subprocess.TimeoutExpired(f"program {self.pid}", timeout or 0)
+            self.returncode = self.connection.number()
+            self.connection.socket.close()
         return self.returncode
 
     def poll(self) -> int | None:
@@ -73,169 +86,184 @@ class Program:
         reader.start()
         reader.join(timeout)
         if not printed:
-            raise subprocess.TimeoutExpired(f"program {self.pid}", timeout)
+            raise subprocess.TimeoutExpired(f"program {self.pid}", timeout or 0)
         self.wait(timeout)
         self.stdout.close()
         return printed[0], None
 
-    def send_signal(self, number: int) -> None:
-        if self.poll() is None:
-            os.kill(self.pid, number)
-
-    def terminate(self) -> None:
-        self.send_signal(signal.SIGTERM)
-
     def kill(self) -> None:
-        self.send_signal(signal.SIGKILL)
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
 
 
-@functools.cache
-def server() -> tuple[socket.socket, subprocess.Popen]:
-    """This process's own warm interpreter, which ends when its socket is closed."""
-    ours, its = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    process = subprocess.Popen(
-        [sys.executable, "-u", __file__, str(its.fileno())],
-        pass_fds=[its.fileno()],
-        start_new_session=True,  # what ends a test by its terminal does not end this
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
-    its.close()
-    return ours, process
+class WarmInterpreter:
+    """Lives as long as the process that made it."""
+
+    def __init__(self):
+        self.folder = tempfile.TemporaryDirectory(prefix="hrpose_warm_")
+        self.path = str(Path(self.folder.name, "socket"))
+        self.python = Path(self.folder.name, "python")
+        self.python.write_text(
+            f"#!{sys.executable} -IS\nimport sys\nsys.path.append({str(Path(__file__).parent)!r})\n"
+            f"import warm_start\nwarm_start.python({self.path!r}, {sys.executable!r})\n"
+        )
+        self.python.chmod(0o755)
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        listener.bind(self.path)
+        listener.listen(64)
+        self.alive, its_end = socket.socketpair()
+        passed = [listener.fileno(), its_end.fileno()]
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", __file__, *map(str, passed), str(self.python)],
+            pass_fds=passed,
+            start_new_session=True,  # what ends a test by its terminal does not end this
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        listener.close()
+        its_end.close()
 
 
-def start(*words: object, cwd: Path, processes: int = 1, **environment: str) -> Program:
-    """Run `python *words` as `subprocess.Popen` with one pipe for stdout and stderr would.
+interpreter = functools.cache(WarmInterpreter)
 
-    processes: how many run it, with the ranks that torchrun would give them; a failure ends all
-    """
-    request = {
-        "words": [str(word) for word in words],
-        "cwd": str(cwd),
-        "processes": processes,
-        "environment": {**os.environ, **environment},
-    }
+
+def start(*words: object, cwd: Path, **environment: str) -> Program:
+    """Run `python *words` as `subprocess.Popen` with one pipe for stdout and stderr would."""
     output, printed = os.pipe()
-    ended, ends = os.pipe()
-    socket.send_fds(server()[0], [json.dumps(request).encode()], [printed, ends])
+    descriptors = [sys.__stdin__.fileno(), printed, printed]
+    asked = ([str(word) for word in words], str(cwd), os.environ | environment, descriptors)
+    connection = Connection(interpreter().path, *asked)
     os.close(printed)
-    os.close(ends)
-    return Program(output, ended)
+    return Program(connection, output)
 
 
-# In the warm interpreter -------------------------------------------------------------------------
+def python(path: str, cold: str) -> None:
+    """Be a `python` that starts programs of hrpose and torchrun warm, and all else as ever."""
+    words = [word for word in sys.argv[1:] if word != "-u"]
+    if not is_program(words):
+        os.execv(cold, [cold, *sys.argv[1:]])
+    connection = Connection(path, words, os.getcwd(), os.environ, [0, 1, 2])
+    for number in FORWARDED:
+        signal.signal(number, functools.partial(forward, connection.pid))
+    status = connection.number()
+    if -status in FORWARDED:
+        signal.signal(-status, signal.SIG_DFL)
+    if status < 0:
+        os.kill(os.getpid(), -status)
+    os._exit(status)
 
 
-def import_all() -> None:
-    """What the programs import, at once or later; no thread may run when a process is forked."""
+def forward(pid: int, number: int, frame: object) -> None:
+    with contextlib.suppress(ProcessLookupError):  # it has just ended
+        os.kill(pid, number)
+
+
+def is_program(words: list[str]) -> bool:
+    tools = Path(__file__).resolve().parents[1] / "tools"
+    return (
+        words[:2] == ["-m", "torch.distributed.run"] or Path(*words[:1]).resolve().parent == tools
+    )
+
+
+# The warm interpreter ----------------------------------------------------------------------------
+
+
+def import_all() -> dict[str, str]:
+    """What the programs import, at once or later; returns what that adds to the environment."""
     import importlib
+    import multiprocessing.spawn  # noqa: F401  while sys.executable is the interpreter itself
     import pkgutil
 
-    sys.path[0] = str(ROOT / "lib")
-    import scipy.optimize  # noqa: F401
-    import torch._dynamo  # noqa: F401  by the first optimizer
-    import torch.utils.data
-
+    before = dict(os.environ)
+    sys.path[0] = str(Path(__file__).resolve().parents[1] / "lib")
     import hrpose.programs
 
     for module in pkgutil.iter_modules(hrpose.programs.__path__):
         importlib.import_module(f"hrpose.programs.{module.name}")
+    import scipy.optimize  # noqa: F401
+    import torch._dynamo  # noqa: F401  by the first optimizer
+    import torch.distributed.launcher.api  # noqa: F401  by torchrun
+
     threads = os.listdir("/proc/self/task")
     assert len(threads) == 1, f"{len(threads)} threads: a fork would lose their locks"
+    return {name: value for name, value in os.environ.items() if before.get(name) != value}
 
 
-def next_program(requests: socket.socket) -> dict[str, Any]:
-    """Serve, for as long as somebody may ask; returns in every process that is to be a program."""
+def next_program(listener: socket.socket, alive: socket.socket) -> dict[str, Any]:
+    """Serve, for as long as anybody may ask; returns in every process that is to be a program."""
     while True:
-        message, descriptors, *_ = socket.recv_fds(requests, LARGEST_REQUEST, 2)
-        if not message:
+        if alive in select.select([listener, alive], [], [])[0]:
             sys.exit()
-        monitor = os.fork()
-        if monitor == 0 and (request := watch(requests, json.loads(message), *descriptors)):
-            return request
+        connection, _ = listener.accept()
+        message, descriptors, *_ = socket.recv_fds(connection, LARGEST_REQUEST, 3)
+        if message and not os.fork():
+            listener.close()
+            alive.close()
+            if child := os.fork():
+                watch(child, connection, descriptors)
+            take(connection, descriptors)
+            return json.loads(message)
+        connection.close()
         for descriptor in descriptors:
             os.close(descriptor)
-        while monitor_ended():
-            pass
+        with contextlib.suppress(ChildProcessError):  # monitors that have ended are forgotten
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
 
 
-def monitor_ended() -> bool:
-    """Whether one had ended, and is forgotten now."""
-    try:
-        return os.waitpid(-1, os.WNOHANG)[0] != 0
-    except ChildProcessError:
-        return False
+def watch(child: int, connection: socket.socket, descriptors: list[int]) -> None:
+    """Be the monitor of a program until it ends."""
+    for descriptor in descriptors:
+        os.close(descriptor)
+    ended = os.pidfd_open(child)
+    if ended not in select.select([ended, connection], [], [])[0]:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child, signal.SIGKILL)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    with contextlib.suppress(OSError):
+        connection.send(NUMBER.pack(status))
+    os._exit(0)
 
 
-def watch(requests: socket.socket, request: dict[str, Any], printed: int, ends: int):
-    """Fork the program, in which this returns its request, and report how it ended."""
-    requests.close()
-    child = os.fork()
-    if child:
-        os.close(printed)
-        os.write(ends, NUMBER.pack(status_of(child)))
-        os._exit(0)
+def take(connection: socket.socket, descriptors: list[int]) -> None:
+    """Have a session and descriptors of one's own, and say so."""
     os.setsid()
-    os.dup2(printed, 1)
-    os.dup2(printed, 2)
-    os.write(ends, NUMBER.pack(os.getpid()))
-    os.close(printed)
-    os.close(ends)
-    return request if request["processes"] == 1 else launch(request)
+    for place, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, place)
+        os.close(descriptor)
+    connection.send(NUMBER.pack(os.getpid()))
+    connection.close()
 
 
-def status_of(child: int) -> int:
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-
-
-def launch(request: dict[str, Any]) -> dict[str, Any]:
-    """Fork the ranks, in which this returns their requests; one that fails ends the others."""
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    count = str(request["processes"])
-    ranks = []
-    for rank in range(request["processes"]):
-        request["environment"] |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "GROUP_RANK": "0",
-            "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count,
-            "MASTER_ADDR": "localhost", "MASTER_PORT": str(port),
-        }  # fmt: skip
-        ranks.append(os.fork())
-        if not ranks[-1]:
-            return request
-    failed = 0
-    while ranks:
-        ended, status = os.wait()
-        ranks.remove(ended)
-        if status and not failed:
-            failed = 1
-            for rank in ranks:
-                os.kill(rank, signal.SIGTERM)
-    os._exit(failed)
-
-
-def become(request: dict[str, Any]) -> str:
-    """Be as `python *words` finds itself; returns the script that is to run."""
+def become(request: dict[str, Any], environment: dict[str, str], executable: str) -> list[str]:
+    """Be as `python *words` finds itself; returns the words."""
     import numpy as np
 
     os.chdir(request["cwd"])
     os.environ.clear()
-    os.environ.update(request["environment"])
-    sys.argv = request["words"]
-    sys.path[0] = str(Path(sys.argv[0]).resolve().parent)
+    os.environ.update(environment | request["environment"])
+    sys.executable = executable
     np.random.seed()  # Python's own generator does so by itself
-    random.seed()
-    return sys.argv[0]
+    return request["words"]
 
 
-if __name__ == "__main__":
+def main() -> tuple[Any, str]:
+    """Serve; returns, in a program, what runs it and what it is."""
     import gc
     import runpy
 
-    import_all()
+    listener, alive = (socket.socket(fileno=int(word)) for word in sys.argv[1:3])
+    environment = import_all()
     gc.collect()
     gc.freeze()
+    words = become(next_program(listener, alive), environment, sys.argv[3])
+    if words[0] == "-m":
+        sys.argv, sys.path[0] = words[1:], os.getcwd()
+        return functools.partial(runpy.run_module, alter_sys=True), words[1]
+    sys.argv, sys.path[0] = words, str(Path(words[0]).resolve().parent)
+    return runpy.run_path, words[0]
+
+
+if __name__ == "__main__":
+    run, program = main()
     # At the top level, where an exit, an interrupt and an error end the interpreter as ever.
-    runpy.run_path(
-        become(next_program(socket.socket(fileno=int(sys.argv[1])))), run_name="__main__"
-    )
+    run(program, run_name="__main__")
