@@ -49,10 +49,9 @@ def kill(process, launch, output, rng, seconds):
         printed = read_until(process, "learning rate")
         time.sleep(rng.uniform(0, seconds))
     assert process.poll() is None, "it was done before it was killed; give it more epochs"
+    os.killpg(process.pid, signal.SIGKILL)
     if launch:  # torchrun's processes have sessions of their own, and live on without it
         subprocess.run(["pkill", "-KILL", "--full", str(output)], check=True)
-    else:
-        os.killpg(process.pid, signal.SIGKILL)
     return printed + process.communicate(timeout=60)[0]
 
 

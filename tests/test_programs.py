@@ -292,7 +292,7 @@ def test_two_processes_train_in_one_folder_and_are_stopped_at_the_same_step(trai
     _, options = trained
     command = ["--cfg", QUICKSTART, *options, "TRAIN.EPOCHS", "20", "OUTPUT_DIR", tmp_path]
     command += ["TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
-    process = start("train", *command, launch=TORCHRUN)
+    process = start("train", *command, launch=TORCHRUN, cold=True)
     printed = read_until(process, "epoch 1/20")
     os.kill(process.pid, signal.SIGTERM)  # torchrun forwards it, and ends with status 1
     printed += process.communicate(timeout=120)[0]

@@ -137,9 +137,9 @@ def start(*words: object, cwd: Path, **environment: str) -> Program:
 
 
 def python(path: str, cold: str) -> None:
-    """Be a `python` that starts programs of hrpose and torchrun warm, and all else as ever."""
+    """Be a `python` that starts our scripts and torchrun warm, and all else as ever."""
     words = [word for word in sys.argv[1:] if word != "-u"]
-    if not is_program(words):
+    if not starts_warm(words):
         os.execv(cold, [cold, *sys.argv[1:]])
     connection = Connection(path, words, os.getcwd(), os.environ, [0, 1, 2])
     for number in FORWARDED:
@@ -157,11 +157,10 @@ def forward(pid: int, number: int, frame: object) -> None:
         os.kill(pid, number)
 
 
-def is_program(words: list[str]) -> bool:
-    tools = Path(__file__).resolve().parents[1] / "tools"
-    return (
-        words[:2] == ["-m", "torch.distributed.run"] or Path(*words[:1]).resolve().parent == tools
-    )
+def starts_warm(words: list[str]) -> bool:
+    script = Path(*words[:1]).resolve()
+    ours = script.suffix == ".py" and Path(__file__).resolve().parents[1] in script.parents
+    return ours or words[:2] == ["-m", "torch.distributed.run"]
 
 
 # The warm interpreter ----------------------------------------------------------------------------
