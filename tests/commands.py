@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import warm_start
 from hrpose.programs import cli
 
 ROOT = Path(__file__).parents[1]
@@ -19,6 +20,7 @@ BRIEFLY = (
     "TRAIN.VALIDATE_EVERY 1"
 )
 SMALL = BRIEFLY.split()
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
 TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
 
@@ -30,9 +32,17 @@ def shipped_configs():
     return sorted(tracked or (ROOT / "configs").rglob("*.yaml"))  # all, where git knows none
 
 
-def start(name, *arguments, launch=()):
-    """One of tools/ in a session of its own; its output can be read as it comes."""
-    return begin(sys.executable, *launch, ROOT / "tools" / f"{name}.py", *arguments)
+def start(name, *arguments, launch=(), cold=False):
+    """One of tools/ in a session of its own; its output can be read as it comes.
+
+    It starts warm (see warm_start.py) unless it is to be `cold`: a python of its own, with its own
+    imports. Programs start cold in some test, torchrun too, so that what only works after the
+    imports of another is noticed.
+    """
+    words = [*launch, ROOT / "tools" / f"{name}.py", *arguments]
+    if cold:
+        return begin(sys.executable, *words)
+    return warm_start.start(*words, cwd=ROOT, **ENVIRONMENT)
 
 
 def begin(*words, **environment):
@@ -44,7 +54,7 @@ def begin(*words, **environment):
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1", **environment},
+        env={**os.environ, **ENVIRONMENT, **environment},
     )
 
 
@@ -56,12 +66,12 @@ def read_until(process, text):
     return output
 
 
-def tool(name, *arguments, status=0, launch=(), minutes=5):
-    """Run a command from the repository to its end; returns its output."""
-    process = start(name, *arguments, launch=launch)
+def tool(name, *arguments, status=0, minutes=5, **how):
+    """Run a command from the repository to its end; returns its output. `how`: see `start`."""
+    process = start(name, *arguments, **how)
     output, _ = process.communicate(timeout=60 * minutes)
     assert process.returncode == status, output
-    assert launch or "Traceback" not in output, output
+    assert how.get("launch") or "Traceback" not in output, output
     return output
 
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from ablation_runs import ROOT, TRAIN, VALID, Ablations, row_of
+from commands import start, tool
 from hrpose.evaluation.pck import pckh_metrics
 from hrpose.programs.ablation_tables import PCKH_METRICS
 from hrpose.skeletons import MPII
@@ -503,21 +504,8 @@ def tiny_plan(scenes, tmp_path_factory):
     return folder
 
 
-def start(plan, place):
-    """The command in a process group of its own, as a terminal would start it."""
-    asked = [sys.executable, str(ROOT / "tools" / "ablate.py"), "--cfg", str(plan)]
-    asked += ["--output", str(place / "tables"), "OUTPUT_DIR", str(place / "output")]
-    pipe = subprocess.PIPE
-    return subprocess.Popen(
-        asked, cwd=ROOT, stdout=pipe, stderr=pipe, text=True, start_new_session=True
-    )
-
-
-def ended(process, status):
-    out, err = process.communicate(timeout=300)
-    assert process.returncode == status, out + err
-    assert "Traceback" not in err
-    return out + err
+def arguments(plan, place):
+    return ["--cfg", plan, "--output", place / "tables", "OUTPUT_DIR", place / "output"]
 
 
 def weights(place):
@@ -529,7 +517,7 @@ def weights(place):
 def undisturbed(tiny_plan, tmp_path_factory):
     """A plan that ran in one piece: where, and what it printed."""
     place = tmp_path_factory.mktemp("undisturbed")
-    return place, ended(start(tiny_plan, place), 1)
+    return place, tool("ablate", *arguments(tiny_plan, place), status=1)
 
 
 @pytest.mark.slow
@@ -555,14 +543,14 @@ def test_real_rows_share_a_training_and_a_failing_one_is_named_and_kept_in_a_log
 @pytest.mark.slow
 def test_a_plan_that_was_killed_ends_in_the_same_table(undisturbed, tiny_plan, tmp_path):
     whole, _ = undisturbed
-    process = start(tiny_plan, tmp_path)
+    process = start("ablate", *arguments(tiny_plan, tmp_path))
     begun = time.time()
     while not weights(tmp_path) and process.poll() is None and time.time() - begun < 200:
         time.sleep(0.02)
     assert weights(tmp_path)  # the first network is half trained
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    ended(start(tiny_plan, tmp_path), 1)
+    tool("ablate", *arguments(tiny_plan, tmp_path), status=1)
 
     for path in [*whole.glob("tables/*.md"), *whole.glob("tables/*.csv")]:
         assert (tmp_path / "tables" / path.name).read_bytes() == path.read_bytes()

@@ -547,7 +547,7 @@ def test_a_release_scores_as_the_run_that_it_is_of(scenes, tmp_path):
     tool("train", "--cfg", QUICKSTART, *options, "TRAIN.EMA", "0.9", "OUTPUT_DIR", output)
     (folder,) = (output / "quickstart").iterdir()
     last = folder / "checkpoints" / "last.pth"
-    tool("convert", last, release, "--weights", "ema")
+    tool("convert", last, release, "--weights", "ema", cold=True)
     assert "exists" in tool("convert", last, release, status=2)
     tool(
         *("valid", "--cfg", QUICKSTART, *options, "TEST.MODEL_FILE", release),

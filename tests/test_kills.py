@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import os
 import random
 import re
+import signal
 import subprocess
 import time
 
@@ -38,7 +40,7 @@ def resumed_step(printed):
     return int(found[1]) if found else None
 
 
-def kill(process, output, rng, seconds):
+def kill(process, launch, output, rng, seconds):
     """SIGKILL to all of a start: every fifth before it trains, the others while it does."""
     printed = ""
     if rng.random() < 0.2:
@@ -47,8 +49,9 @@ def kill(process, output, rng, seconds):
         printed = read_until(process, "learning rate")
         time.sleep(rng.uniform(0, seconds))
     assert process.poll() is None, "it was done before it was killed; give it more epochs"
-    # All of them: torchrun's processes have sessions of their own, and live on without it.
-    subprocess.run(["pkill", "-KILL", "--full", str(output)], check=True)
+    os.killpg(process.pid, signal.SIGKILL)
+    if launch:  # torchrun's processes have sessions of their own, and live on without it
+        subprocess.run(["pkill", "-KILL", "--full", str(output)], check=True)
     return printed + process.communicate(timeout=60)[0]
 
 
@@ -58,7 +61,7 @@ def killed_until_done(launch, scenes, output, epochs, kills, seconds):
     for number in range(kills + 1):
         process = start("train", *arguments(scenes, output, epochs), launch=launch)
         last = number == kills
-        printed = process.communicate()[0] if last else kill(process, output, rng, seconds)
+        printed = process.communicate()[0] if last else kill(process, launch, output, rng, seconds)
         assert not last or process.returncode == 0, printed
         began = resumed_step(printed)
         if began is not None:

@@ -1,8 +1,6 @@
 """The optimizer step: equal however a batch is split; skipped if not finite; moving average."""
 
 import math
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +8,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import warm_start
 from commands import TORCHRUN
 from gradients import CPU, Replicas, gradients
 from hrpose.builders.training import build_optimizer_step
@@ -38,9 +37,10 @@ def by_two_processes(scenes, tmp_path_factory):
     "buffers" -> the running means of both processes.
     """
     path = tmp_path_factory.mktemp("two") / "found.pth"
-    command = [sys.executable, *TORCHRUN, HERE / "gradients.py", scenes, path]
-    command += ["eval1", "eval2", "train1"]
-    subprocess.run(command, check=True, capture_output=True, cwd=HERE.parent, timeout=300)
+    command = [*TORCHRUN, HERE / "gradients.py", scenes, path, "eval1", "eval2", "train1"]
+    process = warm_start.start(*command, cwd=HERE.parent)
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 0, printed
     return torch.load(path)
 
 

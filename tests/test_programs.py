@@ -27,7 +27,7 @@ def trained(scenes, tmp_path_factory):
     """The folder of a finished run, and the options it ran with."""
     options = [*SMALL, "DATASET.ROOT", str(scenes)]
     output = tmp_path_factory.mktemp("output")
-    tool("train", "--cfg", QUICKSTART, *options, "OUTPUT_DIR", output)
+    tool("train", "--cfg", QUICKSTART, *options, "OUTPUT_DIR", output, cold=True)
     (folder,) = (output / "quickstart").iterdir()
     return folder, options
 
@@ -70,7 +70,8 @@ def test_valid_scores_weights_and_results_alike(trained, tmp_path):
     folder, options = trained
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth"]
     one, two = tmp_path / "one", tmp_path / "two"
-    printed = tool("valid", "--cfg", QUICKSTART, "--output", one, *options, *weights)
+    command = ["--cfg", QUICKSTART, "--output", one, *options, *weights]
+    printed = tool("valid", *command, cold=True)
     assert "last.pth: " in printed and "tensors loaded (hrpose)" in printed
     results = one / "results" / "keypoints.json"
     run("valid", "--cfg", QUICKSTART, "--output", two, "--results", results, *options)
@@ -121,7 +122,7 @@ def test_photos_are_drawn_on_and_a_broken_one_is_named(trained, scenes, tmp_path
     cv2.imwrite(str(photos / "flat.png"), np.zeros((20, 700, 3), np.uint8))
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "best.pth"]
     command = ["--cfg", QUICKSTART, "--input", photos, "--output", tmp_path / "found"]
-    printed = tool("test", *command, *options, *weights, status=2)
+    printed = tool("test", *command, *options, *weights, status=2, cold=True)
     assert "broken.jpg" in printed
     assert "flat.png: an image of 700 x 20 is more than 32 times" in printed
     assert len(list((tmp_path / "found").glob("*.jpg"))) == 6
@@ -179,7 +180,8 @@ def test_other_joints_train_and_start_from_coco_weights(trained, tmp_path):
     folder, options = trained
     scenes = tmp_path / "five"
     command = ["--output", scenes, "--train", 8, "--val", 4]
-    tool("synthesize", *command, "--joints", "nose,left_wrist,right_wrist,left_ankle,right_ankle")
+    command += ["--joints", "nose,left_wrist,right_wrist,left_ankle,right_ankle"]
+    tool("synthesize", *command, cold=True)
     config = str(ROOT / "configs" / "five_joints.yaml")
     here = [*SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", tmp_path / "out"]
     tuned = [
@@ -290,7 +292,7 @@ def test_two_processes_train_in_one_folder_and_are_stopped_at_the_same_step(trai
     _, options = trained
     command = ["--cfg", QUICKSTART, *options, "TRAIN.EPOCHS", "20", "OUTPUT_DIR", tmp_path]
     command += ["TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
-    process = start("train", *command, launch=TORCHRUN)
+    process = start("train", *command, launch=TORCHRUN, cold=True)
     printed = read_until(process, "epoch 1/20")
     os.kill(process.pid, signal.SIGTERM)  # torchrun forwards it, and ends with status 1
     printed += process.communicate(timeout=120)[0]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import warm_start
 from commands import ROOT, TORCHRUN
 
 COMPILER = os.environ.get("CXX", "c++")
@@ -30,7 +31,8 @@ def simulate(tmp_path):
     """A function (scenario, *arguments) that runs it in a process; returns its findings."""
 
     def run(scenario, *arguments, launch=(), status=0):
-        command = [sys.executable, *launch, "-m", "simulated_cuda", scenario]
+        python = warm_start.interpreter().python if launch else sys.executable
+        command = [python, *launch, "-m", "simulated_cuda", scenario]
         command += map(str, [tmp_path / "found.json", *arguments])
         paths = [str(ROOT / "lib"), str(ROOT / "tests")]
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

@@ -4,10 +4,10 @@ import os
 import signal
 import socket
 import sys
-from pathlib import Path
 
 import pytest
 
+import warm_start
 from commands import QUICKSTART, ROOT, SMALL, begin, read_until
 
 SRUN = """#!/usr/bin/env bash
@@ -19,11 +19,12 @@ if [ "$1" = show ]; then echo localhost; else echo "$@" >> "$CALLS"; fi
 """
 
 
-def submit(tmp_path, arguments):
+def submit(tmp_path, arguments, python=None):
     """The script in a job of one machine with two tasks, run by bash as Slurm would."""
     commands = tmp_path / "bin"
     commands.mkdir(exist_ok=True)
-    for name, text in {"srun": SRUN, "scontrol": SCONTROL}.items():
+    python = f'#!/bin/sh\nexec "{python or warm_start.interpreter().python}" "$@"\n'
+    for name, text in {"srun": SRUN, "scontrol": SCONTROL, "python": python}.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
     with socket.socket() as free:
@@ -31,7 +32,7 @@ def submit(tmp_path, arguments):
         port = free.getsockname()[1]
     return begin(
         "bash", ROOT / "tools" / "train.sbatch", *arguments,
-        PATH=f"{commands}:{Path(sys.executable).parent}:{os.environ['PATH']}",
+        PATH=f"{commands}:{os.environ['PATH']}",
         SLURM_JOB_NODELIST="localhost", SLURM_JOB_NUM_NODES="1", SLURM_GPUS_ON_NODE="2",
         SLURM_JOB_ID="7", PORT=str(port), CALLS=str(tmp_path / "scontrol.log"),
     )  # fmt: skip
@@ -86,7 +87,7 @@ def test_a_job_that_is_done_as_its_time_is_up_is_not_queued_again(scenes, tmp_pa
 @pytest.mark.slow
 def test_a_failed_job_names_its_error_and_is_not_queued_again(scenes, tmp_path):
     arguments = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", tmp_path / "nowhere"]
-    job = submit(tmp_path, [*arguments, "OUTPUT_DIR", tmp_path])
+    job = submit(tmp_path, [*arguments, "OUTPUT_DIR", tmp_path], python=sys.executable)
     printed = job.communicate(timeout=120)[0]
     assert job.returncode == 1 and "no annotations at" in printed
     assert not (tmp_path / "scontrol.log").exists()

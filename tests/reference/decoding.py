@@ -67,9 +67,8 @@ def match(
     matches: list[int | None] = [None] * len(candidates)
     if not candidates or not means:
         return matches
-    distance = np.array(
-        [[np.sqrt(((peak[3:] - mean) ** 2).sum()) for mean in means] for peak in candidates], float
-    )
+    means = np.stack(means)  # (N, T)
+    distance = np.array([np.sqrt(((peak[3:] - means) ** 2).sum(-1)) for peak in candidates], float)
     scores = np.array([float(peak[2]) for peak in candidates])
     cost = np.round(distance) * 100 - scores[:, None]
     for row, column in MATCHERS[config.matcher](cost):
