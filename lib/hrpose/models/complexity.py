@@ -70,7 +70,7 @@ def count_operations(
         if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)):
             layer.register_forward_hook(count)
         elif isinstance(layer, nn.BatchNorm2d):  # slow on the meta device, and changes no shape
-            layer.forward = lambda maps: maps
+            layer.forward = lambda maps: maps  # type: ignore[method-assign, assignment]
     with torch.no_grad():
         shadow(torch.empty(1, 3, *input_size, device="meta"))
     return sum(counts)
