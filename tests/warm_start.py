@@ -173,7 +173,7 @@ def import_all() -> dict[str, str]:
     import pkgutil
 
     before = dict(os.environ)
-    sys.path[0] = str(Path(__file__).resolve().parents[1] / "lib")
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "lib"))
     import hrpose.programs
 
     for module in pkgutil.iter_modules(hrpose.programs.__path__):
@@ -182,6 +182,7 @@ def import_all() -> dict[str, str]:
     import torch._dynamo  # noqa: F401  by the first optimizer
     import torch.distributed.launcher.api  # noqa: F401  by torchrun
 
+    del sys.path[0]  # `main` replaces the next, the folder of this file
     threads = os.listdir("/proc/self/task")
     assert len(threads) == 1, f"{len(threads)} threads: a fork would lose their locks"
     return {name: value for name, value in os.environ.items() if before.get(name) != value}

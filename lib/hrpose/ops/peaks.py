@@ -64,7 +64,9 @@ def gather_cells(heatmaps: Tensor, tags: Tensor, cells: Tensor) -> Tensor:
     Returns (B, K, M, 10 + T) float32.
     """
     height, width = heatmaps.shape[-2:]
-    row, column = (cells // width).clamp(min=0), cells % width
+    row = cells // width
+    column = cells - row * width  # torch's ONNX export knows % for fixed sizes only
+    row = row.clamp(min=0)
     rows = [(row + step).clamp(0, height - 1) for step in (-1, 0, 1)]
     columns = [(column + step).clamp(0, width - 1) for step in (-1, 0, 1)]
     flat = heatmaps.flatten(2)

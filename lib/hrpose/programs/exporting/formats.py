@@ -18,14 +18,12 @@ from torch import nn
 
 from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import METADATA_KEY, ExportedModel, from_json, to_json
+from hrpose.models.optimize import fuse_conv_bn
 from hrpose.programs.exporting.graphs import example
 
 INPUT_NAME = "images"
 LARGEST = 128
 """Side of the largest images, in units of 32 pixels: torch requires a bound, files have none."""
-
-DECOMPOSITIONS = {torch.ops.aten.remainder.Scalar: lambda value, by: value - value // by * by}
-"""Operations that the ONNX converter supports only for fixed sizes, and their decompositions."""
 
 NEEDED = ("onnx", "onnxscript", "onnxruntime")
 
@@ -56,15 +54,21 @@ def traced(graph: nn.Module, size: tuple[int, int] | None = None) -> torch.expor
 
 
 def to_onnx(graph: nn.Module, model: ExportedModel) -> bytes:
-    """One ONNX file, with weights and metadata."""
+    """One ONNX file, with weights and metadata.
+
+    BatchNorms are fused first: the converter would fuse them too, after long thoughts on each.
+    """
     require_extra()
     size = model.spec.network_size
     with torch.no_grad():
         names = list(graph(example(1, size or (64, 64))))
     with _quiet():
-        program = traced(graph, size).run_decompositions(DECOMPOSITIONS)
         converted = torch.onnx.export(
-            program, dynamo=True, verbose=False, input_names=[INPUT_NAME], output_names=names
+            traced(fuse_conv_bn(graph), size),
+            dynamo=True,
+            verbose=False,
+            input_names=[INPUT_NAME],
+            output_names=names,
         )
     proto = converted.model_proto  # type: ignore[union-attr]
     _tidy(proto.graph)
