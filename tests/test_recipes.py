@@ -8,7 +8,7 @@ import pytest
 from commands import ROOT
 from hrpose.data.coco import load_annotations, person_category
 
-LABEL_STUDIO, JOIN = re.findall(
+LABEL_STUDIO, JOIN, _DETECTOR = re.findall(
     r"```python\n(.*?)```", (ROOT / "docs" / "data.md").read_text(), re.S
 )
 

@@ -264,7 +264,7 @@ def test_empty_folders_are_removed_up_to_what_they_are_for(tmp_path):
     remove_empty(deep, output)
     assert [*output.rglob("*")] == [output / "a", beside]
     remove_empty(beside / "gone", output)
-    assert [*tmp_path.iterdir()] == [output] and not [*output.iterdir()]
+    assert not [*tmp_path.iterdir()]
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     remove_empty(elsewhere, output)

@@ -83,8 +83,8 @@ def poses_in(folder):
 
 
 def nothing_left(folder):
-    """Nor empty folders, but OUTPUT_DIR itself."""
-    return not [path for path in folder.rglob("*") if path.name != "out"]
+    """Not even empty folders."""
+    return not [*folder.rglob("*")]
 
 
 # Which boxes -------------------------------------------------------------------------------------

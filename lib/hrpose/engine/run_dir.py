@@ -219,9 +219,9 @@ def create_run_folder(experiment: Path) -> Path:
 
 
 def remove_empty(folder: Path, output_dir: Path) -> None:
-    """Remove a run folder that is empty, and then those above it, below OUTPUT_DIR, that are."""
+    """Remove a run folder that is empty, and then those above it, up to OUTPUT_DIR, that are."""
     for path in (folder, *folder.parents):
-        if not path.is_relative_to(output_dir) or path == output_dir:
+        if not path.is_relative_to(output_dir):
             return
         try:
             path.rmdir()
