@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from functools import cache
+from functools import cache, lru_cache
 
 RENAMES = (
     # ours                                           published
@@ -67,6 +67,7 @@ def prefix(name: str) -> str:
     return _WRAPPERS.match(name)[0]  # type: ignore[index]  # matches the empty prefix too
 
 
+@lru_cache(maxsize=1 << 14)  # a file is asked for each of its names many times
 def our_name(name: str) -> str:
     """Our name of a tensor, from a published name or one of ours."""
     name = bare_name(name)
@@ -80,6 +81,7 @@ def is_published(name: str) -> bool:
     return our_name(name) != bare_name(name)
 
 
+@lru_cache(maxsize=1 << 14)
 def published_name(name: str) -> str:
     """The published name of a tensor, from one of ours."""
     name = bare_name(name)
