@@ -178,10 +178,10 @@ OPTIONS = (
            "WIDTH of the networks after the first, one or one each; empty: that of the first."),
     Option("MODEL.STAGES.PRESET", "ms_a",
            one_of("ms_a", "ms_a4", "ms_b", "ms_b0", "ms_b_conv", "ms_c"),
-           "How later ones begin (models/multi_stage.py): ms_a, with the two finest maps of the one "
-           "before; ms_a4, where its last module returns all four; ms_b, with its coarsest map too, "
-           "and half the modules of stage 3; ms_b0 and ms_b_conv, so with all its maps, as they are "
-           "or convolved; ms_c, with the feature of the first one's stage 1."),
+           "How later ones begin (models/multi_stage.py): ms_a, with the two finest maps of the "
+           "one before; ms_a4, where its last module returns all four; ms_b, with its coarsest map "
+           "too, and half the modules of stage 3; ms_b0 and ms_b_conv, so with all its maps, as "
+           "they are or convolved; ms_c, with the feature of the first one's stage 1."),
     Option("MODEL.STAGES.LINKS", True, anything,
            "Add the output of every module to the input of the same module of the next network."),
     Option("MODEL.INIT", "published", one_of("published", "fan_in"),
