@@ -210,7 +210,7 @@ def test_sizes_that_are_no_multiples_of_32_are_refused(size):
 
 @cache
 def counts(preset):
-    """Parameters, and operations at 32 x 32, which all conventions count alike: no deconvolution."""
+    """Parameters, and operations at 32 x 32: all conventions count alike without deconvolutions."""
     with torch.device("meta"):
         first = HRNet(48, branches=CASCADES[preset].branches)
         model = MultiStageHRNet(first, 17, [48], CASCADES[preset], offsets=True)
