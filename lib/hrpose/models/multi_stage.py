@@ -102,22 +102,23 @@ class CascadedHRNet(nn.Module):
             else match_width(theirs, own if read else theirs)
             for theirs, own, read in zip(before.widths, widths, taken)
         )
-        counts = [min(pair) for pair in zip(before.counts, self.counts)]
+        returned: list[list[Sequence[int]]]  # branches of the modules before, as in Units
+        returned = [[range(n)] * count for n, count in zip((2, 3, 4), before.counts)]
+        returned[2][-1] = before.branches
         self.links = nn.ModuleList(
             nn.ModuleList(
-                nn.ModuleList(
-                    match_width(before.widths[i], widths[i]) for i in _returned(before, stage, m)
-                )
-                for m in range(count if links else 0)
+                nn.ModuleList(match_width(before.widths[i], widths[i]) for i in module)
+                for module in stage[: count if links else 0]
             )
-            for stage, count in zip((2, 3, 4), counts)
+            for stage, count in zip(returned, self.counts)
         )
 
     def forward(self, feature: Tensor, before: Units) -> Units:
-        """feature: of the first network's stage 1, (B, C, H / 4, W / 4)   before: of the network
-        before   Returns what its own modules return.
+        """What its modules return.
+
+        feature: of the first network's stage 1, (B, C, h, w)   before: of the network before
         """
-        boundary: list[Tensor] = []
+        boundary: list[Tensor] = []  # the latest map of every branch
         for maps in (maps for stage in before for maps in stage):
             boundary[: len(maps)] = maps
         boundary = [match(x) for match, x in zip(self.boundary, boundary)]
@@ -129,12 +130,6 @@ class CascadedHRNet(nn.Module):
             for modules, stage in zip(self.links.children(), before)
         ]
         return run_modules(self, [feature] if self.reads_feature else [], boundary, links)
-
-
-def _returned(network: HRNet | CascadedHRNet, stage: int, module: int) -> Sequence[int]:
-    """Indices of the branches that a fusion module returns."""
-    last = stage == 4 and module == network.counts[2] - 1
-    return network.branches if last else range(stage)
 
 
 def run_modules(
@@ -186,8 +181,8 @@ class MultiStageHRNet(nn.Module):
         self.backbone = backbone
         self.joints = joints
         networks: list[HRNet | CascadedHRNet] = [backbone]
-        for rest, width in zip(reversed(range(len(widths))), widths):
-            branches = backbone.branches if rest else (0,)
+        for number, width in enumerate(widths, 1):
+            branches = (0,) if number == len(widths) else backbone.branches
             before = networks[-1]
             networks.append(CascadedHRNet(backbone, before, width, layout, branches, links))
         self.later = nn.ModuleList(networks[1:])
