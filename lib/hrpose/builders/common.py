@@ -21,6 +21,7 @@ from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.gpr import GPR, equation_step, reducing_step
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import FuseFactory, HRNet, SumFusion
+from hrpose.models.multi_stage import CASCADES, MultiStageHRNet
 from hrpose.models.optimize import prepare_for_inference
 from hrpose.models.pose_hrnet import FinestBranch, PoseHRNet
 from hrpose.models.ram import RAM, HiddenScores, linear_scores
@@ -105,6 +106,19 @@ def _pose_hrnet(config: CfgNode) -> PoseHRNet:
     return network
 
 
+def _multi_stage_hrnet(config: CfgNode) -> MultiStageHRNet:
+    model = config.MODEL
+    layout = pick(CASCADES, model.STAGES.PRESET, "MODEL.STAGES.PRESET")
+    # Without links nothing reads the others: their weights would have no gradient.
+    branches = layout.branches if model.STAGES.LINKS else layout.branches[:2]
+    later = model.STAGES.WIDTHS or (model.WIDTH,)
+    widths = later if len(later) > 1 else later * (model.STAGES.COUNT - 1)
+    joints, backbone = len(build_skeleton(config).joints), _backbone(config, branches)
+    network = MultiStageHRNet(backbone, joints, widths, layout, model.STAGES.LINKS)
+    INITS[model.INIT](network)
+    return network
+
+
 def _swahr(config: CfgNode) -> SWAHR:
     """With branches that learn only where a loss reads them."""
     network = SWAHR(_higher_hrnet(config))
@@ -122,6 +136,7 @@ MODELS: dict[str, Callable[[CfgNode], nn.Module]] = {
     "higher_hrnet": _higher_hrnet,
     "swahr": _swahr,
     "pose_hrnet": _pose_hrnet,
+    "multi_stage_hrnet": _multi_stage_hrnet,
 }
 PYRAMID_STEPS = {"reduce": reducing_step, "eq_only": equation_step}
 INITS = {"published": normal_init, "fan_in": kaiming_init}

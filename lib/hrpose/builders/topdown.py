@@ -62,7 +62,8 @@ def build_convention(config: CfgNode) -> Convention:
 
 def output_strides(config: CfgNode) -> list[int]:
     """Network pixels per cell of every output."""
-    return [FINEST_STRIDE]
+    in_cascade = config.MODEL.NAME == "multi_stage_hrnet"
+    return [FINEST_STRIDE] * (config.MODEL.STAGES.COUNT if in_cascade else 1)
 
 
 def typical_size(config: CfgNode) -> tuple[int, int]:

@@ -126,10 +126,10 @@ def network_differences(config: CfgNode, text: str, origin: str) -> list[tuple[s
 def _network(values: dict[str, Any]) -> dict[str, Any]:
     """The options of MODEL that change what weights compute, as far as they have an effect."""
     deconvs, blocks = values["MODEL.NUM_DECONVS"], values["MODEL.NUM_BASIC_BLOCKS"]
-    parts = ("MODEL.BACKBONE.", "MODEL.RAM.", "MODEL.GPR.")
+    parts = ("MODEL.BACKBONE.", "MODEL.RAM.", "MODEL.GPR.", "MODEL.STAGES.")
     names = [key for key in values if key.startswith(parts)] + ["MODEL.WIDTH"]
     if values["MODEL.NAME"] in TOP_DOWN_MODELS:
-        return {key: values[key] for key in names}
+        return {key: values[key] for key in ["MODEL.NAME", *names]}
     names += ["MODEL.NUM_DECONVS"]
     names += ["MODEL.NUM_BASIC_BLOCKS", "MODEL.CAT_OUTPUT"] if deconvs else []
     dilations = values["MODEL.DILATIONS"]
@@ -393,9 +393,15 @@ def _check_scale_set(scales: Sequence[float]) -> None:
 
 def _check_resolutions(values: dict[str, Any]) -> None:
     deconvs = values["MODEL.NUM_DECONVS"]
-    outputs = 1 if values["MODEL.NAME"] in TOP_DOWN_MODELS else deconvs + 1
-    _one_or_each(values, "LOSS.HEATMAP", outputs, "resolutions")
-    _one_or_each(values, "LOSS.SIGMA", outputs, "resolutions")
+    outputs, of_what = deconvs + 1, "resolutions"
+    if values["MODEL.NAME"] in TOP_DOWN_MODELS:
+        outputs = 1
+    if values["MODEL.NAME"] == "multi_stage_hrnet":
+        outputs, of_what = values["MODEL.STAGES.COUNT"], "networks in cascade"
+        if values["MODEL.STAGES.WIDTHS"]:
+            _one_or_each(values, "MODEL.STAGES.WIDTHS", outputs - 1, "networks after the first")
+    _one_or_each(values, "LOSS.HEATMAP", outputs, of_what)
+    _one_or_each(values, "LOSS.SIGMA", outputs, of_what)
     _one_or_each(values, "MODEL.DILATIONS", values["MODEL.NUM_BASIC_BLOCKS"], "residual blocks")
     strides = strides_of(deconvs)
     chosen = values["TEST.AGGREGATE"]

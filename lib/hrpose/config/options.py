@@ -40,7 +40,8 @@ class Option(NamedTuple):
     meaning: str
 
 
-BOTTOM_UP_MODELS, TOP_DOWN_MODELS = ("higher_hrnet", "swahr"), ("pose_hrnet",)
+BOTTOM_UP_MODELS = ("higher_hrnet", "swahr")
+TOP_DOWN_MODELS = ("pose_hrnet", "multi_stage_hrnet")
 """Values of MODEL.NAME by family, which decides what else is built (builders/families.py)."""
 
 # fmt: off
@@ -138,7 +139,7 @@ OPTIONS = (
 
     Option("MODEL.NAME", "higher_hrnet", one_of(*BOTTOM_UP_MODELS, *TOP_DOWN_MODELS),
            "Network: higher_hrnet, or swahr (higher_hrnet with a scale branch); top-down: "
-           "pose_hrnet."),
+           "pose_hrnet, or multi_stage_hrnet (several in cascade)."),
     Option("MODEL.WIDTH", 32, above_0,
            "Channels of the 1/4 branch; the others have 2, 4 and 8 times as many."),
     Option("MODEL.BACKBONE.STEM", 64, above_0,
@@ -171,12 +172,25 @@ OPTIONS = (
     Option("MODEL.GPR.MODE", "reduce", one_of("reduce", "eq_only"),
            "reduce: every step ends in the width of the finer branch; eq_only: only the layers of "
            "the printed equations."),
+    Option("MODEL.STAGES.COUNT", 2, rule(lambda v: v >= 2, "2 or more; 1 is MODEL.NAME pose_hrnet"),
+           "Networks in cascade (the paper's stages). All are supervised, the last is decoded."),
+    Option("MODEL.STAGES.WIDTHS", (32,), each(above_0),
+           "WIDTH of the networks after the first, one or one each; empty: that of the first."),
+    Option("MODEL.STAGES.PRESET", "ms_a",
+           one_of("ms_a", "ms_a4", "ms_b", "ms_b0", "ms_b_conv", "ms_c"),
+           "How later ones begin (models/multi_stage.py): ms_a, with the two finest maps of the "
+           "one before; ms_a4, where its last module returns all four; ms_b, with its coarsest map "
+           "too, and half the modules of stage 3; ms_b0 and ms_b_conv, so with all its maps, as "
+           "they are or convolved; ms_c, with the feature of the first one's stage 1."),
+    Option("MODEL.STAGES.LINKS", True, anything,
+           "Add the output of every module to the input of the same module of the next network."),
     Option("MODEL.INIT", "published", one_of("published", "fan_in"),
            "Initialisation: published (N(0, 0.001)) or fan_in (Kaiming, to train from scratch)."),
     Option("MODEL.PRETRAINED", "", anything,
            "Weights to start from; empty: train from scratch."),
     Option("MODEL.ALLOW_MISSING",
-           ("head.*", "heads.*", "deconvs.*", "scale_branches.*", "neck.*", "backbone.*.fusions.*"),
+           ("head.*", "heads.*", "deconvs.*", "scale_branches.*", "neck.*", "backbone.*.fusions.*",
+            "later.*.fusions.*", "later.*.boundary.*", "later.*.links.*"),
            anything,
            "Patterns of tensor names that PRETRAINED need not contain."),
     Option("MODEL.COORDINATES", "published", one_of("published", "unbiased"),
@@ -186,7 +200,7 @@ OPTIONS = (
     Option("LOSS.TERMS", ("heatmap", "tags"), some,
            "Loss terms: heatmap, tags; top-down: heatmap or ohkm, its 8 hardest joints."),
     Option("LOSS.HEATMAP", (1.0,), some_of(not_negative),
-           "Weight of the heatmap loss: one, or one per output, coarse to fine."),
+           "Weight of the heatmap loss: one, or one per output, coarse to fine, or in cascade."),
     Option("LOSS.TAGS.PULL", 1e-3, not_negative,
            "Weight of the pull loss, within people."),
     Option("LOSS.TAGS.PUSH", 1e-3, not_negative,
@@ -327,6 +341,7 @@ EMPTY_BY_DEFAULT = {
     "DATASET.IMAGE_IDS",
     "DATASET.OKS_SIGMAS",
     "DATASET.GROUPING_ORDER",
+    "MODEL.STAGES.WIDTHS",
     "TRAIN.FREEZE",
     "TEST.AGGREGATE",
 }
@@ -372,10 +387,15 @@ DEPENDENCES = (
             *(f"DATASET.BOX_CROP.{n}" for n in ("PADDING", "SCALE", "ROTATION", "ROTATE")),
             *("DATASET.HALF_BODY.PROBABILITY", "DATASET.HALF_BODY.MIN_JOINTS", "TEST.BOXES"),
             *("TEST.BOX_FILTER.MIN_SCORE", "TEST.BOX_FILTER.MAX_PER_IMAGE"),
-            *("MODEL.GPR.ENABLED", "MODEL.GPR.MODE"),
         ),
         "MODEL.NAME",
         TOP_DOWN_MODELS,
+    ),
+    Dependence(("MODEL.GPR.ENABLED", "MODEL.GPR.MODE"), "MODEL.NAME", ("pose_hrnet",)),
+    Dependence(
+        tuple(f"MODEL.STAGES.{n}" for n in ("COUNT", "WIDTHS", "PRESET", "LINKS")),
+        "MODEL.NAME",
+        ("multi_stage_hrnet",),
     ),
     Dependence(
         ("DATASET.HALF_BODY.PROBABILITY", "DATASET.HALF_BODY.MIN_JOINTS"),

@@ -111,10 +111,15 @@ class CheckpointedSequential(nn.Sequential):
 
     def forward(self, x: Any) -> Any:
         """x: input of the first layer, e.g. (B, C, H, W)   Returns the output of the last one."""
-        recompute = self.recompute and self.training and torch.is_grad_enabled()
         for layer in self:
-            x = _checkpointed(layer, x) if recompute else layer(x)
+            x = self.run(layer, x)
         return x
+
+    def run(self, layer: nn.Module, x: Any) -> Any:
+        """layer(x), of one of the layers."""
+        if self.recompute and self.training and torch.is_grad_enabled():
+            return _checkpointed(layer, x)
+        return layer(x)
 
 
 def _checkpointed(layer: nn.Module, x: Any) -> Any:

@@ -12,7 +12,7 @@ width, and the branches are fused repeatedly:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 
 import torch
@@ -72,6 +72,8 @@ class SumFusion(nn.Module):
 
 FuseFactory = Callable[[int, int], nn.Module]
 """(width, inputs) -> a module like `SumFusion`"""
+Exchange = tuple[Sequence[int], FuseFactory]
+"""Indices of the branches that a fusion module computes, and its fusion"""
 
 
 class FusionModule(nn.Module):
@@ -113,10 +115,10 @@ class FusionModule(nn.Module):
 class Stage(nn.Module):
     """Transition to one more branch, then one fusion module after the other.
 
-    inputs:     channels of the incoming branches
+    inputs:     channels of the incoming branches; where there are as many as `widths`, none begins
     widths:     channels of the branches in the stage
     blocks:     residual blocks per branch and module
-    exchanges:  (indices of the branches to compute, fusion) of every module
+    exchanges:  of every module
     """
 
     def __init__(
@@ -124,24 +126,52 @@ class Stage(nn.Module):
         inputs: Sequence[int],
         widths: Sequence[int],
         blocks: int,
-        exchanges: Iterable[tuple[Sequence[int], FuseFactory]],
+        exchanges: Iterable[Exchange],
     ) -> None:
         super().__init__()
+        self.inputs = len(inputs)
         # The attributes entry, exchanges and routes are part of the names in weight files.
         self.entry = nn.ModuleList(transition(*each) for each in zip(inputs, widths))
-        self.entry.append(conv_bn(inputs[-1], widths[len(inputs)], stride=2))
+        if len(inputs) < len(widths):
+            self.entry.append(conv_bn(inputs[-1], widths[len(inputs)], stride=2))
         self.exchanges = CheckpointedSequential(
             *(FusionModule(widths, blocks, targets, fuse) for targets, fuse in exchanges)
         )
 
     def forward(self, xs: list[Tensor]) -> list[Tensor]:
+        return self.exchanges(self.enter(xs))
+
+    def enter(self, xs: list[Tensor]) -> list[Tensor]:
+        """The input of the first fusion module."""
         # The new branch starts from the coarsest one.
-        return self.exchanges([layer(x) for layer, x in zip(self.entry, [*xs, xs[-1]])])
+        return [layer(x) for layer, x in zip(self.entry, [*xs, xs[-1]])]
 
 
 def transition(inputs: int, outputs: int) -> nn.Module:
     """Change the width of a branch between two stages: (B, inputs, h, w) -> (B, outputs, h, w)."""
     return nn.Identity() if inputs == outputs else conv_bn(inputs, outputs)
+
+
+def parallel_stages(
+    inputs: Sequence[Sequence[int]],
+    widths: Sequence[int],
+    modules: Sequence[int],
+    blocks: int,
+    fuse: FuseFactory,
+    last: Exchange,
+) -> Iterator[Stage]:
+    """Stages 2, 3 and 4, of as many branches.
+
+    inputs:   channels of the incoming branches of each stage
+    widths:   channels of the branches
+    modules:  fusion modules of each stage
+    last:     the exchange of the very last module, instead of all branches and `fuse`
+    """
+    for branches, given, count in zip((2, 3, 4), inputs, modules, strict=True):
+        exchanges: list[Exchange] = [(range(branches), fuse)] * count
+        if branches == 4:
+            exchanges[-1] = last
+        yield Stage(given, widths[:branches], blocks, exchanges)
 
 
 class HRNet(nn.Module):
@@ -177,26 +207,30 @@ class HRNet(nn.Module):
         if len(modules) != 3:
             raise ValueError(f"modules is {modules}; give the number of stages 2, 3 and 4")
         self.width = width
-        widths = [width, 2 * width, 4 * width, 8 * width]
+        self.widths = widths = [width, 2 * width, 4 * width, 8 * width]
+        self.counts, self.blocks, self.stem_width, self.branches = modules, blocks, stem, branches
+        self.fuse, self.last_fuse = fuse, last_fuse or fuse
         self.stem = nn.Sequential(conv_bn(3, stem, stride=2), conv_bn(stem, stem, stride=2))
         self.stage1 = CheckpointedSequential(
             bottleneck(stem, stem), *(bottleneck(4 * stem, stem) for _ in range(bottlenecks - 1))
         )
-        last = (branches, last_fuse or fuse)
-        first, second, third = ([(range(n), fuse)] * count for n, count in zip((2, 3, 4), modules))
-        self.stage2 = Stage([4 * stem], widths[:2], blocks, first)
-        self.stage3 = Stage(widths[:2], widths[:3], blocks, second)
-        self.stage4 = Stage(widths[:3], widths, blocks, [*third[:-1], last])
+        inputs, last = ([4 * stem], widths[:2], widths[:3]), (branches, self.last_fuse)
+        stages = parallel_stages(inputs, widths, modules, blocks, fuse, last)
+        self.stage2, self.stage3, self.stage4 = stages
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """ValueError if a side is not a multiple of 32."""
+        xs = [self.begin(images)]
+        for stage in (self.stage2, self.stage3, self.stage4):
+            xs = stage(xs)
+        return xs
+
+    def begin(self, images: Tensor) -> Tensor:
+        """The feature of stage 1, (B, 4 * stem, H / 4, W / 4); errors as `forward`."""
         height, width = images.shape[-2:]
         if height % COARSEST_STRIDE or width % COARSEST_STRIDE:
             raise ValueError(
                 f"images are {height} x {width} pixels; HRNet halves them five times, "
                 f"so pad or resize both sides to multiples of {COARSEST_STRIDE}"
             )
-        xs = [self.stage1(self.stem(images))]
-        for stage in (self.stage2, self.stage3, self.stage4):
-            xs = stage(xs)
-        return xs
+        return self.stage1(self.stem(images))

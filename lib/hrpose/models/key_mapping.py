@@ -76,6 +76,11 @@ def our_name(name: str) -> str:
     return name
 
 
+def name_in_single(name: str) -> str:
+    """Our name, in a single top-down HRNet, of a tensor of Multi-Stage HRNet's networks."""
+    return re.sub(r"^heads\.\d+\.", "head.", re.sub(r"^later\.\d+\.", "backbone.", name))
+
+
 def is_published(name: str) -> bool:
     """Whether a name is of the published scheme and not also one of ours."""
     return our_name(name) != bare_name(name)

@@ -19,6 +19,7 @@ from hrpose.models.key_mapping import (
     OWN_WRAPPER,
     bare_name,
     is_published,
+    name_in_single,
     our_name,
     prefix,
     published_name,
@@ -39,12 +40,14 @@ JOINT_DEPENDENT = ("heads.*", "deconvs.*.up.0.weight", "scale_branches.*", "head
 
 BEYOND_BACKBONE = (
     *("heads.*", "deconvs.*", "scale_branches.*", "head.*"),
-    *("neck.*", "backbone.*.fusions.*"),  # GPR and RAM
+    *("neck.*", "backbone.*.fusions.*", "later.*.fusions.*"),  # GPR and RAM
+    *("later.*.boundary.*", "later.*.links.*"),  # Multi-Stage HRNet
 )
 """Our names that a classifier lacks; `allow_missing` to start from ImageNet weights."""
 
 BEYOND_POSE_HRNET = (
-    *("head.*", "neck.*", "backbone.*.fusions.*"),
+    *("head.*", "neck.*", "backbone.*.fusions.*", "later.*.fusions.*"),
+    *("heads.*", "later.*.boundary.*", "later.*.links.*"),
     "backbone.stage4.exchanges.*.routes.[123].*",  # GPR reads all branches, HRNet's head the first
 )
 """Our names that a top-down HRNet lacks, or has for another head; `allow_missing` to start RAM and
@@ -142,6 +145,7 @@ def load_contents(
     if other_joints and not any(name.startswith("head") for name in kept):
         raise ValueError(f"{origin} {other_joints}")
     own = {name: state[place] for name, place in places.items()}
+    tensors = _for_all_networks(tensors, own)
     report = _compare(own, tensors, source, kept if other_joints else ())
     report = report._replace(averaging=_averaging(contents))
     _check_fit(report, allow_missing, origin)
@@ -204,6 +208,21 @@ def _tensors_in(
     if len(renamed) < len(state):
         raise ValueError(f"{origin} holds tensors twice, with and without a prefix; remove one set")
     return state, renamed
+
+
+def _for_all_networks(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A single network's tensors under the names of all networks in cascade that start from them.
+
+    own: the model's tensors; without networks in cascade, or where the source has them: no change
+    """
+    if not any(name.startswith("later.") for name in own.keys() - tensors.keys()):
+        return tensors
+    if any(name.startswith("later.") for name in tensors):
+        return tensors
+    copies = {name: name_in_single(name) for name in own if name_in_single(name) in tensors}
+    used = {*copies.values()}
+    rest = {name: tensor for name, tensor in tensors.items() if name not in used}
+    return {name: tensors[single] for name, single in copies.items()} | rest
 
 
 def _kind_of(names: Iterable[str]) -> str:

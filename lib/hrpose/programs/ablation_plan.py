@@ -37,7 +37,7 @@ _REFUSED = {
 }
 """Options that cannot be given, and why."""
 
-PUBLISHED_ROOTS = ("data/coco", "data/crowdpose", "data/synthetic")
+PUBLISHED_ROOTS = ("data/coco", "data/crowdpose", "data/all", "data/synthetic")
 """DATASET.ROOT of configs/: the preset bench replaces these data by drawn scenes."""
 
 _BENCH_DATA = (
