@@ -1,5 +1,6 @@
 """Discs and offsets: round trips, flips and losses, and the same in plain loops."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from boxed_people import DOTS, SPEC, as_network, scattered_boxes, smooth_image
+from boxed_people import DOTS, SPEC, scattered_boxes, smooth_image
 from hrpose.builders import build_loss
 from hrpose.builders.common import build_model, load_model
 from hrpose.builders.topdown import (
@@ -19,9 +20,7 @@ from hrpose.builders.topdown import (
 from hrpose.builders.training import build_optimizer, build_train_step
 from hrpose.codecs.offset import OffsetCodec
 from hrpose.config import load_config
-from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import ExportedModel, from_json, to_json
-from hrpose.inference.topdown import TopDownPredictor
 from hrpose.inference.tta import flip_back
 from hrpose.losses.combine import PersonTerm, TargetConfig, person_loss, person_offset_term
 from hrpose.losses.heatmap import joints_mse
@@ -39,6 +38,7 @@ from reference.offsets import (
     looped_offset_loss,
     mirrored_discs_back,
 )
+from test_onnx_topdown import assert_same, pair
 
 BOTH = pytest.mark.parametrize("name", ["hrnet", "unbiased"])
 ON = pytest.mark.parametrize("on", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])
@@ -128,7 +128,7 @@ def noisy(rng, name, kind=np.float64):
     """Maps (4, 21, 24, 18) of discs and offsets under noise: no cell is as high as another."""
     maps = encoded(OffsetCodec(name, WIDE), scattered(rng, (4, 7), margin=12))[0].numpy()
     maps[0, 0] = -1
-    return (maps + rng.normal(0, 0.1, maps.shape) * (maps.min((2, 3), keepdims=True) >= -0.99))
+    return maps + rng.normal(0, 0.1, maps.shape) * (maps.min((2, 3), keepdims=True) >= -0.99)
 
 
 @BOTH
@@ -161,26 +161,31 @@ def test_votes_are_exact_everywhere(rng, name, on, radius, record_difference):
     assert np.array_equal(found[..., 2], drawn) and not found[~drawn].any()
 
 
-@pytest.mark.parametrize(("cells", "low", "high"), [(4.0, 3.9, 4.8), (3.5, 4.4, 5.3)])
-def test_blurred_reading_errs_near_borders_only(cells, low, high, record_difference):
-    """4.3 (R = 4) to 5.0 (R = 3.5) network pixels at 256 x 192; voting never does."""
-    x, y = np.meshgrid(np.arange(0, 191.5, 1.7), np.arange(0, 255.5, 1.7))
-    joints = np.stack([x, y, np.ones_like(x)], -1).reshape(-1, 1, 3)
-    size, radius = (64, 48), cells / 64
-    maps = encoded(OffsetCodec("unbiased", radius), joints, size)[0].numpy()
-    errors = {
-        rule: abs(decoded(OffsetCodec("unbiased", radius, rule), maps) - joints)[:, 0, :2].max(1)
+@pytest.mark.parametrize(("cells", "inside_most"), [(4.0, 0.13), (3.5, 0.65)])
+def test_blurred_reading_errs_by_4_to_5_pixels_near_borders(
+    rng, cells, inside_most, record_difference
+):
+    """At 256 x 192, for one joint in twenty there; voting never does."""
+    low, high = np.zeros(2), np.array([188, 252])
+    joints = np.concatenate([rng.uniform(low, high, (500, 1, 2)), np.ones((500, 1, 1))], -1)
+    joints[::2, 0, 0] = rng.choice([-1, 1], 250) * rng.uniform(0, 12, 250) % 188
+    maps = encoded(OffsetCodec("hrnet", cells / 64), joints, (64, 48))[0].numpy()
+    blur, voting = (
+        abs(decoded(OffsetCodec("hrnet", cells / 64, rule), maps) - joints)[:, 0, :2].max(1)
         for rule in ("blur", "voting")
-    }
-    place = joints[:, 0, :2]
-    depth = np.minimum(place, np.array([191, 255]) - place).min(1)
-    inside = errors["blur"][depth > 28]
+    )
+    depth = np.minimum(joints - [*low, 0], [*high, 0] - joints)[:, 0, :2].min(1)
+    near, inside = blur[depth < 16], blur[depth > 20]
+    record_difference(f"blur, R = {cells}: inside, mean (px)", inside.mean())
     record_difference(f"blur, R = {cells}: inside (px)", inside.max())
-    record_difference(f"blur, R = {cells}: within 16 px of the border (px)", errors["blur"].max())
-    assert inside.max() <= 0.10
-    assert low < errors["blur"].max() < high
-    assert depth[errors["blur"] > 1].max() < 20
-    assert errors["voting"].max() < 1e-9
+    record_difference(
+        f"blur, R = {cells}: within 16 px of the border, 95 % (px)",
+        near_most := np.quantile(near, 0.95),
+    )
+    record_difference(f"blur, R = {cells}: within 16 px of the border (px)", near.max())
+    assert inside.max() < inside_most and len(inside) > 100
+    assert 4 < near_most < 5.6 and near.mean() > 3
+    assert voting.max() < 1e-9
 
 
 @BOTH
@@ -361,7 +366,9 @@ def test_terms_are_discs_and_offsets_of_every_output_and_the_total_is_their_sum(
     }
     for name, value in terms.losses.items():
         torch.testing.assert_close(value, expected.get(name, torch.zeros(2).double()))
-    changed = loss_of("LOSS.OFFSET", "{KIND: smooth_l1, WEIGHT: 0.5}", "LOSS.TERMS", "ohkm")
+    changed = loss_of(
+        *("LOSS.OFFSET.KIND", "smooth_l1", "LOSS.OFFSET.WEIGHT", "0.5", "LOSS.TERMS", "ohkm")
+    )
     half = changed(given, batch)
     assert half.weights["offset/stage1"] == 0.5 and "ohkm/stage1" in half.losses
     assert (half.losses["offset/stage1"] < terms.losses["offset/stage1"]).all()
@@ -408,6 +415,7 @@ def test_a_step_of_training_and_poses_by_one_config(rng, coordinates):
     config = small(*OFFSET, "MODEL.COORDINATES", coordinates)
     model = build_model(config)
     joints = torch.from_numpy(scattered(rng, (2, 17), (24, 16))).float()[:, None]
+    joints[..., 2] = 1
     batch = {
         "image": torch.from_numpy(rng.integers(0, 256, (2, 3, 96, 64), np.uint8)),
         "joints": joints,
@@ -445,19 +453,19 @@ def test_drawn_targets_are_decoded_to_the_truth(rng, coordinates, rule):
     ((_, poses),) = build_predict_all(config, [predictor])(images)
     found = poses.joints[np.argsort(poses.box_indices)]
     away = abs(found - joints)[..., :2].max()
-    assert away < (1e-4 if rule != "blur" else 0.05)
+    assert away < (1e-4 if rule != "blur" else 0.3)
 
 
 def test_the_head_of_w48_has_three_times_the_channels():
     config = load_config(CONFIG, ["MODEL.WIDTH", "48", *OFFSET])
     with torch.device("meta"):
         count = sum(each.numel() for each in build_model(config).parameters())
-    assert f"{count / 1e6:.3f}" == "63.597" or count == 63_597_000
+    assert f"{count / 1e6:.3f}" == "63.597"
 
 
 def test_weights_of_a_heatmap_network_lack_the_head_alone():
     plain, model = build_model(small()), build_model(small(*OFFSET))
-    with pytest.raises(ValueError, match=r"head.weight.*set MODEL.ALLOW_MISSING .*'head\.\*'") as _:
+    with pytest.raises(ValueError, match=r"(?s)head.weight.*set MODEL.ALLOW_MISSING .*'head\.\*'"):
         load_weights(model, plain.state_dict())
     report = load_weights(model, plain.state_dict(), ["head.*"])
     assert set(report.mismatched) == {"head.weight", "head.bias"} and not report.missing
@@ -520,38 +528,22 @@ class Discs(nn.Module):
 @pytest.mark.parametrize("rule", ["convention", "blur"])
 @pytest.mark.parametrize("views", [("identity",), ("identity", "flip")], ids=len)
 def test_an_exported_network_finds_the_predictors_poses(name, rule, views):
-    spec = SPEC._replace(coordinates=name, subpixel=rule, views=views, disc_radius=0.2)
-    predictor = TopDownPredictor(Discs(), spec)
-    text = to_json(ExportedModel(spec, "network", (4,)))
-    graph = NetworkGraph(predictor.model)
-    exported = OnnxPredictor(as_network(graph), from_json(text))
-    assert exported.spec == spec
+    changes = {"coordinates": name, "subpixel": rule, "views": views, "disc_radius": 0.2}
+    predictor, exported = pair(Discs, **changes)
+    assert exported.spec == predictor.spec
+    outputs = NetworkGraph(predictor.model)(torch.zeros(1, 3, 64, 32, dtype=torch.uint8))
+    assert list(outputs) == ["heatmaps_4", "offsets_4"]
     crops = np.random.default_rng(0).integers(0, 256, (3, 64, 32, 3), np.uint8)
+    maps, expected = exported.steps.forward(crops), predictor.forward(crops).numpy()
+    assert maps.dtype == np.float32
+    np.testing.assert_allclose(maps, expected, atol=1e-5)
     image, (boxes, scores) = smooth_image(1), scattered_boxes(1, 20)
-    with torch.no_grad():
-        assert list(graph(torch.zeros(1, 3, 64, 32, dtype=torch.uint8))) == [
-            *("heatmaps_4", "offsets_4")
-        ]
-    plain = NormalizedLike(exported.network, spec)
-    np.testing.assert_allclose(plain(crops), predictor.forward(crops).numpy(), atol=1e-5)
-    del image, boxes, scores
-
-
-class NormalizedLike:
-    """The forward pass of an exported predictor."""
-
-    def __init__(self, network, spec):
-        from hrpose.inference.onnx_topdown import OnnxTopDownPredictor
-
-        self.steps = OnnxTopDownPredictor(network, ExportedModel(spec, "network", (4,)))
-
-    def __call__(self, crops):
-        return self.steps.forward(crops)
+    poses = predictor(image, boxes, scores)
+    assert len(poses.scores) > 5
+    assert_same(exported(image, boxes, scores), poses)
 
 
 def test_files_of_before_have_heatmaps():
-    import json
-
     body = json.loads(to_json(ExportedModel(SPEC, "network", (4,))))
     del body["spec"]["disc_radius"]
     assert from_json(json.dumps(body)).spec == SPEC
