@@ -40,7 +40,7 @@ def draw_discs(joints, size, stride, convention, radius):
 
 
 def decode_votes(maps, stride, convention, radius):
-    """(B, K, 3): the mean vote of the cells within R of a disc's highest, weighted by their heat."""
+    """(B, K, 3): the mean vote of the cells within R of a disc's highest, weighted by heat."""
     count, (height, width) = maps.shape[1] // 3, maps.shape[2:]
     joints = np.zeros((len(maps), count, 3))
     for b, k in np.ndindex(len(maps), count):

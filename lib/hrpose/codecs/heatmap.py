@@ -97,4 +97,4 @@ class HeatmapCodec:
 
     def align_flipped(self, maps: Any, stride: int = 4) -> Any:
         """Maps (B, K, H, W) of a flipped image, flipped back -> aligned with those of the image."""
-        return self.convention.align_flipped(maps)
+        return CONVENTIONS[self.coordinates].align_flipped(maps)

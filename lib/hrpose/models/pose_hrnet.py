@@ -31,6 +31,13 @@ class FinestBranch(nn.Module):
         return xs[0]
 
 
+def head_output(name: str, maps: Tensor, joints: int) -> HeadOutput:
+    """What a head predicts: heatmaps (B, K, h, w); of 3K maps the others are the offsets."""
+    if maps.shape[1] == joints:
+        return HeadOutput(name, FINEST_STRIDE, maps)
+    return HeadOutput(name, FINEST_STRIDE, maps[:, :joints], offsets=maps[:, joints:])
+
+
 class PoseHRNet(nn.Module):
     """Normalised crops to heatmaps: (B, 3, H, W), multiples of 32 -> [HeadOutput at stride 4].
 
@@ -50,13 +57,8 @@ class PoseHRNet(nn.Module):
         self.joints = joints
         neck = neck or FinestBranch(backbone.width)
         self.neck = neck
-        self.offsets = offsets
         self.head = Head(neck.width, 3 * joints if offsets else joints)
 
     def forward(self, images: Tensor) -> list[HeadOutput]:
         feature = self.neck(self.backbone(images))
-        maps = self.head(feature)
-        name, offsets = f"1_{FINEST_STRIDE}", None
-        if self.offsets:
-            maps, offsets = maps[:, : self.joints], maps[:, self.joints :]
-        return [HeadOutput(name, FINEST_STRIDE, maps, offsets=offsets)]
+        return [head_output(f"1_{FINEST_STRIDE}", self.head(feature), self.joints)]
