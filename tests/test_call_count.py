@@ -87,7 +87,7 @@ class Noise(nn.Module):
 
 
 def test_from_boxes_to_poses_in_twenty_five_functions():
-    """Seven verbs, five that check boxes and place crops, and what codec, coordinates and scores are."""
+    """Seven verbs, five that check boxes and place crops, and codec, coordinates and scores."""
     predictor = TopDownPredictor(Noise(), TopDownSpec(COCO))
     image, poses = np.zeros((512, 700, 3), np.uint8), []
     boxes = [[10, 20, 200, 300], [300, 100, 150, 350], [301, 100, 150, 350]]
