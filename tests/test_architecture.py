@@ -26,6 +26,7 @@ WORDS = [
     "ops.oks",
     "ops.boxes",
     "codecs.heatmap",
+    "codecs.offset",
     "codecs.tags",
 ]
 PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
@@ -49,6 +50,7 @@ TORCHLESS = [
     "ops.oks",
     "ops.boxes",
     "codecs.heatmap",
+    "codecs.offset",
     "inference.spec",
     "inference.topdown_spec",
     "inference.scoring",

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.inference.scoring import rescore
 from hrpose.inference.tta import flip_back
 from hrpose.losses.heatmap import joints_mse, ohkm_mse
@@ -117,8 +118,8 @@ def test_rescoring():
 def test_flipping_back_undoes_a_flip_but_for_the_shift(rng):
     maps = torch.from_numpy(rng.random((2, 17, 8, 6)))
     turned = maps.flip(-1)[:, list(COCO.flip_order)]
-    assert torch.equal(flip_back(turned, COCO.flip_order, "unbiased"), maps)
-    back = flip_back(turned, COCO.flip_order)
+    assert torch.equal(flip_back(turned, COCO.flip_order, HeatmapCodec("unbiased")), maps)
+    back = flip_back(turned, COCO.flip_order, HeatmapCodec())
     assert torch.equal(back[..., 1:], maps[..., :-1]) and torch.equal(back[..., 0], maps[..., 0])
 
 

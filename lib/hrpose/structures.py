@@ -41,7 +41,7 @@ class HeadOutput(NamedTuple):
     heatmaps: Tensor  # (B, K, H, W)
     tags: Tensor | None = None  # (B, K, H, W)
     scales: Tensor | None = None  # (B, K, H, W): 1 / s - 1, s the factor of a Gaussian's variance
-    offsets: Tensor | None = None  # (B, 2K, H, W), in cells: x of all joints, then y
+    offsets: Tensor | None = None  # (B, 2K, H, W), in disc radii: x of all joints, then y
 
 
 class LossOutput(NamedTuple):

@@ -101,7 +101,8 @@ def _pose_hrnet(config: CfgNode) -> PoseHRNet:
         branches = range(4)
         step = pick(PYRAMID_STEPS, model.GPR.MODE, "MODEL.GPR.MODE")
         neck = GPR([model.WIDTH << branch for branch in branches], step)
-    network = PoseHRNet(_backbone(config, branches), len(build_skeleton(config).joints), neck)
+    joints, offsets = len(build_skeleton(config).joints), model.CODEC == "offset"
+    network = PoseHRNet(_backbone(config, branches), joints, neck, offsets)
     INITS[model.INIT](network)
     return network
 

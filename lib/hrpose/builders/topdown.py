@@ -22,7 +22,6 @@ from hrpose.builders.detectors import (
     read_box_entries,
     source_name,
 )
-from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.data.augment import (
     Augment,
     BoxCropConfig,
@@ -47,7 +46,16 @@ from hrpose.inference.crop_pipeline import stream_crops
 from hrpose.inference.pipeline import PipelineConfig
 from hrpose.inference.topdown import TopDownPredictor, predict_with_gt_heatmaps
 from hrpose.inference.topdown_spec import TopDownSpec
-from hrpose.losses.combine import PersonDistance, TargetConfig, make_person_targets, person_loss
+from hrpose.losses.combine import (
+    PersonDistance,
+    PersonTerm,
+    TargetConfig,
+    make_person_targets,
+    person_codec,
+    person_heatmap_term,
+    person_loss,
+    person_offset_term,
+)
 from hrpose.losses.heatmap import joints_mse, ohkm_mse
 from hrpose.models.hrnet import FINEST_STRIDE
 from hrpose.ops.coordinates import TOP_DOWN, Convention
@@ -140,20 +148,38 @@ LOSSES: dict[str, PersonDistance] = {
 
 def build_loss(config: CfgNode) -> Callable:
     """(outputs, batch) -> LossOutput"""
-    terms = {name: pick(LOSSES, name, "LOSS.TERMS") for name in config.LOSS.TERMS}
-    weights = dict.fromkeys(terms, config.LOSS.HEATMAP)
-    return partial(person_loss, terms=terms, weights=weights, config=build_targets(config))
+    loss = config.LOSS
+    distances = {name: pick(LOSSES, name, "LOSS.TERMS") for name in loss.TERMS}
+    terms: dict[str, PersonTerm] = {
+        name: partial(person_heatmap_term, distance=each) for name, each in distances.items()
+    }
+    weights = dict.fromkeys(terms, loss.HEATMAP)
+    targets = build_targets(config)
+    if targets.disc_radius:
+        terms["offset"] = partial(person_offset_term, kind=loss.OFFSET.KIND)
+        weights["offset"] = loss.OFFSET.WEIGHT
+    return partial(person_loss, terms=terms, weights=weights, config=targets)
 
 
 def build_targets(config: CfgNode) -> TargetConfig:
-    return TargetConfig(config.LOSS.SIGMA, convention=build_convention(config))
+    return TargetConfig(
+        config.LOSS.SIGMA,
+        convention=build_convention(config),
+        disc_radius=_disc_radius(config),
+    )
+
+
+def _disc_radius(config: CfgNode) -> float:
+    """Of discs with offsets, in longer sides of a map; 0 for heatmaps."""
+    return config.MODEL.OFFSET.RADIUS if config.MODEL.CODEC == "offset" else 0.0
 
 
 def draw_targets(config: CfgNode, batch: Mapping[str, Tensor]) -> list[Tensor]:
-    """The target heatmaps (B, K, h, w) of every output, as the loss draws them."""
+    """The target heatmaps or discs (B, K, h, w) of every output, as the loss draws them."""
     height, width = batch["image"].shape[-2:]
     frames = [((height // s, width // s), s) for s in output_strides(config)]
-    return [maps for maps, _ in make_person_targets(batch, frames, build_targets(config))]
+    targets = make_person_targets(batch, frames, build_targets(config))
+    return [maps[:, : weights.shape[1]] for maps, weights in targets]
 
 
 # Prediction ----------------------------------------------------------------------------------
@@ -171,6 +197,7 @@ def build_spec(config: CfgNode) -> TopDownSpec:
         padding=config.DATASET.BOX_CROP.PADDING,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
+        disc_radius=_disc_radius(config),
         **keywords(test, "SUBPIXEL", "BATCH", "MIN_SCORE", "OKS_NMS"),
     )
 
@@ -219,9 +246,8 @@ def build_test_images(
 def build_predict_all(config: CfgNode, predictors: Sequence[TopDownPredictor]) -> PredictFn:
     """The poses of all test images, by equal predictors, one on each device."""
     if config.TEST.GT_HEATMAPS:
-        stride = output_strides(config)[-1]
-        codec = HeatmapCodec(build_convention(config).name, config.LOSS.SIGMA[-1])
-        draw = partial(codec.encode, stride=stride)
+        codec = person_codec(build_targets(config))
+        draw = partial(codec.encode, stride=output_strides(config)[-1])
         return predict_sequentially(partial(predict_with_gt_heatmaps, predictors[0], draw))
     pipeline = PipelineConfig(config.TEST.BATCH, max(1, config.WORKERS))
     return partial(stream_crops, predictors, config=pipeline)

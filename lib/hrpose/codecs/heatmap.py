@@ -6,7 +6,7 @@ This module imports no torch: an exported model decodes its heatmaps without it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -24,6 +24,9 @@ class HeatmapCodec:
     coordinates: str = "hrnet"  # a name of CONVENTIONS
     sigma: float = 2.0  # cells
     subpixel: str | None = None  # a value of TEST.SUBPIXEL; None: the convention's
+
+    fields: ClassVar[tuple[str, ...]] = ("heatmaps",)
+    """Those of HeadOutput that are decoded."""
 
     @property
     def convention(self) -> Convention:
@@ -91,3 +94,7 @@ class HeatmapCodec:
         joints = np.concatenate([xy, value[..., None]], -1, dtype=np.float32)
         joints[value <= 0] = 0
         return torch.from_numpy(joints) if is_torch else joints
+
+    def align_flipped(self, maps: Any, stride: int = 4) -> Any:
+        """Maps (B, K, H, W) of a flipped image, flipped back -> aligned with those of the image."""
+        return CONVENTIONS[self.coordinates].align_flipped(maps)

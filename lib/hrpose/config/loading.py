@@ -22,6 +22,7 @@ from hrpose.config.options import (
     OPTIONS,
     PATH_OPTIONS,
     SIZE_OPTIONS,
+    SUBPIXEL_RULES,
     TOP_DOWN_MODELS,
 )
 from hrpose.config.renamed import RENAMED, current
@@ -126,10 +127,10 @@ def network_differences(config: CfgNode, text: str, origin: str) -> list[tuple[s
 def _network(values: dict[str, Any]) -> dict[str, Any]:
     """The options of MODEL that change what weights compute, as far as they have an effect."""
     deconvs, blocks = values["MODEL.NUM_DECONVS"], values["MODEL.NUM_BASIC_BLOCKS"]
-    parts = ("MODEL.BACKBONE.", "MODEL.RAM.", "MODEL.GPR.", "MODEL.STAGES.")
+    parts = tuple(f"MODEL.{part}." for part in ("BACKBONE", "RAM", "GPR", "STAGES", "OFFSET"))
     names = [key for key in values if key.startswith(parts)] + ["MODEL.WIDTH"]
     if values["MODEL.NAME"] in TOP_DOWN_MODELS:
-        return {key: values[key] for key in ["MODEL.NAME", *names]}
+        return {key: values[key] for key in ("MODEL.NAME", *names, "MODEL.CODEC")}
     names += ["MODEL.NUM_DECONVS"]
     names += ["MODEL.NUM_BASIC_BLOCKS", "MODEL.CAT_OUTPUT"] if deconvs else []
     dilations = values["MODEL.DILATIONS"]
@@ -371,6 +372,7 @@ def _check_together(values: dict[str, Any]) -> None:
     _check_scale_set(values["TEST.SCALE_FACTOR"])
     _check_resolutions(values)
     _check_scale_losses(values)
+    _check_subpixel(values)
     truth = values["MODEL.NAME"] in TOP_DOWN_MODELS and values["TEST.BOXES"] == "truth"
     if values["DATASET.FORMAT"] == "mpii" and not truth:
         raise ValueError(
@@ -420,6 +422,16 @@ def strides_of(deconvs: int) -> list[int]:
 def _one_or_each(values: dict[str, Any], key: str, count: int, of_what: str) -> None:
     if len(values[key]) not in (1, count):
         raise ValueError(f"{key} has {len(values[key])} entries for {count} {of_what}")
+
+
+def _check_subpixel(values: dict[str, Any]) -> None:
+    codec, rule = values["MODEL.CODEC"], values["TEST.SUBPIXEL"]
+    rules = SUBPIXEL_RULES[codec]
+    if rule not in rules:
+        raise ValueError(
+            f"TEST.SUBPIXEL {rule} does not decode MODEL.CODEC {codec}; set TEST.SUBPIXEL "
+            f"{' or '.join(rules)}"
+        )
 
 
 def _check_scale_losses(values: dict[str, Any]) -> None:

@@ -44,6 +44,12 @@ BOTTOM_UP_MODELS = ("higher_hrnet", "swahr")
 TOP_DOWN_MODELS = ("pose_hrnet", "multi_stage_hrnet")
 """Values of MODEL.NAME by family, which decides what else is built (builders/families.py)."""
 
+SUBPIXEL_RULES = {
+    "heatmap": ("convention", "none", "quarter", "dark"),
+    "offset": ("convention", "voting", "blur"),
+}
+"""MODEL.CODEC -> the values of TEST.SUBPIXEL that decode its maps."""
+
 # fmt: off
 OPTIONS = (
     Option("NAME", "", anything,
@@ -196,6 +202,12 @@ OPTIONS = (
     Option("MODEL.COORDINATES", "published", one_of("published", "unbiased"),
            "Coordinate convention: published or unbiased (ops/coordinates.py). Stored with the "
            "weights."),
+    Option("MODEL.CODEC", "heatmap", one_of("heatmap", "offset"),
+           "What a top-down network predicts for a joint: heatmap (a Gaussian), or offset (a disc, "
+           "and within it the offsets of its cells to the joint, with a loss of their own)."),
+    Option("MODEL.OFFSET.RADIUS", 0.0546875, rule(lambda v: 0 < v <= 1, "above 0 and at most 1"),
+           "Radius of a disc, and unit of the offsets, in longer sides of the map: 3.5 cells of "
+           "64."),
 
     Option("LOSS.TERMS", ("heatmap", "tags"), some,
            "Loss terms: heatmap, tags; top-down: heatmap or ohkm, its 8 hardest joints."),
@@ -209,6 +221,10 @@ OPTIONS = (
            "Form of the push loss: exp or max."),
     Option("LOSS.SIGMA", (2.0,), some_of(above_0),
            "Standard deviation of the target Gaussians in cells: one, or one per output."),
+    Option("LOSS.OFFSET.KIND", "l2", one_of("l2", "smooth_l1"),
+           "Error of the offsets of CODEC offset: l2, or smooth_l1."),
+    Option("LOSS.OFFSET.WEIGHT", 1.0, not_negative,
+           "Weight of their loss, which is named offset beside those of TERMS."),
     Option("LOSS.SAHR", False, anything,
            "Scale-adaptive heatmap regression (SWAHR), with MODEL.NAME swahr."),
     Option("LOSS.LAMBDA", 1.0, not_negative_or_inf,
@@ -312,10 +328,12 @@ OPTIONS = (
            "Minimum score of a candidate."),
     Option("TEST.TAG_THRESHOLD", 1.0, above_0,
            "Tag distance beyond which a candidate starts a new person."),
-    Option("TEST.SUBPIXEL", "convention", one_of("convention", "none", "quarter", "dark"),
+    Option("TEST.SUBPIXEL", "convention",
+           one_of(*dict.fromkeys(sum(SUBPIXEL_RULES.values(), ()))),
            "Place of joints within their cells: none (the middle), quarter (a quarter cell towards "
            "the higher neighbour), dark (a Taylor step) or convention (quarter; with COORDINATES "
-           "unbiased dark)."),
+           "unbiased dark). With CODEC offset: voting (the mean vote of a disc; also convention) "
+           "or blur (published; off by up to 5 pixels near borders)."),
     Option("TEST.REFINE", True, anything,
            "Search the whole heatmaps for joints a person misses."),
     Option("TEST.MATCHER", "scipy", one_of("munkres", "scipy"),
@@ -387,6 +405,7 @@ DEPENDENCES = (
             *(f"DATASET.BOX_CROP.{n}" for n in ("PADDING", "SCALE", "ROTATION", "ROTATE")),
             *("DATASET.HALF_BODY.PROBABILITY", "DATASET.HALF_BODY.MIN_JOINTS", "TEST.BOXES"),
             *("TEST.BOX_FILTER.MIN_SCORE", "TEST.BOX_FILTER.MAX_PER_IMAGE"),
+            "MODEL.CODEC",
         ),
         "MODEL.NAME",
         TOP_DOWN_MODELS,
@@ -397,6 +416,12 @@ DEPENDENCES = (
         "MODEL.NAME",
         ("multi_stage_hrnet",),
     ),
+    Dependence(
+        ("MODEL.OFFSET.RADIUS", "LOSS.OFFSET.KIND", "LOSS.OFFSET.WEIGHT"),
+        "MODEL.CODEC",
+        ("offset",),
+    ),
+    Dependence(("LOSS.SIGMA",), "MODEL.CODEC", ("heatmap",)),
     Dependence(
         ("DATASET.HALF_BODY.PROBABILITY", "DATASET.HALF_BODY.MIN_JOINTS"),
         "DATASET.AUGMENTATIONS",

@@ -6,7 +6,6 @@ from typing import cast
 
 import numpy as np
 
-from hrpose.codecs.heatmap import HeatmapCodec
 from hrpose.inference.spec import VIEWS, ExportedModel, Network
 from hrpose.inference.topdown_spec import TopDownSpec, predict_in_boxes
 
@@ -18,23 +17,26 @@ class OnnxTopDownPredictor:
         """model: its spec is a TopDownSpec"""
         self.network = network
         self.spec = spec = cast(TopDownSpec, model.spec)
-        self.output = f"heatmaps_{spec.stride}"
+        self.codec = spec.build_codec()
+        self.outputs = [f"{name}_{spec.stride}" for name in self.codec.fields]
         self.views = [VIEWS[name](spec.skeleton) for name in spec.views]
-        self.codec = HeatmapCodec(spec.coordinates, subpixel=spec.subpixel)
         self.preprocess = spec.preprocess
 
     __call__ = predict_in_boxes
 
     def forward(self, crops: np.ndarray) -> np.ndarray:
-        """Heatmaps (N, K, h, w) float32 of crops (N, H, W, 3) uint8, averaged over views."""
+        """Maps (N, C, h, w) float32 of crops (N, H, W, 3) uint8, averaged over views."""
         images = crops.transpose(0, 3, 1, 2)  # (N, 3, H, W)
-        heatmaps = []
+        of_views = []
         for view in self.views:
             outputs = self.network(np.ascontiguousarray(np.flip(images, view.axes)))
-            maps = np.flip(outputs[self.output], view.axes)[:, view.order]
-            heatmaps.append(self.codec.convention.align_flipped(maps) if view.axes else maps)
-        return np.mean(heatmaps, 0)
+            parts = [np.flip(outputs[name], view.axes) for name in self.outputs]
+            kinds = np.concatenate(parts, 1)
+            shape = kinds.shape[0], -1, len(self.spec.skeleton.joints), *kinds.shape[2:]
+            maps = kinds.reshape(shape)[:, :, view.order].reshape(kinds.shape)
+            of_views.append(self.codec.align_flipped(maps, self.spec.stride) if view.axes else maps)
+        return np.mean(of_views, 0)
 
-    def decode(self, heatmaps: np.ndarray) -> np.ndarray:
+    def decode(self, maps: np.ndarray) -> np.ndarray:
         """Joints (N, K, 3) x, y in pixels of the crops, value."""
-        return self.codec.decode(heatmaps, self.spec.stride)
+        return self.codec.decode(maps, self.spec.stride)

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from hrpose.codecs.offset import VOTES
 from hrpose.inference.topdown_spec import TopDownSpec
 from hrpose.ops.atomic_io import parse_json
 from hrpose.ops.coordinates import BOTTOM_UP, CONVENTIONS, Affine, check_image, resize_transform
@@ -142,7 +143,8 @@ INPUT_RULES = {
         "crop_rule": "hrpose.ops.boxes.crop_transform: bilinear; a box is extended about its "
         "centre to the proportions of input_size (W, H), then by padding; outside the image is 0",
         "decode_rule": "hrpose.codecs.heatmap.HeatmapCodec.decode: the highest cell of the maps, "
-        "averaged over views, and the step of subpixel within it, in these coordinates",
+        "averaged over views, and the step of subpixel within it, in these coordinates; with a "
+        "disc_radius hrpose.codecs.offset.OffsetCodec.decode: the votes of offsets near that cell",
     },
 }
 """Where the code of a family's rules is, for other programs."""
@@ -217,14 +219,15 @@ def _unknown_in_bottom_up(spec: Mapping[str, Any]) -> set[str]:
 
 def _unknown_in_top_down(spec: Mapping[str, Any]) -> set[str]:
     """Errors: KeyError for a field that is missing, TypeError for a size that is none."""
-    for name in TopDownSpec._fields:
+    for name in {*TopDownSpec._fields} - {"disc_radius"}:  # which earlier files lack
         spec[name]
     numbers = (*spec["input_size"], spec["stride"], spec["batch"], spec["padding"])
     if len(numbers) != 5 or not all(number > 0 for number in numbers):
         raise TypeError(f"input_size, stride, batch and padding are {numbers}")
     unknown = ({*spec} - {*TopDownSpec._fields}) | ({*spec["views"]} - {*VIEWS})
     unknown |= {spec["coordinates"]} - {*CONVENTIONS}
-    return unknown | ({spec["subpixel"]} - {"convention", *SUBPIXEL})
+    rules = VOTES if spec.get("disc_radius") else SUBPIXEL
+    return unknown | ({spec["subpixel"]} - {"convention", *rules})
 
 
 _UNKNOWN_PARTS = {"bottom_up": _unknown_in_bottom_up, "top_down": _unknown_in_top_down}

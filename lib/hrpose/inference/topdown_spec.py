@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from hrpose.codecs.heatmap import HeatmapCodec
+from hrpose.codecs.offset import OffsetCodec
 from hrpose.inference.scoring import rescore
 from hrpose.ops.boxes import PADDING, are_outside, check_boxes, crop_transform, padded_size
 from hrpose.ops.coordinates import check_image
@@ -39,6 +41,13 @@ class TopDownSpec(NamedTuple):
     oks_nms: float = 0.9  # people whose OKS with a better one exceeds this are dropped; 1: none
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # of the normalization, in units of 255
     std: tuple[float, ...] = (1.0, 1.0, 1.0)
+    disc_radius: float = 0.0  # of discs with offsets, in longer sides of a map; 0: heatmaps
+
+    def build_codec(self) -> HeatmapCodec | OffsetCodec:
+        """What decodes the maps of the network."""
+        if self.disc_radius:
+            return OffsetCodec(self.coordinates, self.disc_radius, self.subpixel)
+        return HeatmapCodec(self.coordinates, subpixel=self.subpixel)
 
     @property
     def network_size(self) -> tuple[int, int]:

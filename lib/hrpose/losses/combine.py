@@ -8,9 +8,11 @@ from typing import NamedTuple
 from torch import Tensor
 
 from hrpose.codecs.heatmap import HeatmapCodec
+from hrpose.codecs.offset import OffsetCodec
 from hrpose.codecs.tags import TagCodec
 from hrpose.losses.associative_embedding import tag_loss, tag_statistics
-from hrpose.losses.heatmap import masked_mse
+from hrpose.losses.heatmap import joints_mse, masked_mse
+from hrpose.losses.offset import offset_loss
 from hrpose.losses.swahr import scale_regularisation, scaled_target, weighted_mse
 from hrpose.ops.coordinates import HIGHERHRNET, Convention
 from hrpose.structures import HeadOutput, LossOutput
@@ -26,6 +28,7 @@ class TargetConfig(NamedTuple):
     max_people: int = 30  # people in the tag loss; heatmaps are drawn for all
     convention: Convention = HIGHERHRNET  # of coordinates
     unit_width: float = 0.0  # SHR: box width in network pixels at which sigma applies; 0: no SHR
+    disc_radius: float = 0.0  # top-down: of discs with offsets, in longer sides; 0: Gaussians
 
 
 class Targets(NamedTuple):
@@ -43,6 +46,8 @@ Distance = Callable[[Tensor, Tensor, Targets], Tensor]
 """predicted and target heatmaps (B, K, H, W), targets -> loss (B,)"""
 PersonDistance = Callable[[Tensor, Tensor, Tensor], Tensor]
 """predicted and target heatmaps (B, K, H, W), weights (B, K) -> loss (B,)"""
+PersonTerm = Callable[[HeadOutput, Tensor, Tensor], Tensor]
+"""output, target maps (B, C, H, W) of its codec, weights (B, K) of the joints -> loss (B,)"""
 
 
 def multi_resolution_loss(
@@ -100,22 +105,19 @@ def _check_term(
 def person_loss(
     outputs: Sequence[HeadOutput],
     batch: Mapping[str, Tensor],
-    terms: Mapping[str, PersonDistance],
+    terms: Mapping[str, PersonTerm],
     weights: Weights,
     config: TargetConfig,
 ) -> LossOutput:
-    """The top-down twin: every sample shows one person, whose joints have weights of their own.
-
-    terms: name -> distance of the heatmaps
-    """
+    """The top-down twin: every sample shows one person, whose joints have weights of their own."""
     _require_unique_names(outputs)
     losses: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
     frames = [((o.heatmaps.shape[-2], o.heatmaps.shape[-1]), o.stride) for o in outputs]
     all_targets = make_person_targets(batch, frames, config)
-    for i, (output, (heatmaps, joint_weights)) in enumerate(zip(outputs, all_targets)):
-        for name, distance in terms.items():
-            losses[f"{name}/{output.name}"] = distance(output.heatmaps, heatmaps, joint_weights)
+    for i, (output, (maps, joint_weights)) in enumerate(zip(outputs, all_targets)):
+        for name, term in terms.items():
+            losses[f"{name}/{output.name}"] = term(output, maps, joint_weights)
             factors[f"{name}/{output.name}"] = at_resolution(weights[name], i)
     return LossOutput(losses, factors, {})
 
@@ -125,17 +127,21 @@ def make_person_targets(
     frames: Sequence[tuple[tuple[int, int], int]],
     config: TargetConfig,
 ) -> list[tuple[Tensor, Tensor]]:
-    """Heatmaps (B, K, h, w) of every output, and the weights (B, K) of the joints in the loss.
+    """Maps (B, C, h, w) of every output, and the weights (B, K) of the joints in the loss.
 
-    A weight is 1 for a labelled joint whose Gaussian reaches into the map.
+    C is K, heatmaps, or 3K, discs and offsets. A weight is 1 for a labelled joint whose Gaussian
+    reaches into the map; with discs for every labelled one.
     batch: see data/loaders.py, of one person a sample   frames: (h, w) and stride of every output
     """
-    joints, flipped = batch["joints"][:, 0], batch["flipped"]
-    codecs = (
-        HeatmapCodec(config.convention.name, at_resolution(config.sigma, i))
-        for i in range(len(frames))
-    )
-    return [codec.encode(joints, *frame, flipped) for codec, frame in zip(codecs, frames)]
+    codecs = (person_codec(config, i) for i in range(len(frames)))
+    return [codec.encode(batch["joints"][:, 0], *frame) for codec, frame in zip(codecs, frames)]
+
+
+def person_codec(config: TargetConfig, resolution: int = -1) -> HeatmapCodec | OffsetCodec:
+    """The codec of one person's targets, at the finest resolution where none is given."""
+    if config.disc_radius:
+        return OffsetCodec(config.convention.name, config.disc_radius)
+    return HeatmapCodec(config.convention.name, at_resolution(config.sigma, resolution))
 
 
 def make_targets(
@@ -203,6 +209,23 @@ def tag_term(output: HeadOutput, targets: Targets, kind: str = "exp") -> dict[st
         return {}
     pull, push = tag_loss(output.tags.flatten(1), targets.cells, kind)
     return {"pull": pull, "push": push}
+
+
+def person_heatmap_term(
+    output: HeadOutput, maps: Tensor, weights: Tensor, distance: PersonDistance = joints_mse
+) -> Tensor:
+    """Regression of one person's heatmaps, or discs."""
+    return distance(output.heatmaps, maps[:, : weights.shape[1]], weights)
+
+
+def person_offset_term(
+    output: HeadOutput, maps: Tensor, weights: Tensor, kind: str = "l2"
+) -> Tensor:
+    """Regression of one person's offsets, within the discs."""
+    if output.offsets is None:
+        raise ValueError("offsets need a network that predicts them; set MODEL.CODEC offset")
+    discs, offsets = maps.split([weights.shape[1], output.offsets.shape[1]], 1)
+    return offset_loss(output.offsets, offsets, discs, kind)
 
 
 def at_resolution(values: PerResolution, resolution: int) -> float:

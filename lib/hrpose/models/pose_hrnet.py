@@ -1,4 +1,4 @@
-"""Top-down HRNet: one heatmap a joint at stride 4, of the person in the crop.
+"""Top-down HRNet: one heatmap a joint at stride 4, of the person in the crop; offsets if wanted.
 
 Sun, Xiao, Liu, Wang: Deep High-Resolution Representation Learning for Human Pose Estimation,
 CVPR 2019, section 3: the backbone's finest branch, and a 1x1 convolution. Between them may stand a
@@ -42,17 +42,22 @@ class PoseHRNet(nn.Module):
     """Normalised crops to heatmaps: (B, 3, H, W), multiples of 32 -> [HeadOutput at stride 4].
 
     neck: the branches that the backbone returns -> a feature (B, neck.width, H / 4, W / 4)
+    offsets: predict (B, 2K, H / 4, W / 4) too, by the same layer, whose first K channels are heat
     """
 
     def __init__(
-        self, backbone: HRNet, joints: int, neck: FinestBranch | GPR | None = None
+        self,
+        backbone: HRNet,
+        joints: int,
+        neck: FinestBranch | GPR | None = None,
+        offsets: bool = False,
     ) -> None:
         super().__init__()
         self.backbone = backbone
         self.joints = joints
         neck = neck or FinestBranch(backbone.width)
         self.neck = neck
-        self.head = Head(neck.width, joints)
+        self.head = Head(neck.width, 3 * joints if offsets else joints)
 
     def forward(self, images: Tensor) -> list[HeadOutput]:
         feature = self.neck(self.backbone(images))

@@ -135,6 +135,13 @@ class Convention:
         """Maps (..., W) of a flipped image, flipped back -> aligned with those of the image."""
         return maps
 
+    def flip_displacement(self, stride: int) -> float:
+        """Cells by which a place in the flipped image, flipped back in its cells, is too far right.
+
+        Pixel x is at (x + pixel_offset) / s - cell_centre in the cells, and its flip at W - 1 - x.
+        """
+        return (1 - 2 * self.pixel_offset) / stride + 2 * self.cell_centre - 1
+
     def downsample_mask(self, mask: Tensor, step: int, flipped: Tensor) -> Tensor:
         """A mask (B, H, W) of 0 and 1 -> (B, H / step, W / step), read at every `step`-th cell.
 

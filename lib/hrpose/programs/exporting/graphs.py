@@ -18,7 +18,8 @@ GraphOutputs = dict[str, Tensor]
 
 
 class NetworkGraph(nn.Module):
-    """uint8 RGB (B, 3, H, W) -> heatmaps_<stride> of every resolution, tags_<stride> of one."""
+    """uint8 RGB (B, 3, H, W) -> heatmaps_<stride> of every resolution, tags_<stride> of one, and
+    offsets_<stride>."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -30,6 +31,8 @@ class NetworkGraph(nn.Module):
             outputs[f"heatmaps_{output.stride}"] = output.heatmaps
             if output.tags is not None:
                 outputs[f"tags_{output.stride}"] = output.tags
+            if output.offsets is not None:
+                outputs[f"offsets_{output.stride}"] = output.offsets
         return outputs
 
 
