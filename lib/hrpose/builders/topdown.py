@@ -170,7 +170,9 @@ def build_spec(config: CfgNode) -> TopDownSpec:
         padding=config.DATASET.BOX_CROP.PADDING,
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
-        **keywords(test, "SUBPIXEL", "BATCH", "MIN_SCORE", "OKS_NMS"),
+        rotations=tuple(map(float, test.ROTATIONS)),
+        scales=tuple(map(float, test.SCALE_FACTOR)),
+        **keywords(test, "SUBPIXEL", "BATCH", "MIN_SCORE", "OKS_NMS", "CROSS_VIEWS"),
     )
 
 

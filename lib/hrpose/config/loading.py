@@ -368,7 +368,8 @@ def _kind(like: Any) -> str:
 
 def _check_together(values: dict[str, Any]) -> None:
     """Rules on several options together."""
-    _check_scale_set(values["TEST.SCALE_FACTOR"])
+    if values["MODEL.NAME"] not in TOP_DOWN_MODELS:
+        _check_scale_set(values["TEST.SCALE_FACTOR"])
     _check_resolutions(values)
     _check_scale_losses(values)
     truth = values["MODEL.NAME"] in TOP_DOWN_MODELS and values["TEST.BOXES"] == "truth"

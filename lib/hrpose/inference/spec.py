@@ -140,7 +140,8 @@ INPUT_RULES = {
     },
     "top_down": {
         "crop_rule": "hrpose.ops.boxes.crop_transform: bilinear; a box is extended about its "
-        "centre to the proportions of input_size (W, H), then by padding; outside the image is 0",
+        "centre to the proportions of input_size (W, H), then by padding; outside the image is 0; "
+        "every rotation and scale is another crop",
         "decode_rule": "hrpose.codecs.heatmap.HeatmapCodec.decode: the highest cell of the maps, "
         "averaged over views, and the step of subpixel within it, in these coordinates",
     },
@@ -217,11 +218,14 @@ def _unknown_in_bottom_up(spec: Mapping[str, Any]) -> set[str]:
 
 def _unknown_in_top_down(spec: Mapping[str, Any]) -> set[str]:
     """Errors: KeyError for a field that is missing, TypeError for a size that is none."""
-    for name in TopDownSpec._fields:
+    for name in {*TopDownSpec._fields} - {"rotations", "scales", "cross_views"}:  # later ones
         spec[name]
+    turned, scales = spec.get("rotations", [0]), spec.get("scales", [1])
     numbers = (*spec["input_size"], spec["stride"], spec["batch"], spec["padding"])
-    if len(numbers) != 5 or not all(number > 0 for number in numbers):
-        raise TypeError(f"input_size, stride, batch and padding are {numbers}")
+    if len(numbers) != 5 or not all(number > 0 for number in (*numbers, *scales)):
+        raise TypeError(f"input_size, stride, batch and padding are {numbers}, scales {scales}")
+    if not (turned and scales and np.isfinite(turned).all()):
+        raise TypeError(f"rotations are {turned}, scales {scales}")
     unknown = ({*spec} - {*TopDownSpec._fields}) | ({*spec["views"]} - {*VIEWS})
     unknown |= {spec["coordinates"]} - {*CONVENTIONS}
     return unknown | ({spec["subpixel"]} - {"convention", *SUBPIXEL})
