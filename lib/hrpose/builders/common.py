@@ -167,22 +167,34 @@ def config_of_network(named: str, kind: str = "") -> CfgNode:
 
 
 def ensemble_configs(config: CfgNode) -> list[CfgNode]:
-    """The configs of TEST.MODEL_FILE and of every network of TEST.ENSEMBLE, all with this TEST."""
-    configs = [config]
-    for named in config.TEST.ENSEMBLE:
-        network = config_of_network(named).clone() if "," in named else config.clone()
-        weights = network.TEST.MODEL_FILE if "," in named else os.path.expanduser(named)
-        if network.MODEL.NAME not in TOP_DOWN_MODELS:
-            raise ValueError(
-                f"TEST.ENSEMBLE {named}: MODEL.NAME is {network.MODEL.NAME}, which is bottom-up; "
-                "only top-down networks are averaged, person by person: leave it out"
-            )
-        network.defrost()
-        network.TEST = config.TEST.clone()
-        network.TEST.MODEL_FILE = weights
-        network.freeze()
-        configs.append(network)
-    return configs
+    """The configs of TEST.MODEL_FILE and of every network of TEST.ENSEMBLE, all with this TEST.
+
+    Errors: ValueError, FileNotFoundError for an entry that names no top-down network
+    """
+    return [config, *(_member_config(config, named) for named in config.TEST.ENSEMBLE)]
+
+
+def _member_config(config: CfgNode, named: str) -> CfgNode:
+    member, weights = config.clone(), os.path.expanduser(named)
+    if "," in named or named.endswith((".yaml", ".yml")):
+        try:
+            member = config_of_network(named).clone()
+        except (ValueError, FileNotFoundError) as error:
+            cure = "" if "," in named else "; in a list within quotes"
+            raise type(error)(f"TEST.ENSEMBLE {named}: {error}{cure}") from error
+        weights = member.TEST.MODEL_FILE
+    if member.MODEL.NAME not in TOP_DOWN_MODELS:
+        raise ValueError(
+            f"TEST.ENSEMBLE {named}: MODEL.NAME is {member.MODEL.NAME}, which is bottom-up; only "
+            "top-down networks are averaged, person by person: leave it out"
+        )
+    test = config.TEST.clone()
+    test.defrost()
+    test.MODEL_FILE = weights
+    member.defrost()
+    member.TEST = test
+    member.freeze()
+    return member
 
 
 def require_one_network(config: CfgNode) -> None:

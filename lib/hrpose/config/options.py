@@ -289,14 +289,14 @@ OPTIONS = (
            "Average with the mirrored image."),
     Option("TEST.SCALE_FACTOR", (1.0,), scales,
            "Scales of multi-scale testing; several must include 1, whose tags are used. Top-down: "
-           "sides of the crops of a box, whose joints are averaged; published: [0.8, 1, 1.2]."),
+           "sides of the crops of a box, whose joints are averaged, e.g. [0.8, 1, 1.2]."),
     Option("TEST.ROTATIONS", (0.0,), rotations,
            "Degrees by which the crops of a box are turned counter-clockwise, whose joints are "
            "averaged; several must include 0; published: [-20, 0, 20]."),
     Option("TEST.CROSS_VIEWS", True, anything,
            "Crops of every rotation at every scale; false: rotations at scale 1 and scales at "
            "rotation 0."),
-    Option("TEST.ENSEMBLE", ("",), each(named),
+    Option("TEST.ENSEMBLE", ("best.pth",), each(named),
            "More top-down networks, whose joints are averaged with those of MODEL_FILE: weights of "
            "the same config, or <config>,<weights>. TEST is the same for all."),
     Option("TEST.AGGREGATE", (4,), each(above_0),
