@@ -91,7 +91,8 @@ BAD = {
     "TRAIN.LR": "0", "TRAIN.BASE_BATCH": "-1", "TRAIN.EPOCHS": "0",
     "TRAIN.SEED": "-1", "TRAIN.RESTART.PERIOD": "0.5", "TRAIN.RESTART.FACTOR": "0.9",
     "TEST.INPUT_SIZE": "-32", "TEST.MATCHER": "greedy",
-    "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.TAG_THRESHOLD": "0",
+    "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.ROTATIONS": "[-20, 20]", "TEST.ENSEMBLE": "['']",
+    "TEST.TAG_THRESHOLD": "0",
     "MODEL.DILATIONS": "[1, 0]", "LOSS.HEATMAP": "[1, -1]", "LOSS.LAMBDA": "-0.1",
     "LOSS.GAMMA": "0", "LOSS.SHR": "-256", "TEST.AGGREGATE": "[4, 0]", "TEST.GT_HEATMAPS": "drawn",
 }  # fmt: skip

@@ -256,6 +256,24 @@ def test_a_refused_evaluation_leaves_no_folder(trained, tmp_path):
     assert nothing_left(tmp_path)
 
 
+def test_an_ensemble_of_equal_networks_finds_what_one_finds(valid, trained, tmp_path):
+    """Over several views, and with the network named in all ways."""
+    weights = trained[0] / "checkpoints" / "best.pth"
+    views = ["TEST.BOXES", "truth", "TEST.ROTATIONS", "[-20,0,20]", "TEST.CROSS_VIEWS", "false"]
+    valid(*views)
+    results = tmp_path / "valid" / "results" / "keypoints_truth_boxes.json"
+    alone = json.loads(results.read_text())
+    members = f"['{weights}', '{trained[0] / 'config.yaml'},{weights}']"
+    printed = valid(*views, "TEST.ENSEMBLE", members)
+    assert "mean of 3 networks on truth boxes:" in printed
+    assert json.loads(results.read_text()) == alone and len(alone) > 10
+    facts = json.loads((tmp_path / "valid" / "run.json").read_text())
+    assert facts["weights"] == facts["ensemble"][0] == str(weights) and len(facts["ensemble"]) == 2
+    file = ["--output", tmp_path / "a.onnx", *trained[1], "TEST.MODEL_FILE", weights]
+    printed = run("export", "--cfg", TOP_DOWN, *file, "TEST.ENSEMBLE", weights, status=2)
+    assert "TEST.ENSEMBLE names more networks, and this program takes one" in printed
+
+
 # Mistakes ----------------------------------------------------------------------------------------
 
 
@@ -274,7 +292,8 @@ def test_a_refused_evaluation_leaves_no_folder(trained, tmp_path):
         ("LOSS.SIGMA [2,2]", "LOSS.SIGMA has 2 entries for 1"),
         ("LOSS.HEATMAP [1,2]", "LOSS.HEATMAP has 2 entries for 1"),
         ("TEST.AGGREGATE [4]", "TEST.AGGREGATE has no effect beside MODEL.NAME pose_hrnet; set"),
-        ("TEST.SCALE_FACTOR [0.5,1]", "or leave TEST.SCALE_FACTOR out"),
+        ("TEST.SCALE_FACTOR [0.8,1.2]", "1 among them if there are several"),
+        ("TEST.ROTATIONS [-20,20]", "0 among them if there are several"),
         ("TEST.INPUT_SIZE 64", "or leave TEST.INPUT_SIZE out"),
         ("MODEL.NUM_DECONVS 0", "set MODEL.NAME higher_hrnet or swahr, or leave"),
         ("DATASET.MAX_NUM_PEOPLE 5", "or leave DATASET.MAX_NUM_PEOPLE out"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -14,8 +15,8 @@ from yacs.config import CfgNode
 
 from hrpose.builders.datasets import build_skeleton
 from hrpose.builders.devices import PRECISIONS
-from hrpose.config.loading import network_differences
-from hrpose.config.options import as_yaml
+from hrpose.config.loading import load_config, network_differences
+from hrpose.config.options import TOP_DOWN_MODELS, as_yaml
 from hrpose.data.augment import Augment, CutoutConfig, cutout, random_flip
 from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.gpr import GPR, equation_step, reducing_step
@@ -165,6 +166,60 @@ def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
             f"MODEL.PRETRAINED: {error}. docs/weights.md names the source of ImageNet weights; "
             "MODEL.PRETRAINED '' MODEL.INIT fan_in trains from scratch"
         ) from None
+
+
+def config_of_network(named: str, kind: str = "") -> CfgNode:
+    """The config of a network given as `<config>,<weights>`, these as its TEST.MODEL_FILE.
+
+    kind: what stands before it in the option, for the error
+    """
+    path, _, weights = map(os.path.expanduser, named.partition(","))
+    if not path or not weights:
+        raise ValueError(
+            f"wanted {kind}<config>,<weights>, e.g. {kind}configs/quickstart.yaml,"
+            "output/quickstart/<time>/checkpoints/best.pth"
+        )
+    return load_config(path, ["TEST.MODEL_FILE", weights])
+
+
+def ensemble_configs(config: CfgNode) -> list[CfgNode]:
+    """The configs of TEST.MODEL_FILE and of every network of TEST.ENSEMBLE, all with this TEST.
+
+    Errors: ValueError, FileNotFoundError for an entry that names no top-down network
+    """
+    return [config, *(_member_config(config, named) for named in config.TEST.ENSEMBLE)]
+
+
+def _member_config(config: CfgNode, named: str) -> CfgNode:
+    member, weights = config.clone(), os.path.expanduser(named)
+    if "," in named or named.endswith((".yaml", ".yml")):
+        try:
+            member = config_of_network(named).clone()
+        except (ValueError, FileNotFoundError) as error:
+            cure = "" if "," in named else "; in a list within quotes"
+            raise type(error)(f"TEST.ENSEMBLE {named}: {error}{cure}") from error
+        weights = member.TEST.MODEL_FILE
+    if member.MODEL.NAME not in TOP_DOWN_MODELS:
+        raise ValueError(
+            f"TEST.ENSEMBLE {named}: MODEL.NAME is {member.MODEL.NAME}, which is bottom-up; only "
+            "top-down networks are averaged, person by person: leave it out"
+        )
+    test = config.TEST.clone()
+    test.defrost()
+    test.MODEL_FILE = weights
+    member.defrost()
+    member.TEST = test
+    member.freeze()
+    return member
+
+
+def require_one_network(config: CfgNode) -> None:
+    """ValueError for an ensemble, where one network is exported or timed."""
+    if config.TEST.ENSEMBLE:
+        raise ValueError(
+            "TEST.ENSEMBLE names more networks, and this program takes one; leave TEST.ENSEMBLE "
+            "out, and name each in turn as TEST.MODEL_FILE"
+        )
 
 
 def load_model(config: CfgNode) -> nn.Module:

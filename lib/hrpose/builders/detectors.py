@@ -16,10 +16,14 @@ import torch
 from yacs.config import CfgNode
 
 from hrpose.builders import bottomup
-from hrpose.builders.common import build_inference_model, keywords, load_model
+from hrpose.builders.common import (
+    build_inference_model,
+    config_of_network,
+    keywords,
+    load_model,
+)
 from hrpose.builders.datasets import results_category
 from hrpose.builders.devices import build_devices
-from hrpose.config import load_config
 from hrpose.config.options import BOTTOM_UP_MODELS
 from hrpose.data.boxes import load_box_entries, select_boxes
 from hrpose.data.photo_boxes import match_photos
@@ -47,13 +51,7 @@ def _torchvision(config: CfgNode, device: torch.device, file: str) -> Detector:
 
 def _bottom_up(config: CfgNode, device: torch.device, network: str) -> Detector:
     """The network of `<config>,<weights>`, on the device of the top-down one."""
-    path, _, weights = map(os.path.expanduser, network.partition(","))
-    if not path or not weights:
-        raise ValueError(
-            "wanted bottom_up:<config>,<weights>, e.g. bottom_up:configs/quickstart.yaml,"
-            "output/quickstart/<time>/checkpoints/best.pth"
-        )
-    theirs = load_config(path, ["TEST.MODEL_FILE", weights])
+    theirs, path = config_of_network(network, "bottom_up:"), network.partition(",")[0]
     if theirs.MODEL.NAME not in BOTTOM_UP_MODELS:
         raise ValueError(
             f"{path} has MODEL.NAME {theirs.MODEL.NAME}, which needs boxes itself; name the config "

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
 
 import torch
-from torch import nn
 from yacs.config import CfgNode
 
 from hrpose.builders import bottomup, topdown
-from hrpose.builders.common import build_inference_model, load_model
+from hrpose.builders.common import build_inference_model, ensemble_configs, load_model
 from hrpose.builders.detectors import source_name
 from hrpose.builders.devices import build_devices
 from hrpose.config.options import TOP_DOWN_MODELS
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
+from hrpose.inference.topdown import TopDownEnsemble
 
 
 def is_top_down(config: CfgNode) -> bool:
@@ -28,20 +29,32 @@ def family(config: CfgNode) -> ModuleType:
 
 
 def load_predictor(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> Any:
-    """A predictor with the weights of TEST.MODEL_FILE, on the first of this process's devices."""
-    return _predictor_on(build_devices(config, dist)[0], config, load_model(config))
+    """A predictor with the weights of TEST.MODEL_FILE, on the first of this process's devices.
+
+    With TEST.ENSEMBLE it averages all of these networks.
+    """
+    return _load_predictors(config, build_devices(config, dist)[:1])[0]
 
 
 def load_predictors(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> list[Any]:
     """One on each of this process's devices."""
-    model, devices = load_model(config), build_devices(config, dist)
-    models = [model, *(copy.deepcopy(model) for _ in devices[1:])]
-    return [_predictor_on(device, config, each) for device, each in zip(devices, models)]
+    return _load_predictors(config, build_devices(config, dist))
 
 
-def _predictor_on(device: torch.device, config: CfgNode, model: nn.Module) -> Any:
-    model = build_inference_model(config, model.to(device))
-    return family(config).build_predictor(config, model)
+def _load_predictors(config: CfgNode, devices: Sequence[torch.device]) -> list[Any]:
+    members: list[list[Any]] = [[] for _ in devices]
+    for each in ensemble_configs(config):
+        model = load_model(each)
+        copies = [model, *(copy.deepcopy(model) for _ in devices[1:])]
+        for found, device, network in zip(members, devices, copies):
+            network = build_inference_model(each, network.to(device))
+            found.append(family(each).build_predictor(each, network))
+    if not config.TEST.ENSEMBLE:
+        return [found[0] for found in members]
+    try:
+        return [TopDownEnsemble(found) for found in members]
+    except ValueError as error:
+        raise ValueError(f"TEST.ENSEMBLE {list(config.TEST.ENSEMBLE)}: {error}") from error
 
 
 def box_source(config: CfgNode) -> str:

@@ -198,7 +198,9 @@ def build_spec(config: CfgNode) -> TopDownSpec:
         mean=IMAGENET_MEAN,
         std=IMAGENET_STD,
         disc_radius=_disc_radius(config),
-        **keywords(test, "SUBPIXEL", "BATCH", "MIN_SCORE", "OKS_NMS"),
+        rotations=tuple(map(float, test.ROTATIONS)),
+        scales=tuple(map(float, test.SCALE_FACTOR)),
+        **keywords(test, "SUBPIXEL", "BATCH", "MIN_SCORE", "OKS_NMS", "CROSS_VIEWS"),
     )
 
 

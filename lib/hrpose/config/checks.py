@@ -62,5 +62,11 @@ scales = rule(
     lambda values: values and min(values) > 0 and (len(values) == 1 or 1 in values),
     "scales above 0, 1 among them if there are several",
 )
+rotations = rule(
+    lambda values: (
+        values and all(abs(v) <= 180 for v in values) and (len(values) == 1 or 0 in values)
+    ),
+    "degrees from -180 to 180, 0 among them if there are several",
+)
 named = rule(lambda value: bool(value), "not empty")
 some = rule(lambda value: len(value) > 0, "a list of at least one")

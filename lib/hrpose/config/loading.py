@@ -369,7 +369,8 @@ def _kind(like: Any) -> str:
 
 def _check_together(values: dict[str, Any]) -> None:
     """Rules on several options together."""
-    _check_scale_set(values["TEST.SCALE_FACTOR"])
+    if values["MODEL.NAME"] not in TOP_DOWN_MODELS:
+        _check_scale_set(values["TEST.SCALE_FACTOR"])
     _check_resolutions(values)
     _check_scale_losses(values)
     _check_subpixel(values)

@@ -24,6 +24,7 @@ from hrpose.config.checks import (
     not_negative,
     not_negative_or_inf,
     one_of,
+    rotations,
     rule,
     scales,
     sizes_by_32,
@@ -317,7 +318,17 @@ OPTIONS = (
     Option("TEST.FLIP_TEST", True, anything,
            "Average with the mirrored image."),
     Option("TEST.SCALE_FACTOR", (1.0,), scales,
-           "Scales of multi-scale testing; several must include 1, whose tags are used."),
+           "Scales of multi-scale testing; several must include 1, whose tags are used. Top-down: "
+           "sides of the crops of a box, whose joints are averaged, e.g. [0.8, 1, 1.2]."),
+    Option("TEST.ROTATIONS", (0.0,), rotations,
+           "Degrees by which the crops of a box are turned counter-clockwise, whose joints are "
+           "averaged; several must include 0; published: [-20, 0, 20]."),
+    Option("TEST.CROSS_VIEWS", True, anything,
+           "Crops of every rotation at every scale; false: rotations at scale 1 and scales at "
+           "rotation 0."),
+    Option("TEST.ENSEMBLE", ("best.pth",), each(named),
+           "More top-down networks, whose joints are averaged with those of MODEL_FILE: weights of "
+           "the same config, or <config>,<weights>. TEST is the same for all."),
     Option("TEST.AGGREGATE", (4,), each(above_0),
            "Strides of the outputs whose heatmaps are averaged; empty: all."),
     Option("TEST.GT_HEATMAPS", False, anything,
@@ -362,6 +373,7 @@ EMPTY_BY_DEFAULT = {
     "MODEL.STAGES.WIDTHS",
     "TRAIN.FREEZE",
     "TEST.AGGREGATE",
+    "TEST.ENSEMBLE",
 }
 """Lists whose default only shows the type of their entries."""
 
@@ -393,7 +405,7 @@ DEPENDENCES = (
             *("DATASET.AFFINE.TRANSLATE", "DATASET.MAX_NUM_PEOPLE", "DATASET.IGNORE_REGIONS"),
             *("MODEL.NUM_DECONVS", "MODEL.NUM_BASIC_BLOCKS", "MODEL.DILATIONS", "MODEL.CAT_OUTPUT"),
             *("LOSS.TAGS.PULL", "LOSS.TAGS.PUSH", "LOSS.TAGS.KIND", "LOSS.SAHR", "LOSS.WAHR"),
-            *("LOSS.SHR", "TEST.INPUT_SIZE", "TEST.SCALE_FACTOR", "TEST.AGGREGATE"),
+            *("LOSS.SHR", "TEST.INPUT_SIZE", "TEST.AGGREGATE"),
             *("TEST.PROJECT2IMAGE", "TEST.TAG_THRESHOLD", "TEST.REFINE"),
             *("TEST.MATCHER", "TEST.MATCHING_COST"),
         ),
@@ -405,7 +417,7 @@ DEPENDENCES = (
             *(f"DATASET.BOX_CROP.{n}" for n in ("PADDING", "SCALE", "ROTATION", "ROTATE")),
             *("DATASET.HALF_BODY.PROBABILITY", "DATASET.HALF_BODY.MIN_JOINTS", "TEST.BOXES"),
             *("TEST.BOX_FILTER.MIN_SCORE", "TEST.BOX_FILTER.MAX_PER_IMAGE"),
-            "MODEL.CODEC",
+            *("MODEL.CODEC", "TEST.ROTATIONS", "TEST.CROSS_VIEWS", "TEST.ENSEMBLE"),
         ),
         "MODEL.NAME",
         TOP_DOWN_MODELS,
@@ -433,6 +445,7 @@ DEPENDENCES = (
         ("cutout",),
     ),
     Dependence(("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER"), "DATASET.SKELETON", ("file",)),
+    Dependence(("TEST.ENSEMBLE",), "TEST.GT_HEATMAPS", (False,)),
     Dependence(("DATASET.FLIP",), "DATASET.AUGMENTATIONS", ("flip",)),
     Dependence(
         tuple(f"DATASET.AFFINE.{n}" for n in ("ROTATION", "MIN_SCALE", "MAX_SCALE", "TRANSLATE")),

@@ -23,7 +23,8 @@ from hrpose.inference.pipeline import (
     read_ahead,
     results_in_order,
 )
-from hrpose.inference.topdown import TopDownPredictor
+from hrpose.inference.topdown import TopDownEnsemble, TopDownPredictor
+from hrpose.inference.topdown_spec import TopDownSpec, merge_crops
 from hrpose.structures import Images
 
 BoxedImage = tuple[int, np.ndarray, np.ndarray, np.ndarray]
@@ -31,11 +32,12 @@ BoxedImage = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 
 
 class CropBatch:
-    """Crops of one forward pass, of one or several images."""
+    """Crops of one forward pass of one network, of one or several images."""
 
-    def __init__(self, shape: tuple[int, ...]):
-        """shape: (B, H, W, 3) of its crops"""
-        self.pixels = np.empty(shape, np.uint8)
+    def __init__(self, member: int, spec: TopDownSpec):
+        """member: index of the network among those of an ensemble"""
+        self.member = member
+        self.pixels = np.empty((spec.batch, *spec.network_size, 3), np.uint8)
         self.filled = 0  # crops
         self.crops: list[Future] = []  # that write into `pixels`
         self.joints: Future[np.ndarray] | None = None  # (B, K, 3), once it is submitted
@@ -47,15 +49,17 @@ class PendingImage(NamedTuple):
     image_id: int
     boxes: np.ndarray
     scores: np.ndarray
-    parts: list[tuple[CropBatch, slice]]  # where the crops of its boxes are, in order
+    parts: list[list[tuple[CropBatch, slice]]]  # of every network, its crops in order
 
 
 def stream_crops(
-    predictors: Sequence[TopDownPredictor], images: Images, config: PipelineConfig
+    predictors: Sequence[TopDownPredictor | TopDownEnsemble],
+    images: Images,
+    config: PipelineConfig,
 ) -> Generator[Result, None, None]:
     """The people in the boxes of every image, in the order of the images.
 
-    predictors: equal ones, one on each device; a batch has their `spec.batch` crops
+    predictors: equal ones, one on each device; a batch has `spec.batch` crops of one network
     images: images[i] is (image id, (image (H, W, 3) uint8 RGB, boxes (N, 4), scores (N,) or None))
     An unreadable image, or one with an invalid box, ends the stream with its error, after the
     people of all images before it.
@@ -64,7 +68,7 @@ def stream_crops(
     def read(index: int) -> BoxedImage:
         image_id, (image, boxes, scores) = images[index]
         try:
-            return image_id, image, *predictors[0].check_inputs(image, boxes, scores)
+            return image_id, image, *predictors[0].spec.check_inputs(image, boxes, scores)
         except ValueError as error:
             raise ValueError(f"image {image_id}: {error}") from error
 
@@ -80,51 +84,67 @@ class _CropPipeline:
     """Images between their reading and their poses."""
 
     def __init__(
-        self, predictors: Sequence[TopDownPredictor], readers: Executor, predicting: Executor
+        self,
+        predictors: Sequence[TopDownPredictor | TopDownEnsemble],
+        readers: Executor,
+        predicting: Executor,
     ):
-        self.first = predictors[0]
-        width, height = self.first.spec.input_size
-        self.shape = (self.first.spec.batch, height, width, 3)
+        self.members = predictors[0].members  # whose steps but the network are run
         self.pending: deque[PendingImage] = deque()
-        self.filling = CropBatch(self.shape)
+        self.filling = [CropBatch(i, each.spec) for i, each in enumerate(self.members)]
         self.running: deque[Future[np.ndarray]] = deque()
         self.max_running = 2 * len(predictors)  # one in the network, and the next cropped
-        self.idle: SimpleQueue[TopDownPredictor] = SimpleQueue()
+        self.idle: SimpleQueue[TopDownPredictor | TopDownEnsemble] = SimpleQueue()
         for predictor in predictors:
             self.idle.put(predictor)
         self.readers, self.predicting = readers, predicting
 
     def add(self, job: BoxedImage) -> None:
-        """Crop its boxes into the batch that is filled, and into new ones."""
+        """Crop its boxes into the batches that are filled, and into new ones."""
         image_id, image, boxes, scores = job
-        parts, start = [], 0
-        while start < len(boxes):
-            batch, begin = self.filling, self.filling.filled
-            stop = min(start + self.shape[0] - begin, len(boxes))
-            batch.filled += stop - start
-            rows = slice(begin, batch.filled)
-            given = image, boxes[start:stop], batch.pixels[rows]
-            batch.crops.append(self.readers.submit(self.first.preprocess, *given))
-            parts.append((batch, rows))
-            start = stop
-            if batch.filled == self.shape[0]:
-                self.flush()
+        parts = [self._crop(i, image, boxes) for i in range(len(self.members))]
         self.pending.append(PendingImage(image_id, boxes, scores, parts))
 
+    def _crop(
+        self, index: int, image: np.ndarray, boxes: np.ndarray
+    ) -> list[tuple[CropBatch, slice]]:
+        """Where the crops of one network will be."""
+        member = self.members[index]
+        places = member.spec.place_crops(boxes)
+        parts, start = [], 0
+        while start < len(places):
+            batch = self.filling[index]
+            begin, size = batch.filled, len(batch.pixels)
+            stop = min(start + size - begin, len(places))
+            batch.filled += stop - start
+            rows = slice(begin, batch.filled)
+            given = image, places[start:stop], batch.pixels[rows]
+            batch.crops.append(self.readers.submit(member.preprocess, *given))
+            parts.append((batch, rows))
+            start = stop
+            if batch.filled == size:
+                self._run(batch)
+        return parts
+
     def flush(self) -> None:
-        """Run the network on the batch that is filled, full or not, and begin another."""
-        batch = self.filling
-        if batch.filled:
-            batch.joints = self.predicting.submit(self._predict, batch)
-            self.running.append(batch.joints)
-            if len(self.running) > self.max_running:  # or crops would fill the memory
-                wait([self.running.popleft()])
-            self.filling = CropBatch(self.shape)
+        """Run the networks on the batches that are filled, full or not."""
+        for batch in [each for each in self.filling if each.filled]:
+            self._run(batch)
+
+    def _run(self, batch: CropBatch) -> None:
+        """Run the network on a batch, and begin another."""
+        batch.joints = self.predicting.submit(self._predict, batch)
+        self.running.append(batch.joints)
+        if len(self.running) > self.max_running:  # or crops would fill the memory
+            wait([self.running.popleft()])
+        self.filling[batch.member] = CropBatch(batch.member, self.members[batch.member].spec)
 
     def ready(self) -> Iterator[Result]:
         """Results that are complete and next in order."""
         while self.pending and all(
-            batch.joints is not None and batch.joints.done() for batch, _ in self.pending[0].parts
+            batch.joints is not None and batch.joints.done()
+            for parts in self.pending[0].parts
+            for batch, _ in parts
         ):
             yield self._pop()
 
@@ -135,11 +155,15 @@ class _CropPipeline:
 
     def _pop(self) -> Result:
         image = self.pending[0]  # it stays there if its batch failed: nothing comes after it
-        found = [np.zeros((0, len(self.first.flip_order), 3), np.float32)]
-        for batch, rows in image.parts:
-            assert batch.joints is not None  # all are submitted before the rest is asked for
-            found.append(batch.joints.result()[rows])
-        poses = self.first.postprocess(np.concatenate(found), image.boxes, image.scores)
+        specs = [member.spec for member in self.members]
+        joints = []
+        for parts in image.parts:
+            found = [np.zeros((0, len(specs[0].skeleton.joints), 3), np.float32)]
+            for batch, rows in parts:
+                assert batch.joints is not None  # all are submitted before the rest is asked for
+                found.append(batch.joints.result()[rows])
+            joints.append(np.concatenate(found))
+        poses = merge_crops(specs, joints, image.boxes, image.scores)
         self.pending.popleft()
         return image.image_id, poses
 
@@ -149,8 +173,9 @@ class _CropPipeline:
             crops.result()
         predictor = self.idle.get()
         try:
-            heatmaps = predictor.forward(batch.pixels[: batch.filled])
+            member = predictor.members[batch.member]
+            heatmaps = member.forward(batch.pixels[: batch.filled])
         finally:
             self.idle.put(predictor)
         batch.pixels, batch.crops = batch.pixels[:0].copy(), []
-        return predictor.decode(heatmaps)
+        return member.decode(heatmaps)

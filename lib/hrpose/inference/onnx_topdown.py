@@ -24,6 +24,11 @@ class OnnxTopDownPredictor:
 
     __call__ = predict_in_boxes
 
+    @property
+    def members(self) -> tuple[OnnxTopDownPredictor, ...]:
+        """The networks that are averaged: this one."""
+        return (self,)
+
     def forward(self, crops: np.ndarray) -> np.ndarray:
         """Maps (N, C, h, w) float32 of crops (N, H, W, 3) uint8, averaged over views."""
         images = crops.transpose(0, 3, 1, 2)  # (N, 3, H, W)

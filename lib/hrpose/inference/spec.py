@@ -141,7 +141,8 @@ INPUT_RULES = {
     },
     "top_down": {
         "crop_rule": "hrpose.ops.boxes.crop_transform: bilinear; a box is extended about its "
-        "centre to the proportions of input_size (W, H), then by padding; outside the image is 0",
+        "centre to the proportions of input_size (W, H), then by padding; outside the image is 0; "
+        "every rotation and scale is another crop",
         "decode_rule": "hrpose.codecs.heatmap.HeatmapCodec.decode: the highest cell of the maps, "
         "averaged over views, and the step of subpixel within it, in these coordinates; with a "
         "disc_radius hrpose.codecs.offset.OffsetCodec.decode: the votes of offsets near that cell",
@@ -219,11 +220,15 @@ def _unknown_in_bottom_up(spec: Mapping[str, Any]) -> set[str]:
 
 def _unknown_in_top_down(spec: Mapping[str, Any]) -> set[str]:
     """Errors: KeyError for a field that is missing, TypeError for a size that is none."""
-    for name in {*TopDownSpec._fields} - {"disc_radius"}:  # which earlier files lack
+    later = {"disc_radius", "rotations", "scales", "cross_views"}  # which earlier files lack
+    for name in {*TopDownSpec._fields} - later:
         spec[name]
+    turned, scales = spec.get("rotations", [0]), spec.get("scales", [1])
     numbers = (*spec["input_size"], spec["stride"], spec["batch"], spec["padding"])
-    if len(numbers) != 5 or not all(number > 0 for number in numbers):
-        raise TypeError(f"input_size, stride, batch and padding are {numbers}")
+    if len(numbers) != 5 or not all(number > 0 for number in (*numbers, *scales)):
+        raise TypeError(f"input_size, stride, batch and padding are {numbers}, scales {scales}")
+    if not (turned and scales and np.isfinite(turned).all()):
+        raise TypeError(f"rotations are {turned}, scales {scales}")
     unknown = ({*spec} - {*TopDownSpec._fields}) | ({*spec["views"]} - {*VIEWS})
     unknown |= {spec["coordinates"]} - {*CONVENTIONS}
     rules = VOTES if spec.get("disc_radius") else SUBPIXEL

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from hrpose.inference.spec import VIEWS
 from hrpose.inference.topdown_spec import TopDownSpec, predict_in_boxes
 from hrpose.inference.tta import flip_back
-from hrpose.ops.boxes import crop_transform
 from hrpose.structures import Poses
 
 
@@ -19,11 +18,11 @@ class TopDownPredictor:
     """Poses of the people in boxes, by a trained network.
 
     The steps may be run apart (inference/crop_pipeline.py), on `spec.batch` crops at once:
-    preprocess: image (H, W, 3) uint8 RGB, boxes (N, 4) -> crops (N, H, W, 3) uint8
+    preprocess: image (H, W, 3) uint8 RGB, places (N, 6) -> crops (N, H, W, 3) uint8
     forward: crops -> maps (N, C, H, W) that the codec decodes, on the device of the model: K
              heatmaps, or 3K discs and offsets
     decode: maps -> joints (N, K, 3) in pixels of the crops, on the host
-    postprocess: joints, boxes and box scores of one image -> Poses in image pixels
+    postprocess: joints of all crops, boxes and box scores of one image -> Poses in image pixels
     """
 
     def __init__(self, model: nn.Module, spec: TopDownSpec):
@@ -41,6 +40,11 @@ class TopDownPredictor:
         self.postprocess = spec.postprocess
 
     __call__ = predict_in_boxes
+
+    @property
+    def members(self) -> tuple[TopDownPredictor, ...]:
+        """The networks that are averaged: this one; of a TopDownEnsemble, several."""
+        return (self,)
 
     @torch.inference_mode()
     def forward(self, crops: np.ndarray) -> Tensor:
@@ -69,6 +73,31 @@ class TopDownPredictor:
         return self.codec.decode(maps, self.spec.stride).numpy()
 
 
+class TopDownEnsemble:
+    """Poses by several networks: joints are averaged in the image, over all of their crops.
+
+    The members may differ in their networks, crops and coordinates; what people are scored and
+    suppressed by is the first member's. Their order does not matter, but to the last digit.
+    Source: Multi-Stage HRNet, "averaging the position in images".
+    """
+
+    def __init__(self, members: Sequence[TopDownPredictor]):
+        """members: one or more, on one device. Errors: ValueError if their skeletons differ"""
+        self.members = tuple(members)
+        self.spec = self.members[0].spec
+        for index, member in enumerate(self.members[1:], 1):
+            ours, theirs = self.spec.skeleton, member.spec.skeleton
+            if theirs != ours:
+                what = "sigmas, limbs or pairs" if theirs.joints == ours.joints else "joints"
+                raise ValueError(
+                    f"network {index} of an ensemble has other {what} than network 0 "
+                    f"({len(theirs.joints)} joints and {len(ours.joints)}); ensembles average "
+                    "joint by joint: name networks of one DATASET.SKELETON"
+                )
+
+    __call__ = predict_in_boxes
+
+
 def predict_with_gt_heatmaps(
     predictor: TopDownPredictor,
     draw: Callable[[Tensor, tuple[int, int]], tuple[Tensor, Tensor]],
@@ -84,9 +113,14 @@ def predict_with_gt_heatmaps(
     boxes, scores = predictor.check_inputs(image, boxes)
     if not len(boxes):
         return predictor(image, boxes)
-    given = spec.input_size, spec.padding
-    crops = [crop_transform(box, *given, coordinates=spec.coordinates) for box in boxes]
-    in_crops = np.stack([crop.joints(person) for crop, person in zip(crops, joints)])
+    places = spec.place_crops(boxes)
+    people = np.repeat(joints, len(spec.crop_views), axis=0)
     width, height = (side // spec.stride for side in spec.input_size)
-    maps, _ = draw(torch.from_numpy(in_crops).float(), (height, width))
-    return predictor.postprocess(predictor.decode(maps), boxes, scores)
+    decoded = []
+    for start in range(0, len(places), spec.batch):
+        batch = slice(start, start + spec.batch)
+        pairs = zip(places[batch], people[batch])
+        in_crops = np.stack([spec.to_crop(place).joints(person) for place, person in pairs])
+        maps, _ = draw(torch.from_numpy(in_crops).float(), (height, width))
+        decoded.append(predictor.decode(maps))
+    return predictor.postprocess(np.concatenate(decoded), boxes, scores)

@@ -12,7 +12,7 @@ from torch import nn
 from yacs.config import CfgNode
 
 from hrpose import __version__
-from hrpose.builders.common import load_model
+from hrpose.builders.common import load_model, require_one_network
 from hrpose.builders.datasets import Split, first, read_split
 from hrpose.builders.families import box_source, family, is_top_down
 from hrpose.inference.onnx_bottomup import to_planes
@@ -80,6 +80,7 @@ def int8_path(path: Path) -> Path:
 def _check_options(known: argparse.Namespace, config: CfgNode) -> None:
     """ValueError for options that do not fit together, before anything is read."""
     _check_arguments(known)
+    require_one_network(config)
     if is_top_down(config) and (known.decode == "peaks" or known.int8):
         raise ValueError(
             f"--decode peaks and --int8 are for bottom-up networks; MODEL.NAME {config.MODEL.NAME} "

@@ -53,11 +53,14 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
             raise
         if dist.is_main:
             boxes = "" if known.results else box_source(config)
-            weights = {"weights": config.TEST.MODEL_FILE, "boxes": boxes, "figures": metrics}
+            weights = {"weights": config.TEST.MODEL_FILE, "ensemble": [*config.TEST.ENSEMBLE]}
             facts = environment_info(build_devices(config, dist)) | weights
+            facts |= {"boxes": boxes, "figures": metrics}
             write_json(folder / "run.json", facts, indent=1)
             atomic_write(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
-            print(f"on {boxes} boxes:\n" * bool(boxes) + format_table(metrics))
+            networks = len(config.TEST.ENSEMBLE) + 1
+            mean = f"mean of {networks} networks " * (networks > 1 and not known.results)
+            print(f"{mean}on {boxes} boxes:\n" * bool(boxes) + format_table(metrics))
             print(f"written to {folder}")
 
 
