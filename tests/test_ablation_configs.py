@@ -62,7 +62,7 @@ RAM_GPR = (
 )
 ONE = "MODEL.NAME pose_hrnet"
 W32 = "MODEL.WIDTH 32 MODEL.PRETRAINED data/imagenet/hrnet_w32-36af842e.pth"
-AT_256 = "DATASET.INPUT_SIZE [192,256] LOSS.SIGMA 2"
+DISCS_AT_256, DISCS_AT_384 = "DATASET.INPUT_SIZE [192,256]", "DATASET.INPUT_SIZE [288,384]"
 ALL_DATA = (
     "DATASET.ROOT data/all DATASET.ANNOTATIONS {split}.json DATASET.IMAGES . "
     "DATASET.TRAIN train DATASET.VAL val"
@@ -135,12 +135,14 @@ ABLATIONS = {
            ("ram_gpr_w48_256x192", "76.5", f"{RAM_GPR} {W48}"),
            ("ram_gpr_w48_384x288", "77.7", f"{RAM_GPR} {W48} {AT_384}")),
     **rows("multi_stage_table2", "topdown/multi_stage_w48x2_512x384", "AP AP50 AP75 AP-M AP-L",
-           ("w32_256x192", "76.3 92.6 83.7 73.8 81.9", f"{ONE} {W32} {AT_256}"),
-           ("w32_384x288", "77.6 91.4 82.9 73.9 83.7", f"{ONE} {W32} {AT_384}"),
-           ("w48_256x192", "76.9 90.8 82.3 73.5 83.2", f"{ONE} {AT_256}"),
+           ("w32_256x192", "76.3 92.6 83.7 73.8 81.9", f"{ONE} {W32} {DISCS_AT_256}"),
+           ("w32_384x288", "77.6 91.4 82.9 73.9 83.7", f"{ONE} {W32} {DISCS_AT_384}"),
+           ("w48_256x192", "76.9 90.8 82.3 73.5 83.2", f"{ONE} {DISCS_AT_256}"),
            ("w48_512x384", "77.8 91.6 83.3 74.3 84.3", ONE),
            ("w48x2_512x384", "78.2 91.8 83.7 74.7 85.1", ""),
-           ("w48x2_512x384_all_data", "79.4 92.6 85.3 75.3 86.0", ALL_DATA)),
+           ("w48x2_512x384_all_data", "79.4 92.6 85.3 75.3 86.0", ALL_DATA),
+           ("w48x2_512x384_ensemble", "80.3 93.1 86.4 75.9 87.2",
+            f"{ALL_DATA} TEST.ENSEMBLE [second.pth,third.pth]")),
 }
 # fmt: on
 

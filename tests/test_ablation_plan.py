@@ -191,7 +191,8 @@ def beside(key):
     """The overrides with which an option has an effect."""
     needed = [each for each in DEPENDENCES if key in each.options]
     lacking = [each for each in needed if not each.holds(loading.defaults()[each.on])]
-    return [word for each in lacking for word in (each.on, as_yaml(each.values[0]))]
+    pairs = [[*beside(each.on), each.on, as_yaml(each.values[0])] for each in lacking]
+    return [word for pair in pairs for word in pair]
 
 
 def another(option, base):

@@ -381,8 +381,8 @@ SMALL = [
 ]
 
 
-def configured(*overrides):
-    return load_config(CONFIG, [*SMALL, *overrides])
+def configured(*overrides, codec="heatmap"):
+    return load_config(CONFIG, [*SMALL, "MODEL.CODEC", codec, *overrides])
 
 
 @each_preset
@@ -406,6 +406,16 @@ def test_all_networks_learn_through_the_loss_of_the_options(preset, links):
     assert all(p.grad.any() for name, p in model.named_parameters() if "weight" in name)
     assert output_strides(config) == [4, 4, 4]
     assert [maps.shape for maps in draw_targets(config, batch)] == [(2, 17, 24, 16)] * 3
+
+
+def test_discs_and_offsets_of_every_network_are_supervised():
+    config = configured("LOSS.OFFSET.WEIGHT", "0.5", codec="offset")
+    outputs = build_model(config)(images(height=96, width=64))
+    assert [output.offsets.shape for output in outputs] == [(2, 34, 24, 16)] * 2
+    batch = {"joints": torch.full((2, 1, 17, 3), 30.0), "flipped": torch.tensor([False, True])}
+    terms = build_loss(config)(outputs, batch)
+    kinds = {"heatmap": 1, "offset": 0.5}
+    assert terms.weights == {f"{k}/stage{n}": w for n in (1, 2) for k, w in kinds.items()}
 
 
 @pytest.mark.parametrize(
@@ -455,9 +465,9 @@ def test_weights_name_the_network_that_they_are_of():
         require_same_network(two, {"config": one.dump()}, "x.pth")
 
 
-@pytest.mark.parametrize("flip", ["true", "false"])
-def test_the_last_network_is_decoded(flip):
-    config = configured("TEST.FLIP_TEST", flip)
+@pytest.mark.parametrize(("flip", "codec"), [("true", "heatmap"), ("false", "offset")])
+def test_the_last_network_is_decoded(flip, codec):
+    config = configured("TEST.FLIP_TEST", flip, codec=codec)
     model = build_model(config).eval()
     with torch.no_grad():
         for head in model.heads:
@@ -469,13 +479,14 @@ def test_the_last_network_is_decoded(flip):
     poses, expected = (build_predictor(config, each)(image, boxes) for each in (model, last))
     np.testing.assert_array_equal(poses.joints, expected.joints)
     graph = NetworkGraph(model)(torch.from_numpy(image[None, :64, :64]).permute(0, 3, 1, 2))
-    assert list(graph) == ["heatmaps_4"]
+    assert list(graph) == (["heatmaps_4"] if codec == "heatmap" else ["heatmaps_4", "offsets_4"])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
 def test_the_last_network_is_exported(tmp_path, kind):
     options = [*SMALL, "MODEL.BACKBONE.MODULES", "[1,1,1]", "MODEL.STAGES.WIDTHS", "6"]
+    options += ["MODEL.CODEC", "heatmap"]
     config = load_config(CONFIG, options)
     torch.manual_seed(0)
     model = build_model(config).eval()

@@ -116,7 +116,8 @@ def _multi_stage_hrnet(config: CfgNode) -> MultiStageHRNet:
     later = model.STAGES.WIDTHS or (model.WIDTH,)
     widths = later if len(later) > 1 else later * (model.STAGES.COUNT - 1)
     joints, backbone = len(build_skeleton(config).joints), _backbone(config, branches)
-    network = MultiStageHRNet(backbone, joints, widths, layout, model.STAGES.LINKS)
+    heads = {"links": model.STAGES.LINKS, "offsets": model.CODEC == "offset"}
+    network = MultiStageHRNet(backbone, joints, widths, layout, **heads)
     INITS[model.INIT](network)
     return network
 
