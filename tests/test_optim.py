@@ -192,7 +192,7 @@ def test_a_cut_period_is_described_with_the_cure(epochs, between, rest, cure):
     said = describe_cut_period(restarts("TRAIN.EPOCHS", str(epochs)))
     assert f"TRAIN.EPOCHS {epochs} cuts a period of cosine_restarts, epochs {between}:" in said
     assert f"ends at {rest} of its height" in said
-    assert said.endswith(f"set TRAIN.EPOCHS {cure}, or TRAIN.RESTART")
+    assert said.endswith(f"set TRAIN.EPOCHS {cure}, or TRAIN.RESTART.PERIOD")
 
 
 @pytest.mark.parametrize("epoch, factor", [(0, 0.04), (90, 1), (300, 4e-6), (400, 4e-6)])

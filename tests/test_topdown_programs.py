@@ -494,7 +494,7 @@ def test_mistakes_with_boxes_end_with_their_cure(predict, trained, scenes, botto
         (f"{config},{tmp_path}/none.pth", f"there is no file of weights at {tmp_path}/none.pth"),
         (
             f"bottom_up:{QUICKSTART},{bottom_up.partition(',')[2]}",
-            "or name the config.yaml of their",
+            "weights fit that of their run)",
         ),
         (tmp_path / "none.json", f"no file of boxes at {tmp_path}/none.json; give truth"),
         (

@@ -62,7 +62,7 @@ def _bottom_up(config: CfgNode, device: torch.device, network: str) -> Detector:
     try:
         model = load_model(theirs)
     except ValueError as error:
-        raise ValueError(f"{error}, in {path}, or name the config.yaml of their run") from error
+        raise ValueError(f"{error} (config: {path}; weights fit that of their run)") from error
     model = build_inference_model(theirs, model.to(device))
     return BottomUpDetector(bottomup.build_predictor(theirs, model))
 

@@ -129,7 +129,8 @@ def describe_cut_period(config: CfgNode) -> str:
     return (
         f"TRAIN.EPOCHS {epochs} cuts a period of cosine_restarts, epochs {start:g} to {end:g}: the "
         f"learning rate ends at {cosine_restarts(epochs, **restart):.2g} of its height, not at 0, "
-        f"and weights are best where a period ends; set TRAIN.EPOCHS {whole}, or TRAIN.RESTART"
+        "and weights are best where a period ends; set TRAIN.EPOCHS "
+        f"{whole}, or TRAIN.RESTART.PERIOD"
     )
 
 
