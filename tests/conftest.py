@@ -1,5 +1,7 @@
 """One thread for every test, and a table of how far the fast code is from the plain loops."""
 
+import signal
+
 import cv2
 import numpy as np
 import pytest
@@ -9,6 +11,8 @@ from hrpose.synthetic.dataset import write_synthetic
 
 torch.set_num_threads(1)
 cv2.setNumThreads(1)
+# Where pytest runs in the background of a shell it is ignored, and would be by what tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

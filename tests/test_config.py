@@ -170,6 +170,13 @@ def test_a_value_in_place_of_fields_asks_for_a_mapping(text, refused):
     assert "option DATASET: it has fields, such as DATASET.ROOT; write a mapping" in refused(text)
 
 
+def test_fields_are_set_one_by_one_on_the_command_line(refused):
+    for value in ("true", "{ENABLED: true}"):
+        assert "such as MODEL.RAM.ENABLED; set MODEL.RAM.ENABLED" in refused(
+            "", ["MODEL.RAM", value]
+        )
+
+
 def test_a_file_that_is_not_there_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nowhere.yaml"):
         load_config(tmp_path / "nowhere.yaml")

@@ -325,6 +325,7 @@ def test_weights_of_another_network_are_refused(trained, scenes, valid, tmp_path
     assert "were trained with MODEL.NAME higher_hrnet, not pose_hrnet; set MODEL.NAME" in printed
     printed = run("valid", "--cfg", QUICKSTART, *options, "TEST.MODEL_FILE", ours, status=2)
     assert "were trained with MODEL.NAME pose_hrnet, not higher_hrnet; set MODEL.NAME" in printed
+    assert "set MODEL.NAME pose_hrnet by the config.yaml of their run, or name other" in printed
     printed = valid("MODEL.COORDINATES", "unbiased", status=2)
     assert "published coordinates" in printed and "set MODEL.COORDINATES published" in printed
     assert "trained with MODEL.WIDTH 8, not 16; set MODEL.WIDTH 8" in valid(

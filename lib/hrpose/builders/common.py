@@ -243,8 +243,11 @@ def require_same_network(config: CfgNode, contents: Mapping[str, Any], origin: s
     different = network_differences(config, stored, origin) if isinstance(stored, str) else []
     if different:
         both = [f"{key} {as_yaml(there)}, not {as_yaml(here)}" for key, there, here in different]
-        cure = " ".join(f"{key} {as_yaml(there)}".replace(", ", ",") for key, there, _ in different)
-        raise ValueError(f"{origin} were trained with {'; '.join(both)}; set {cure}")
+        values = [f"{key} {as_yaml(there)}".replace(", ", ",") for key, there, _ in different]
+        cure = f"set {' '.join(values)}"
+        if different[0][0] == "MODEL.NAME":  # of the other family, with other options throughout
+            cure += " by the config.yaml of their run, or name other weights"
+        raise ValueError(f"{origin} were trained with {'; '.join(both)}; {cure}")
 
 
 def build_inference_model(config: CfgNode, model: nn.Module) -> nn.Module:

@@ -305,7 +305,9 @@ def _checked(entry: Entry) -> Any:
         fields = [key for key in BY_KEY if key.startswith(f"{entry.key}.")]
         near = difflib.get_close_matches(entry.key, BY_KEY, 3, 0.5)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see config/options.py"
-        hint = f": it has fields, such as {fields[0]}; write a mapping" if fields else hint
+        if fields:
+            cure = f"set {fields[0]}" if entry.where == _COMMAND_LINE else "write a mapping"
+            hint = f": it has fields, such as {fields[0]}; {cure}"
         raise ValueError(f"{entry.where}: unknown option {entry.key}{hint}")
     option = BY_KEY[entry.key]
     like = option.default

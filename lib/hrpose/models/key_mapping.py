@@ -67,7 +67,7 @@ def prefix(name: str) -> str:
     return _WRAPPERS.match(name)[0]  # type: ignore[index]  # matches the empty prefix too
 
 
-@lru_cache(maxsize=1 << 14)  # a file is asked for each of its names many times
+@lru_cache(maxsize=1 << 14)  # loading asks for each name several times
 def our_name(name: str) -> str:
     """Our name of a tensor, from a published name or one of ours."""
     name = bare_name(name)
