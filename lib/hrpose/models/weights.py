@@ -290,9 +290,8 @@ def _check_fit(report: LoadReport, allow_missing: Sequence[str], origin: str) ->
         choices = (BEYOND_BACKBONE, BEYOND_POSE_HRNET, JOINT_DEPENDENT, SCALE_BRANCHES)
         for patterns in choices:  # the last that fits, with the fewest names, wins
             if all(_matches(name, patterns) for name in names):
-                cure = (
-                    f"to keep the model's values for these, set MODEL.ALLOW_MISSING {[*patterns]}"
-                )
+                needed = [p for p in patterns if any(_matches(name, [p]) for name in names)]
+                cure = f"to keep the model's values for these, set MODEL.ALLOW_MISSING {needed}"
     message = [f"{origin} does not fit; the model is unchanged", *refused.remarks(), cure]
     raise WeightsMismatchError("\n".join(message), report)
 
