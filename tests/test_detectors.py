@@ -254,7 +254,7 @@ def test_a_torchvision_that_does_not_fit_is_named_with_its_cure(tmp_path, monkey
     with pytest.raises(ValueError, match="TEST.BOXES detector: .* of this torch") as caught:
         load_detector(config)
     assert line.split()[-1].strip("')") in f"{caught.value}"
-    assert torchvision_command() in f"{caught.value}"
+    assert f"as torch was (conda, uv, ...); with pip: {torchvision_command()}" in f"{caught.value}"
 
 
 @pytest.mark.parametrize(
