@@ -66,8 +66,11 @@ def test_a_mistake_in_the_config_is_found_without_torch(program):
         (["--config", "a.yaml"], "no --config; did you mean --cfg?"),
         (
             ["--cfg", QUICKSTART, "--epochs=3"],
-            "no --epochs; options .* KEY VALUE, e.g. TRAIN.EPOCHS 3",
+            "no --epochs; options .* KEY VALUE, e.g. TRAIN.EPOCHS <value>",
         ),
+        (["--boxes", "truth"], "no --boxes; options of a config are KEY VALUE, e.g. TEST.BOXES <"),
+        (["--batch", "3"], "e.g. TRAIN.BATCH <value> or TEST.BATCH <value>"),
+        (["--verbose"], "no --verbose; options of a config are KEY VALUE, e.g. TRAIN.EPOCHS 3"),
     ],
 )
 def test_an_unknown_argument_is_answered_with_a_hint(words, hint, capsys):

@@ -89,6 +89,7 @@ BAD = {
     "MODEL.NUM_DECONVS": "3", "MODEL.COORDINATES": "exakt", "LOSS.TAGS.KIND": "linear",
     "LOSS.SIGMA": "0", "LOSS.TAGS.PULL": "-1", "LOSS.TERMS": "[]", "TRAIN.BATCH": "0",
     "TRAIN.LR": "0", "TRAIN.BASE_BATCH": "-1", "TRAIN.EPOCHS": "0",
+    "TRAIN.OPTIMIZER": "lion", "TRAIN.SCHEDULE": "cosin",
     "TRAIN.SEED": "-1", "TRAIN.RESTART.PERIOD": "0.5", "TRAIN.RESTART.FACTOR": "0.9",
     "TEST.INPUT_SIZE": "-32", "TEST.MATCHER": "greedy",
     "TEST.SCALE_FACTOR": "[0.5, 2]", "TEST.ROTATIONS": "[-20, 20]", "TEST.ENSEMBLE": "['']",
@@ -553,6 +554,14 @@ def test_an_option_without_effect_is_refused_with_the_cure(key, refused):
         assert f": {key} has no effect beside " in said
         assert f"; {cure}, or leave {key} out" in said
         assert said.startswith("command line: ") or "x.yaml:1: " in said
+
+
+def test_labelled_boxes_are_not_filtered(refused):
+    boxes = ["MODEL.NAME", "pose_hrnet", "TEST.BOXES", "truth", "TEST.BOX_FILTER.MIN_SCORE", "0.5"]
+    cure = "set TEST.BOXES to another value, or leave TEST.BOX_FILTER.MIN_SCORE out"
+    assert cure in refused("", boxes)
+    boxes[3] = "found.json"
+    assert load_config(ROOT / "configs" / "w32_512.yaml", boxes).TEST.BOX_FILTER.MIN_SCORE == 0.5
 
 
 @pytest.mark.parametrize(

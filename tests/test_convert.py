@@ -403,13 +403,31 @@ def test_joints_that_published_weights_do_not_name_are_given_by_the_config(tmp_p
         loaded(tmp_path / "b.safetensors")
 
 
+@pytest.mark.parametrize("name", ["pose_hrnet", "multi_stage_hrnet"])
+def test_discs_and_offsets_are_not_taken_for_three_joints_each(name, tmp_path, capsys):
+    top_down = str(ROOT / "configs" / "topdown" / "small.yaml")
+    network = ["--cfg", top_down, "MODEL.WIDTH", "8", "MODEL.NAME", name]
+    offset = [*network, "MODEL.CODEC", "offset"]
+    torch.save(build_model(load_config(top_down, offset[2:])).state_dict(), tmp_path / "a.pth")
+    said = convert(capsys, tmp_path / "a.pth", tmp_path / "b.safetensors", *offset)
+    assert "its 17 joints are not named; assumed: COCO" in said
+    load_model(
+        load_config(top_down, [*offset[2:], "TEST.MODEL_FILE", str(tmp_path / "b.safetensors")])
+    )
+    said = refused(capsys, tmp_path / "a.pth", tmp_path / "c.pth", *network)
+    assert "has 51 maps of joints, the config 17 joints; set MODEL.CODEC offset" in said
+    torch.save(build_model(load_config(top_down, network[2:])).state_dict(), tmp_path / "h.pth")
+    said = refused(capsys, tmp_path / "h.pth", tmp_path / "c.pth", *offset)
+    assert "has 17 maps of joints, the config 17 joints; set MODEL.CODEC heatmap" in said
+
+
 def test_other_joints_are_refused_with_the_cure(tmp_path, capsys):
     crowdpose = str(ROOT / "configs" / "crowdpose" / "w32_512.yaml")
     _, model = tiny(cfg=crowdpose)
     torch.save(to_published(model.state_dict()), tmp_path / "published.pth")
     asked = [tmp_path / "published.pth", tmp_path / "b.safetensors"]
     said = refused(capsys, *asked, "--cfg", W32, *TINY)
-    assert "published.pth is for 14 joints, the config for 17" in said
+    assert "published.pth has 14 maps of joints, the config 17 joints" in said
     assert "--cfg configs/crowdpose/w32_512.yaml" in said
     assert "--cfg configs/crowdpose/w32_512.yaml" in refused(capsys, *asked)
     saved(tmp_path / "last.pth", cfg=crowdpose)

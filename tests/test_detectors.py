@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from boxed_people import predictor, scattered_boxes, smooth_image
-from hrpose.builders.detectors import build_photo_boxes, load_detector, source_name
+from hrpose.builders.detectors import DETECTORS, build_photo_boxes, load_detector, source_name
 from hrpose.config import load_config
 from hrpose.data.photo_boxes import match_photos
 from hrpose.inference.detectors import (
@@ -254,7 +254,7 @@ def test_a_torchvision_that_does_not_fit_is_named_with_its_cure(tmp_path, monkey
     with pytest.raises(ValueError, match="TEST.BOXES detector: .* of this torch") as caught:
         load_detector(config)
     assert line.split()[-1].strip("')") in f"{caught.value}"
-    assert torchvision_command() in f"{caught.value}"
+    assert f"as torch was (conda, uv, ...); with pip: {torchvision_command()}" in f"{caught.value}"
 
 
 @pytest.mark.parametrize(
@@ -346,6 +346,18 @@ def test_a_wrong_spelling_ends_with_its_cure(boxes, message):
     config = load_config(TOP_DOWN, ["TEST.BOXES", boxes, "DEVICE", "cpu"])
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         build_photo_boxes(config, NAMES)
+
+
+def test_an_error_of_any_class_names_the_option(monkeypatch):
+    """Errors such as UnicodeDecodeError, a ValueError, are not made of a text."""
+
+    def fail(*_):
+        raise UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+
+    monkeypatch.setitem(DETECTORS, "detector", fail)
+    config = load_config(TOP_DOWN, ["TEST.BOXES", "detector", "DEVICE", "cpu"])
+    with pytest.raises(ValueError, match="TEST.BOXES detector: .*invalid start byte"):
+        load_detector(config)
 
 
 def test_labels_and_files_are_no_detectors():

@@ -29,8 +29,10 @@ from hrpose.models.weights import (
     load_weights,
     to_published,
 )
+from hrpose.programs import visual_reports
 from hrpose.programs.exporting.formats import FORMATS
 from hrpose.programs.exporting.graphs import NetworkGraph
+from hrpose.structures import HeadOutput
 from reference.multi_stage import looped_cascade
 
 ROOT = Path(__file__).parents[1]
@@ -406,6 +408,22 @@ def test_all_networks_learn_through_the_loss_of_the_options(preset, links):
     assert all(p.grad.any() for name, p in model.named_parameters() if "weight" in name)
     assert output_strides(config) == [4, 4, 4]
     assert [maps.shape for maps in draw_targets(config, batch)] == [(2, 17, 24, 16)] * 3
+
+
+def test_pictures_of_training_name_the_networks(monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        visual_reports, "titled", lambda image, title: titles.append(title) or image
+    )
+    batch = {
+        "image": torch.zeros(1, 3, 64, 64, dtype=torch.uint8),
+        "joints": torch.full((1, 1, 17, 3), 20.0),
+        "flipped": torch.tensor([False]),
+    }
+    outputs = [HeadOutput(f"stage{n}", 4, torch.zeros(1, 17, 16, 16)) for n in (1, 2)]
+    visual_reports.draw_training_batch(configured(), batch, outputs)
+    named = [f"{kind} stage{n}" for n in (1, 2) for kind in ("target", "prediction")]
+    assert titles == ["augmented", *named]
 
 
 def test_discs_and_offsets_of_every_network_are_supervised():

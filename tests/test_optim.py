@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import (
 from commands import ROOT
 from hrpose.builders.training import build_train_config, describe_cut_period
 from hrpose.config import load_config
+from hrpose.config.loading import BY_KEY
 from hrpose.engine.optim import (
     OPTIMIZERS,
     SCHEDULES,
@@ -91,6 +92,12 @@ ORACLES = {
         cycle_momentum=False,
     ),
 }
+
+
+@pytest.mark.parametrize(("key", "table"), [("OPTIMIZER", OPTIMIZERS), ("SCHEDULE", SCHEDULES)])
+def test_all_of_a_table_can_be_chosen_and_nothing_else(key, table):
+    check = BY_KEY[f"TRAIN.{key}"].check
+    assert check("none") == f"one of {', '.join(table)}"
 
 
 @pytest.mark.parametrize("name", SCHEDULES)

@@ -223,6 +223,7 @@ BOX = {"image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "score": 0.5}
         (None, "there is no file of boxes at .*; give truth .* or a file of detections"),
         ("[{", "is not valid JSON .*; download or export it again"),
         ({"images": []}, "is not a list; COCO's results format is a list of boxes"),
+        ({"annotations": []}, "a list of boxes; the labelled ones .* are TEST.BOXES truth"),
         (
             [{"image_id": 1, "category_id": 1, "keypoints": [0] * 51, "score": 1}],
             "result 0 is a pose: .*tools/valid.py --results",
@@ -530,6 +531,24 @@ def test_mistakes_with_boxes_end_with_their_cure(predict, trained, scenes, botto
     place = ["--input", photos, "--output", tmp_path / "bottom", "--boxes", "detector"]
     printed = run("test", "--cfg", config.removeprefix("bottom_up:"), *place, status=2)
     assert "MODEL.NAME higher_hrnet is bottom-up" in printed and "leave --boxes out" in printed
+
+
+def test_boxes_of_photos_that_seem_to_be_corners_are_named(
+    predict, trained, scenes, labels, tmp_path
+):
+    found = detections(labels)
+    assert "corners" not in predict(
+        scenes / "images" / "val2017", "--boxes", written(tmp_path / "found.json", found)
+    )
+    for each in found:
+        x, y, width, height = each["bbox"]
+        each["bbox"] = [x, y, x + width, y + height]
+    path, photos = written(tmp_path / "corners.json", found), scenes / "images" / "val2017"
+    cure = rf"warning: \d+ of {len(found)} boxes seem to be two corners: .* write x2 - x1"
+    assert re.search(cure, predict(photos, "--boxes", path, folder="corners"))
+    info = written(tmp_path / "image_info_val.json", {"images": labels["images"]})
+    listed = ["--image-info", info, "--boxes", path]
+    assert re.search(cure, predict(photos, *listed, folder="listed"))
 
 
 def labels_name(photos):

@@ -19,7 +19,8 @@ from boxed_people import (
     scattered_boxes,
     smooth_image,
 )
-from hrpose.builders.common import ensemble_configs
+from hrpose.builders.common import build_model, ensemble_configs
+from hrpose.builders.families import load_predictor
 from hrpose.builders.topdown import build_spec
 from hrpose.config import load_config
 from hrpose.inference.crop_pipeline import stream_crops
@@ -384,12 +385,29 @@ def test_members_have_configs_of_their_own_but_this_test():
         ("a.yaml", "TEST.ENSEMBLE a.yaml: wanted <config>,<weights>.*in a list within quotes"),
         ("nowhere.yaml,a.pth", "TEST.ENSEMBLE nowhere.yaml,a.pth: there is no config file"),
         (f"{CONFIGS / 'quickstart.yaml'},a.pth", "is bottom-up; only top-down networks are"),
+        (
+            f"{CONFIGS / 'topdown' / 'multi_stage_w32x2_256x192.yaml'},a.pth",
+            "dark does not decode its MODEL.CODEC offset; set TEST.SUBPIXEL conv",
+        ),
     ],
 )
 def test_what_is_no_member_is_refused_with_a_cure(named, message):
-    config = load_config(TOP_DOWN, ["TEST.ENSEMBLE", f"['{named}']"])
+    config = load_config(TOP_DOWN, ["TEST.ENSEMBLE", f"['{named}']", "TEST.SUBPIXEL", "dark"])
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         ensemble_configs(config)
+
+
+def test_weights_of_another_network_are_refused_with_how_to_name_it(tmp_path):
+    files = {codec: str(tmp_path / f"{codec}.pth") for codec in ("heatmap", "offset")}
+    small = ["MODEL.WIDTH", "8", "MODEL.BACKBONE.STEM", "8", "DEVICE", "cpu"]
+    for codec, file in files.items():
+        config = load_config(TOP_DOWN, [*small, "MODEL.CODEC", codec])
+        torch.save(build_model(config).state_dict(), file)
+    options = ["TEST.MODEL_FILE", files["heatmap"], "TEST.ENSEMBLE", files["offset"]]
+    with pytest.raises(
+        ValueError, match=r"(?s)offset.pth does not fit.*; in TEST.ENSEMBLE .*<conf"
+    ):
+        load_predictor(load_config(TOP_DOWN, [*small, *options]))
 
 
 def test_drawn_heatmaps_have_no_ensemble():

@@ -16,7 +16,7 @@ from yacs.config import CfgNode
 from hrpose.builders.datasets import build_skeleton
 from hrpose.builders.devices import PRECISIONS
 from hrpose.config.loading import load_config, network_differences
-from hrpose.config.options import TOP_DOWN_MODELS, as_yaml
+from hrpose.config.options import SUBPIXEL_RULES, TOP_DOWN_MODELS, as_yaml
 from hrpose.data.augment import Augment, CutoutConfig, cutout, random_flip
 from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.gpr import GPR, equation_step, reducing_step
@@ -183,29 +183,43 @@ def config_of_network(named: str, kind: str = "") -> CfgNode:
     return load_config(path, ["TEST.MODEL_FILE", weights])
 
 
+def at_option(option: str, error: Exception) -> ValueError | FileNotFoundError:
+    """The error, with its option before the text; its own class may take other arguments."""
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    return kind(f"{option}: {error}")
+
+
 def ensemble_configs(config: CfgNode) -> list[CfgNode]:
     """The configs of TEST.MODEL_FILE and of every network of TEST.ENSEMBLE, all with this TEST.
 
     Errors: ValueError, FileNotFoundError for an entry that names no top-down network
     """
-    return [config, *(_member_config(config, named) for named in config.TEST.ENSEMBLE)]
+    members = [config]
+    for named in config.TEST.ENSEMBLE:
+        try:
+            members.append(_member_config(config, named))
+        except (ValueError, FileNotFoundError) as error:
+            raise at_option(f"TEST.ENSEMBLE {named}", error) from error
+    return members
 
 
 def _member_config(config: CfgNode, named: str) -> CfgNode:
-    member, weights = config.clone(), os.path.expanduser(named)
+    member, weights, test = config.clone(), os.path.expanduser(named), config.TEST.clone()
     if "," in named or named.endswith((".yaml", ".yml")):
-        try:
-            member = config_of_network(named).clone()
-        except (ValueError, FileNotFoundError) as error:
-            cure = "" if "," in named else "; in a list within quotes"
-            raise type(error)(f"TEST.ENSEMBLE {named}: {error}{cure}") from error
+        if "," not in named:
+            raise ValueError("wanted <config>,<weights>, in a list within quotes")
+        member = config_of_network(named).clone()
         weights = member.TEST.MODEL_FILE
     if member.MODEL.NAME not in TOP_DOWN_MODELS:
         raise ValueError(
-            f"TEST.ENSEMBLE {named}: MODEL.NAME is {member.MODEL.NAME}, which is bottom-up; only "
-            "top-down networks are averaged, person by person: leave it out"
+            f"MODEL.NAME is {member.MODEL.NAME}, which is bottom-up; only top-down networks are "
+            "averaged, person by person: leave it out"
         )
-    test = config.TEST.clone()
+    if test.SUBPIXEL not in SUBPIXEL_RULES[member.MODEL.CODEC]:
+        raise ValueError(
+            f"TEST.SUBPIXEL {test.SUBPIXEL} does not decode its MODEL.CODEC {member.MODEL.CODEC}; "
+            "set TEST.SUBPIXEL convention: every network then decodes as its own codec does"
+        )
     test.defrost()
     test.MODEL_FILE = weights
     member.defrost()

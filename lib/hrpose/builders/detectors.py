@@ -17,6 +17,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders import bottomup
 from hrpose.builders.common import (
+    at_option,
     build_inference_model,
     config_of_network,
     keywords,
@@ -89,7 +90,7 @@ def load_detector(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> Detector:
     try:
         detect = DETECTORS[kind](config, build_devices(config, dist)[0], rest)
     except (ValueError, FileNotFoundError) as error:
-        raise type(error)(f"TEST.BOXES {boxes}: {error}") from error
+        raise at_option(f"TEST.BOXES {boxes}", error) from error
     return filter_boxes(detect, **keywords(config.TEST.BOX_FILTER, "MIN_SCORE", "MAX_PER_IMAGE"))
 
 

@@ -43,8 +43,14 @@ def load_predictors(config: CfgNode, dist: DistInfo = SINGLE_PROCESS) -> list[An
 
 def _load_predictors(config: CfgNode, devices: Sequence[torch.device]) -> list[Any]:
     members: list[list[Any]] = [[] for _ in devices]
-    for each in ensemble_configs(config):
-        model = load_model(each)
+    for number, each in enumerate(ensemble_configs(config)):
+        try:
+            model = load_model(each)
+        except ValueError as error:
+            if number:
+                cure = "in TEST.ENSEMBLE networks of other configs are <config>,<weights>"
+                raise ValueError(f"{error}; {cure}") from error
+            raise
         copies = [model, *(copy.deepcopy(model) for _ in devices[1:])]
         for found, device, network in zip(members, devices, copies):
             network = build_inference_model(each, network.to(device))

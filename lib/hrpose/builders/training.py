@@ -10,7 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from yacs.config import CfgNode
 
-from hrpose.builders.common import keywords, pick
+from hrpose.builders.common import keywords
 from hrpose.builders.datasets import Split, read_split
 from hrpose.builders.devices import PRECISIONS, list_devices
 from hrpose.builders.families import family, is_top_down
@@ -107,16 +107,16 @@ def _check_compile(config: CfgNode, devices: list[torch.device], dist: DistInfo)
 
 def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
     options = config.TRAIN
-    make = pick(OPTIMIZERS, options.OPTIMIZER, "TRAIN.OPTIMIZER")
     groups = parameter_groups(model, options.WEIGHT_DECAY)
-    return make(groups, lr=options.LR)
+    return OPTIMIZERS[options.OPTIMIZER](groups, lr=options.LR)
 
 
 def build_schedule(config: CfgNode) -> Schedule:
     options = config.TRAIN
-    schedule = pick(SCHEDULES, options.SCHEDULE, "TRAIN.SCHEDULE")
     restart = keywords(options.RESTART, "PERIOD", "FACTOR")
-    return partial(schedule, **keywords(options, "LR_STEP", "WARMUP", "EPOCHS"), **restart)
+    return partial(
+        SCHEDULES[options.SCHEDULE], **keywords(options, "LR_STEP", "WARMUP", "EPOCHS"), **restart
+    )
 
 
 def describe_cut_period(config: CfgNode) -> str:

@@ -246,7 +246,7 @@ OPTIONS = (
            "Batch size that LR refers to: LR is scaled linearly to BATCH. 0: LR is used as it is."),
     Option("TRAIN.LR", 1e-3, above_0,
            "Learning rate for a batch of BASE_BATCH."),
-    Option("TRAIN.OPTIMIZER", "adam", named,
+    Option("TRAIN.OPTIMIZER", "adam", one_of("adam", "adamw", "sgd"),
            "Optimizer: adam, adamw or sgd."),
     Option("TRAIN.WEIGHT_DECAY", 0.0, not_negative,
            "Weight decay of weights, not of biases and norms. Published: 0 (Adam with 1e-4 ends at "
@@ -259,7 +259,8 @@ OPTIONS = (
     Option("TRAIN.EMA", 0.0, rule(lambda value: 0 <= value < 1, "0 or more and below 1"),
            "Decay per step of an exponential moving average of the weights, which is evaluated "
            "too; 0: none."),
-    Option("TRAIN.SCHEDULE", "multistep", named,
+    Option("TRAIN.SCHEDULE", "multistep",
+           one_of("multistep", "warmup_linear", "cosine", "cosine_restarts", "one_cycle"),
            "Learning rate schedule: multistep, warmup_linear, cosine, cosine_restarts, one_cycle."),
     Option("TRAIN.LR_STEP", (200.0, 260.0), anything,
            "Epochs after which multistep divides the rate by 10."),
@@ -384,14 +385,16 @@ class Dependence(NamedTuple):
     options: tuple[str, ...]
     on: str
     values: tuple[Any, ...]  # that value is one of these, or a list with one of them
+    other: bool = False  # that it is none of these
 
     def holds(self, value: Any) -> bool:
         chosen = value if isinstance(value, tuple) else (value,)
-        return any(each in self.values for each in chosen)
+        return any(each in self.values for each in chosen) != self.other
 
     def refusal(self, key: str, value: Any) -> str:
         """Why `key` is refused beside this value, and the cure."""
         cure = " or ".join(map(as_yaml, self.values))
+        cure = "to another value" if self.other else cure
         change = f"add {cure} to {self.on}" if isinstance(value, tuple) else f"set {self.on} {cure}"
         return (
             f"{key} has no effect beside {self.on} {as_yaml(value)}; {change}, or leave {key} out"
@@ -421,6 +424,12 @@ DEPENDENCES = (
         ),
         "MODEL.NAME",
         TOP_DOWN_MODELS,
+    ),
+    Dependence(
+        ("TEST.BOX_FILTER.MIN_SCORE", "TEST.BOX_FILTER.MAX_PER_IMAGE"),
+        "TEST.BOXES",
+        ("truth",),
+        other=True,
     ),
     Dependence(("MODEL.GPR.ENABLED", "MODEL.GPR.MODE"), "MODEL.NAME", ("pose_hrnet",)),
     Dependence(

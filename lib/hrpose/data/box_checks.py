@@ -61,10 +61,7 @@ def check_box_set(boxes: BoxSet, view: DatasetView) -> list[Finding]:
     every = np.concatenate([np.zeros((0, 4)), *(own.boxes for own in boxes.images.values())])
     sizes = {number: annotated_size(image) or UNKNOWN_SIZE for number, image in view.images.items()}
     size = np.array([sizes[number] for number in numbers]).reshape(-1, 2)
-    low, high = every[:, :2], every[:, 2:]
-    beyond = (np.maximum(low + high - size, -low) > BOX_TOLERANCE).any(1)
-    fits = beyond & (high > low).all(1) & (high <= size + BOX_TOLERANCE).all(1)
-    corners = fits & (fits.sum() > TOO_MANY_CORNERS * len(every))
+    beyond, corners = _are_beyond(every, size), are_corners(every, size)
     fractions = np.full(len(every), bool((every <= 1).all()))
     people = _are_single(view) & _are_covered(boxes, view)
     missed = people & (best_ious(boxes, view) < FITTING_IOU)
@@ -95,6 +92,24 @@ def check_box_set(boxes: BoxSet, view: DatasetView) -> list[Finding]:
                 "and that boxes are x, y, width, height in pixels of the images as annotated"),
     ])
     # fmt: on
+
+
+def are_corners(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(N,) bool: boxes (N, 4) that reach beyond their images, but fit as corners x1, y1, x2, y2.
+
+    None of them where these are few, as boxes of people at a border may be.
+    sizes: (N, 2) width, height of the images
+    """
+    low, high = boxes[:, :2], boxes[:, 2:]
+    inside = (high > low).all(1) & (high <= sizes + BOX_TOLERANCE).all(1)
+    fits = _are_beyond(boxes, sizes) & inside
+    return fits & (fits.sum() > TOO_MANY_CORNERS * len(boxes))
+
+
+def _are_beyond(boxes: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """(N,) bool: boxes that reach beyond their images by more than rounding does"""
+    low, extent = boxes[:, :2], boxes[:, 2:]
+    return (np.maximum(low + extent - sizes, -low) > BOX_TOLERANCE).any(1)
 
 
 def _are_single(view: DatasetView) -> np.ndarray:

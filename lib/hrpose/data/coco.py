@@ -192,7 +192,8 @@ def load_result_list(path: Path, kind: str, field: str, cap: str) -> list[dict[s
         )
     results = read_json(path, "results")
     if not isinstance(results, list):
-        raise ValueError(f"{path} is not a list; COCO's results format is a list of {kind}")
+        cure = "; the labelled ones of annotations are TEST.BOXES truth" * (field == "bbox")
+        raise ValueError(f"{path} is not a list; COCO's results format is a list of {kind}{cure}")
     for number, entry in enumerate(results):
         if not isinstance(entry, dict):
             raise ValueError(

@@ -167,7 +167,7 @@ def import_torchvision() -> tuple[Any, Any]:
     except Exception as error:
         raise ValueError(
             f"the detector needs the torchvision of this torch, {torch.__version__} ({error}); "
-            f"install it: {torchvision_command()}"
+            f"install it as torch was (conda, uv, ...); with pip: {torchvision_command()}"
         ) from error
     return detection, FrozenBatchNorm2d
 

@@ -167,7 +167,7 @@ class WeightInfo(NamedTuple):
     published: bool  # naming scheme of the published files
     prefixes: tuple[str, ...]  # of wrappers, e.g. module.
     dtypes: tuple[str, ...]  # floating-point ones: float32, float16 ...
-    joints: int  # number of joints of the heads; 0: a backbone without heads
+    joints: int  # of the heads, three times as many with offsets; 0: a backbone without heads
 
 
 def inspect_weights(contents: Mapping[str, Any], origin: str) -> WeightInfo:

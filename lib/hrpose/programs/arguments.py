@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from hrpose.config import load_config
+from hrpose.config.loading import BY_KEY
 from hrpose.ops.atomic_io import check_writable
 from hrpose.skeletons import COCO
 
@@ -41,7 +42,11 @@ def _refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> No
     for name in (word.partition("=")[0] for word in words):
         if name.startswith("--") and not any(option.startswith(name) for option in known):
             near = difflib.get_close_matches(name, known, 1)
-            usual = "options of a config are KEY VALUE, e.g. TRAIN.EPOCHS 3"
+            word = name.removeprefix("--").replace("-", "_").upper()
+            same = [f"{key} <value>" for key in BY_KEY if key.rpartition(".")[2] == word]
+            usual = (
+                f"options of a config are KEY VALUE, e.g. {' or '.join(same) or 'TRAIN.EPOCHS 3'}"
+            )
             parser.error(f"there is no {name}; {f'did you mean {near[0]}?' if near else usual}")
 
 

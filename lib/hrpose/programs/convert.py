@@ -42,6 +42,9 @@ PUBLISHED_CONFIGS = {
 }
 """Number of joints of published files -> data set and config."""
 
+MAPS_OF_A_JOINT = {"heatmap": 1, "offset": 3}
+"""MODEL.CODEC -> maps of a head for each joint."""
+
 TOP_DOWN_CONFIG = "configs/topdown/hrnet_w32_256x192.yaml"
 
 KEYS: dict[str, Callable[[Tensors], dict[str, Tensor]]] = {
@@ -123,7 +126,7 @@ def assumptions(source: Source, config: CfgNode) -> list[str]:
     if not info.joints:
         return [*notes, "no heads: written as a backbone, for MODEL.PRETRAINED"]
     if "skeleton" not in contents:
-        notes.append(f"its {info.joints} joints are not named; {_assumed_joints(source, config)}")
+        notes.append(_assumed_joints(source, config))
     if "convention" not in contents:
         notes.append(f"no coordinate convention is stored; {_assumed_convention(source, config)}")
     return notes
@@ -131,15 +134,20 @@ def assumptions(source: Source, config: CfgNode) -> list[str]:
 
 def _assumed_joints(source: Source, config: CfgNode) -> str:
     """The config's joints, if there are as many."""
-    joints, count = build_skeleton(config).joints, source.info.joints
+    joints, count, codec = build_skeleton(config).joints, source.info.joints, config.MODEL.CODEC
     data_set, example = PUBLISHED_CONFIGS.get(count, ("", ""))
-    if len(joints) != count:
+    if count != MAPS_OF_A_JOINT[codec] * len(joints):
         cure = f"use a {data_set} config, e.g. --cfg {example}" if data_set else "use its config"
+        for name, maps in MAPS_OF_A_JOINT.items():
+            if count == maps * len(joints):
+                cure = f"set MODEL.CODEC {name}"
         raise ValueError(
-            f"{source.path} is for {count} joints, the config for {len(joints)}; {cure}"
+            f"{source.path} has {count} maps of joints, the config {len(joints)} joints; {cure}"
         )
-    published = count in PUBLISHED_SKELETONS and joints == PUBLISHED_SKELETONS[count].joints
-    return f"assumed: {data_set if published else ', '.join(joints)}"
+    known = PUBLISHED_SKELETONS.get(len(joints))
+    published = known is not None and joints == known.joints
+    names = PUBLISHED_CONFIGS[len(joints)][0] if published else ", ".join(joints)
+    return f"its {len(joints)} joints are not named; assumed: {names}"
 
 
 def _assumed_convention(source: Source, config: CfgNode) -> str:

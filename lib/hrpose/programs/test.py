@@ -21,8 +21,10 @@ from hrpose.builders.families import (
     load_predictor,
     load_predictors,
 )
+from hrpose.data.box_checks import are_corners
+from hrpose.data.boxes import UNKNOWN_SIZE
 from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
-from hrpose.data.samples import ImageDataset
+from hrpose.data.samples import BoxedImageDataset, ImageDataset
 from hrpose.evaluation.results import RESULT_FIELDS
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import describe_error, encode, read_with_doubts
@@ -104,8 +106,9 @@ class PhotoResults:
         self.files = [RESULTS, CATEGORIES, *([BOXES] if is_top_down(config) else [])]
         self.poses: list[dict[str, Any]] = []
         self.boxes: list[dict[str, Any]] = []
+        self.sizes: list[tuple[int, int]] = []  # (W, H) of the photo of each box
 
-    def add(self, photo: Photo, poses: Poses, *given: np.ndarray) -> None:
+    def add(self, photo: Photo, image: np.ndarray, poses: Poses, *given: np.ndarray) -> None:
         """given: of a top-down network, the boxes (N, 4) and scores (N,) that it was given"""
         found = to_results(photo.image_id, poses, self.category["id"])
         boxes = [dict(zip(("bbox", "score"), pair)) for pair in zip(*(g.tolist() for g in given))]
@@ -118,6 +121,7 @@ class PhotoResults:
         named = {"file_name": photo.name, "source": self.source}
         self.poses += found
         self.boxes += [{**shared, **box, **named} for box in boxes]
+        self.sizes += [(image.shape[1], image.shape[0])] * len(boxes)
 
     def write(self, output: OutputFolder) -> None:
         """All files, of what was found so far."""
@@ -162,15 +166,27 @@ def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> No
             except (ValueError, OSError, MemoryError, cv2.error) as error:
                 broken.append(describe_error(photo.path, error))
                 continue
-            results.add(photo, poses, *given)
+            results.add(photo, image, poses, *given)
     finally:  # what was found before Ctrl-C is kept
         results.write(output)
     count = len(photos) - len(broken)
     print(f"{len(results.poses)} people in {count} images; written to {folder}")
+    warn_of_corners([box["bbox"] for box in results.boxes], results.sizes)
     if doubtful:
         print(f"warning: {len(doubtful)} images may not be what they should:", *doubtful, sep="\n")
     if broken:
         raise ValueError(f"{len(broken)} images have no result:\n" + "\n".join(broken))
+
+
+def warn_of_corners(boxes: Sequence[Any], sizes: Sequence[tuple[float, float]]) -> None:
+    """Print how many boxes (N, 4) seem to be two corners; sizes: (W, H) of the image of each."""
+    corners = are_corners(np.reshape(boxes, (-1, 4)), np.reshape(sizes, (-1, 2)))
+    if corners.any():
+        print(
+            f"warning: {corners.sum()} of {len(boxes)} boxes seem to be two corners: they reach "
+            "beyond their images, and fit as x1, y1, x2, y2; write x2 - x1 and y2 - y1 for the "
+            "last two numbers"
+        )
 
 
 def find_photo_boxes(config: CfgNode, photos: Sequence[Photo]) -> PhotoBoxes:
@@ -208,6 +224,11 @@ def submit(config: CfgNode, images: ImageDataset, folder: Path, split: str) -> N
     listed = parts.build_test_images(config, images.records, images.images)
     if listed.note:
         print(f"boxes: {listed.note}")
+    if isinstance(listed, BoxedImageDataset):
+        sizes = {each.image_id: each.size or UNKNOWN_SIZE for each in images.records}
+        by_image = listed.boxes.images.items()
+        every = [box for _, own in by_image for box in own.boxes]
+        warn_of_corners(every, [sizes[number] for number, own in by_image for _ in own.boxes])
     found = parts.build_predict_all(config, predictors)(listed)
     results: list[dict] = []
     try:

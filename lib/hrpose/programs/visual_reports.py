@@ -98,8 +98,9 @@ def draw_training_batch(
         tiles.append(_draw_sample(batch, i, skeleton))
         for output, target in zip(outputs, targets):
             predicted = overlay_heatmaps(image, _numpy(output.heatmaps[i]))
-            tiles.append(_draw_target(image, target[i], output.stride))
-            tiles.append(titled(predicted, f"prediction 1/{output.stride}"))
+            name = output.name.replace("_", "/")  # 1/4, or of networks in cascade stage1
+            tiles.append(_draw_target(image, target[i], name))
+            tiles.append(titled(predicted, f"prediction {name}"))
             if output.tags is not None:
                 tags = draw_tags(image, _numpy(target[i]), _numpy(output.tags[i]))
                 tiles.append(titled(tags, "tags"))
@@ -127,8 +128,9 @@ def save_samples(config: CfgNode, folder: Path) -> list[str]:
             title += "; dark: no heatmap loss"
         views = [titled(annotated, title)]
         views.append(_draw_sample(batch, i, skeleton))
-        for target, stride in zip(targets, family(config).output_strides(config)):
-            views.append(_draw_target(_image(batch, i), target[i], stride))
+        last = dict(zip(family(config).output_strides(config), targets))  # of each stride
+        for stride, target in last.items():
+            views.append(_draw_target(_image(batch, i), target[i], f"1/{stride}"))
         write(folder / f"sample_{i}.jpg", side_by_side(views))
     return dataset.notes
 
@@ -143,8 +145,8 @@ def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.
     return titled(draw_poses(masked, joints, skeleton), title)
 
 
-def _draw_target(image: np.ndarray, target: Tensor, stride: int) -> np.ndarray:
-    return titled(overlay_heatmaps(image, _numpy(target)), f"target 1/{stride}")
+def _draw_target(image: np.ndarray, target: Tensor, name: str) -> np.ndarray:
+    return titled(overlay_heatmaps(image, _numpy(target)), f"target {name}")
 
 
 def _image(batch: Mapping[str, Tensor], i: int) -> np.ndarray:
