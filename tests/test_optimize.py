@@ -14,6 +14,8 @@ from hrpose.builders.common import build_inference_model, build_model
 from hrpose.config import load_config
 from hrpose.models import optimize
 from hrpose.models.blocks import kaiming_init
+from hrpose.models.higher_hrnet import HigherHRNet
+from hrpose.models.hrnet import HRNet
 from hrpose.models.optimize import Compiled, HalfPrecision
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -31,9 +33,20 @@ def load(*overrides, name="w32_512"):
 
 @functools.cache
 def network(name="w32_512"):
-    """As after a training: statistics that fit, and outputs that differ from cell to cell."""
     torch.manual_seed(0)
-    model = build_model(load(name=name))
+    return settled(build_model(load(name=name)))
+
+
+@functools.cache
+def shallow():
+    """Every kind of layer, few of each: compiling takes a second for every one of them."""
+    torch.manual_seed(0)
+    backbone = HRNet(8, modules=(1, 0, 1), blocks=0, stem=8, bottlenecks=1)
+    return settled(HigherHRNet(backbone, joints=5, dilations=(1,)))
+
+
+def settled(model):
+    """As after a training: statistics that fit, and outputs that differ from cell to cell."""
     kaiming_init(model)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -93,7 +106,7 @@ def test_a_compiled_network_has_the_same_outputs_at_every_size(
     precision, more, programs, record_difference
 ):
     """One program for a single image of whatever size, another for several at once."""
-    model = network()
+    model = shallow()
     optimized = build_inference_model(load(*as_options(precision, compiled=True)), model)
     torch._dynamo.utils.counters.clear()
     for height, width, count in [(320, 320, 1), (320, 384, 1), (448, 320, 1), *more]:
@@ -152,7 +165,7 @@ def test_tags_are_finer_than_the_steps_of_half_precision(precision):
 
 
 def test_an_export_gets_the_layers_themselves():
-    model = Compiled(network(), {})
+    model = Compiled(shallow(), {})
     with torch.no_grad():
         program = torch.export.export(model, (images(),), strict=True)
         assert distance(program.module()(images()), model.network(images())) < 1e-6
