@@ -10,7 +10,8 @@ from hrpose.programs import cli
 
 ROOT = Path(__file__).parents[1]
 TINY = (
-    "MODEL: {WIDTH: 8, BACKBONE: {STEM: 8, MODULES: [1, 1, 1], BLOCKS: 1}, NUM_BASIC_BLOCKS: 0}\n"
+    "MODEL: {WIDTH: 8, BACKBONE: {STEM: 8, BOTTLENECKS: 1, MODULES: [1, 1, 1], BLOCKS: 1}, "
+    "NUM_BASIC_BLOCKS: 0}\n"
 )
 
 TRAIN = """

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from hrpose.builders import common
+from hrpose.models.hrnet import HRNet
 from hrpose.synthetic.dataset import write_synthetic
 
 torch.set_num_threads(1)
@@ -34,6 +36,16 @@ def scenes(tmp_path_factory):
     write_synthetic(folder, "train2017", 12, seed=0)
     write_synthetic(folder, "val2017", 6, seed=1)
     return folder
+
+
+@pytest.fixture
+def shallow(monkeypatch):
+    """Networks with every kind of layer, but fewer than options can ask for.
+
+    For tests in which torch traces networks, which takes it about a tenth of a second a layer.
+    """
+    few = {"modules": (1, 0, 1), "blocks": 0, "bottlenecks": 1}
+    monkeypatch.setattr(common, "HRNet", lambda width, **asked: HRNet(width, **asked | few))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import shlex
 import shutil
 import signal
 import statistics
-import subprocess
 import sys
 import threading
 import time
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 
+import warm_start
 from ablation_runs import ROOT, TRAIN, VALID, Ablations, row_of
 from commands import start, tool
 from hrpose.evaluation.pck import pckh_metrics
@@ -251,7 +251,9 @@ def in_another_process(ablate):
     """The same command, on its way."""
     code = "from hrpose.programs import ablation_runs, cli\nfrom pathlib import Path\n"
     code += f"ablation_runs.TOOLS = Path({str(ablate.folder / 'tools')!r})\ncli.main('ablate')"
-    return subprocess.Popen([sys.executable, "-c", code, *ablate.words()])
+    script = ablate.folder / "ablate.py"
+    script.write_text(code)
+    return warm_start.start(script, *ablate.words(), cwd=ROOT)
 
 
 BEGUN = "import pathlib, sys, time\npathlib.Path(sys.argv[2]).with_name('begun').touch()\n"
@@ -480,7 +482,10 @@ def test_every_table_in_the_documentation_follows_from_its_rows(ablate, monkeypa
 
 TINY = """
 BASE: {base}
-MODEL: {{WIDTH: 8, BACKBONE: {{STEM: 8, BLOCKS: 1}}, NUM_BASIC_BLOCKS: 0}}
+MODEL:
+  WIDTH: 8
+  BACKBONE: {{STEM: 8, BOTTLENECKS: 1, MODULES: [1, 1, 1], BLOCKS: 1}}
+  NUM_BASIC_BLOCKS: 0
 DATASET: {{ROOT: {root}, INPUT_SIZE: 64}}
 TRAIN: {{BATCH: 4, EPOCHS: 3, PRECISION: fp32, VISUALIZE_EVERY: 0}}
 TEST: {{FLIP_TEST: false}}

@@ -22,7 +22,7 @@ from hrpose.models.hrnet import HRNet
 
 def small():
     torch.manual_seed(0)
-    backbone = HRNet(width=8, modules=(1, 2, 2), blocks=2, stem=8, bottlenecks=3)
+    backbone = HRNet(width=8, modules=(1, 2, 1), blocks=1, stem=8, bottlenecks=2)
     model = HigherHRNet(backbone, 5, num_deconvs=2, dilations=(1, 2))
     kaiming_init(model)
     return model

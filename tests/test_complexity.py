@@ -49,6 +49,7 @@ class WithScales(nn.Module):
         return self.network.with_scales(images)
 
 
+@cache
 def network(width=32, joints=17, num_deconvs=1, dilations=(1,) * 4, head=None, swahr=False):
     """A published network; `head` gives each of its heads so many channels instead."""
     with torch.device("meta"):

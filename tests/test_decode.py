@@ -28,8 +28,8 @@ from reference.scenes import Crowd, crowd_maps, noise_maps
 SCENES = 1000
 NAMES = ("nose", "left_ear", "right_ear")
 DOTS = Skeleton(NAMES, (0.05,) * 3, NAMES)
-SHARES = 8
-"""Tests that share the scenes."""
+SHARES, USUAL = 11, 4
+"""Tests that share the scenes, each with all kinds of them, and those of `make test`."""
 
 
 def scene(seed):
@@ -73,8 +73,13 @@ def on_device(heatmaps, tags, skeleton, config=PUBLISHED):
     return score_and_filter(people, scores, skeleton, config)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("share", range(SHARES))
+@pytest.mark.parametrize(
+    "share",
+    [
+        pytest.param(share, marks=pytest.mark.slow if share < USUAL else pytest.mark.long)
+        for share in range(SHARES)
+    ],
+)
 def test_a_thousand_scenes_oracle(share, record_difference):
     people, apart = 0, []
     for seed in range(share, SCENES, SHARES):
@@ -103,7 +108,7 @@ def test_the_device_branch_oracle(monkeypatch):
         return search(heatmaps, tags, joint, *given)
 
     monkeypatch.setattr(decode_on_device, "search_whole_maps", counted)
-    for seed in range(0, SCENES, 9):
+    for seed in range(0, SCENES, 13):  # of all sizes and strides
         heatmaps, tags, skeleton = scene(seed)
         expected = decode(heatmaps, tags, skeleton, config_of(seed))
         for top_cells, counts in searched.items():

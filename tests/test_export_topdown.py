@@ -185,7 +185,7 @@ def test_a_release_is_exported_for_torch(shipped, trained, tmp_path, record_diff
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["onnx", "torch"])
-def test_attention_and_pyramid_are_exported(scenes, tmp_path, kind, record_difference):
+def test_attention_and_pyramid_are_exported(shallow, scenes, tmp_path, kind, record_difference):
     """RAM weighs the branches of each image apart; GPR deconvolves and interpolates."""
     options = [*TINY, "DATASET.ROOT", str(scenes), "DATASET.INPUT_SIZE", "[64,96]"]
     options += ["MODEL.RAM.ENABLED", "true", "MODEL.GPR.ENABLED", "true"]

@@ -17,7 +17,9 @@ pytestmark = pytest.mark.slow
 
 
 def arguments(scenes, output, *more):
-    return ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", scenes, "OUTPUT_DIR", output, *more]
+    seldom = ["TRAIN.VALIDATE_EVERY", "6"]  # it takes longer than an epoch
+    place = ["DATASET.ROOT", scenes, "OUTPUT_DIR", output]
+    return ["--cfg", QUICKSTART, *SMALL, *seldom, *place, *more]
 
 
 def run_folder(output):
@@ -114,9 +116,9 @@ def test_an_output_that_cannot_be_written_is_named(scenes, tmp_path):
 
 
 def test_two_runs_never_share_a_folder(scenes, tmp_path):
-    command = arguments(scenes, tmp_path, "TRAIN.EPOCHS", "50", "TRAIN.VALIDATE_EVERY", "0")
+    command = arguments(scenes, tmp_path, "TRAIN.EPOCHS", "500", "TRAIN.VALIDATE_EVERY", "0")
     first = start("train", *command)
-    read_until(first, "epoch 2/50")  # there is a checkpoint now
+    read_until(first, "epoch 2/500")  # there is a checkpoint now
     folder = run_folder(tmp_path)
     printed = run("train", *command, "TRAIN.RESUME", folder, status=2)
     assert f"another process is working in {folder}" in printed
@@ -130,7 +132,8 @@ def test_two_runs_never_share_a_folder(scenes, tmp_path):
 
 def test_a_run_whose_workers_outlive_it_is_continued_at_once(scenes, tmp_path):
     """Killed alone, as by the system when memory is short: its workers notice seconds later."""
-    command = arguments(scenes, tmp_path, "TRAIN.EPOCHS", "12", "WORKERS", "2")
+    more = ["TRAIN.EPOCHS", "6", "WORKERS", "2", "TRAIN.VALIDATE_EVERY", "1"]
+    command = arguments(scenes, tmp_path, *more)
     first = start("train", *command)
     read_until(first, "epoch 1, val")
     first.kill()

@@ -20,12 +20,13 @@ OPTIONS = (
     "TRAIN.SCHEDULE cosine WORKERS 1 TRAIN.SAVE.STEPS 2 PRINT_FREQ 5 TRAIN.VALIDATE_EVERY 20 "
     "TRAIN.VISUALIZE_EVERY 50"
 )
+BRIEF = "TRAIN.EPOCHS 20 MODEL.BACKBONE.BOTTLENECKS 1 MODEL.BACKBONE.MODULES [1,1,1]"
 SINGLE_PROCESS, SHARED = (), TORCHRUN
 
 
-def arguments(scenes, output, epochs):
-    place = ["DATASET.ROOT", scenes, "OUTPUT_DIR", output, "TRAIN.EPOCHS", epochs]
-    return ["--cfg", QUICKSTART, *OPTIONS.split(), *place]
+def arguments(scenes, output, length):
+    place = ["DATASET.ROOT", scenes, "OUTPUT_DIR", output]
+    return ["--cfg", QUICKSTART, *OPTIONS.split(), *place, *length.split()]
 
 
 def saved_step(output):
@@ -55,11 +56,11 @@ def kill(process, launch, output, rng, seconds):
     return printed + process.communicate(timeout=60)[0]
 
 
-def killed_until_done(launch, scenes, output, epochs, kills, seconds):
+def killed_until_done(launch, scenes, output, length, kills, seconds):
     """Kill the run so many times, each at most so many seconds after it began to train."""
     rng, kept = random.Random(kills), 0
     for number in range(kills + 1):
-        process = start("train", *arguments(scenes, output, epochs), launch=launch)
+        process = start("train", *arguments(scenes, output, length), launch=launch)
         last = number == kills
         printed = process.communicate()[0] if last else kill(process, launch, output, rng, seconds)
         assert not last or process.returncode == 0, printed
@@ -115,19 +116,25 @@ def compare(whole, killed, launch):
 
 
 @pytest.mark.parametrize(
-    "launch, epochs, kills, seconds",
+    "launch, length, kills, seconds",
     [
-        pytest.param(SINGLE_PROCESS, 20, 2, 1, id="alone", marks=pytest.mark.slow),
-        pytest.param(SHARED, 20, 1, 1, id="shared", marks=pytest.mark.slow),
-        pytest.param(SINGLE_PROCESS, 200, 20, 1.5, id="alone, 20 kills", marks=pytest.mark.long),
-        pytest.param(SHARED, 100, 5, 2, id="shared, 5 kills", marks=pytest.mark.long),
+        pytest.param(SINGLE_PROCESS, BRIEF, 2, 1, id="alone", marks=pytest.mark.slow),
+        pytest.param(SHARED, BRIEF, 1, 1, id="shared", marks=pytest.mark.slow),
+        pytest.param(
+            *(SINGLE_PROCESS, "TRAIN.EPOCHS 200", 20, 1.5),
+            id="alone, 20 kills",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            *(SHARED, "TRAIN.EPOCHS 100", 5, 2), id="shared, 5 kills", marks=pytest.mark.long
+        ),
     ],
 )
-def test_killed_and_started_again_nothing_is_lost(scenes, tmp_path, launch, epochs, kills, seconds):
-    undisturbed = arguments(scenes, tmp_path / "whole", epochs)
+def test_killed_and_started_again_nothing_is_lost(scenes, tmp_path, launch, length, kills, seconds):
+    undisturbed = arguments(scenes, tmp_path / "whole", length)
     if launch:
         tool("train", *undisturbed, launch=launch, minutes=60)
     else:
         run("train", *undisturbed)
-    killed_until_done(launch, scenes, tmp_path / "killed", epochs, kills, seconds)
+    killed_until_done(launch, scenes, tmp_path / "killed", length, kills, seconds)
     compare(outcome(tmp_path / "whole"), outcome(tmp_path / "killed"), launch)

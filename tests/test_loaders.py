@@ -1,5 +1,6 @@
 """Batches: contents, order, and independence of the number of workers and ranks."""
 
+import gc
 import multiprocessing
 import os
 import pickle
@@ -10,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from torch.utils.data import dataloader
 
 from hrpose.data.augment import CropConfig, random_affine, random_flip
 from hrpose.data.coco import ImageAnnotation, ImageFiles
@@ -169,6 +171,16 @@ def test_a_small_set_is_shared_equally_too():
 # What goes wrong in a worker --------------------------------------------------------------------
 
 
+@pytest.fixture
+def hasty(monkeypatch):
+    """Torch waits for 5 s at a time, before it asks whether a worker lives, and for its end."""
+    monkeypatch.setattr(dataloader._utils, "MP_STATUS_CHECK_INTERVAL", 0.3)
+    iterator = dataloader._MultiProcessingDataLoaderIter
+    monkeypatch.setattr(iterator._try_get_data, "__defaults__", (0.3,))
+    yield
+    gc.collect()  # what a failed epoch leaves ends its workers
+
+
 def broken_loader(dataset, fail, workers):
     """A loader of which reading image 7 fails."""
 
@@ -186,13 +198,13 @@ def refuse():
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_workers_error_names_what_was_wrong_and_no_more(dataset, workers):
+def test_a_workers_error_names_what_was_wrong_and_no_more(hasty, dataset, workers):
     with pytest.raises(ValueError) as error:
         [*epoch(broken_loader(dataset, refuse, workers), 0)]
     assert str(error.value) == "7.png is not a readable image"
 
 
-def test_an_error_that_names_no_image_gets_its_name(dataset):
+def test_an_error_that_names_no_image_gets_its_name(hasty, dataset):
     def fail():
         raise IndexError("out of range")
 
@@ -204,7 +216,7 @@ def test_workers_may_be_given_the_data_set_by_pickle(dataset):
     assert len(pickle.loads(pickle.dumps(dataset))) == len(dataset)
 
 
-def test_a_worker_that_dies_names_its_image(dataset):
+def test_a_worker_that_dies_names_its_image(hasty, dataset):
     def die():
         os.kill(os.getpid(), signal.SIGKILL)
 
@@ -212,7 +224,7 @@ def test_a_worker_that_dies_names_its_image(dataset):
         [*epoch(broken_loader(dataset, die, 2), 0)]
 
 
-def test_without_shared_memory_the_error_names_how_to_get_some(dataset, monkeypatch):
+def test_without_shared_memory_the_error_names_how_to_get_some(hasty, dataset, monkeypatch):
     """Found by torch before it writes, or by the system when it does."""
 
     def refused(tensor):

@@ -502,7 +502,7 @@ def test_the_last_network_is_decoded(flip, codec):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", FORMATS)
-def test_the_last_network_is_exported(tmp_path, kind):
+def test_the_last_network_is_exported(shallow, tmp_path, kind):
     options = [*SMALL, "MODEL.BACKBONE.MODULES", "[1,1,1]", "MODEL.STAGES.WIDTHS", "6"]
     options += ["MODEL.CODEC", "heatmap"]
     config = load_config(CONFIG, options)

@@ -14,6 +14,8 @@ from hrpose.builders.common import build_inference_model, build_model
 from hrpose.config import load_config
 from hrpose.models import optimize
 from hrpose.models.blocks import kaiming_init
+from hrpose.models.higher_hrnet import HigherHRNet
+from hrpose.models.hrnet import HRNet
 from hrpose.models.optimize import Compiled, HalfPrecision
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -31,9 +33,20 @@ def load(*overrides, name="w32_512"):
 
 @functools.cache
 def network(name="w32_512"):
-    """As after a training: statistics that fit, and outputs that differ from cell to cell."""
     torch.manual_seed(0)
-    model = build_model(load(name=name))
+    return settled(build_model(load(name=name)))
+
+
+@functools.cache
+def shallow():
+    """Every kind of layer, few of each: compiling takes a second or more for every one of them."""
+    torch.manual_seed(0)
+    backbone = HRNet(8, modules=(0, 0, 1), blocks=0, stem=8, bottlenecks=1)
+    return settled(HigherHRNet(backbone, joints=5, dilations=(1,)))
+
+
+def settled(model):
+    """As after a training: statistics that fit, and outputs that differ from cell to cell."""
     kaiming_init(model)
     for layer in model.modules():
         if isinstance(layer, nn.BatchNorm2d):
@@ -83,25 +96,48 @@ def test_every_precision_has_the_same_outputs(name, precision, record_difference
     assert 0 < away <= BOUNDS[precision]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("precision", "more", "programs"),
-    [("fp32", [(320, 320, 2), (320, 384, 3)], 2), ("bf16", [], 1)],
+SINGLE, SEVERAL = (
+    [(320, 320, 1), (320, 384, 1), (448, 320, 1)],
+    [(320, 320, 2), (320, 384, 3), (448, 320, 2)],
 )
-@torch.inference_mode()
-def test_a_compiled_network_has_the_same_outputs_at_every_size(
-    precision, more, programs, record_difference
-):
-    """One program for a single image of whatever size, another for several at once."""
-    model = network()
-    optimized = build_inference_model(load(*as_options(precision, compiled=True)), model)
+"""Heights and widths of images, and how many at once."""
+
+
+def programs_of(optimized, sizes, check):
+    """How many programs images of these sizes take; `check` sees each with its outputs."""
     torch._dynamo.utils.counters.clear()
-    for height, width, count in [(320, 320, 1), (320, 384, 1), (448, 320, 1), *more]:
+    for height, width, count in sizes:
         pixels = images(height, width, count)
-        away = distance(optimized(pixels), model(pixels))
+        check(pixels, optimized(pixels))
+    return torch._dynamo.utils.counters["stats"]["unique_graphs"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("precision", "sizes"), [("fp32", SEVERAL), ("bf16", SINGLE)])
+@torch.inference_mode()
+def test_a_compiled_network_has_the_same_outputs_at_every_size(precision, sizes, record_difference):
+    model = shallow()
+    optimized = build_inference_model(load(*as_options(precision, compiled=True)), model)
+
+    def check(pixels, outputs):
+        away = distance(outputs, model(pixels))
         record_difference(f"forward at test, {precision}, compiled: of the range", away)
         assert away <= BOUNDS[precision]
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == programs
+
+    assert programs_of(optimized, sizes, check) == 1
+
+
+@torch.inference_mode()
+def test_single_images_have_one_program_and_several_another(monkeypatch):
+    """Traced as to be compiled, then run as they are."""
+    traced = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda call, options: traced(call, backend="eager"))
+    optimized = build_inference_model(load(*as_options(compiled=True)), shallow())
+
+    def check(pixels, outputs):
+        assert distance(outputs, shallow()(pixels)) <= BOUNDS["fp32"]
+
+    assert programs_of(optimized, SINGLE + SEVERAL, check) == 2
 
 
 # What a network must be -------------------------------------------------------------------------
@@ -152,7 +188,7 @@ def test_tags_are_finer_than_the_steps_of_half_precision(precision):
 
 
 def test_an_export_gets_the_layers_themselves():
-    model = Compiled(network(), {})
+    model = Compiled(shallow(), {})
     with torch.no_grad():
         program = torch.export.export(model, (images(),), strict=True)
         assert distance(program.module()(images()), model.network(images())) < 1e-6

@@ -1,6 +1,7 @@
 """Every option has a meaning and a reader; every YAML in configs/ makes a network."""
 
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -18,10 +19,11 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = shipped_configs()
 SMALL = [
     *("MODEL.WIDTH", "8", "MODEL.BACKBONE.STEM", "8", "MODEL.BACKBONE.BLOCKS", "1"),
-    *("MODEL.BACKBONE.MODULES", "[1,1,1]"),
+    *("MODEL.BACKBONE.MODULES", "[1,1,1]", "MODEL.BACKBONE.BOTTLENECKS", "1"),
 ]
 
 
+@cache
 def readers() -> str:
     builders = (ROOT / "lib/hrpose/builders").glob("*.py")
     presets = ROOT / "lib/hrpose/config/loading.py"  # they stand before everything else

@@ -98,10 +98,10 @@ def test_the_same_seed_ends_in_the_same_weights(trained, tmp_path):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])  # SIGTERM: test_faults.py
 def test_a_stopped_run_keeps_a_checkpoint_and_the_same_command_continues(trained, tmp_path, number):
     _, options = trained
-    longer = [*options, "TRAIN.EPOCHS", "20", "OUTPUT_DIR", str(tmp_path)]
+    longer = [*options, "TRAIN.EPOCHS", "10", "OUTPUT_DIR", str(tmp_path)]
     longer += ["TRAIN.VALIDATE_EVERY", "0", "TRAIN.VISUALIZE_EVERY", "0"]
     process = start("train", "--cfg", QUICKSTART, *longer)
-    printed = read_until(process, "epoch 1/20")
+    printed = read_until(process, "epoch 1/10")
     os.kill(process.pid, number)
     printed += process.communicate(timeout=120)[0]
     assert process.returncode == 128 + number, printed

@@ -3,7 +3,6 @@
 import os
 import signal
 import socket
-import sys
 
 import pytest
 
@@ -19,11 +18,11 @@ if [ "$1" = show ]; then echo localhost; else echo "$@" >> "$CALLS"; fi
 """
 
 
-def submit(tmp_path, arguments, python=None):
+def submit(tmp_path, arguments):
     """The script in a job of one machine with two tasks, run by bash as Slurm would."""
     commands = tmp_path / "bin"
     commands.mkdir(exist_ok=True)
-    python = f'#!/bin/sh\nexec "{python or warm_start.interpreter().python}" "$@"\n'
+    python = f'#!/bin/sh\nexec "{warm_start.interpreter().python}" "$@"\n'
     for name, text in {"srun": SRUN, "scontrol": SCONTROL, "python": python}.items():
         (commands / name).write_text(text)
         (commands / name).chmod(0o755)
@@ -87,7 +86,7 @@ def test_a_job_that_is_done_as_its_time_is_up_is_not_queued_again(scenes, tmp_pa
 @pytest.mark.slow
 def test_a_failed_job_names_its_error_and_is_not_queued_again(scenes, tmp_path):
     arguments = ["--cfg", QUICKSTART, *SMALL, "DATASET.ROOT", tmp_path / "nowhere"]
-    job = submit(tmp_path, [*arguments, "OUTPUT_DIR", tmp_path], python=sys.executable)
+    job = submit(tmp_path, [*arguments, "OUTPUT_DIR", tmp_path])
     printed = job.communicate(timeout=120)[0]
     assert job.returncode == 1 and "no annotations at" in printed
     assert not (tmp_path / "scontrol.log").exists()

@@ -64,10 +64,10 @@ def _heatmaps(joints, size, stride, noise, rng):
     """(1, K, H / stride, W / stride)"""
     shape = (size[0] // stride, size[1] // stride)
     maps = rng.normal(0, noise, (joints.shape[1], *shape)).astype(np.float32)
-    for person in joints:
-        cells = np.concatenate([person[:, :2] / stride, person[:, 2:3]], -1)
-        drawn = draw_gaussians(cells[None, None], shape, 2.0)[0].astype(np.float32)
-        maps = np.maximum(maps, drawn * person[:, 2, None, None])
+    if len(joints):
+        cells = np.concatenate([joints[..., :2] / stride, joints[..., 2:3]], -1)
+        drawn = draw_gaussians(cells[None], shape, 2.0, heights=joints[None, ..., 2])[0]
+        maps = np.maximum(maps, drawn.astype(np.float32))
     return torch.from_numpy(maps)[None]
 
 

@@ -5,10 +5,11 @@ import math
 import numpy as np
 
 
-def draw_gaussians(joints, size, sigma, scales=None, convention="higherhrnet"):
+def draw_gaussians(joints, size, sigma, scales=None, convention="higherhrnet", heights=None):
     """Heatmaps (B, K, H, W) of joints (B, N, K, 3) in cells, float64; of overlaps the maximum.
 
     scales: (B, N) s; a person's Gaussians to the power of 1 / s (SWAHR, equation 6)
+    heights: (B, N, K) float32, by which Gaussians in float32 are multiplied
     """
     radius = patch_radius(sigma, convention)
     reach = np.arange(-radius, radius + 1)
@@ -29,6 +30,8 @@ def draw_gaussians(joints, size, sigma, scales=None, convention="higherhrnet"):
         part = patch[top + down : bottom + down, left + across : right + across]
         if scales is not None:
             part = part ** (1 / float(scales[b][n]))
+        if heights is not None:
+            part = part.astype(np.float32) * heights[b, n, k]
         maps[b, k, top:bottom, left:right] = np.maximum(maps[b, k, top:bottom, left:right], part)
     return maps
 

@@ -8,7 +8,7 @@ import math
 import os
 import re
 from collections.abc import Collection, Iterator, Sequence
-from functools import reduce
+from functools import lru_cache, reduce
 from operator import getitem
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -211,6 +211,7 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     return inherited + [entry for entry in written if entry.key != "BASE"]
 
 
+@lru_cache(maxsize=128)  # many files have the same BASE
 def _parse(text: str | bytes, path: Path) -> yaml.Node | None:
     try:
         root = yaml.compose(text, Loader=_Loader)

@@ -164,6 +164,8 @@ def normal_init(model: nn.Module) -> None:
 
     This is far too small to train a whole network from scratch: see `kaiming_init`.
     """
+    if next(model.parameters()).is_meta:  # no numbers, and slow
+        return
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
             nn.init.normal_(layer.weight, std=INIT_STD)
@@ -181,6 +183,8 @@ def kaiming_init(model: nn.Module) -> None:
     Source: He et al., ICCV 2015, equation 10.
     """
     normal_init(model)
+    if next(model.parameters()).is_meta:
+        return
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and layer.bias is None:
             nn.init.normal_(layer.weight, std=math.sqrt(2 / _fan_in(layer)))
