@@ -1,4 +1,4 @@
-"""AI Challenger's score person by person, as the challenge defines it, on files of its own format."""
+"""AI Challenger's score person by person, as the challenge defines it, on files of its format."""
 
 import math
 

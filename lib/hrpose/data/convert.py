@@ -65,11 +65,15 @@ def merge_annotations(first: Mapping[str, Any], second: Mapping[str, Any]) -> Me
     )
     for field in ("id", "file_name"):
         twice = _repeated(image[field] for image in images)
-        refuse_entries(twice, f"images with a repeated {field}", "are the splits two copies of one?")
+        refuse_entries(
+            twice, f"images with a repeated {field}", "are the splits two copies of one?"
+        )
     for part in parts:
         known = {image["id"] for image in part["images"]}
         strays = [a.get("id") for a in part["annotations"] if a.get("image_id") not in known]
-        refuse_entries(strays, "annotations of images that are not listed", "download the file again")
+        refuse_entries(
+            strays, "annotations of images that are not listed", "download the file again"
+        )
     collided = bool(_repeated(annotation.get("id") for annotation in annotations))
     if collided:
         annotations = [{**a, "id": number} for number, a in enumerate(annotations, 1)]
@@ -90,7 +94,9 @@ def with_decoded_sizes(
     broken = [f"{i['file_name']} ({info.problem})" for i, info in images if info.problem]
     refuse_entries(broken, "image files cannot be used", "add the files, or download them again")
     odd = [image["file_name"] for image, info in images if is_resized(image, info)]
-    refuse_entries(odd, "images differ in size from the annotated one", "use the images that were annotated")
+    refuse_entries(
+        odd, "images differ in size from the annotated one", "use the images that were annotated"
+    )
     sized = [{**image, **dict(zip(("width", "height"), info.size))} for image, info in images]
     swapped = sum(is_swapped(image, info) for image, info in images)
     return merged._replace(truth={**merged.truth, "images": sized}, swapped=swapped)
@@ -141,7 +147,9 @@ def mpii_annotations(
     joints = np.dstack([_numbers(people, "joints", (16, 2)) - 1,
                         2 * (_numbers(people, "joints_vis", (16,)) > 0)])  # fmt: skip
     scales = _numbers(people, "scale", ())  # (N,)
-    refuse_entries(np.flatnonzero(scales <= 0).tolist(), "people whose scale is not above 0", MPII_CURE)
+    refuse_entries(
+        np.flatnonzero(scales <= 0).tolist(), "people whose scale is not above 0", MPII_CURE
+    )
     centres = _numbers(people, "center", (2,)) - 1 + np.outer(scales, [0, MPII_LOWERED])
     sides = np.repeat(MPII_SIDE * scales[:, None], 2, axis=1)  # (N, 2)
     boxes = np.hstack([centres - sides / 2, sides])

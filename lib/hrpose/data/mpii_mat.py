@@ -1,7 +1,8 @@
 """MPII's official annotations, mpii_human_pose_v1_u12_1.mat: people as `convert` takes them.
 
-RELEASE has annolist, of every image: image.name and annorect, people with x1, y1, x2, y2 (head box),
-scale, objpos and annopoints.point (id, x, y, is_visible), and img_train. Pixels count from 1.
+RELEASE has annolist, of every image: image.name and annorect, people with x1, y1, x2, y2 (of the
+head box), scale, objpos and annopoints.point (id, x, y, is_visible); and img_train. Pixels count
+from 1.
 Source: Andriluka et al., 2D Human Pose Estimation, CVPR 2014; http://human-pose.mpi-inf.mpg.de.
 """
 
@@ -77,7 +78,7 @@ def _each(value: Any) -> list[dict[str, Any]]:
 
 
 def _what_lacks(person: dict[str, Any]) -> str:
-    """The first of the needed fields that is absent or empty, in words; nothing if all are there."""
+    """The first of the needed fields that is absent or empty, in words; "" if all are there."""
     points, place = person.get("annopoints"), person.get("objpos")
     if not isinstance(points, dict) or not _each(points.get("point", ())):
         return "joints"
@@ -87,7 +88,7 @@ def _what_lacks(person: dict[str, Any]) -> str:
 
 
 def _plain(image: str, person: dict[str, Any]) -> dict[str, Any]:
-    """A person as MPII's annot/*.json have it, with `truth` (16, 3) from 0 and `head`, 4 numbers."""
+    """A person as in MPII's annot/*.json, with `truth` (16, 3) from 0 and `head`, 4 numbers."""
     truth = np.zeros((len(MPII.joints), 3))
     for point in _each(person["annopoints"]["point"]):
         seen = point.get("is_visible", ())

@@ -64,8 +64,8 @@ def aic_metrics(pair: Comparison) -> dict[str, float]:
         labelled += len(people)
         count += max(len(people), len(poses))
         boxes = np.array([person["bbox"] for person in people], float).reshape(-1, 4)
-        joints = [joints_array(each, len(pair.sigmas)) for each in (people, poses)]
-        best = best_visible_oks(*joints, boxes, pair.sigmas)
+        truth, found = (joints_array(each, len(pair.sigmas)) for each in (people, poses))
+        best = best_visible_oks(truth, found, boxes, pair.sigmas)
         hits += (best[:, None] > THRESHOLDS).sum(axis=0)
     shares = hits / max(count, 1) if labelled else np.full(len(THRESHOLDS), -1.0)
     own = {

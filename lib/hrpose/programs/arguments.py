@@ -219,7 +219,7 @@ def _convert_data() -> argparse.ArgumentParser:
     add(
         "--images",
         type=user_path,
-        help="folder or archive of the images: each is looked for, and its width and height are "
+        help="folder or archive of the images: each must be there, and its width and height are "
         "written",
     )
     add(

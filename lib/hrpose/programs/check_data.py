@@ -25,7 +25,6 @@ from hrpose.builders.datasets import (
 from hrpose.data.box_checks import box_statistics, check_box_set
 from hrpose.data.boxes import read_boxes
 from hrpose.data.coco import (
-    ImageFiles,
     load_annotations,
     person_category,
     select_images,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import os
 from collections import Counter
-from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +86,7 @@ def convert_mpii(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         people, ground_truth, left_out = read_mpii_release(path)
         notes = [f"left out: {count} {what}" for what, count in left_out.items()]
         return mpii_annotations(people, ground_truth), notes
-    people = read_entries(path, "people, as MPII's annot/*.json are")
+    people = read_json_list(path, "people, as MPII's annot/*.json are")
     if people and not any("joints" in each for each in people):
         raise ValueError(
             f"{path} has no joints: those of MPII's test split are not public; "
@@ -100,7 +99,7 @@ def convert_mpii(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return mpii_annotations(people, read_mpii_truth(known.ground_truth)), []
 
 
-def read_entries(path: Path, what: str) -> list[dict[str, Any]]:
+def read_json_list(path: Path, what: str) -> list[dict[str, Any]]:
     """A JSON file that is a list of objects. Errors: ValueError, with the path, for others."""
     entries = read_json(path, "annotations")
     if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
@@ -110,26 +109,24 @@ def read_entries(path: Path, what: str) -> list[dict[str, Any]]:
 
 def convert_aic(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Likewise, of AI Challenger."""
-    entries = read_entries(known.annotations[0], "images, as AI Challenger's annotations are")
+    entries = read_json_list(known.annotations[0], "images, as AI Challenger's annotations are")
     return aic_annotations(entries), []
 
 
 def convert_crowdpose(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Likewise, of one or more splits of CrowdPose, which become one."""
-    parts = [MergedAnnotations(load_annotations(path)) for path in known.annotations]
-    merged = reduce(_merge_two, parts)
-    notes = [f"annotations renumbered, as ids collided: {merged.renumbered}"]
+    truth, *others = map(load_annotations, known.annotations)
+    renumbered = 0
+    for other in others:
+        merged = merge_annotations(truth, other)
+        truth, renumbered = merged.truth, renumbered + merged.renumbered
+    notes = [f"annotations renumbered, as ids collided: {renumbered}"]
     if not known.images:
         notes.append(
             "sizes are those of the annotations; some copies have width and height swapped, which "
             "--images corrects"
         )
-    return with_limbs(merged.truth, CROWDPOSE), notes
-
-
-def _merge_two(first: MergedAnnotations, second: MergedAnnotations) -> MergedAnnotations:
-    merged = merge_annotations(first.truth, second.truth)
-    return merged._replace(renumbered=merged.renumbered + first.renumbered)
+    return with_limbs(truth, CROWDPOSE), notes
 
 
 def convert_ochuman(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
