@@ -108,6 +108,30 @@ def category_of(skeleton: Skeleton) -> dict[str, Any]:
     return {"id": PERSON, "name": "person", "keypoints": [*skeleton.joints], "skeleton": limbs}
 
 
+def person_entries(
+    image_ids: Sequence[int],
+    joints: np.ndarray,
+    boxes: np.ndarray,
+    more: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Entries of COCO's `annotations`, numbered from 1; the area is BOX_FILL of the box's.
+
+    joints: (N, K, 3) x, y, visibility, of which those of visibility 0 become 0, 0, 0
+    boxes: (N, 4) x, y, width, height   more: N dicts of further fields
+    """
+    joints = np.where(joints[..., 2:] > 0, joints, 0)
+    counts = (joints[..., 2] > 0).sum(axis=1).tolist()
+    areas = (BOX_FILL * boxes[:, 2] * boxes[:, 3]).tolist()
+    flat = joints.reshape(len(joints), 3 * joints.shape[1]).tolist()
+    rows = zip(image_ids, flat, counts, boxes.tolist(), areas)
+    fields = ("image_id", "keypoints", "num_keypoints", "bbox", "area")
+    same = {"category_id": PERSON, "iscrowd": 0}
+    return [
+        {"id": number, **dict(zip(fields, row)), **same, **own}
+        for number, (row, own) in enumerate(zip(rows, more), 1)
+    ]
+
+
 def with_limbs(truth: Mapping[str, Any], skeleton: Skeleton) -> dict[str, Any]:
     """COCO annotations of a built-in skeleton with its limbs: CrowdPose's files have COCO's.
 
@@ -158,24 +182,8 @@ def mpii_annotations(
         _refuse_other_people(joints, ground_truth[0])
         joints = ground_truth[0]
         heads = [{"head_size": size} for size in ground_truth[1].tolist()]
-    joints = np.where(joints[..., 2:] > 0, joints, 0)
     ids = {name: number for number, name in enumerate(dict.fromkeys(files), 1)}
-    annotations = [
-        {
-            "id": number,
-            "image_id": ids[name],
-            "category_id": PERSON,
-            "keypoints": own.ravel().tolist(),
-            "num_keypoints": int((own[:, 2] > 0).sum()),
-            "bbox": box,
-            "area": BOX_FILL * box[2] * box[3],
-            "iscrowd": 0,
-            **head,
-        }
-        for number, (name, own, box, head) in enumerate(
-            zip(files, joints, boxes.tolist(), heads), 1
-        )
-    ]
+    annotations = person_entries([ids[name] for name in files], joints, boxes, heads)
     images = [{"id": number, "file_name": name} for name, number in ids.items()]
     return {"images": images, "annotations": annotations, "categories": [category_of(MPII)]}
 

@@ -13,10 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.data.convert import category_of, refuse_entries
-from hrpose.ops.oks import BOX_FILL
+from hrpose.data.convert import category_of, person_entries, refuse_entries
 from hrpose.skeletons import AIC
-from hrpose.structures import PERSON
 
 COCO_VISIBILITY = np.array([0, 2, 1, 0])
 """By AI Challenger's: 1 visible, 2 labelled but hidden, 3 not labelled; it has no 0."""
@@ -58,22 +56,9 @@ def aic_annotations(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         f"{AIC_CURE}; x, y, width, height are no corners",
     )
     joints[..., 2] = COCO_VISIBILITY[joints[..., 2].astype(int)]
-    joints = np.where(joints[..., 2:] > 0, joints, 0)
     boxes = np.hstack([corners[:, :2], corners[:, 2:] - corners[:, :2]])
-    annotations = [
-        {
-            "id": number,
-            "image_id": at + 1,
-            "category_id": PERSON,
-            "keypoints": own.ravel().tolist(),
-            "num_keypoints": int((own[:, 2] > 0).sum()),
-            "bbox": box,
-            "area": BOX_FILL * box[2] * box[3],
-            "iscrowd": 0,
-            "human": human,
-        }
-        for number, ((at, human, *_), own, box) in enumerate(zip(people, joints, boxes.tolist()), 1)
-    ]
+    more = [{"human": human} for _, human, *_ in people]
+    annotations = person_entries([n + 1 for n, *_ in people], joints, boxes, more)
     images = [
         {"id": n, "file_name": f"{name}.jpg"} | ({"url": entry["url"]} if "url" in entry else {})
         for n, (name, entry) in enumerate(zip(names, entries), 1)
