@@ -14,8 +14,10 @@ from hrpose.data.coco import load_annotations
 from hrpose.data.convert_aic import aic_annotations
 from hrpose.evaluation.aic import AICEvaluator, best_visible_oks
 from hrpose.evaluation.coco import KeypointEvaluator, format_table
+from hrpose.programs.ablation_tables import reported_metrics
 from hrpose.skeletons import AIC, COCO, from_category
 from reference.aic import SIGMAS
+from reference.aic import oks as plain_oks
 from reference.aic import score as plain_score
 
 SAMPLE = Path(__file__).parents[1].parent / "shared" / "data" / "samples" / "aic"
@@ -113,6 +115,31 @@ def test_it_counts_as_a_plain_loop(seed):
     expected = plain_score(labels, found)
     assert own(score(labels, found)) == pytest.approx(expected, abs=1e-12)
     assert 0 < expected[0] < 0.9
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_every_oks_is_that_of_the_formula(seed):
+    """Also where the box is so small that its area + 1 is not its area."""
+    rng = np.random.default_rng(seed)
+    labels, poses = rng.integers(0, 9, (2, 5, K, 3)).astype(float)
+    labels[..., 2] = rng.integers(1, 4, (5, K))
+    labels[0, :, 2] = 2
+    corners = np.hstack(
+        [np.zeros((5, 2)), rng.integers(0, 40, (5, 2)) * (np.arange(5) > 1)[:, None]]
+    )
+    ours = labels.copy()
+    ours[..., 2] = np.array([0, 2, 1, 0])[labels[..., 2].astype(int)]
+    found = best_visible_oks(ours, poses, corners, SIGMAS)
+    pairs = list(zip(labels.reshape(5, -1).tolist(), corners.tolist()))
+    flat = poses.reshape(5, -1).tolist()
+    expected = [max(plain_oks(truth, box, pose) for pose in flat) for truth, box in pairs]
+    assert found == pytest.approx(expected, abs=1e-12)
+    assert found[0] == 0 and 0 < found[1] < 1
+
+
+def test_tables_of_ablations_show_metrics_that_there_are():
+    assert {*reported_metrics("aic")} < {*score([one_person()], [])}
+    assert reported_metrics("aic")[0] == AICEvaluator.primary
 
 
 def test_order_and_scores_of_poses_change_nothing():

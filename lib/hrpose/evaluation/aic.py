@@ -11,7 +11,7 @@ comparable with COCO's AP, which other programs report for this data set: that i
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,9 @@ COCO_METRICS = ("AP", "AP50", "AP75", "AR")
 """Reported as COCO-AP and so on."""
 
 
-def best_visible_oks(truth: np.ndarray, found: np.ndarray, boxes: np.ndarray, sigmas: Any) -> Any:
+def best_visible_oks(
+    truth: np.ndarray, found: np.ndarray, boxes: np.ndarray, sigmas: Sequence[float]
+) -> np.ndarray:
     """The highest OKS of each person over all poses of the image, (P,) in 0..1; 0 without a pose.
 
     OKS = mean over the visible joints of exp(-d^2 / (2 (2 sigma)^2 (w h + 1))), and 0 for a person
@@ -47,7 +49,7 @@ def best_visible_oks(truth: np.ndarray, found: np.ndarray, boxes: np.ndarray, si
     scales = 2 * np.outer(boxes[:, 2] * boxes[:, 3] + 1, (2 * np.asarray(sigmas)) ** 2)  # (P, K)
     visible = (truth[:, :, 2] == VISIBLE).astype(float)  # (P, K)
     similar = np.einsum("pnk,pk->pn", np.exp(-squares / scales[:, None]), visible)
-    oks = similar / np.maximum(visible.sum(-1), 1)[:, None]
+    oks: np.ndarray = similar / np.maximum(visible.sum(-1), 1)[:, None]
     return oks.max(axis=1, initial=0)
 
 
