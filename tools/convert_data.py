@@ -1,4 +1,4 @@
-"""MPII as COCO JSON: python tools/convert_data.py --from mpii --annotations X --output Y"""
+"""A data set as COCO JSON: python tools/convert_data.py --from mpii --annotations X --output Y"""
 
 import sys
 from os.path import abspath, dirname

@@ -281,7 +281,9 @@ AIC = Skeleton(
     sigmas=(.01388152, .01515228, .01057665, .01417709, .01497891, .01402144, .03909642,
             .03686941, .01981803, .03843971, .03412318, .02415081, .01291456, .01236173),
     grouping_order=_AIC_JOINTS,
-    limbs=_LIMBS_OF_THE_BODY + (("head_top", "neck"),),
+    limbs=_LIMBS_OF_THE_BODY + (
+        ("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"),
+    ),
 )
 _MPII_JOINTS = (
     "right_ankle", "right_knee", "right_hip", "left_hip", "left_knee", "left_ankle",

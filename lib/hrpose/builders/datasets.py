@@ -22,6 +22,7 @@ from hrpose.data.coco import (
 from hrpose.data.rules import EVALUATION, TRAINING
 from hrpose.data.statistics import DatasetView, Schema
 from hrpose.data.validate import require, summary
+from hrpose.evaluation.aic import AICEvaluator
 from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
 from hrpose.evaluation.pck import PCKhEvaluator
 from hrpose.evaluation.results import PoseEvaluator
@@ -123,7 +124,7 @@ def build_schema(config: CfgNode, truth: dict[str, Any], joints: tuple[str, ...]
         joints,
         person_category(truth, data.CATEGORY),
         data.MAX_NUM_PEOPLE,
-        "bbox" if data.FORMAT == "crowdpose" else "area",
+        LAYOUTS[data.FORMAT].area_from,
         data.IGNORE_REGIONS,
         data.IMAGE_IDS,
     )
@@ -165,6 +166,7 @@ EVALUATORS: dict[str, Callable[..., PoseEvaluator]] = {
     "coco": KeypointEvaluator,
     "crowdpose": crowdpose_evaluator,
     "mpii": PCKhEvaluator,
+    "aic": AICEvaluator,
 }
 
 

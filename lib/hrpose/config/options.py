@@ -73,8 +73,9 @@ OPTIONS = (
 
     Option("DATASET.ROOT", "data/coco", named,
            "Directory of annotations and images."),
-    Option("DATASET.FORMAT", "coco", one_of("coco", "crowdpose", "mpii"),
-           "File layout and reported metrics: coco, crowdpose or mpii (PCKh)."),
+    Option("DATASET.FORMAT", "coco", one_of("coco", "crowdpose", "mpii", "aic"),
+           "File layout and reported metrics: coco, crowdpose, mpii (PCKh) or aic (AI Challenger's "
+           "score)."),
     Option("DATASET.TRAIN", "train2017", named,
            "Name of the training split."),
     Option("DATASET.VAL", "val2017", named,

@@ -28,11 +28,13 @@ class Layout(NamedTuple):
     annotations: str
     images: str
     clips_boxes: bool = True  # whether boxes are of what is seen of people; or about their centres
+    area_from: str = "area"  # field that the metric takes the areas of people from: area or bbox
 
 
 LAYOUTS = {
     "coco": Layout("annotations/person_keypoints_{split}.json", "images/{split}"),
-    "crowdpose": Layout("json/crowdpose_{split}.json", "images"),
+    "crowdpose": Layout("json/crowdpose_{split}.json", "images", area_from="bbox"),
+    "aic": Layout("annotations/aic_{split}.json", "images/{split}", area_from="bbox"),
     "mpii": Layout("annotations/mpii_{split}.json", "images", clips_boxes=False),
 }
 

@@ -1,4 +1,4 @@
-"""Conversion to COCO JSON: CrowdPose's train and val splits in one file, and MPII.
+"""Conversion to COCO JSON: CrowdPose's train and val splits in one file, OCHuman, and MPII.
 
 The published results on CrowdPose are those of networks trained on both splits: 10,000 + 2,000
 images. MPII's files are those of the HRNet family: annot/{train,valid,trainval}.json, and
@@ -19,9 +19,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from hrpose.data.checks import is_resized, is_swapped
+from hrpose.data.coco import person_category
 from hrpose.data.statistics import ImageInfo
 from hrpose.ops.oks import BOX_FILL
-from hrpose.skeletons import MPII
+from hrpose.skeletons import MPII, Skeleton
 from hrpose.structures import PERSON
 
 CROWDPOSE_IMAGES = (10_000, 2_000)
@@ -64,11 +65,15 @@ def merge_annotations(first: Mapping[str, Any], second: Mapping[str, Any]) -> Me
     )
     for field in ("id", "file_name"):
         twice = _repeated(image[field] for image in images)
-        _refuse(twice, f"images with a repeated {field}", "are the splits two copies of one?")
+        refuse_entries(
+            twice, f"images with a repeated {field}", "are the splits two copies of one?"
+        )
     for part in parts:
         known = {image["id"] for image in part["images"]}
         strays = [a.get("id") for a in part["annotations"] if a.get("image_id") not in known]
-        _refuse(strays, "annotations of images that are not listed", "download the file again")
+        refuse_entries(
+            strays, "annotations of images that are not listed", "download the file again"
+        )
     collided = bool(_repeated(annotation.get("id") for annotation in annotations))
     if collided:
         annotations = [{**a, "id": number} for number, a in enumerate(annotations, 1)]
@@ -87,12 +92,62 @@ def with_decoded_sizes(
     """
     images = [(image, files[image["file_name"]]) for image in merged.truth["images"]]
     broken = [f"{i['file_name']} ({info.problem})" for i, info in images if info.problem]
-    _refuse(broken, "image files cannot be used", "download CrowdPose's images again")
+    refuse_entries(broken, "image files cannot be used", "add the files, or download them again")
     odd = [image["file_name"] for image, info in images if is_resized(image, info)]
-    _refuse(odd, "images differ in size from the annotated one", "use CrowdPose's own images")
+    refuse_entries(
+        odd, "images differ in size from the annotated one", "use the images that were annotated"
+    )
     sized = [{**image, **dict(zip(("width", "height"), info.size))} for image, info in images]
     swapped = sum(is_swapped(image, info) for image, info in images)
     return merged._replace(truth={**merged.truth, "images": sized}, swapped=swapped)
+
+
+def category_of(skeleton: Skeleton) -> dict[str, Any]:
+    """The entry of COCO's `categories` of a built-in skeleton, whose limbs count joints from 1."""
+    limbs = [[a + 1, b + 1] for a, b in skeleton.limb_indices]
+    return {"id": PERSON, "name": "person", "keypoints": [*skeleton.joints], "skeleton": limbs}
+
+
+def person_entries(
+    image_ids: Sequence[int],
+    joints: np.ndarray,
+    boxes: np.ndarray,
+    more: Sequence[Mapping[str, Any]],
+) -> list[dict[str, Any]]:
+    """Entries of COCO's `annotations`, numbered from 1; the area is BOX_FILL of the box's.
+
+    joints: (N, K, 3) x, y, visibility, of which those of visibility 0 become 0, 0, 0
+    boxes: (N, 4) x, y, width, height   more: N dicts of further fields
+    """
+    joints = np.where(joints[..., 2:] > 0, joints, 0)
+    counts = (joints[..., 2] > 0).sum(axis=1).tolist()
+    areas = (BOX_FILL * boxes[:, 2] * boxes[:, 3]).tolist()
+    flat = joints.reshape(len(joints), 3 * joints.shape[1]).tolist()
+    rows = zip(image_ids, flat, counts, boxes.tolist(), areas)
+    fields = ("image_id", "keypoints", "num_keypoints", "bbox", "area")
+    same = {"category_id": PERSON, "iscrowd": 0}
+    return [
+        {"id": number, **dict(zip(fields, row)), **same, **own}
+        for number, (row, own) in enumerate(zip(rows, more), 1)
+    ]
+
+
+def with_limbs(truth: Mapping[str, Any], skeleton: Skeleton) -> dict[str, Any]:
+    """COCO annotations of a built-in skeleton with its limbs: CrowdPose's files have COCO's.
+
+    Errors: ValueError for other joints, or another order of them
+    """
+    own = person_category(truth)
+    joints = tuple(own.get("keypoints") or ())
+    if joints != skeleton.joints:
+        raise ValueError(
+            f"the annotations have the joints {', '.join(joints) or '(none)'}; wanted "
+            f"{', '.join(skeleton.joints)}. Is --from right? Sets in COCO's format with joints of "
+            "their own need no conversion: DATASET.SKELETON file"
+        )
+    limbs = category_of(skeleton)["skeleton"]
+    categories = [{**c, "skeleton": limbs} if c is own else c for c in truth["categories"]]
+    return {**truth, "categories": categories}
 
 
 def mpii_annotations(
@@ -112,11 +167,13 @@ def mpii_annotations(
     """
     files = [person.get("image") for person in people]
     odd = [n for n, name in enumerate(files) if not isinstance(name, str) or not name]
-    _refuse(odd, "people without an image", MPII_CURE)
+    refuse_entries(odd, "people without an image", MPII_CURE)
     joints = np.dstack([_numbers(people, "joints", (16, 2)) - 1,
                         2 * (_numbers(people, "joints_vis", (16,)) > 0)])  # fmt: skip
     scales = _numbers(people, "scale", ())  # (N,)
-    _refuse(np.flatnonzero(scales <= 0).tolist(), "people whose scale is not above 0", MPII_CURE)
+    refuse_entries(
+        np.flatnonzero(scales <= 0).tolist(), "people whose scale is not above 0", MPII_CURE
+    )
     centres = _numbers(people, "center", (2,)) - 1 + np.outer(scales, [0, MPII_LOWERED])
     sides = np.repeat(MPII_SIDE * scales[:, None], 2, axis=1)  # (N, 2)
     boxes = np.hstack([centres - sides / 2, sides])
@@ -125,32 +182,10 @@ def mpii_annotations(
         _refuse_other_people(joints, ground_truth[0])
         joints = ground_truth[0]
         heads = [{"head_size": size} for size in ground_truth[1].tolist()]
-    joints = np.where(joints[..., 2:] > 0, joints, 0)
     ids = {name: number for number, name in enumerate(dict.fromkeys(files), 1)}
-    annotations = [
-        {
-            "id": number,
-            "image_id": ids[name],
-            "category_id": PERSON,
-            "keypoints": own.ravel().tolist(),
-            "num_keypoints": int((own[:, 2] > 0).sum()),
-            "bbox": box,
-            "area": BOX_FILL * box[2] * box[3],
-            "iscrowd": 0,
-            **head,
-        }
-        for number, (name, own, box, head) in enumerate(
-            zip(files, joints, boxes.tolist(), heads), 1
-        )
-    ]
-    category = {
-        "id": PERSON,
-        "name": "person",
-        "keypoints": list(MPII.joints),
-        "skeleton": [[a + 1, b + 1] for a, b in MPII.limb_indices],
-    }
+    annotations = person_entries([ids[name] for name in files], joints, boxes, heads)
     images = [{"id": number, "file_name": name} for name, number in ids.items()]
-    return {"images": images, "annotations": annotations, "categories": [category]}
+    return {"images": images, "annotations": annotations, "categories": [category_of(MPII)]}
 
 
 def read_mpii_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
@@ -181,14 +216,14 @@ def read_mpii_truth(path: Path) -> tuple[np.ndarray, np.ndarray]:
         for array, (name, shape) in zip(arrays, wanted.items())
         if array.shape != (len(arrays[0]), *shape) or not np.isfinite(array).all()
     ]
-    _refuse(odd, f"fields of {path} are not finite arrays of N people", MPII_CURE)
+    refuse_entries(odd, f"fields of {path} are not finite arrays of N people", MPII_CURE)
     if names != MPII_NAMES:
         raise ValueError(
             f"{path} has the joints {', '.join(names)}; wanted {', '.join(MPII_NAMES)}"
         )
     missing, places, boxes = arrays
     sizes = MPII_HEAD * np.linalg.norm(boxes[:, 1] - boxes[:, 0], axis=-1)
-    _refuse(np.flatnonzero(sizes <= 0).tolist(), "head boxes without extent", MPII_CURE)
+    refuse_entries(np.flatnonzero(sizes <= 0).tolist(), "head boxes without extent", MPII_CURE)
     return np.dstack([places - 1, 2 * (missing == 0)]), sizes
 
 
@@ -202,7 +237,7 @@ def _numbers(people: Sequence[Mapping[str, Any]], field: str, shape: tuple[int, 
             arrays.append(np.array(np.nan))
     odd = [n for n, a in enumerate(arrays) if a.shape != shape or not np.isfinite(a).all()]
     size = " x ".join(map(str, shape)) or "1"
-    _refuse(odd, f"people whose {field} is not {size} finite numbers", MPII_CURE)
+    refuse_entries(odd, f"people whose {field} is not {size} finite numbers", MPII_CURE)
     return np.array(arrays).reshape(-1, *shape)
 
 
@@ -220,14 +255,15 @@ def _refuse_other_people(joints: np.ndarray, truth: np.ndarray) -> None:
         for number, (own, known) in enumerate(zip(distances, both))
         if known.any() and np.median(own[known]) > SAME_PIXELS
     ]
-    _refuse(others, "people are at other places in the ground truth", MPII_CURE)
+    refuse_entries(others, "people are at other places in the ground truth", MPII_CURE)
 
 
 def _repeated(values: Iterable[Any]) -> list[Any]:
     return [value for value, count in Counter(values).items() if count > 1]
 
 
-def _refuse(violations: Sequence[Any], complaint: str, cure: str) -> None:
+def refuse_entries(violations: Sequence[Any], complaint: str, cure: str) -> None:
+    """ValueError with the number of violations and the first five of them, if there are any."""
     if violations:
         shown = ", ".join(map(str, violations[:5])) + ", ..." * (len(violations) > 5)
         raise ValueError(f"{len(violations)} {complaint} ({shown}): {cure}")

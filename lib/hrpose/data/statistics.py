@@ -28,6 +28,7 @@ from hrpose.ops.image import (
     decode_with_doubts,
     exif_orientation,
 )
+from hrpose.ops.progress import progress
 
 PEOPLE_BINS = {"0": 0, "1": 1, "2": 2, "3-5": 3, "6-10": 6, "11-20": 11, "21-30": 21, "over 30": 31}
 """Bins of the histogram of people per image: name -> lower edge."""
@@ -36,6 +37,9 @@ AREA_BINS = {"small": 0, "medium": 32**2, "large": 96**2}
 """COCO's size ranges of people: name -> lower edge in square pixels."""
 
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
+
+IMAGES_PER_PROCESS = 500
+"""With fewer, a process takes longer to start than to read them."""
 
 MISSING, UNREADABLE, TRUNCATED, UNORIENTED = "missing", "unreadable", "truncated", "unoriented"
 
@@ -92,6 +96,16 @@ def inspect_images(
         return
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
         yield from pool.map(inspect, names, annotated, chunksize=16)
+
+
+def inspect_files(
+    images: ImageFiles, listed: Sequence[Mapping[str, Any]], workers: int, title: str
+) -> dict[str, ImageInfo]:
+    """file name -> properties of the file, of entries of `images` with a file name"""
+    sizes = {image["file_name"]: annotated_size(image) for image in listed}
+    processes = min(workers, len(sizes) // IMAGES_PER_PROCESS)
+    infos = inspect_images(images, list(sizes), processes, sizes)
+    return dict(zip(sizes, progress(infos, title, len(sizes))))
 
 
 def _is_truncated(data: bytes) -> bool:

@@ -163,13 +163,18 @@ def crowdpose_evaluator(
 
     bounds: crowdIndex at which medium and hard begin; published figures use the default
     """
+    labels = with_box_areas(truth, category_id)
+    metrics = partial(crowdpose_metrics, splits=crowd_splits(truth["images"], bounds))
+    return KeypointEvaluator(labels, skeleton, category_id, image_ids, metrics)
+
+
+def with_box_areas(truth: Mapping[str, Any], category_id: int) -> dict[str, Any]:
+    """The annotations of a category, each with BOX_FILL of its box as area."""
     people = [
         {**person, "area": BOX_FILL * person["bbox"][2] * person["bbox"][3]}
         for person in people_of(truth, category_id)
     ]
-    metrics = partial(crowdpose_metrics, splits=crowd_splits(truth["images"], bounds))
-    labels = {**truth, "annotations": people}
-    return KeypointEvaluator(labels, skeleton, category_id, image_ids, metrics)
+    return {**truth, "annotations": people}
 
 
 def _complete(person: Mapping[str, Any], number: int, joint_count: int) -> dict[str, Any]:

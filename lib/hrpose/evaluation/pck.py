@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from hrpose.evaluation.results import PoseEvaluator, people_of, refuse
+from hrpose.evaluation.results import PoseEvaluator, joints_array, people_of, refuse
 from hrpose.skeletons import Skeleton
 from hrpose.structures import PERSON
 
@@ -118,7 +118,7 @@ class PCKhEvaluator(PoseEvaluator):
             seen[person["image_id"]] += 1
         counts = [p["image_id"] in self.image_ids and not p.get("iscrowd") for p in people]
         self._counts = np.array(counts, bool)  # (P,)
-        self._truth = _joints_array(people, self._joint_count)
+        self._truth = joints_array(people, self._joint_count)
         self._head_sizes = np.array([_head_size(p) for p in people])  # (P,)
         headless = np.flatnonzero(self._counts & np.isnan(self._head_sizes)).tolist()
         refuse(
@@ -135,7 +135,7 @@ class PCKhEvaluator(PoseEvaluator):
             if row not in best or result["score"] > best[row]["score"]:
                 best[row] = result
         found = np.zeros_like(self._truth)
-        found[list(best)] = _joints_array(list(best.values()), self._joint_count)
+        found[list(best)] = joints_array(list(best.values()), self._joint_count)
         errors = head_normalized_errors(self._truth, found, self._head_sizes)
         return pckh_metrics(errors[self._counts], self._joints)
 
@@ -156,12 +156,6 @@ class PCKhEvaluator(PoseEvaluator):
             "box_index is the number of a labelled person in its image, from 0; predict on the "
             "annotations that are scored (TEST.BOXES truth). There is no such person for results",
         )
-
-
-def _joints_array(people: Sequence[Mapping[str, Any]], joint_count: int) -> np.ndarray:
-    """The keypoints of annotations or results (P, K, 3), float64."""
-    rows = [person["keypoints"] for person in people]
-    return np.array(rows, float).reshape(len(people), joint_count, 3)
 
 
 def _head_size(person: Mapping[str, Any]) -> float:

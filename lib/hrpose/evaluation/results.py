@@ -117,6 +117,12 @@ def people_of(truth: Mapping[str, Any], category_id: int) -> list[Mapping[str, A
     return [person for person in people if person["category_id"] == category_id]
 
 
+def joints_array(people: Sequence[Mapping[str, Any]], joint_count: int) -> np.ndarray:
+    """The keypoints of annotations or results (P, K, 3), float64."""
+    rows = [person["keypoints"] for person in people]
+    return np.array(rows, float).reshape(len(people), joint_count, 3)
+
+
 def refuse(violations: Iterable[Any], complaint: str) -> None:
     """ValueError with the complaint and the first few violations, if there are any."""
     found = list(dict.fromkeys(violations))

@@ -24,12 +24,15 @@ AP_METRICS = ("AP", "AP50", "AP75", "AP-M", "AP-L")
 PCKH_METRICS = ("PCKh@.5", "Head", "Shoulder", "Elbow", "Wrist", "Hip", "Knee", "Ankle", "PCKh@.1")
 """In percent, as they are evaluated."""
 
-METRICS = AP_METRICS + PCKH_METRICS
+AIC_METRICS = ("AIC-AP", "AIC-AP50", "AIC-AP75", "COCO-AP")
+"""Between 0 and 1, as they are evaluated."""
+
+METRICS = AP_METRICS + PCKH_METRICS + AIC_METRICS
 
 
 def reported_metrics(data_format: str) -> tuple[str, ...]:
     """The metrics of data of this DATASET.FORMAT; rows are compared by the first."""
-    return PCKH_METRICS if data_format == "mpii" else AP_METRICS
+    return {"mpii": PCKH_METRICS, "aic": AIC_METRICS}.get(data_format, AP_METRICS)
 
 
 def to_percent(figure: float, metric: str) -> float | None:

@@ -202,13 +202,31 @@ def _convert() -> argparse.ArgumentParser:
     return parser
 
 
+CONVERTED = ("mpii", "aic", "crowdpose", "ochuman")
+"""Data sets that tools/convert_data.py converts."""
+
+
 def _convert_data() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         description="Write the annotations of a data set of another format as COCO JSON."
     )
     add = parser.add_argument
-    add("--from", dest="source", required=True, choices=("mpii",), help="the format")
-    add("--annotations", required=True, type=user_path, help="e.g. annot/valid.json")
+    add("--from", dest="source", required=True, choices=CONVERTED, help="the data set")
+    add(
+        "--annotations",
+        required=True,
+        nargs="+",
+        type=user_path,
+        metavar="FILE",
+        help="e.g. annot/valid.json or mpii_human_pose_v1_u12_1.mat; of crowdpose also two files, "
+        "train and val, which become one",
+    )
+    add(
+        "--images",
+        type=user_path,
+        help="folder or archive of the images: each must be there, and its width and height are "
+        "written",
+    )
     add(
         "--ground-truth",
         type=user_path,

@@ -25,8 +25,6 @@ from hrpose.builders.datasets import (
 from hrpose.data.box_checks import box_statistics, check_box_set
 from hrpose.data.boxes import read_boxes
 from hrpose.data.coco import (
-    ImageFiles,
-    annotated_size,
     load_annotations,
     person_category,
     select_images,
@@ -39,15 +37,11 @@ from hrpose.data.convert import (
 )
 from hrpose.data.repair import repair
 from hrpose.data.rules import ERROR, NOTE
-from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_images
+from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_files
 from hrpose.data.validate import Finding, compare_splits, finding, validate, violated
 from hrpose.evaluation.boxes import box_ap
 from hrpose.ops.atomic_io import write_json
-from hrpose.ops.progress import progress
 from hrpose.programs.visual_reports import save_samples
-
-IMAGES_PER_PROCESS = 500
-"""With fewer, a process takes longer to start than to read them."""
 
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
@@ -140,16 +134,6 @@ def view_of(
     else:
         joints = build_skeleton(config).joints
     return DatasetView(truth, build_schema(config, truth, joints), files)
-
-
-def inspect_files(
-    images: ImageFiles, listed: Sequence[Mapping[str, Any]], workers: int, title: str
-) -> dict[str, ImageInfo]:
-    """file name -> properties of the file, of entries of `images` with a file name"""
-    sizes = {image["file_name"]: annotated_size(image) for image in listed}
-    processes = min(workers, len(sizes) // IMAGES_PER_PROCESS)
-    infos = inspect_images(images, list(sizes), processes, sizes)
-    return dict(zip(sizes, progress(infos, title, len(sizes))))
 
 
 def training_errors(config: CfgNode, folder: Path) -> list[Finding]:

@@ -4,30 +4,92 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
-from hrpose.data.convert import mpii_annotations, read_mpii_truth
+from hrpose.data.coco import LAYOUTS, ImageFiles, load_annotations, person_category
+from hrpose.data.convert import (
+    MergedAnnotations,
+    merge_annotations,
+    mpii_annotations,
+    read_mpii_truth,
+    with_decoded_sizes,
+    with_limbs,
+)
+from hrpose.data.convert_aic import aic_annotations
+from hrpose.data.mpii_mat import read_mpii_release
+from hrpose.data.rules import EVALUATION, TRAINING
+from hrpose.data.statistics import DatasetView, Schema, inspect_files
+from hrpose.data.validate import require
 from hrpose.ops.atomic_io import read_json, write_json
+from hrpose.skeletons import COCO, CROWDPOSE
+
+VISIBILITIES = ("not labelled", "hidden", "visible")
+"""What COCO's 0, 1 and 2 mean."""
 
 
 def main(known: argparse.Namespace) -> None:
     if os.path.lexists(known.output):
         raise FileExistsError(f"{known.output} is there already; name a new file for --output")
+    if len(known.annotations) > 1 and known.source != "crowdpose":
+        raise ValueError(
+            f"--from {known.source} takes one file of annotations; convert one split after the "
+            "other, each to a file of its own"
+        )
+    if known.ground_truth and known.source != "mpii":
+        raise ValueError(f"--ground-truth is MPII's gt_valid.mat; leave it out for {known.source}")
     truth, notes = CONVERTERS[known.source](known)
+    if known.images:
+        truth, swapped = with_sizes(truth, known.images)
+        notes += [f"images whose width and height were swapped: {swapped}"] * (swapped > 0)
+    joints = tuple(person_category(truth)["keypoints"])
+    area_from = LAYOUTS.get(known.source, LAYOUTS["coco"]).area_from
+    schema = Schema(joints, person_category(truth), area_from=area_from, ignore="box")
+    view = DatasetView(truth, schema, {})
+    for stage in (TRAINING, EVALUATION):
+        require(view, stage, known.annotations[0])
     write_json(known.output, truth)
-    labelled = sum(one["num_keypoints"] for one in truth["annotations"])
-    people = f"{len(truth['annotations'])} people with {labelled} labelled joints"
-    print("\n".join([f"{people} in {len(truth['images'])} images: {known.output}", *notes]))
+    print("\n".join([*describe_people(truth, known.output), *notes]))
+
+
+def with_sizes(truth: dict[str, Any], folder: Path) -> tuple[dict[str, Any], int]:
+    """The annotations with the decoded width and height of every image; how many were swapped."""
+    files = inspect_files(ImageFiles(folder), truth["images"], os.cpu_count() or 1, "images")
+    merged = with_decoded_sizes(MergedAnnotations(truth), files)
+    return merged.truth, merged.swapped
+
+
+def describe_people(truth: dict[str, Any], path: Path) -> list[str]:
+    """Lines with the counts of images, people, and joints by visibility."""
+    people, images = truth["annotations"], truth["images"]
+    flags = Counter(flag for one in people for flag in (one.get("keypoints") or [])[2::3])
+    unlabelled = sum(not any((one.get("keypoints") or [])[2::3]) for one in people)
+    bare = len({image["id"] for image in images} - {one["image_id"] for one in people})
+    kinds = ", ".join(f"{flags[v]} {name} ({v})" for v, name in enumerate(VISIBILITIES))
+    return [
+        f"{len(people)} people with {flags[1] + flags[2]} labelled joints in {len(images)} images: "
+        f"{path}",
+        f"joints: {kinds}",
+        f"people without a labelled joint: {unlabelled}; images without people: {bare}",
+    ]
 
 
 def convert_mpii(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """The annotations and what is to be known of them."""
-    people = read_json(known.annotations, "annotations")
-    if not isinstance(people, list) or not all(isinstance(each, dict) for each in people):
-        raise ValueError(f"{known.annotations} is not a list of people, as MPII's annot/*.json are")
+    [path] = known.annotations
+    if path.suffix == ".mat":
+        if known.ground_truth:
+            raise ValueError(
+                f"{path} has the head boxes itself; leave --ground-truth out, or give annot/*.json"
+            )
+        people, ground_truth, left_out = read_mpii_release(path)
+        notes = [f"left out: {count} {what}" for what, count in left_out.items()]
+        return mpii_annotations(people, ground_truth), notes
+    people = read_json_list(path, "people, as MPII's annot/*.json are")
     if people and not any("joints" in each for each in people):
         raise ValueError(
-            f"{known.annotations} has no joints: those of MPII's test split are not public; "
+            f"{path} has no joints: those of MPII's test split are not public; "
             "convert train, valid or trainval.json"
         )
     if not known.ground_truth:
@@ -37,5 +99,52 @@ def convert_mpii(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     return mpii_annotations(people, read_mpii_truth(known.ground_truth)), []
 
 
-CONVERTERS = {"mpii": convert_mpii}
+def read_json_list(path: Path, what: str) -> list[dict[str, Any]]:
+    """A JSON file that is a list of objects. Errors: ValueError, with the path, for others."""
+    entries = read_json(path, "annotations")
+    if not isinstance(entries, list) or not all(isinstance(each, dict) for each in entries):
+        raise ValueError(f"{path} is not a list of {what}")
+    return entries
+
+
+def convert_aic(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Likewise, of AI Challenger."""
+    entries = read_json_list(known.annotations[0], "images, as AI Challenger's annotations are")
+    return aic_annotations(entries), []
+
+
+def convert_crowdpose(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Likewise, of one or more splits of CrowdPose, which become one."""
+    truth, *others = map(load_annotations, known.annotations)
+    renumbered = 0
+    for other in others:
+        merged = merge_annotations(truth, other)
+        truth, renumbered = merged.truth, renumbered + merged.renumbered
+    notes = [f"annotations renumbered, as ids collided: {renumbered}"]
+    if not known.images:
+        notes.append(
+            "sizes are those of the annotations; some copies have width and height swapped, which "
+            "--images corrects"
+        )
+    return with_limbs(truth, CROWDPOSE), notes
+
+
+def convert_ochuman(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    """Likewise, of OCHuman, whose files of each split are in COCO's format and have its joints."""
+    [path] = known.annotations
+    entries = read_json(path, "annotations")
+    if isinstance(entries, dict) and "keypoint_names" in entries:
+        raise ValueError(
+            f"{path} is OCHuman's file of its own format; give the one in COCO's format of a split,"
+            " ochuman_coco_format_{val,test}_range_0.00_1.00.json"
+        )
+    return with_limbs(load_annotations(path), COCO), []
+
+
+CONVERTERS = {
+    "mpii": convert_mpii,
+    "aic": convert_aic,
+    "crowdpose": convert_crowdpose,
+    "ochuman": convert_ochuman,
+}
 """--from -> the conversion"""
