@@ -100,9 +100,9 @@ OPTIONS = (
     Option("DATASET.MIXING.WEIGHTS", (1.0,), each(above_0),
            "How often an epoch shows each sample of each of SOURCES, e.g. 2, or 0.1: a random "
            "tenth. Empty: once, so that sets count by their sizes."),
-    Option("DATASET.MIXING.SHARED_IMAGES", "refuse", one_of("refuse", "allow"),
+    Option("DATASET.MIXING.SHARED_IMAGES", "refuse", one_of("refuse", "drop", "allow"),
            "Pictures of SOURCES that are both trained and evaluated on, found by their content: "
-           "refuse to train, or allow and list them."),
+           "refuse to train, drop them from training, or allow them; the log names them."),
     Option("DATASET.SKELETON", "coco",
            one_of("coco", "crowdpose", "mpii", "aic", "union", "file"),
            "Joints: coco, crowdpose, mpii, aic, union (COCO's, head_top, neck, pelvis, thorax), or "

@@ -52,6 +52,7 @@ from hrpose.models.weights import LoadReport
 from hrpose.ops.atomic_io import write_json
 from hrpose.ops.image import read_image, write
 from hrpose.programs.environment import TIME_FORMAT, environment_info
+from hrpose.programs.shared_images import separate_shared
 from hrpose.programs.training_data import count_sources, describe_sources, track_annotations
 from hrpose.programs.valid import (
     describe_evaluation_set,
@@ -147,7 +148,9 @@ def build_train_state(
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
     splits = [read_source(each, each.config.DATASET.TRAIN) for each in list_sources(config)]
     warnings += [split.findings for split in splits if split.findings]
+    splits, shared = separate_shared(config, splits, dist)
     loader = build_training_loader(config, dist, splits)
+    cast(SampleDataset, loader.dataset).notes += shared
     batch = loader.batch_sampler.batch  # type: ignore[union-attr]
     optimizer_step = build_optimizer_step(config, model, batch, devices, dist)
     logger: Logger = NullLogger()
