@@ -109,7 +109,7 @@ def separate_shared(
     """
     if not config.DATASET.SOURCES:
         return list(splits), []
-    shared: Shared = dist.broadcast(trained_and_evaluated(config, splits) if dist.is_main else None)
+    shared = dist.broadcast(trained_and_evaluated(config, splits) if dist.is_main else {})
     found = describe_shared(shared)
     if not found:
         return list(splits), ["no picture is both trained and evaluated on"]
