@@ -314,7 +314,10 @@ UNION = Skeleton(
     joints=_UNION_JOINTS,
     sigmas=(*COCO.sigmas, .079, .079, .107, .079),  # of MPII above
     grouping_order=(*COCO.grouping_order, "head_top", "neck", "pelvis", "thorax"),
-    limbs=COCO.limbs + (("head_top", "neck"), ("thorax", "pelvis")),
+    limbs=COCO.limbs + (
+        ("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"),
+        ("thorax", "pelvis"),
+    ),
 )
 # fmt: on
 NECKS |= {

@@ -77,8 +77,8 @@ OPTIONS = (
            "File layout and reported metrics: coco, crowdpose or mpii (PCKh)."),
     Option("DATASET.TRAIN", "train2017", named,
            "Name of the training split."),
-    Option("DATASET.VAL", "val2017", named,
-           "Name of the validation split."),
+    Option("DATASET.VAL", "val2017", anything,
+           "Name of the validation split; empty, for one of SOURCES: it is not evaluated."),
     Option("DATASET.ANNOTATIONS", "", template,
            "Annotation file under ROOT, with {split} for the split; empty: the layout of FORMAT."),
     Option("DATASET.IMAGES", "", template,
@@ -95,8 +95,8 @@ OPTIONS = (
     Option("DATASET.SOURCES", ("configs/w32_512.yaml",), each(named),
            "Configs of data sets that are trained on together, paths from where the program is "
            "run: their options on files and joints (ROOT to IGNORE_REGIONS) count, all others are "
-           "of this config. Joints are mapped onto SKELETON by their names. With VAL \"\" a set is "
-           "not evaluated; the first one that is selects the best checkpoint. Empty: ROOT alone."),
+           "of this config. Joints are mapped onto SKELETON by their names. The first that "
+           "is evaluated (VAL) selects the best checkpoint. Empty: ROOT alone."),
     Option("DATASET.MIXING.WEIGHTS", (1.0,), each(above_0),
            "How often an epoch shows each sample of each of SOURCES, e.g. 2, or 0.1: a random "
            "tenth. Empty: once, so that sets count by their sizes."),

@@ -20,14 +20,14 @@ METHOD = "dct-255"
 SIDE, FREQUENCIES = 64, 16
 """Of the grey picture that is transformed, and of its lowest frequencies, each way."""
 
-FLAT = 2.0
+LEAST_CONTRAST = 2.0
 """Standard deviation in grey levels, below which a picture shows nothing that could be compared."""
 
 MOST_DIFFERENT_BITS = 24
 """Of 255, in two copies of a picture. Copies of a quarter of the size at JPEG quality 20 differ
 in up to 14; of 1,200 pictures of four data sets the two most alike in 80."""
 
-BLOCK = 1 << 22
+PAIRS_AT_ONCE = 1 << 22
 """Pairs of pictures that are compared at once."""
 
 
@@ -39,7 +39,7 @@ def fingerprint(image: np.ndarray) -> str:
     """
     grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
     small = cv2.resize(grey, (SIDE, SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
-    if small.std() < FLAT:
+    if small.std() < LEAST_CONTRAST:
         return ""
     waves = cv2.dct(small)[:FREQUENCIES, :FREQUENCIES].ravel()[1:]  # (255,)
     return np.packbits(waves > np.median(waves)).tobytes().hex()
@@ -61,7 +61,7 @@ def shared_pictures(first: Mapping[str, str], second: Mapping[str, str]) -> list
     if not names or not others:
         return []
     theirs = _signs([second[name] for name in others])  # (M, 256)
-    rows, found = max(1, BLOCK // len(others)), []
+    rows, found = max(1, PAIRS_AT_ONCE // len(others)), []
     for begin in range(0, len(names), rows):
         block = names[begin : begin + rows]
         agreement = _signs([first[name] for name in block]) @ theirs.T  # equal minus other bits

@@ -22,7 +22,7 @@ from hrpose.data.coco import ImageAnnotation, ImageFiles, is_drawable
 from hrpose.data.joined import JoinedImages
 from hrpose.structures import Sample
 
-Files = ImageFiles | JoinedImages
+ImageSource = ImageFiles | JoinedImages
 """Where a training reads images."""
 
 
@@ -37,10 +37,10 @@ class SampleDataset(Dataset[tuple[int, Sample]]):
     def __init__(
         self,
         records: Sequence[ImageAnnotation],
-        images: Files,
+        images: ImageSource,
         augmentations: Sequence[Augment],
         seed: int,
-        read: Callable[[ImageAnnotation, Files], Sample] | None = None,
+        read: Callable[[ImageAnnotation, ImageSource], Sample] | None = None,
     ):
         """read: a sample before augmentation; None: `read_sample`"""
         if not records:
@@ -80,14 +80,14 @@ def _ignore_index(index: int) -> None:
     """A module-level function, so that a data set can be pickled for its workers."""
 
 
-def read_sample(record: ImageAnnotation, images: Files) -> Sample:
+def read_sample(record: ImageAnnotation, images: ImageSource) -> Sample:
     """An image with its annotations and loss mask, before augmentation."""
     sample = read_person(record, images)
     mask = loss_mask(record, sample.image.shape[:2], images.name(record.file_name))
     return replace(sample, mask=mask, annotated_joints=record.annotated_joints)
 
 
-def read_person(record: ImageAnnotation, images: Files) -> Sample:
+def read_person(record: ImageAnnotation, images: ImageSource) -> Sample:
     """An image with its annotations, before augmentation; all of it is supervised, by no mask."""
     image = images.read(record.file_name, record.size)
     return Sample(image, record.joints, None, record.image_id, boxes=record.boxes)

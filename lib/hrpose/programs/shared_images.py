@@ -32,8 +32,8 @@ CURE = (
     "without these pictures, or allow to train with them"
 )
 
-Shared = dict[str, dict[str, str]]
-"""Name of a data set -> its trained file -> where it is evaluated on, "coco/val2017/1.jpg"."""
+Shared = dict[str, list[tuple[str, str]]]
+"""Name of a data set -> its trained files, each with an evaluated one, as set/split/file."""
 
 
 def split_fingerprints(source: Source, split: str, workers: int) -> dict[str, str]:
@@ -86,18 +86,18 @@ def find_shared(
 ) -> Shared:
     """trained, evaluated: name of a data set or split -> file name -> fingerprint"""
     return {
-        name: {
-            pair.first: f"{other}/{pair.second}"
+        name: [
+            (pair.first, f"{other}/{pair.second}")
             for other, theirs in evaluated.items()
             for pair in shared_pictures(own, theirs)
-        }
+        ]
         for name, own in trained.items()
     }
 
 
 def describe_shared(shared: Shared) -> list[str]:
     """`set/file = set/split/file` of each picture."""
-    return [f"{name}/{a} = {b}" for name, own in shared.items() for a, b in own.items()]
+    return [f"{name}/{a} = {b}" for name, own in shared.items() for a, b in own]
 
 
 def separate_shared(
@@ -120,10 +120,11 @@ def separate_shared(
         raise ValueError(f"{names}. {CURE}")
     if rule == "allow":
         return list(splits), [f"warning: {names}; they are trained on (SHARED_IMAGES allow)"]
-    kept = [
-        split._replace(records=[r for r in split.records if r.file_name not in own])
-        for split, own in zip(splits, shared.values())
-    ]
+    kept = []
+    for split, pairs in zip(splits, shared.values()):
+        dropped = dict(pairs)
+        records = [record for record in split.records if record.file_name not in dropped]
+        kept.append(split._replace(records=records))
     return kept, [f"{names}; they are left out of training (SHARED_IMAGES drop)"]
 
 

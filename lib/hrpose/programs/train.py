@@ -53,9 +53,13 @@ from hrpose.ops.atomic_io import write_json
 from hrpose.ops.image import read_image, write
 from hrpose.programs.environment import TIME_FORMAT, environment_info
 from hrpose.programs.shared_images import separate_shared
-from hrpose.programs.training_data import count_sources, describe_sources, track_annotations
+from hrpose.programs.training_data import (
+    count_sources,
+    describe_sources,
+    log_evaluation_sets,
+    track_annotations,
+)
 from hrpose.programs.valid import (
-    describe_evaluation_set,
     format_metrics,
     read_evaluation_sets,
     score_evaluation_sets,
@@ -189,8 +193,7 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
     Annotations and boxes are read now: those that cannot be evaluated are refused early.
     """
     tests, folder = read_evaluation_sets(config, state.dist), state.run_dir.folder
-    for line in (line for test in tests for line in describe_evaluation_set(test)):
-        state.logger.info(line)
+    log_evaluation_sets(tests, state.logger.info)
     dataset = cast(SampleDataset, state.loader.dataset)
     records = dataset.records
 

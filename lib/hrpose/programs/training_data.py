@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, cast
 
 from yacs.config import CfgNode
@@ -14,17 +14,17 @@ from hrpose.data.loaders import Quota, ResumableBatchSampler
 from hrpose.data.samples import SampleDataset
 from hrpose.engine.state import TrainState
 from hrpose.ops.atomic_io import sha256
-from hrpose.programs.valid import EvaluationSet
+from hrpose.programs.valid import EvaluationSet, describe_evaluation_set
 
 
 def track_annotations(config: CfgNode, state: TrainState, tests: Sequence[EvaluationSet]) -> None:
     """Keep digests of the annotations with the checkpoints; warn of what changed since the last."""
     earlier, current = state.metadata.get("annotations", {}), {}
-    used = {
-        **{("TRAIN", source): records for source, _, records in drawn_records(config, state)},
-        **{("VAL", test.source): test.split.records for test in tests},
-    }
-    for (split, source), records in used.items():
+    used = [
+        *(("TRAIN", source, records) for source, _, records in drawn_records(config, state)),
+        *(("VAL", test.source, test.split.records) for test in tests),
+    ]
+    for split, source, records in used:
         role = source.key(split) if source.name else split
         path = annotation_path(source.own, source.own.DATASET[split])
         people = sum(len(record.joints) for record in records)
@@ -80,3 +80,12 @@ def describe_sources(counts: Mapping[str, Mapping[str, Any]]) -> list[str]:
             f"{len(own['joints'])} of {len(own['joints']) + len(own['lacking'])} joints{lacking}"
         )
     return lines
+
+
+def log_evaluation_sets(tests: Sequence[EvaluationSet], info: Callable[[str], None]) -> None:
+    """What is evaluated on, and what is wrong with it unless it was logged of the training."""
+    for test in tests:
+        data, lines = test.source.own.DATASET, describe_evaluation_set(test)
+        repeated = bool(test.split.findings) and data.VAL == data.TRAIN
+        for line in lines[repeated:]:
+            info(line)
