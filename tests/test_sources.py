@@ -36,7 +36,10 @@ TINY = (
 TINY = [word.strip("'") for word in TINY.split()]
 FAMILIES = {
     "bottom-up": ["MODEL.NAME", "higher_hrnet", "MODEL.NUM_BASIC_BLOCKS", "1"],
-    "top-down": "MODEL.NAME pose_hrnet LOSS.TERMS [heatmap] TEST.BOXES truth".split(),
+    "top-down": (
+        "MODEL.NAME pose_hrnet LOSS.TERMS [heatmap] TEST.BOXES truth "
+        "DATASET.AUGMENTATIONS [half_body,flip,affine]"
+    ).split(),
 }
 
 
@@ -419,9 +422,7 @@ def test_two_sets_train_together_and_are_evaluated_by_their_own_metrics(world, f
         assert list((folder / name / "pictures").glob("prediction_*.jpg"))
     state = load_checkpoint(folder / "checkpoints/last.pth")
     assert set(state["annotations"]) == {f"{s}/{r}" for s in sources for r in ("TRAIN", "VAL")}
-    assert state["skeleton"]["joints"] == COCO.joints or (
-        list(state["skeleton"]["joints"]) == list(COCO.joints)
-    )
+    assert tuple(state["skeleton"]["joints"]) == COCO.joints
     model = ["TEST.MODEL_FILE", folder / "checkpoints/last.pth", "TEST.PRECISION", "fp32"]
     run("valid", *words, *model, "--output", world / "valid")
     scored = json.loads((world / "valid/run.json").read_text())["figures"]

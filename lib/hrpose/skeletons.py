@@ -164,9 +164,13 @@ def map_joints(source: Skeleton, target: Skeleton) -> list[int]:
 
 
 def _points(skeleton: Skeleton) -> list[str]:
-    """The name of the point that each joint marks; empty for a name of AMBIGUOUS in other sets."""
-    neck = NECKS.get(skeleton.joints, "")
-    return [neck if name in AMBIGUOUS else ALIASES.get(name, name) for name in skeleton.joints]
+    """The name of the point that each joint marks; empty for a name of AMBIGUOUS in other sets.
+
+    Right Hip, right-hip and right_hip are one.
+    """
+    plain = [re.sub("[ _-]+", "_", name).lower() for name in skeleton.joints]
+    neck = NECKS.get(tuple(plain), "")
+    return [neck if name in AMBIGUOUS else ALIASES.get(name, name) for name in plain]
 
 
 def from_plain(fields: Mapping[str, Any]) -> Skeleton:

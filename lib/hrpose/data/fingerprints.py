@@ -7,6 +7,7 @@ Source: the DCT hash of Zauner, Implementation and Benchmarking of Perceptual Im
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import stat
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
@@ -98,9 +99,9 @@ def _is_valid(value: object) -> bool:
 
 
 def keep_fingerprints(annotations: Path, found: Mapping[str, str]) -> None:
-    """Add fingerprints to those that are kept; without a word where nothing can be written."""
+    """Add fingerprints to those that are kept, unless the folder is read-only, to root too."""
     known = read_fingerprints(annotations)
-    if found.items() <= known.items():
+    if found.items() <= known.items() or not annotations.parent.stat().st_mode & stat.S_IWUSR:
         return
     with suppress(OSError):
         write_json(fingerprint_cache(annotations), {"method": METHOD, "images": {**known, **found}})
