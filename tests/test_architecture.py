@@ -34,6 +34,7 @@ ASSEMBLY = [
     "config",
     "builders.devices",
     "builders.datasets",
+    "builders.sources",
     "builders.common",
     "builders.bottomup",
     "builders.detectors",

@@ -39,6 +39,9 @@ the `head_top` of MPII and AIC, and `neck` (CrowdPose, AIC) is not MPII's `upper
 AMBIGUOUS = ("neck",)
 """Names that data sets give to different points: CrowdPose's and AIC's necks are not the same."""
 
+NECKS: dict[tuple[str, ...], str] = {}
+"""Joints of a built-in skeleton -> whose neck theirs is; it is filled where they are defined."""
+
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -152,13 +155,22 @@ def map_joints(source: Skeleton, target: Skeleton) -> list[int]:
     """For each joint of `target`, the index of the same joint of `source`; -1 where it has none.
 
     Joints are the same if ALIASES gives them one name. Those of AMBIGUOUS are the same only
-    between skeletons of equal joints.
+    between skeletons of equal joints, and between those that NECKS gives the same.
     """
     if source.joints == target.joints:
         return list(range(len(target.joints)))
-    shared = (name for name in source.joints if name not in AMBIGUOUS)
-    named = {ALIASES.get(name, name): source.joints.index(name) for name in shared}
-    return [named.get(ALIASES.get(name, name), -1) for name in target.joints]
+    named = {point: k for k, point in enumerate(_points(source)) if point}
+    return [named.get(point, -1) for point in _points(target)]
+
+
+def _points(skeleton: Skeleton) -> list[str]:
+    """The name of the point that each joint marks; empty for a name of AMBIGUOUS in other sets.
+
+    Right Hip, right-hip and right_hip are one.
+    """
+    plain = [re.sub("[ _-]+", "_", name).lower() for name in skeleton.joints]
+    neck = NECKS.get(tuple(plain), "")
+    return [neck if name in AMBIGUOUS else ALIASES.get(name, name) for name in plain]
 
 
 def from_plain(fields: Mapping[str, Any]) -> Skeleton:
@@ -301,4 +313,21 @@ MPII = Skeleton(
         ("head_top", "upper_neck"), ("upper_neck", "thorax"), ("thorax", "pelvis"),
     ),
 )
+_UNION_JOINTS = (*_COCO_JOINTS, "head_top", "neck", "pelvis", "thorax")
+# All joints of COCO, MPII and AI Challenger that are one point of the body in each set that has
+# them. Its neck is AI Challenger's; MPII's upper neck, CrowdPose's neck and head are other points.
+UNION = Skeleton(
+    joints=_UNION_JOINTS,
+    sigmas=(*COCO.sigmas, .079, .079, .107, .079),  # of MPII above
+    grouping_order=(*COCO.grouping_order, "head_top", "neck", "pelvis", "thorax"),
+    limbs=COCO.limbs + (
+        ("head_top", "neck"), ("neck", "left_shoulder"), ("neck", "right_shoulder"),
+        ("thorax", "pelvis"),
+    ),
+)
 # fmt: on
+NECKS |= {
+    _AIC_JOINTS: "neck of AI Challenger",
+    _UNION_JOINTS: "neck of AI Challenger",
+    _CROWDPOSE_JOINTS: "neck of CrowdPose",
+}

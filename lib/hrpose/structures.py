@@ -31,6 +31,8 @@ class Sample:
     boxes: np.ndarray = field(default_factory=lambda: np.zeros((0, 4), np.float32))
     """(N, 4) float32: x, y, width, height of each person in pixels of `image`; a rotated box keeps
     its proportions about its centre. Empty where boxes are not known."""
+    annotated_joints: np.ndarray | None = None
+    """(K,) bool: the joints that the image's data set labels at all, of anybody; None: all K."""
 
 
 class HeadOutput(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -11,9 +12,10 @@ from torch.optim import Optimizer
 from yacs.config import CfgNode
 
 from hrpose.builders.common import keywords
-from hrpose.builders.datasets import Split, read_split
+from hrpose.builders.datasets import Split
 from hrpose.builders.devices import PRECISIONS, list_devices
 from hrpose.builders.families import family, is_top_down
+from hrpose.builders.sources import join_datasets, list_sources, quotas_of, read_source
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.optim import (
@@ -34,18 +36,29 @@ from hrpose.ops.normalize import normalize
 
 
 def build_training_loader(
-    config: CfgNode, dist: DistInfo = SINGLE_PROCESS, split: Split | None = None
+    config: CfgNode, dist: DistInfo = SINGLE_PROCESS, splits: Sequence[Split] = ()
 ) -> TrainingLoader:
-    """This process's share of augmented batches of DATASET.TRAIN, which may have been read."""
-    split = split or read_split(config, config.DATASET.TRAIN)
-    train, dataset = config.TRAIN, family(config).build_dataset(config, split)
+    """This process's share of augmented batches of DATASET.TRAIN, or those of DATASET.SOURCES.
+
+    splits: of each of these data sets, if they have been read
+    """
+    train, sources = config.TRAIN, list_sources(config)
+    splits = splits or [read_source(each, each.config.DATASET.TRAIN) for each in sources]
+    build = family(config).build_dataset
+    datasets = [build(source.config, split) for source, split in zip(sources, splits)]
+    dataset = join_datasets(sources, datasets)
     if train.BATCH % dist.world_size:
         raise ValueError(
             f"TRAIN.BATCH {train.BATCH} cannot be shared equally by {dist.world_size} "
             "processes; use a multiple"
         )
     batches = ResumableBatchSampler(
-        len(dataset), train.BATCH, train.SEED, dist.rank, dist.world_size
+        len(dataset),
+        train.BATCH,
+        train.SEED,
+        dist.rank,
+        dist.world_size,
+        quotas_of(sources, datasets),
     )
     return TrainingLoader(dataset, batches, config.WORKERS, list_devices(config, dist)[0])
 

@@ -22,6 +22,7 @@ from hrpose.config.options import (
     OPTIONS,
     PATH_OPTIONS,
     SIZE_OPTIONS,
+    SOURCE_OPTIONS,
     SUBPIXEL_RULES,
     TOP_DOWN_MODELS,
 )
@@ -88,6 +89,24 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> CfgNode:
 def parse_config(text: str, origin: str, overrides: Sequence[str] = ()) -> CfgNode:
     """The same from the config stored in a checkpoint or release; errors name its `origin`."""
     return _config_of(stored_entries(text, origin), overrides, "", record=True)
+
+
+def load_source(path: str | Path, config: CfgNode) -> CfgNode:
+    """`config` with SOURCE_OPTIONS and NAME as in another YAML, or as by default.
+
+    Errors: those of `load_config`; ValueError for a YAML that has sources itself
+    """
+    path = Path(os.path.expanduser(path))
+    written = {entry.key: _checked(entry) for entry in read_entries(path)}
+    if written.get("DATASET.SOURCES"):
+        raise ValueError(f"{path} has DATASET.SOURCES; list these themselves, not their config")
+    values = {key: reduce(getitem, key.split("."), config) for key in BY_KEY}
+    usual = defaults()
+    values |= {key: written.get(key, usual[key]) for key in SOURCE_OPTIONS}
+    values |= {"DATASET.SOURCES": (), "DATASET.MIXING.WEIGHTS": ()}
+    values["NAME"] = written.get("NAME") or _experiment(path)
+    _check_together(values)
+    return _as_node(values)
 
 
 def stored_entries(text: str, origin: str, section: str = "") -> list[Entry]:
@@ -372,19 +391,34 @@ def _kind(like: Any) -> str:
 
 def _check_together(values: dict[str, Any]) -> None:
     """Rules on several options together."""
+    _check_sources(values)
     if values["MODEL.NAME"] not in TOP_DOWN_MODELS:
         _check_scale_set(values["TEST.SCALE_FACTOR"])
     _check_resolutions(values)
     _check_scale_losses(values)
     _check_subpixel(values)
     truth = values["MODEL.NAME"] in TOP_DOWN_MODELS and values["TEST.BOXES"] == "truth"
-    if values["DATASET.FORMAT"] == "mpii" and not truth:
+    if values["DATASET.FORMAT"] == "mpii" and values["DATASET.VAL"] and not truth:
         raise ValueError(
             "DATASET.FORMAT mpii is scored person by person (PCKh), which takes a top-down "
-            "MODEL.NAME and TEST.BOXES truth"
+            'MODEL.NAME and TEST.BOXES truth; as one of DATASET.SOURCES with DATASET.VAL "" it is '
+            "not scored"
         )
     if values["DATASET.AFFINE.MIN_SCALE"] > values["DATASET.AFFINE.MAX_SCALE"]:
         raise ValueError("DATASET.AFFINE.MIN_SCALE is above DATASET.AFFINE.MAX_SCALE")
+
+
+def _check_sources(values: dict[str, Any]) -> None:
+    sources, weights = values["DATASET.SOURCES"], values["DATASET.MIXING.WEIGHTS"]
+    if sources and values["DATASET.SKELETON"] == "file":
+        raise ValueError(
+            "DATASET.SOURCES are mapped onto the joints of a named skeleton; set DATASET.SKELETON "
+            "coco, union, crowdpose, mpii or aic"
+        )
+    if weights and len(weights) != len(sources):
+        raise ValueError(
+            f"DATASET.MIXING.WEIGHTS has {len(weights)} entries for {len(sources)} DATASET.SOURCES"
+        )
 
 
 def _check_scale_set(scales: Sequence[float]) -> None:

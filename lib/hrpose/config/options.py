@@ -78,8 +78,8 @@ OPTIONS = (
            "score)."),
     Option("DATASET.TRAIN", "train2017", named,
            "Name of the training split."),
-    Option("DATASET.VAL", "val2017", named,
-           "Name of the validation split."),
+    Option("DATASET.VAL", "val2017", anything,
+           "Name of the validation split; empty, for one of SOURCES: it is not evaluated."),
     Option("DATASET.ANNOTATIONS", "", template,
            "Annotation file under ROOT, with {split} for the split; empty: the layout of FORMAT."),
     Option("DATASET.IMAGES", "", template,
@@ -93,8 +93,22 @@ OPTIONS = (
            "Category to train on; empty: the only one with keypoints."),
     Option("DATASET.IMAGE_IDS", (0,), anything,
            "Restrict both splits to these image ids; empty: all images."),
-    Option("DATASET.SKELETON", "coco", one_of("coco", "crowdpose", "mpii", "aic", "file"),
-           "Joints: coco, crowdpose, mpii, aic, or file (from `categories` of the annotations)."),
+    Option("DATASET.SOURCES", ("configs/w32_512.yaml",), each(named),
+           "Configs of data sets that are trained on together, paths from where the program is "
+           "run: their options on files and joints (ROOT to IGNORE_REGIONS) count, all others are "
+           "of this config. Joints are mapped onto SKELETON by their names. The first that "
+           "is evaluated (VAL) selects the best checkpoint. Empty: ROOT alone."),
+    Option("DATASET.MIXING.WEIGHTS", (1.0,), each(above_0),
+           "How often an epoch shows each sample of each of SOURCES, e.g. 2, or 0.1: a random "
+           "tenth. Empty: once, so that sets count by their sizes."),
+    Option("DATASET.MIXING.SHARED_IMAGES", "refuse", one_of("refuse", "drop", "allow"),
+           "Pictures of SOURCES that are both trained and evaluated on, found by their content: "
+           "refuse to train, drop them from training, or allow them; the log names them."),
+    Option("DATASET.SKELETON", "coco",
+           one_of("coco", "crowdpose", "mpii", "aic", "union", "file"),
+           "Joints: coco, crowdpose, mpii, aic, union (COCO's, head_top, neck, pelvis, thorax), or "
+           "file (from `categories` of the annotations). With SOURCES what they are mapped onto: "
+           "coco merges them, union keeps more of their joints."),
     Option("DATASET.OKS_SIGMAS", (0.05,), each(above_0),
            "OKS sigma of each joint for SKELETON file; empty: 0.05 for all."),
     Option("DATASET.GROUPING_ORDER", ("nose",), each(named),
@@ -370,6 +384,8 @@ OPTIONS = (
 EMPTY_BY_DEFAULT = {
     "LOGGERS",
     "DATASET.IMAGE_IDS",
+    "DATASET.SOURCES",
+    "DATASET.MIXING.WEIGHTS",
     "DATASET.OKS_SIGMAS",
     "DATASET.GROUPING_ORDER",
     "MODEL.STAGES.WIDTHS",
@@ -491,6 +507,15 @@ PATH_OPTIONS = {
     "TEST.BOXES",
 }
 """Paths, in which ~ is the home folder."""
+
+SOURCE_OPTIONS = tuple(
+    f"DATASET.{name}"
+    for name in (
+        *("ROOT", "FORMAT", "TRAIN", "VAL", "ANNOTATIONS", "IMAGES", "EXIF", "CATEGORY"),
+        *("IMAGE_IDS", "SKELETON", "OKS_SIGMAS", "GROUPING_ORDER", "IGNORE_REGIONS"),
+    )
+)
+"""Options that each of DATASET.SOURCES has from its own config."""
 
 RUNTIME_OPTIONS = (
     "OUTPUT_DIR",

@@ -138,12 +138,14 @@ def flip(sample: Sample, flip_order: Sequence[int]) -> Sample:
     width = sample.image.shape[1]
     boxes = sample.boxes.copy()
     boxes[:, 0] = width - 1 - boxes[:, 0] - boxes[:, 2]
+    annotated = sample.annotated_joints
     return replace(
         sample,
         image=mirror_image(sample.image),
         mask=None if sample.mask is None else mirror_image(sample.mask),
         joints=mirror_joints(sample.joints, width, list(flip_order)),
         boxes=boxes,
+        annotated_joints=None if annotated is None else annotated[list(flip_order)],
         flipped=not sample.flipped,
     )
 

@@ -51,6 +51,7 @@ class ImageAnnotation(NamedTuple):
     size: tuple[int, int] | None = None  # annotated width and height
     crowds: np.ndarray | None = None  # (N,) bool: iscrowd; None: no crowd among them
     unlabelled: int = 0  # annotations of the category without a labelled joint: not among the N
+    annotated_joints: np.ndarray | None = None  # (K,) bool: those its set labels at all; None: all
 
 
 _ARCHIVE = re.compile(r"(.*?\.zip(?=@|$)|.*)(?:(?<=\.zip)@(.*))?", re.IGNORECASE)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from multiprocessing.context import BaseContext
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -29,6 +29,30 @@ NO_SHARED_MEMORY = "unable to allocate shared memory"
 CPU = torch.device("cpu")
 
 
+class Quota(NamedTuple):
+    """How many samples an epoch draws of a data set."""
+
+    size: int  # samples of the data set
+    drawn: int  # all of them drawn // size times, and a random choice of the rest
+
+
+def draw_indices(quotas: Sequence[Quota], rng: np.random.Generator) -> np.ndarray:
+    """The indices of an epoch, by data set, into the samples of all of them in a row.
+
+    The c-th copy of a sample has its index + c * the number of all samples: `SampleDataset` takes
+    it for another sample of the same record.
+    Draws, of each data set that is not taken a whole number of times, which samples are the rest.
+    """
+    total, begin, drawn = sum(quota.size for quota in quotas), 0, []
+    for size, wanted in quotas:
+        copies, rest = divmod(wanted, size)
+        drawn += [begin + copy * total + np.arange(size) for copy in range(copies)]
+        if rest:
+            drawn.append(begin + copies * total + rng.choice(size, rest, replace=False))
+        begin += size
+    return np.concatenate(drawn)
+
+
 class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
     """This rank's part of batches of (epoch, index), shuffled by (seed, epoch).
 
@@ -36,21 +60,33 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
     if it is incomplete, unless it is the only one.
     """
 
-    def __init__(self, count: int, batch: int, seed: int, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        count: int,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        quotas: Sequence[Quota] = (),
+    ):
+        """quotas: of the data sets that make up the `count` samples; none: each once an epoch"""
+        self.quotas = quotas or [Quota(count, count)]
+        self.samples = sum(quota.drawn for quota in self.quotas)  # of an epoch
         self.count = count
-        self.batch = min(batch, count) // world_size * world_size  # images, over all ranks
+        self.batch = min(batch, self.samples) // world_size * world_size  # images, over all ranks
         self.seed = seed
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
         self.start = 0  # batches of this epoch that were trained on before
         if not self.batch:
-            raise ValueError(f"{count} images are too few for {world_size} processes")
+            raise ValueError(f"{self.samples} images are too few for {world_size} processes")
 
     def __len__(self) -> int:
-        return self.count // self.batch
+        return self.samples // self.batch
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order = np.random.default_rng((self.seed, self.epoch, 0)).permutation(self.count)
+        rng = np.random.default_rng((self.seed, self.epoch, 0))
+        order = rng.permutation(draw_indices(self.quotas, rng))
         for i in range(self.start, len(self)):
             batch = order[i * self.batch : (i + 1) * self.batch]
             yield [(self.epoch, int(index)) for index in batch[self.rank :: self.world_size]]
@@ -133,7 +169,8 @@ def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
     image (B, 3, H, W) uint8 in channels-last memory format; joints (B, N, K, 3) float32 in network
     pixels, N the largest number of people, padded with 0; boxes (B, N, 4) float32 alike;
     mask (B, H / s, W / s) uint8, absent where samples have none; flipped (B,) bool; index (B,)
-    int64.
+    int64; of data sets that are joined annotated_joints (B, K) bool, the joints that a sample's set
+    labels at all.
     """
     parts = [sample for _, sample in samples]
     masks = [sample.mask for sample in parts if sample.mask is not None]
@@ -146,6 +183,9 @@ def collate(samples: Sequence[tuple[int, Sample]]) -> dict[str, Tensor]:
     }
     if masks:
         batch["mask"] = torch.from_numpy(np.stack(masks).view(np.uint8))
+    annotated = [s.annotated_joints for s in parts if s.annotated_joints is not None]
+    if annotated:
+        batch["annotated_joints"] = torch.from_numpy(np.stack(annotated))
     if get_worker_info():  # done by the queue's thread, a lack of memory would hang the training
         for value in batch.values():
             value.share_memory_()

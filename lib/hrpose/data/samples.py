@@ -19,23 +19,28 @@ from torch.utils.data import Dataset
 from hrpose.data.augment import Augment
 from hrpose.data.boxes import BoxSet, label_boxes
 from hrpose.data.coco import ImageAnnotation, ImageFiles, is_drawable
+from hrpose.data.joined import JoinedImages
 from hrpose.structures import Sample
+
+ImageSource = ImageFiles | JoinedImages
+"""Where a training reads images."""
 
 
 class SampleDataset(Dataset[tuple[int, Sample]]):
     """One augmented sample per record: of an image (`read_sample`) or of a person (`read_person`).
 
     The random generator of a sample is seeded by (seed, epoch, index) only: samples depend neither
-    on the worker that makes them nor on whether the run was interrupted.
+    on the worker that makes them nor on whether the run was interrupted. An index beyond the last
+    record counts on from the first: another sample of a record that an epoch repeats.
     """
 
     def __init__(
         self,
         records: Sequence[ImageAnnotation],
-        images: ImageFiles,
+        images: ImageSource,
         augmentations: Sequence[Augment],
         seed: int,
-        read: Callable[[ImageAnnotation, ImageFiles], Sample] | None = None,
+        read: Callable[[ImageAnnotation, ImageSource], Sample] | None = None,
     ):
         """read: a sample before augmentation; None: `read_sample`"""
         if not records:
@@ -55,10 +60,11 @@ class SampleDataset(Dataset[tuple[int, Sample]]):
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, Sample]:
         """The sample of (epoch, index), with its index."""
-        epoch, index = key
+        epoch, drawn = key
+        index = drawn % len(self.records)
         self.begin(index)
         record = self.records[index]
-        rng = np.random.default_rng((self.seed, epoch, index + 1))  # 0 is the shuffle's
+        rng = np.random.default_rng((self.seed, epoch, drawn + 1))  # 0 is the shuffle's
         try:
             sample = self.read(record, self.images)
             for augment in self.augmentations:
@@ -74,14 +80,14 @@ def _ignore_index(index: int) -> None:
     """A module-level function, so that a data set can be pickled for its workers."""
 
 
-def read_sample(record: ImageAnnotation, images: ImageFiles) -> Sample:
+def read_sample(record: ImageAnnotation, images: ImageSource) -> Sample:
     """An image with its annotations and loss mask, before augmentation."""
     sample = read_person(record, images)
     mask = loss_mask(record, sample.image.shape[:2], images.name(record.file_name))
-    return replace(sample, mask=mask)
+    return replace(sample, mask=mask, annotated_joints=record.annotated_joints)
 
 
-def read_person(record: ImageAnnotation, images: ImageFiles) -> Sample:
+def read_person(record: ImageAnnotation, images: ImageSource) -> Sample:
     """An image with its annotations, before augmentation; all of it is supervised, by no mask."""
     image = images.read(record.file_name, record.size)
     return Sample(image, record.joints, None, record.image_id, boxes=record.boxes)

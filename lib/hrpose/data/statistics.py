@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from hrpose.data.coco import MAX_INTEGER, ImageFiles, annotated_size, is_number
+from hrpose.data.fingerprints import fingerprint
 from hrpose.ops.image import (
     DAMAGED,
     DARK,
@@ -55,6 +56,7 @@ class ImageInfo(NamedTuple):
     digest: str = ""  # hash of the file, if decoded
     damaged: bool = False  # whether the decoder of JPEGs reports damage
     dark: bool = False  # whether it has 16 bits and uses 12 or fewer
+    fingerprint: str = ""  # of the picture (data/fingerprints.py), if decoded
 
 
 def inspect_image(
@@ -80,7 +82,8 @@ def inspect_image(
     )
     digest = hashlib.blake2b(data, digest_size=16).hexdigest()
     damaged = DAMAGED in doubts and not problem
-    return ImageInfo(problem, (width, height), rotated, digest, damaged, DARK in doubts)
+    doubtful = damaged, DARK in doubts
+    return ImageInfo(problem, (width, height), rotated, digest, *doubtful, fingerprint(image))
 
 
 def inspect_images(

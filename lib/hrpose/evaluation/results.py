@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -108,6 +109,31 @@ class PoseEvaluator(ABC):
             "results of images that the annotations do not list: score them on the split they were "
             "made on (DATASET.VAL), or give each result the file_name of its image. Image ids",
         )
+
+
+class MappedEvaluator:
+    """An evaluator of poses in other joints than its annotations have.
+
+    index: for each joint of the annotations, its number in the poses; -1: 0, as not found
+    """
+
+    def __init__(self, evaluator: PoseEvaluator, index: Sequence[int]) -> None:
+        self.evaluator, self.primary = evaluator, evaluator.primary
+        self._index = np.array(index)
+
+    @property
+    def results(self) -> list[dict[str, Any]]:
+        """All poses so far, in the joints of the annotations."""
+        return self.evaluator.results
+
+    def add(self, image_id: int, poses: Poses) -> None:
+        """Add the poses of an image, in joints of their own."""
+        joints = poses.joints[:, self._index] * (self._index >= 0)[:, None]
+        self.evaluator.add(image_id, replace(poses, joints=joints))
+
+    def summarize(self) -> dict[str, float]:
+        """The metrics of all added poses, by name."""
+        return self.evaluator.summarize()
 
 
 def people_of(truth: Mapping[str, Any], category_id: int) -> list[Mapping[str, Any]]:

@@ -68,6 +68,8 @@ def multi_resolution_loss(
     metrics: dict[str, Tensor] = {}
     factors: dict[str, float] = {}
     all_targets = make_targets(batch, [output.stride for output in outputs], config)
+    if "annotated_joints" in batch:
+        outputs = [without_joints(output, ~batch["annotated_joints"]) for output in outputs]
     for i, (output, targets) in enumerate(zip(outputs, all_targets)):
         for term in terms:
             for name, value in term(output, targets).items():
@@ -78,6 +80,18 @@ def multi_resolution_loss(
             statistics = tag_statistics(output.tags.flatten(1), targets.cells, tag_threshold)
             metrics |= {f"{name}/{output.name}": value for name, value in statistics.items()}
     return LossOutput(losses, factors, metrics)
+
+
+def without_joints(output: HeadOutput, unknown: Tensor) -> HeadOutput:
+    """Heatmaps and scales with 0 in the maps of joints that an image's data set does not label.
+
+    Their targets are 0 too, since none of these joints is drawn: every loss of heatmaps is 0 there,
+    and so is its gradient. Tags are taken at labelled joints only.
+    unknown: (B, K) bool
+    """
+    off = unknown[:, :, None, None]
+    scales = None if output.scales is None else output.scales.masked_fill(off, 0)
+    return output._replace(heatmaps=output.heatmaps.masked_fill(off, 0), scales=scales)
 
 
 def _require_unique_names(outputs: Sequence[HeadOutput]) -> None:

@@ -22,6 +22,7 @@ from hrpose.builders.datasets import (
     open_split,
     read_annotations,
 )
+from hrpose.builders.sources import list_sources
 from hrpose.data.box_checks import box_statistics, check_box_set
 from hrpose.data.boxes import read_boxes
 from hrpose.data.coco import (
@@ -35,12 +36,14 @@ from hrpose.data.convert import (
     merge_annotations,
     with_decoded_sizes,
 )
+from hrpose.data.fingerprints import keep_fingerprints
 from hrpose.data.repair import repair
 from hrpose.data.rules import ERROR, NOTE
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_files
 from hrpose.data.validate import Finding, compare_splits, finding, validate, violated
 from hrpose.evaluation.boxes import box_ap
 from hrpose.ops.atomic_io import write_json
+from hrpose.programs.shared_images import shared_findings
 from hrpose.programs.visual_reports import save_samples
 
 
@@ -70,17 +73,32 @@ def check_data(config: CfgNode, limit: int | None, folder: Path) -> dict[str, An
 
     limit: images to decode of each split, None for all
     """
-    data = config.DATASET
-    views = {split: read_view(config, split, limit) for split in (data.TRAIN, data.VAL)}
-    findings = {split: validate(view) for split, view in views.items()}
-    if data.TRAIN != data.VAL:
-        findings["both splits"] = compare_splits(views[data.TRAIN], views[data.VAL])
-    else:
-        cure = "nothing to do if it is to overfit; else set DATASET.VAL to images not trained on"
-        what = "split both trained and evaluated on"
-        findings["both splits"] = [finding("one-split", NOTE, what, ["DATASET.TRAIN, .VAL"], cure)]
+    views: dict[str, DatasetView] = {}
+    findings: dict[str, Sequence[Finding]] = {}
+    for source in list_sources(config):
+        data = source.own.DATASET
+        own = {s: read_view(source.own, s, limit) for s in (data.TRAIN, data.VAL) if s}
+        views |= {source.key(split): view for split, view in own.items()}
+        findings |= {source.key(split): validate(view) for split, view in own.items()}
+        if len(own) == 2:
+            findings[source.key("both splits")] = compare_splits(own[data.TRAIN], own[data.VAL])
+        elif data.VAL:
+            cure = (
+                "nothing to do if it is to overfit; else set DATASET.VAL to images not trained on"
+            )
+            what, where = "split both trained and evaluated on", ["DATASET.TRAIN, .VAL"]
+            findings[source.key("both splits")] = [finding("one-split", NOTE, what, where, cure)]
+    if config.DATASET.SOURCES:
+        findings["all data sets"] = shared_findings(config, views)
     findings["training samples"] = training_errors(config, folder / "pictures")
     return _report({split: compute_statistics(view) for split, view in views.items()}, findings)
+
+
+def one_split() -> Finding:
+    """Of a data set whose DATASET.VAL is DATASET.TRAIN."""
+    cure = "nothing to do if it is to overfit; else set DATASET.VAL to images not trained on"
+    what, where = "split both trained and evaluated on", ["DATASET.TRAIN, .VAL"]
+    return finding("one-split", NOTE, what, where, cure)
 
 
 def _report(counts: dict[str, Any], findings: Mapping[str, Sequence[Finding]]) -> dict[str, Any]:
@@ -121,7 +139,10 @@ def read_view(config: CfgNode, split: str, limit: int | None) -> DatasetView:
     if limit is not None and limit < len(listed):
         rng = np.random.default_rng(config.TRAIN.SEED)
         listed = [listed[i] for i in sorted(rng.choice(len(listed), limit, replace=False))]
-    return view_of(config, split, truth, inspect_files(images, listed, config.WORKERS, split))
+    files = inspect_files(images, listed, config.WORKERS, split)
+    found = {name: info.fingerprint for name, info in files.items() if not info.problem}
+    keep_fingerprints(annotation_path(config, split), found)
+    return view_of(config, split, truth, files)
 
 
 def view_of(

@@ -6,7 +6,7 @@ import argparse
 import json
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import reduce
@@ -20,14 +20,15 @@ from torch import nn
 from yacs.config import CfgNode
 
 from hrpose.builders.common import build_model, load_pretrained
-from hrpose.builders.datasets import (
-    annotation_path,
-    build_evaluator,
-    build_skeleton,
-    read_split,
-)
+from hrpose.builders.datasets import build_skeleton
 from hrpose.builders.devices import build_devices
 from hrpose.builders.families import box_source, family, is_top_down
+from hrpose.builders.sources import (
+    build_source_evaluator,
+    evaluated_sources,
+    list_sources,
+    read_source,
+)
 from hrpose.builders.training import (
     build_optimizer_step,
     build_train_config,
@@ -38,7 +39,6 @@ from hrpose.builders.training import (
 from hrpose.config import parse_config
 from hrpose.config.options import RUNTIME_OPTIONS, may_differ
 from hrpose.config.renamed import current_option
-from hrpose.data.coco import ImageAnnotation
 from hrpose.data.samples import SampleDataset
 from hrpose.engine.checkpoint import load_checkpoint, load_latest
 from hrpose.engine.distributed import DistInfo, distributed_context
@@ -47,13 +47,23 @@ from hrpose.engine.run_dir import RunDir, check_same_config, open_run_dir, plain
 from hrpose.engine.state import Metrics, TrainState
 from hrpose.engine.step import Batch
 from hrpose.engine.trainer import Callbacks, TrainConfig, Trainer
-from hrpose.evaluation.coco import format_table
 from hrpose.models.complexity import count_parameters
 from hrpose.models.weights import LoadReport
-from hrpose.ops.atomic_io import sha256, write_json
+from hrpose.ops.atomic_io import write_json
 from hrpose.ops.image import read_image, write
 from hrpose.programs.environment import TIME_FORMAT, environment_info
-from hrpose.programs.valid import describe_boxes, score
+from hrpose.programs.shared_images import separate_shared
+from hrpose.programs.training_data import (
+    count_sources,
+    describe_sources,
+    log_evaluation_sets,
+    track_annotations,
+)
+from hrpose.programs.valid import (
+    format_metrics,
+    read_evaluation_sets,
+    score_evaluation_sets,
+)
 from hrpose.programs.visual_reports import draw_training_batch
 
 FOLLOW_EPOCHS = ("warmup_linear", "cosine", "one_cycle")
@@ -140,9 +150,11 @@ def build_train_state(
     model = model.to(devices[0])
     if uses_sync_bn(config, devices, dist):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    split = read_split(config, config.DATASET.TRAIN)
-    warnings += [split.findings] * bool(split.findings)
-    loader = build_training_loader(config, dist, split)
+    splits = [read_source(each, each.config.DATASET.TRAIN) for each in list_sources(config)]
+    warnings += [split.findings for split in splits if split.findings]
+    splits, shared = separate_shared(config, splits, dist)
+    loader = build_training_loader(config, dist, splits)
+    cast(SampleDataset, loader.dataset).notes += shared
     batch = loader.batch_sampler.batch  # type: ignore[union-attr]
     optimizer_step = build_optimizer_step(config, model, batch, devices, dist)
     logger: Logger = NullLogger()
@@ -180,22 +192,19 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
 
     Annotations and boxes are read now: those that cannot be evaluated are refused early.
     """
-    split, folder = read_split(config, config.DATASET.VAL), state.run_dir.folder
-    if split.findings and config.DATASET.VAL != config.DATASET.TRAIN:
-        state.logger.info(f"warning: {split.findings}")
-    images = family(config).build_test_images(config, split.records, split.images, state.dist)
-    for line in describe_boxes(config, split, images):
-        state.logger.info(line)
+    tests, folder = read_evaluation_sets(config, state.dist), state.run_dir.folder
+    log_evaluation_sets(tests, state.logger.info)
     dataset = cast(SampleDataset, state.loader.dataset)
     records = dataset.records
 
     def validate(model: nn.Module, name: str) -> Metrics:
         target = folder if name == "val" else folder / name
         predictor = family(config).build_predictor(config, model)
-        metrics = score(config, [predictor], split, images, target, state.dist)
-        pictures = (target / "pictures").glob("prediction_*") if state.dist.is_main else ()
-        for path in sorted(pictures):
-            state.logger.write_image(f"{name}/{path.stem}", read_image(path), state.progress.step)
+        metrics = score_evaluation_sets(tests, [predictor], target, state.dist)
+        for source in (test.source for test in tests if state.dist.is_main):
+            for path in sorted((target / source.name / "pictures").glob("prediction_*")):
+                title = f"{name}/{source.key(path.stem)}"
+                state.logger.write_image(title, read_image(path), state.progress.step)
         return metrics
 
     def visualize(batch: Batch, outputs: Any) -> None:
@@ -204,9 +213,10 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
         write(folder / "pictures" / name, picture)
         state.logger.write_image("training", picture, state.progress.step)
 
-    primary = build_evaluator(config, split.truth).primary
+    selecting = tests[0].source
+    primary = selecting.key(build_source_evaluator(selecting, tests[0].split.truth).primary)
     if state.dist.is_main:
-        track_annotations(config, state, {"TRAIN": records, "VAL": split.records})
+        track_annotations(config, state, tests)
     boxes = box_source(config)
     return Callbacks(
         validate,
@@ -215,28 +225,6 @@ def make_callbacks(config: CfgNode, state: TrainState) -> Callbacks:
         lambda index: records[index].file_name,
         f" on {boxes} boxes" * bool(boxes),
     )
-
-
-def track_annotations(
-    config: CfgNode, state: TrainState, splits: Mapping[str, Sequence[ImageAnnotation]]
-) -> None:
-    """Keep digests of the annotations with the checkpoints; warn of what changed since the last.
-
-    splits: TRAIN and VAL -> the images that are used
-    """
-    earlier, current = state.metadata.get("annotations", {}), {}
-    for role, records in splits.items():
-        path = annotation_path(config, config.DATASET[role])
-        people = sum(len(record.joints) for record in records)
-        current[role] = {"sha256": sha256(path), "images": len(records), "people": people}
-        before = earlier.get(role, current[role])
-        if before["sha256"] != current[role]["sha256"]:
-            state.logger.info(
-                f"warning: {path} changed since the last checkpoint: {before['images']} images "
-                f"with {before['people']} labelled people then, {len(records)} with {people} now. "
-                "The run continues with them; TRAIN.RESUME never starts a new one"
-            )
-    state.metadata["annotations"] = current
 
 
 # Start and end -------------------------------------------------------------------------------
@@ -260,6 +248,7 @@ def _log_start(
         "parameters": count_parameters(state.model),
         "sync_bn": uses_sync_bn(config, devices, dist),
         "boxes": box_source(config),
+        "sources": count_sources(config, state),
         "changed": [*run_dir.changed],
     }
     if dist.is_main:
@@ -280,7 +269,8 @@ def _log_start(
     if config.TRAIN.FREEZE:
         trained = sum(p.numel() for p in state.model.parameters() if p.requires_grad)
         info(f"TRAIN.FREEZE: {trained / 1e6:.2f} M of the parameters are trained")
-    for note in state.loader.dataset.notes:  # type: ignore[attr-defined]
+    notes = state.loader.dataset.notes  # type: ignore[attr-defined]
+    for note in (*notes, *describe_sources(facts["sources"])):
         info(note)
     info(
         f"{facts['images']} {'people' if is_top_down(config) else 'images'}, "
@@ -374,6 +364,6 @@ def _finish(
     facts |= {"all_figures": metrics, "primary": primary, "boxes": box_source(config)}
     write_json(folder / "run.json", facts, indent=1)
     for name, values in metrics.items():
-        print(f"{name}{around}:\n{format_table(values)}")
+        print(f"{name}{around}:\n{format_metrics(evaluated_sources(config), values)}")
     print(f"best checkpoint ({primary} {state.progress.best:.3f}{around}): {state.run_dir.best}")
     print(f"visualisations, results and log: {folder}")

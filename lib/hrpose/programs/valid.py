@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from yacs.config import CfgNode
 
@@ -16,15 +16,20 @@ from hrpose.builders.datasets import (
     build_skeleton,
     check_annotations,
     read_annotations,
-    read_split,
 )
 from hrpose.builders.devices import build_devices
 from hrpose.builders.families import box_source, family, load_predictors
+from hrpose.builders.sources import (
+    Source,
+    build_source_evaluator,
+    evaluated_sources,
+    read_source,
+)
 from hrpose.builders.topdown import TRUTH
 from hrpose.data.box_checks import check_box_set
 from hrpose.data.coco import load_results, select_images
 from hrpose.data.rules import ERROR, EVALUATION
-from hrpose.data.samples import BoxedImageDataset, ImageDataset
+from hrpose.data.samples import BoxedImageDataset
 from hrpose.data.statistics import DatasetView
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate
@@ -60,22 +65,72 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
             atomic_write(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
             networks = len(config.TEST.ENSEMBLE) + 1
             mean = f"mean of {networks} networks " * (networks > 1 and not known.results)
-            print(f"{mean}on {boxes} boxes:\n" * bool(boxes) + format_table(metrics))
+            sources = [] if known.results else evaluated_sources(config)
+            table = format_metrics(sources, metrics) if sources else format_table(metrics)
+            print(f"{mean}on {boxes} boxes:\n" * bool(boxes) + table)
             print(f"written to {folder}")
 
 
 def score_network(config: CfgNode, folder: Path, dist: DistInfo) -> dict[str, float]:
     """Metrics of TEST.MODEL_FILE on DATASET.VAL; the main process prints which boxes it has."""
-    split = read_split(config, config.DATASET.VAL)
-    images = family(config).build_test_images(config, split.records, split.images, dist)
-    if dist.is_main:
-        print(f"warning: {split.findings}\n" * bool(split.findings), end="")
-        for line in describe_boxes(config, split, images):
-            print(line)
-    return score(config, load_predictors(config, dist), split, images, folder, dist)
+    tests = read_evaluation_sets(config, dist)
+    for line in (line for test in tests for line in describe_evaluation_set(test)):
+        print(f"{line}\n" * dist.is_main, end="")
+    return score_evaluation_sets(tests, load_predictors(config, dist), folder, dist)
 
 
-def describe_boxes(config: CfgNode, split: Split, images: ImageDataset) -> list[str]:
+class EvaluationSet(NamedTuple):
+    """A split that is predicted and scored."""
+
+    source: Source
+    split: Split
+    images: Images  # of the split's records, as the family's `build_test_images` makes them
+
+
+def read_evaluation_sets(config: CfgNode, dist: DistInfo) -> list[EvaluationSet]:
+    """DATASET.VAL, or that of each of DATASET.SOURCES."""
+    tests = []
+    for source in evaluated_sources(config):
+        split = read_source(source, source.config.DATASET.VAL)
+        build = family(config).build_test_images
+        images = build(source.config, split.records, split.images, dist)
+        tests.append(EvaluationSet(source, split, images))
+    return tests
+
+
+def describe_evaluation_set(test: EvaluationSet) -> list[str]:
+    """Lines for the log: what is wrong with the annotations, the joints scored, the boxes."""
+    source, split, images = test
+    lines = [f"warning: {split.findings}"] * bool(split.findings)
+    joints, missing = build_skeleton(source.own).joints, source.unpredicted
+    if missing:
+        count = f"{len(joints) - len(missing)} of its {len(joints)} joints"
+        lines.append(f"{source.name}: scored by {count}, without {', '.join(missing)}")
+    return lines + describe_boxes(source.own, split, images)
+
+
+def score_evaluation_sets(
+    tests: Sequence[EvaluationSet], predictors: Sequence[Any], folder: Path, dist: DistInfo
+) -> dict[str, float]:
+    """The metrics of all of them; those of one of DATASET.SOURCES as `<its name>/<metric>`."""
+    metrics: dict[str, float] = {}
+    for source, split, images in tests:
+        own = score(source, predictors, split, images, folder / source.name, dist)
+        metrics |= {source.key(name): value for name, value in own.items()}
+    return metrics
+
+
+def format_metrics(tests: Sequence[Source], metrics: Mapping[str, float]) -> str:
+    """A table for each data set."""
+    tables = []
+    for source in tests:
+        prefix = source.key("")
+        own = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
+        tables.append(f"{source.name}:\n" * bool(source.name) + format_table(own))
+    return "\n".join(tables)
+
+
+def describe_boxes(config: CfgNode, split: Split, images: Any) -> list[str]:
     """Lines for the log: source and counts of the boxes, if any, and errors of a file of them."""
     lines = [f"boxes: {images.note}"] if images.note else []
     if isinstance(images, BoxedImageDataset) and config.TEST.BOXES != TRUTH:
@@ -90,7 +145,7 @@ def describe_boxes(config: CfgNode, split: Split, images: ImageDataset) -> list[
 
 
 def score(
-    config: CfgNode,
+    source: Source,
     predictors: Sequence[Any],
     split: Split,
     images: Images,
@@ -101,7 +156,7 @@ def score(
 
     images: of the split's records, as the family's `build_test_images` makes them
     """
-    evaluator = build_evaluator(config, split.truth)
+    config, evaluator = source.config, build_source_evaluator(source, split.truth)
     predict_all = family(config).build_predict_all(config, predictors)
     metrics = evaluate(predict_all, images, evaluator, dist)
     if dist.is_main:

@@ -10,12 +10,13 @@ from typing import Any, cast
 import cv2
 import numpy as np
 from torch import Tensor
-from torch.utils.data import Sampler, Subset
+from torch.utils.data import Subset
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import Split, build_skeleton
 from hrpose.builders.families import box_source, family
 from hrpose.builders.training import build_training_loader
+from hrpose.data.loaders import ResumableBatchSampler
 from hrpose.data.samples import SampleDataset
 from hrpose.engine.evaluate import PredictFn
 from hrpose.ops.image import write
@@ -110,18 +111,22 @@ def draw_training_batch(
 def save_samples(config: CfgNode, folder: Path) -> list[str]:
     """Draw the first samples of the first epoch: as annotated, as augmented, and their targets.
 
-    A sample of one person, which has no mask, is shown with its box.
+    A sample of one person, which has no mask, is shown with its box. Of DATASET.SOURCES the first
+    of each are drawn, with the number of joints that are supervised.
     Returns the remarks on the data set with which training begins.
     """
     loader, skeleton = build_training_loader(config), build_skeleton(config)
-    dataset, sampler = cast(SampleDataset, loader.dataset), cast(Sampler, loader.batch_sampler)
-    keys = next(iter(sampler))[:IMAGES]
+    dataset = cast(SampleDataset, loader.dataset)
+    keys = _first_keys(cast(ResumableBatchSampler, loader.batch_sampler))
     batch = loader.collate_fn([dataset[key] for key in keys])
     targets = family(config).draw_targets(config, batch)
     for i, (_, index) in enumerate(keys):
-        sample = dataset.read(dataset.records[index], dataset.images)
+        record = dataset.records[index % len(dataset)]
+        sample, known = dataset.read(record, dataset.images), record.annotated_joints
         annotated = draw_poses(draw_mask(sample.image, sample.mask), sample.joints, skeleton)
         title = f"image {sample.image_id}"
+        if known is not None:
+            title = f"{record.file_name}: {known.sum()} of {len(known)} joints"
         if sample.mask is None:
             annotated = draw_boxes(annotated, sample.boxes)
         else:
@@ -133,6 +138,18 @@ def save_samples(config: CfgNode, folder: Path) -> list[str]:
             views.append(_draw_target(_image(batch, i), target[i], f"1/{stride}"))
         write(folder / f"sample_{i}.jpg", side_by_side(views))
     return dataset.notes
+
+
+def _first_keys(sampler: ResumableBatchSampler) -> list[tuple[int, int]]:
+    """Of the first batch; of several data sets the first keys of each, in their order."""
+    if len(sampler.quotas) == 1:
+        return next(iter(sampler))[:IMAGES]
+    ends = np.cumsum([quota.size for quota in sampler.quotas])
+    own: list[list[tuple[int, int]]] = [[] for _ in ends]
+    for epoch, index in (key for batch in sampler for key in batch):
+        own[np.searchsorted(ends, index % ends[-1], side="right")].append((epoch, index))
+    each = max(2, IMAGES // len(own))
+    return [key for keys in own for key in keys[:each]]
 
 
 def _draw_sample(batch: Mapping[str, Tensor], i: int, skeleton: Skeleton) -> np.ndarray:

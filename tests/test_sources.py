@@ -1,0 +1,435 @@
+"""Data sets trained together: their joints, masks, order, counts and metrics."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from commands import run
+from hrpose.builders import build_loss
+from hrpose.builders.common import build_model
+from hrpose.builders.datasets import SKELETONS, build_skeleton
+from hrpose.builders.sources import (
+    build_source_evaluator,
+    evaluated_sources,
+    list_sources,
+    read_source,
+)
+from hrpose.builders.training import build_training_loader
+from hrpose.config import load_config
+from hrpose.data.augment import flip
+from hrpose.data.joined import JoinedImages, map_keypoints
+from hrpose.data.loaders import Quota, ResumableBatchSampler, draw_indices
+from hrpose.data.samples import read_sample
+from hrpose.engine.checkpoint import load_checkpoint
+from hrpose.ops.normalize import normalize
+from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, UNION, map_joints
+from hrpose.structures import Poses
+from reference.joints import drawn_of_each, mapped_people, masked_heatmap_loss
+
+TINY = (
+    "MODEL.WIDTH 8 MODEL.BACKBONE.STEM 8 MODEL.BACKBONE.BLOCKS 1 MODEL.BACKBONE.MODULES [1,1,1] "
+    "TRAIN.BATCH 4 TRAIN.EPOCHS 1 WORKERS 0 DEVICE cpu LOGGERS [] TRAIN.PRECISION fp32 "
+    "DATASET.INPUT_SIZE 64 MODEL.INIT fan_in MODEL.PRETRAINED PRINT_FREQ 1"
+).replace("PRETRAINED", "PRETRAINED ''")
+TINY = [word.strip("'") for word in TINY.split()]
+FAMILIES = {
+    "bottom-up": ["MODEL.NAME", "higher_hrnet", "MODEL.NUM_BASIC_BLOCKS", "1"],
+    "top-down": [
+        "MODEL.NAME",
+        "pose_hrnet",
+        "LOSS.TERMS",
+        "[heatmap]",
+        "TEST.BOXES",
+        "truth",
+        "DATASET.AUGMENTATIONS",
+        "[half_body,flip,affine]",
+    ],
+}
+
+
+def as_crowdpose(truth):
+    """Annotations of COCO's joints as ones of CrowdPose's: the shared joints, a head and a neck."""
+    index = map_joints(COCO, CROWDPOSE)
+    people = []
+    for person in map_keypoints(truth, 1, index)["annotations"]:
+        x, y, w, _ = person["bbox"]
+        keypoints = [*person["keypoints"][:-6], x + w / 2, y, 2, x + w / 2, y + 5, 2]
+        people.append({**person, "keypoints": keypoints, "num_keypoints": 14})
+    images = [{**image, "crowdIndex": 0.5} for image in truth["images"]]
+    category = {"id": 1, "name": "person", "keypoints": list(CROWDPOSE.joints)}
+    return {"images": images, "annotations": people, "categories": [category]}
+
+
+@pytest.fixture
+def world(tmp_path, scenes):
+    """Two data sets, the scenes labelled as COCO and as CrowdPose, and configs that join them."""
+    truths = {
+        split: json.loads((scenes / f"annotations/person_keypoints_{split}.json").read_text())
+        for split in ("train2017", "val2017")
+    }
+    (tmp_path / "crowd/json").mkdir(parents=True)
+    for name, split in (("train", "train2017"), ("val", "val2017")):
+        text = json.dumps(as_crowdpose(truths[split]))
+        (tmp_path / f"crowd/json/crowdpose_{name}.json").write_text(text)
+    (tmp_path / "coco").mkdir()
+    (tmp_path / "coco/annotations").symlink_to(scenes / "annotations")
+    (tmp_path / "coco/images").symlink_to(scenes / "images")
+    (tmp_path / "coco.yaml").write_text(f"NAME: coco\nDATASET: {{ROOT: {tmp_path}/coco}}\n")
+    (tmp_path / "crowd.yaml").write_text(
+        f"NAME: crowd\nDATASET: {{ROOT: {tmp_path}/crowd, FORMAT: crowdpose, SKELETON: crowdpose, "
+        f"TRAIN: train, VAL: val, IMAGES: '{scenes}/images/{{split}}2017'}}\n"
+    )
+    (tmp_path / "both.yaml").write_text(
+        f"OUTPUT_DIR: {tmp_path}/output\n"
+        f"DATASET: {{SOURCES: [{tmp_path}/coco.yaml, {tmp_path}/crowd.yaml]}}\n"
+    )
+    return tmp_path
+
+
+def both(world, family="bottom-up", *more):
+    return load_config(world / "both.yaml", [*TINY, *FAMILIES[family], *more])
+
+
+# Joints -----------------------------------------------------------------------------------------
+
+
+def test_the_union_has_cocos_joints_and_four_more():
+    assert UNION.joints[:17] == COCO.joints and len(UNION.joints) == 21
+    assert UNION.flip_order[:17] == COCO.flip_order
+    assert UNION.flip_order[17:] == [17, 18, 19, 20]  # all on the mid-line
+
+
+LACKING = {
+    "coco": {"head_top", "neck", "pelvis", "thorax"},
+    "aic": {*COCO.joints[:5], "pelvis", "thorax"},
+    "mpii": {*COCO.joints[:5], "neck"},
+    "crowdpose": {*COCO.joints[:5], "head_top", "neck", "pelvis", "thorax"},
+}
+
+
+@pytest.mark.parametrize("name", LACKING)
+def test_what_each_set_gives_the_union(name):
+    """The neck is AI Challenger's: MPII's upper neck and CrowdPose's neck are other points."""
+    index = map_joints(SKELETONS[name], UNION)
+    assert {joint for joint, k in zip(UNION.joints, index) if k < 0} == LACKING[name]
+
+
+@pytest.mark.parametrize("target", [COCO, UNION, CROWDPOSE], ids=["coco", "union", "crowdpose"])
+@pytest.mark.parametrize("source", [COCO, CROWDPOSE, MPII, AIC], ids=SKELETONS.keys() - {"union"})
+def test_keypoints_are_mapped_as_by_plain_loops(source, target, rng):
+    necks = {"neck"} & {*source.joints} & {*target.joints}
+    one_neck = source == target or (source, target) == (AIC, UNION)
+
+    def same(theirs, ours):
+        return theirs == ours and (ours not in necks or one_neck)
+
+    values = rng.integers(1, 90, (5, len(source.joints), 3))
+    values[..., 2] = rng.integers(0, 3, values.shape[:2])
+    people = [
+        {"category_id": 1, "keypoints": each.ravel().tolist(), "num_keypoints": 9, "id": i}
+        for i, each in enumerate(values)
+    ]
+    truth = {"images": [], "annotations": people}
+    mapped = map_keypoints(truth, 1, map_joints(source, target))["annotations"]
+    wanted = mapped_people(people, source.joints, target.joints, same)
+    assert [person["keypoints"] for person in mapped] == wanted
+    assert [p["num_keypoints"] for p in mapped] == [sum(v > 0 for v in w[2::3]) for w in wanted]
+    assert people[0]["num_keypoints"] == 9  # a copy
+
+
+def test_people_without_keypoints_and_of_other_categories_are_left_alone():
+    people = [
+        {"category_id": 1},
+        {"category_id": 2, "keypoints": [1, 2, 2]},
+        {"category_id": 1, "keypoints": [1, 2, 2, 3, 4, 1], "num_keypoints": 0},
+    ]
+    mapped = map_keypoints({"annotations": people}, 1, [1, -1])["annotations"]
+    assert mapped[:2] == people[:2]
+    assert mapped[2] == {"category_id": 1, "keypoints": [3, 4, 1, 0, 0, 0], "num_keypoints": 0}
+
+
+def test_a_sample_is_mirrored_in_the_joints_of_the_network(world):
+    """The left joints of a mapped person become the right ones, those of no set stay unknown."""
+    source = list_sources(both(world, "bottom-up", "DATASET.SKELETON", "union"))[1]
+    split = read_source(source, "train")
+    sample = read_sample(split.records[0], split.images)
+    mirrored = flip(sample, UNION.flip_order)
+    left, right = (UNION.joints.index(f"{side}_wrist") for side in ("left", "right"))
+    width = sample.image.shape[1]
+    labelled = sample.joints[:, left, 2] > 0
+    assert labelled.any()
+    np.testing.assert_allclose(
+        mirrored.joints[labelled, right, 0], width - 1 - sample.joints[labelled, left, 0]
+    )
+    assert sample.annotated_joints.tolist() == mirrored.annotated_joints.tolist()
+    assert {UNION.joints[k] for k in np.flatnonzero(~sample.annotated_joints)} == (
+        LACKING["crowdpose"]
+    )
+
+
+def test_what_a_set_labels_is_mirrored_with_its_joints(world):
+    source = list_sources(both(world))[1]
+    split = read_source(source, "train")
+    one_sided = np.arange(17) % 2 == 1  # the left joints of COCO, with its nose on neither side
+    record = split.records[0]._replace(annotated_joints=one_sided)
+    mirrored = flip(read_sample(record, split.images), COCO.flip_order)
+    assert mirrored.annotated_joints.tolist() == one_sided[COCO.flip_order].tolist()
+    assert mirrored.annotated_joints[2] and not mirrored.annotated_joints[1]
+
+
+# Gradients --------------------------------------------------------------------------------------
+
+
+def first_batch(config):
+    return next(iter(build_training_loader(config)))
+
+
+def gradients(config, batch):
+    """(B, K) of each output: whether a joint's heatmap has any gradient."""
+    torch.manual_seed(0)
+    outputs = build_model(config)(normalize(batch["image"]))
+    leaves = [
+        output._replace(heatmaps=output.heatmaps.detach().requires_grad_()) for output in outputs
+    ]
+    terms = build_loss(config)(leaves, batch)
+    sum(value.sum() for name, value in terms.losses.items() if "heatmap" in name).backward()
+    return [leaf.heatmaps.grad.abs().sum((2, 3)) > 0 for leaf in leaves], terms
+
+
+@pytest.mark.parametrize("skeleton", ["coco", "union"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_joint_that_a_set_lacks_gives_no_gradient(world, family, skeleton):
+    config = both(world, family, "DATASET.SKELETON", skeleton, "TRAIN.BATCH", "12")
+    loader = build_training_loader(config)
+    batch, sources = next(iter(loader)), list_sources(config)
+    size = loader.batch_sampler.quotas[0].size
+    joints = build_skeleton(config).joints
+    supervised = torch.tensor(
+        [[name not in sources[int(i >= size)].lacking for name in joints] for i in batch["index"]]
+    )
+    assert 0 < supervised[:, 0].sum() < len(supervised)  # of both sets
+    for trained in gradients(config, batch)[0]:
+        assert not trained[~supervised].any()
+        if family == "bottom-up":  # all others are, in every image, as background at least
+            assert trained[supervised].all()
+        else:
+            labelled = batch["joints"][:, 0, :, 2] > 0
+            assert not labelled[~supervised].any() and trained[labelled].float().mean() > 0.8
+
+
+@pytest.mark.parametrize("terms", [[], ["LOSS.WAHR", "true"]], ids=["mse", "WAHR"])
+def test_unknown_joints_leave_the_loss_of_the_others(world, terms, rng):
+    """Against a loop over the known joints; predictions at the unknown ones do not count."""
+    config = both(world, "bottom-up", *terms)
+    batch = first_batch(config)
+    unknown = ~batch["annotated_joints"]
+    outputs = build_model(config)(normalize(batch["image"]))
+    wild = [
+        output._replace(heatmaps=output.heatmaps.masked_fill(unknown[:, :, None, None], np.nan))
+        for output in outputs
+    ]
+    ours, theirs = build_loss(config)(outputs, batch), build_loss(config)(wild, batch)
+    for name, value in ours.losses.items():
+        torch.testing.assert_close(value, theirs.losses[name], msg=name)
+
+
+def test_the_masked_loss_is_that_of_plain_loops(world, record_difference):
+    from hrpose.builders.bottomup import draw_targets
+
+    config = both(world)
+    batch = first_batch(config)
+    outputs = [
+        output._replace(heatmaps=output.heatmaps.detach().double())
+        for output in build_model(config)(normalize(batch["image"]))
+    ]
+    losses = build_loss(config)(outputs, batch).losses
+    output, target = outputs[-1], draw_targets(config, batch)[-1].double()
+    wanted = masked_heatmap_loss(
+        output.heatmaps, target, batch["mask"].double(), batch["annotated_joints"]
+    )
+    difference = (losses[f"heatmap/{output.name}"] - torch.stack(wanted)).abs().max()
+    record_difference("heatmap loss of joined data sets", difference)
+    assert difference < 1e-9
+
+
+def test_a_single_data_set_has_no_mask_of_joints(world):
+    config = load_config(world / "coco.yaml", [*TINY, *FAMILIES["bottom-up"]])
+    assert "annotated_joints" not in first_batch(config)
+
+
+# Order ------------------------------------------------------------------------------------------
+
+
+def test_an_epoch_draws_of_each_set_what_its_weight_says():
+    sizes, weights, epochs = [20, 7, 30], [1.0, 2.5, 0.1], 6
+    quotas = [Quota(n, max(1, round(n * w))) for n, w in zip(sizes, weights)]
+    edges = np.cumsum(sizes)
+    counts, seen = np.zeros(3, int), set()
+    for epoch in range(epochs):
+        drawn = draw_indices(quotas, np.random.default_rng(epoch))
+        assert len(set(drawn.tolist())) == len(drawn)  # a copy has an index of its own
+        which = np.searchsorted(edges, drawn % 57, side="right")
+        counts += np.bincount(which, minlength=3)
+        seen |= set(drawn[which == 2].tolist())
+    assert counts.tolist() == drawn_of_each(sizes, weights, epochs)
+    assert len(seen) > 3  # another tenth in another epoch
+
+
+def test_sets_of_weight_1_are_shuffled_as_one():
+    one = ResumableBatchSampler(12, 4, seed=3)
+    joined = ResumableBatchSampler(12, 4, seed=3, quotas=[Quota(5, 5), Quota(7, 7)])
+    assert list(one) == list(joined)
+
+
+def test_the_order_goes_on_where_it_was_and_does_not_depend_on_ranks():
+    quotas = [Quota(9, 4), Quota(5, 12)]
+    whole = ResumableBatchSampler(14, 4, seed=1, quotas=quotas)
+    whole.enter(2)
+    every = list(whole)
+    assert len(every) == len(whole) == 4
+    whole.enter(2, 3)
+    assert list(whole) == every[3:]
+    ranks = [ResumableBatchSampler(14, 4, 1, rank, 2, quotas) for rank in range(2)]
+    for sampler in ranks:
+        sampler.enter(2)
+    assert [a + b for a, b in zip(*ranks)] == [batch[::2] + batch[1::2] for batch in every]
+
+
+def test_a_copy_of_a_sample_is_augmented_otherwise(world):
+    dataset = build_training_loader(both(world)).dataset
+    (index, first), (again, copy) = dataset[0, 3], dataset[0, 3 + len(dataset)]
+    assert index == again == 3
+    assert not np.array_equal(first.image, copy.image)
+
+
+def test_files_are_named_after_their_data_set(world):
+    dataset = build_training_loader(both(world)).dataset
+    names = {record.file_name.partition("/")[0] for record in dataset.records}
+    assert names == {"coco", "crowd"} and isinstance(dataset.images, JoinedImages)
+    broken = dataset.records[0]._replace(file_name="crowd/absent.jpg")
+    dataset.records = [broken]
+    with pytest.raises(FileNotFoundError, match="absent.jpg"):
+        dataset[0, 0]
+
+
+# Evaluation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("skeleton", ["coco", "union"])
+def test_truth_in_the_networks_joints_is_perfect_by_each_sets_own_metric(world, skeleton):
+    config = both(world, "bottom-up", "DATASET.SKELETON", skeleton)
+    for source in evaluated_sources(config):
+        split = read_source(source, source.config.DATASET.VAL)
+        evaluator = build_source_evaluator(source, split.truth)
+        for record in split.records:
+            joints = record.joints.copy()
+            joints[..., 2] = joints[..., 2] > 0
+            evaluator.add(record.image_id, Poses(joints, np.ones(len(joints), np.float32)))
+        metrics = evaluator.summarize()
+        assert metrics[evaluator.primary] == pytest.approx(1)
+        assert ("AP-easy" in metrics) == (source.name == "crowd")
+        count = len(build_skeleton(source.own).joints)
+        assert all(len(result["keypoints"]) == 3 * count for result in evaluator.results)
+
+
+def test_the_first_set_that_is_evaluated_selects_the_checkpoint(world):
+    text = (world / "coco.yaml").read_text()
+    (world / "coco.yaml").write_text(text.replace("}", ", VAL: ''}"))
+    assert [source.name for source in evaluated_sources(both(world))] == ["crowd"]
+    text = (world / "crowd.yaml").read_text()
+    (world / "crowd.yaml").write_text(text.replace("VAL: val", "VAL: ''"))
+    with pytest.raises(ValueError, match="nothing is evaluated.*coco, crowd"):
+        evaluated_sources(both(world))
+
+
+# Configs ----------------------------------------------------------------------------------------
+
+
+def test_a_source_keeps_its_files_and_joints_and_takes_all_else(world):
+    config = both(world, "top-down", "TRAIN.LR", "0.5")
+    coco, crowd = list_sources(config)
+    assert (crowd.own.DATASET.SKELETON, crowd.config.DATASET.SKELETON) == ("crowdpose", "coco")
+    assert crowd.own.DATASET.FORMAT == "crowdpose" and coco.own.DATASET.FORMAT == "coco"
+    assert crowd.own.TRAIN.LR == 0.5 and crowd.own.MODEL.NAME == "pose_hrnet"
+    assert crowd.lacking == list(COCO.joints[:5]) and crowd.unpredicted == ["head", "neck"]
+    assert list_sources(load_config(world / "coco.yaml"))[0].key("AP") == "AP"
+    assert crowd.key("AP") == "crowd/AP"
+
+
+def test_an_mpii_set_is_joined_bottom_up_only_where_it_is_not_scored(world):
+    (world / "crowd.yaml").write_text(f"NAME: mpii\nDATASET: {{ROOT: {world}, FORMAT: mpii}}\n")
+    with pytest.raises(ValueError, match='DATASET.VAL "" it is not scored'):
+        list_sources(both(world))
+    assert len(list_sources(both(world, "top-down"))) == 2
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (["DATASET.SKELETON", "file"], "joints of a named skeleton"),
+        (["DATASET.MIXING.WEIGHTS", "[1,2,3]"], "3 entries for 2 DATASET.SOURCES"),
+        (["DATASET.MIXING.WEIGHTS", "[1,0]"], "above 0"),
+    ],
+)
+def test_options_that_do_not_fit_are_refused(world, change, message):
+    with pytest.raises(ValueError, match=message):
+        both(world, "bottom-up", *change)
+
+
+def test_sources_that_cannot_be_joined_are_refused(world):
+    config = both(world)
+    (world / "coco.yaml").write_text("NAME: crowd\n")
+    with pytest.raises(ValueError, match="are called crowd, crowd; give each another NAME"):
+        list_sources(config)
+    (world / "coco.yaml").write_text((world / "both.yaml").read_text())
+    with pytest.raises(ValueError, match=r"coco.yaml has DATASET.SOURCES; list these themselves"):
+        list_sources(config)
+    (world / "coco.yaml").unlink()
+    with pytest.raises(FileNotFoundError, match="there is no config file .*coco.yaml"):
+        list_sources(config)
+
+
+def test_a_set_without_a_joint_of_the_network_is_refused(world):
+    text = (world / "crowd.yaml").read_text()
+    (world / "crowd.yaml").write_text(text.replace("SKELETON: crowdpose", "SKELETON: file"))
+    path = world / "crowd/json/crowdpose_train.json"
+    truth = json.loads(path.read_text())
+    truth["categories"][0]["keypoints"] = [f"point_{k}" for k in "abcdefghijkmno"]
+    path.write_text(json.dumps(truth))
+    source = list_sources(both(world))[1]
+    with pytest.raises(ValueError, match="crowd has no joint of DATASET.SKELETON coco.*point_a"):
+        read_source(source, "train")
+
+
+# The programs -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_two_sets_train_together_and_are_evaluated_by_their_own_metrics(world, family):
+    weights = ["DATASET.MIXING.WEIGHTS", "[1,0.5]"]
+    words = ["--cfg", world / "both.yaml", *TINY, *FAMILIES[family], *weights]
+    words += ["TEST.SCALE_FACTOR", "1"]
+    output = run("train", *words)
+    (folder,) = (world / "output/both").iterdir()
+    facts = json.loads((folder / "run.json").read_text())
+    sources = facts["sources"]
+    assert list(sources) == ["coco", "crowd"]
+    assert sources["crowd"]["samples an epoch"] == round(sources["crowd"]["samples"] / 2)
+    assert sources["crowd"]["lacking"] == list(COCO.joints[:5]) and not sources["coco"]["lacking"]
+    assert sources["coco"]["labelled joints"] > sources["crowd"]["labelled joints"] > 0
+    assert facts["primary"] == "coco/AP"
+    assert {"coco/AP", "coco/AP-M", "crowd/AP", "crowd/AP-easy"} <= facts["figures"].keys()
+    assert "crowd: scored by 12 of its 14 joints, without head, neck" in output
+    assert "it lacks nose, left_eye" in output
+    for name in ("coco", "crowd"):
+        assert (folder / name / "results/metrics.json").is_file()
+        assert list((folder / name / "pictures").glob("prediction_*.jpg"))
+    state = load_checkpoint(folder / "checkpoints/last.pth")
+    assert set(state["annotations"]) == {f"{s}/{r}" for s in sources for r in ("TRAIN", "VAL")}
+    assert tuple(state["skeleton"]["joints"]) == COCO.joints
+    model = ["TEST.MODEL_FILE", folder / "checkpoints/last.pth", "TEST.PRECISION", "fp32"]
+    run("valid", *words, *model, "--output", world / "valid")
+    scored = json.loads((world / "valid/run.json").read_text())["figures"]
+    assert scored == pytest.approx(facts["figures"], abs=1e-6)
