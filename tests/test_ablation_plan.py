@@ -126,7 +126,7 @@ def test_all_published_tables_make_one_plan_named_by_their_place():
         (["a.yaml"], ["--seeds", "1.5"], "--seeds: invalid"),
         (["a.yaml"], ["--seeds", "0,,1"], "--seeds: invalid"),
         (["a.yaml"], ["MODEL.NAME", "swahr,foo"], "a.yaml MODEL.NAME=foo"),
-        (["a.yaml"], ["TRAIN.OPTIMIZER", "adam,foo"], "row a TRAIN.OPTIMIZER=foo"),
+        (["a.yaml"], ["TRAIN.OPTIMIZER", "adam,foo"], "a.yaml TRAIN.OPTIMIZER=foo"),
         (["a.yaml"], ["LOSS.TERMS", "[tags],[foo]"], "row a LOSS.TERMS=[foo]"),
     ],
 )
