@@ -6,8 +6,8 @@ Source: the DCT hash of Zauner, Implementation and Benchmarking of Perceptual Im
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 import stat
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
