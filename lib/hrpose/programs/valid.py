@@ -170,6 +170,11 @@ def score(
 
 def score_results(config: CfgNode, folder: Path, dist: DistInfo, path: Path) -> dict[str, float]:
     """Metrics of a file in COCO's results format; the images themselves are not needed."""
+    if config.DATASET.SOURCES:
+        raise ValueError(
+            "--results are of one data set; give the config of one of DATASET.SOURCES "
+            f"({', '.join(config.DATASET.SOURCES)}), or DATASET.SOURCES [] for DATASET.ROOT"
+        )
     truth = read_annotations(config, config.DATASET.VAL)
     found = check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
     if found and dist.is_main:
