@@ -14,7 +14,7 @@ from hrpose.builders.sources import (
     build_source_evaluator,
     evaluated_sources,
     list_sources,
-    read_source,
+    read_source_split,
 )
 from hrpose.builders.training import build_training_loader
 from hrpose.config import load_config
@@ -142,7 +142,7 @@ def test_people_without_keypoints_and_of_other_categories_are_left_alone():
 def test_a_sample_is_mirrored_in_the_joints_of_the_network(world):
     """The left joints of a mapped person become the right ones, those of no set stay unknown."""
     source = list_sources(both(world, "bottom-up", "DATASET.SKELETON", "union"))[1]
-    split = read_source(source, "train")
+    split = read_source_split(source, "train")
     sample = read_sample(split.records[0], split.images)
     mirrored = flip(sample, UNION.flip_order)
     left, right = (UNION.joints.index(f"{side}_wrist") for side in ("left", "right"))
@@ -160,7 +160,7 @@ def test_a_sample_is_mirrored_in_the_joints_of_the_network(world):
 
 def test_what_a_set_labels_is_mirrored_with_its_joints(world):
     source = list_sources(both(world))[1]
-    split = read_source(source, "train")
+    split = read_source_split(source, "train")
     one_sided = np.arange(17) % 2 == 1  # the left joints of COCO, with its nose on neither side
     record = split.records[0]._replace(annotated_joints=one_sided)
     mirrored = flip(read_sample(record, split.images), COCO.flip_order)
@@ -310,7 +310,7 @@ def test_files_are_named_after_their_data_set(world):
 def test_truth_in_the_networks_joints_is_perfect_by_each_sets_own_metric(world, skeleton):
     config = both(world, "bottom-up", "DATASET.SKELETON", skeleton)
     for source in evaluated_sources(config):
-        split = read_source(source, source.config.DATASET.VAL)
+        split = read_source_split(source, source.config.DATASET.VAL)
         evaluator = build_source_evaluator(source, split.truth)
         for record in split.records:
             joints = record.joints.copy()
@@ -389,7 +389,7 @@ def test_a_set_without_a_joint_of_the_network_is_refused(world):
     path.write_text(json.dumps(truth))
     source = list_sources(both(world))[1]
     with pytest.raises(ValueError, match="crowd has no joint of DATASET.SKELETON coco.*point_a"):
-        read_source(source, "train")
+        read_source_split(source, "train")
 
 
 # The programs -----------------------------------------------------------------------------------

@@ -89,7 +89,7 @@ def evaluated_sources(config: CfgNode) -> list[Source]:
     return evaluated
 
 
-def read_source(source: Source, split: str) -> Split:
+def read_source_split(source: Source, split: str) -> Split:
     """A split of a data set: records of the network's joints, and annotations to evaluate by.
 
     The annotations are of the data set's own joints. Those that the network lacks are unlabelled in
@@ -119,7 +119,7 @@ def read_source(source: Source, split: str) -> Split:
 def build_source_evaluator(
     source: Source, truth: dict[str, Any]
 ) -> PoseEvaluator | MappedEvaluator:
-    """The data set's own evaluator, of poses in the network's joints; truth: of `read_source`"""
+    """The data set's own evaluator, of poses in the network's joints; truth: of `read_source_split`"""
     evaluator = build_evaluator(source.own, truth)
     own, target = build_skeleton(source.own), build_skeleton(source.config)
     if own.joints == target.joints:

@@ -23,7 +23,7 @@ from hrpose.builders.sources import (
     Source,
     build_source_evaluator,
     evaluated_sources,
-    read_source,
+    read_source_split,
 )
 from hrpose.builders.topdown import TRUTH
 from hrpose.data.box_checks import check_box_set
@@ -91,7 +91,7 @@ def read_evaluation_sets(config: CfgNode, dist: DistInfo) -> list[EvaluationSet]
     """DATASET.VAL, or that of each of DATASET.SOURCES."""
     tests = []
     for source in evaluated_sources(config):
-        split = read_source(source, source.config.DATASET.VAL)
+        split = read_source_split(source, source.config.DATASET.VAL)
         build = family(config).build_test_images
         images = build(source.config, split.records, split.images, dist)
         tests.append(EvaluationSet(source, split, images))
