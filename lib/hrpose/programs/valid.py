@@ -20,7 +20,7 @@ from hrpose.builders.datasets import (
 from hrpose.builders.devices import build_devices
 from hrpose.builders.families import box_source, family, load_predictors
 from hrpose.builders.sources import (
-    Source,
+    DataSource,
     build_source_evaluator,
     evaluated_sources,
     read_source_split,
@@ -82,7 +82,7 @@ def score_network(config: CfgNode, folder: Path, dist: DistInfo) -> dict[str, fl
 class EvaluationSet(NamedTuple):
     """A split that is predicted and scored."""
 
-    source: Source
+    source: DataSource
     split: Split
     images: Images  # of the split's records, as the family's `build_test_images` makes them
 
@@ -120,7 +120,7 @@ def score_evaluation_sets(
     return metrics
 
 
-def format_metrics(tests: Sequence[Source], metrics: Mapping[str, float]) -> str:
+def format_metrics(tests: Sequence[DataSource], metrics: Mapping[str, float]) -> str:
     """A table for each data set."""
     tables = []
     for source in tests:
@@ -145,7 +145,7 @@ def describe_boxes(config: CfgNode, split: Split, images: Any) -> list[str]:
 
 
 def score(
-    source: Source,
+    source: DataSource,
     predictors: Sequence[Any],
     split: Split,
     images: Images,
