@@ -323,6 +323,39 @@ def test_truth_in_the_networks_joints_is_perfect_by_each_sets_own_metric(world, 
         assert all(len(result["keypoints"]) == 3 * count for result in evaluator.results)
 
 
+def test_pckh_is_of_the_joints_that_the_network_has(world):
+    """MPII's head, neck, pelvis and thorax do not count for a network of COCO's joints."""
+    path = world / "coco/annotations/person_keypoints_val2017.json"
+    truth = map_keypoints(json.loads(path.read_text()), 1, map_joints(COCO, MPII))
+    for person in truth["annotations"]:
+        keypoints = person["keypoints"] or [0] * 48
+        x, y, w, h = person["bbox"]
+        middle = [x + w / 2, y + h / 2, 2]
+        keypoints[18:30] = middle * 4 if person.get("num_keypoints") else [0] * 12
+        person |= {"head_size": 20.0, "keypoints": keypoints}
+    truth["categories"] = [{"id": 1, "name": "person", "keypoints": list(MPII.joints)}]
+    (world / "crowd.yaml").write_text(
+        f"NAME: mpii\nDATASET: {{ROOT: {world}/coco, FORMAT: mpii, SKELETON: mpii, TRAIN: val2017, "
+        f"VAL: val2017, ANNOTATIONS: '{world}/mpii.json', IMAGES: 'images/{{split}}'}}\n"
+    )
+    (world / "mpii.json").write_text(json.dumps(truth))
+    source = list_sources(both(world, "top-down"))[1]
+    split = read_source_split(source, "val2017")
+    evaluator = build_source_evaluator(source, split.truth)
+    for record in split.records:
+        people = np.arange(len(record.joints))
+        joints = record.joints.copy()
+        joints[people % 2 == 1, :, :2] += 11  # further than half a head
+        evaluator.add(record.image_id, Poses(joints, people * 0 + 1.0, record.boxes, people))
+    metrics = evaluator.summarize()
+    labelled = [record.joints[..., 2] > 0 for record in split.records]
+    right = sum(own[::2].sum() for own in labelled) / sum(own.sum() for own in labelled)
+    assert (
+        metrics[evaluator.primary] == pytest.approx(100 * right) and evaluator.primary == "PCKh@.5"
+    )
+    assert metrics["Head"] == -1
+
+
 def test_the_first_set_that_is_evaluated_selects_the_checkpoint(world):
     text = (world / "coco.yaml").read_text()
     (world / "coco.yaml").write_text(text.replace("}", ", VAL: ''}"))
