@@ -393,6 +393,7 @@ def test_an_mpii_set_is_joined_bottom_up_only_where_it_is_not_scored(world):
         (["DATASET.SKELETON", "file"], "joints of a named skeleton"),
         (["DATASET.MIXING.WEIGHTS", "[1,2,3]"], "3 entries for 2 DATASET.SOURCES"),
         (["DATASET.MIXING.WEIGHTS", "[1,0]"], "above 0"),
+        (["DATASET.SOURCES", "[]", "DATASET.MIXING.SHARED_IMAGES", "allow"], "has no effect"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(world, change, message):
