@@ -14,7 +14,7 @@ from hrpose.builders.sources import (
     build_source_evaluator,
     evaluated_sources,
     list_sources,
-    read_source,
+    read_source_split,
 )
 from hrpose.builders.training import build_training_loader
 from hrpose.config import load_config
@@ -142,7 +142,7 @@ def test_people_without_keypoints_and_of_other_categories_are_left_alone():
 def test_a_sample_is_mirrored_in_the_joints_of_the_network(world):
     """The left joints of a mapped person become the right ones, those of no set stay unknown."""
     source = list_sources(both(world, "bottom-up", "DATASET.SKELETON", "union"))[1]
-    split = read_source(source, "train")
+    split = read_source_split(source, "train")
     sample = read_sample(split.records[0], split.images)
     mirrored = flip(sample, UNION.flip_order)
     left, right = (UNION.joints.index(f"{side}_wrist") for side in ("left", "right"))
@@ -160,7 +160,7 @@ def test_a_sample_is_mirrored_in_the_joints_of_the_network(world):
 
 def test_what_a_set_labels_is_mirrored_with_its_joints(world):
     source = list_sources(both(world))[1]
-    split = read_source(source, "train")
+    split = read_source_split(source, "train")
     one_sided = np.arange(17) % 2 == 1  # the left joints of COCO, with its nose on neither side
     record = split.records[0]._replace(annotated_joints=one_sided)
     mirrored = flip(read_sample(record, split.images), COCO.flip_order)
@@ -310,7 +310,7 @@ def test_files_are_named_after_their_data_set(world):
 def test_truth_in_the_networks_joints_is_perfect_by_each_sets_own_metric(world, skeleton):
     config = both(world, "bottom-up", "DATASET.SKELETON", skeleton)
     for source in evaluated_sources(config):
-        split = read_source(source, source.config.DATASET.VAL)
+        split = read_source_split(source, source.config.DATASET.VAL)
         evaluator = build_source_evaluator(source, split.truth)
         for record in split.records:
             joints = record.joints.copy()
@@ -321,6 +321,39 @@ def test_truth_in_the_networks_joints_is_perfect_by_each_sets_own_metric(world, 
         assert ("AP-easy" in metrics) == (source.name == "crowd")
         count = len(build_skeleton(source.own).joints)
         assert all(len(result["keypoints"]) == 3 * count for result in evaluator.results)
+
+
+def test_pckh_is_of_the_joints_that_the_network_has(world):
+    """MPII's head, neck, pelvis and thorax do not count for a network of COCO's joints."""
+    path = world / "coco/annotations/person_keypoints_val2017.json"
+    truth = map_keypoints(json.loads(path.read_text()), 1, map_joints(COCO, MPII))
+    for person in truth["annotations"]:
+        keypoints = person["keypoints"] or [0] * 48
+        x, y, w, h = person["bbox"]
+        middle = [x + w / 2, y + h / 2, 2]
+        keypoints[18:30] = middle * 4 if person.get("num_keypoints") else [0] * 12
+        person |= {"head_size": 20.0, "keypoints": keypoints}
+    truth["categories"] = [{"id": 1, "name": "person", "keypoints": list(MPII.joints)}]
+    (world / "crowd.yaml").write_text(
+        f"NAME: mpii\nDATASET: {{ROOT: {world}/coco, FORMAT: mpii, SKELETON: mpii, TRAIN: val2017, "
+        f"VAL: val2017, ANNOTATIONS: '{world}/mpii.json', IMAGES: 'images/{{split}}'}}\n"
+    )
+    (world / "mpii.json").write_text(json.dumps(truth))
+    source = list_sources(both(world, "top-down"))[1]
+    split = read_source_split(source, "val2017")
+    evaluator = build_source_evaluator(source, split.truth)
+    for record in split.records:
+        people = np.arange(len(record.joints))
+        joints = record.joints.copy()
+        joints[people % 2 == 1, :, :2] += 11  # further than half a head
+        evaluator.add(record.image_id, Poses(joints, people * 0 + 1.0, record.boxes, people))
+    metrics = evaluator.summarize()
+    labelled = [record.joints[..., 2] > 0 for record in split.records]
+    right = sum(own[::2].sum() for own in labelled) / sum(own.sum() for own in labelled)
+    assert (
+        metrics[evaluator.primary] == pytest.approx(100 * right) and evaluator.primary == "PCKh@.5"
+    )
+    assert metrics["Head"] == -1
 
 
 def test_the_first_set_that_is_evaluated_selects_the_checkpoint(world):
@@ -360,6 +393,7 @@ def test_an_mpii_set_is_joined_bottom_up_only_where_it_is_not_scored(world):
         (["DATASET.SKELETON", "file"], "joints of a named skeleton"),
         (["DATASET.MIXING.WEIGHTS", "[1,2,3]"], "3 entries for 2 DATASET.SOURCES"),
         (["DATASET.MIXING.WEIGHTS", "[1,0]"], "above 0"),
+        (["DATASET.SOURCES", "[]", "DATASET.MIXING.SHARED_IMAGES", "allow"], "has no effect"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(world, change, message):
@@ -389,7 +423,7 @@ def test_a_set_without_a_joint_of_the_network_is_refused(world):
     path.write_text(json.dumps(truth))
     source = list_sources(both(world))[1]
     with pytest.raises(ValueError, match="crowd has no joint of DATASET.SKELETON coco.*point_a"):
-        read_source(source, "train")
+        read_source_split(source, "train")
 
 
 # The programs -----------------------------------------------------------------------------------

@@ -26,7 +26,7 @@ from hrpose.evaluation.results import MappedEvaluator, PoseEvaluator
 from hrpose.skeletons import map_joints
 
 
-class Source(NamedTuple):
+class DataSource(NamedTuple):
     """A data set that is trained on, or evaluated on, or both."""
 
     name: str  # empty: that of the config itself
@@ -51,7 +51,7 @@ class Source(NamedTuple):
         return [name for name, k in zip(own.joints, map_joints(target, own)) if k < 0]
 
 
-def list_sources(config: CfgNode) -> list[Source]:
+def list_sources(config: CfgNode) -> list[DataSource]:
     """The data sets of DATASET.SOURCES, or the one of the config itself.
 
     Errors: FileNotFoundError; ValueError for a wrong config, two data sets of one name, and one
@@ -59,7 +59,7 @@ def list_sources(config: CfgNode) -> list[Source]:
     """
     data = config.DATASET
     if not data.SOURCES:
-        return [Source("", config, config)]
+        return [DataSource("", config, config)]
     sources = []
     for path, weight in zip(data.SOURCES, data.MIXING.WEIGHTS or (1.0,) * len(data.SOURCES)):
         own = load_source(path, config)
@@ -67,7 +67,7 @@ def list_sources(config: CfgNode) -> list[Source]:
         joined.defrost()
         joined.DATASET.SKELETON = data.SKELETON
         joined.freeze()
-        sources.append(Source(own.NAME.replace("/", "-"), own, joined, weight))
+        sources.append(DataSource(own.NAME.replace("/", "-"), own, joined, weight))
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise ValueError(
@@ -77,7 +77,7 @@ def list_sources(config: CfgNode) -> list[Source]:
     return sources
 
 
-def evaluated_sources(config: CfgNode) -> list[Source]:
+def evaluated_sources(config: CfgNode) -> list[DataSource]:
     """The data sets with a DATASET.VAL; the first one's metrics select the best checkpoint."""
     sources = list_sources(config)
     evaluated = [source for source in sources if source.own.DATASET.VAL]
@@ -89,7 +89,7 @@ def evaluated_sources(config: CfgNode) -> list[Source]:
     return evaluated
 
 
-def read_source(source: Source, split: str) -> Split:
+def read_source_split(source: DataSource, split: str) -> Split:
     """A split of a data set: records of the network's joints, and annotations to evaluate by.
 
     The annotations are of the data set's own joints. Those that the network lacks are unlabelled in
@@ -117,9 +117,9 @@ def read_source(source: Source, split: str) -> Split:
 
 
 def build_source_evaluator(
-    source: Source, truth: dict[str, Any]
+    source: DataSource, truth: dict[str, Any]
 ) -> PoseEvaluator | MappedEvaluator:
-    """The data set's own evaluator, of poses in the network's joints; truth: of `read_source`"""
+    """The data set's own evaluator, of poses in the network's joints; truth: that of its Split"""
     evaluator = build_evaluator(source.own, truth)
     own, target = build_skeleton(source.own), build_skeleton(source.config)
     if own.joints == target.joints:
@@ -127,7 +127,9 @@ def build_source_evaluator(
     return MappedEvaluator(evaluator, map_joints(target, own))
 
 
-def join_datasets(sources: Sequence[Source], datasets: Sequence[SampleDataset]) -> SampleDataset:
+def join_datasets(
+    sources: Sequence[DataSource], datasets: Sequence[SampleDataset]
+) -> SampleDataset:
     """The samples of all data sets in a row; files are named after their data set."""
     if not sources[0].name:
         return datasets[0]
@@ -144,7 +146,7 @@ def join_datasets(sources: Sequence[Source], datasets: Sequence[SampleDataset]) 
     return joined
 
 
-def quotas_of(sources: Sequence[Source], datasets: Sequence[SampleDataset]) -> list[Quota]:
+def quotas_of(sources: Sequence[DataSource], datasets: Sequence[SampleDataset]) -> list[Quota]:
     """How many samples an epoch draws of each data set."""
     return [
         Quota(len(dataset), max(1, round(source.weight * len(dataset))))

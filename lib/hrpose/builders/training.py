@@ -15,7 +15,7 @@ from hrpose.builders.common import keywords
 from hrpose.builders.datasets import Split
 from hrpose.builders.devices import PRECISIONS, list_devices
 from hrpose.builders.families import family, is_top_down
-from hrpose.builders.sources import join_datasets, list_sources, quotas_of, read_source
+from hrpose.builders.sources import join_datasets, list_sources, quotas_of, read_source_split
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.optim import (
@@ -43,7 +43,7 @@ def build_training_loader(
     splits: of each of these data sets, if they have been read
     """
     train, sources = config.TRAIN, list_sources(config)
-    splits = splits or [read_source(each, each.config.DATASET.TRAIN) for each in sources]
+    splits = splits or [read_source_split(each, each.config.DATASET.TRAIN) for each in sources]
     build = family(config).build_dataset
     datasets = [build(source.config, split) for source, split in zip(sources, splits)]
     dataset = join_datasets(sources, datasets)

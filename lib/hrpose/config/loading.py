@@ -103,7 +103,8 @@ def load_source(path: str | Path, config: CfgNode) -> CfgNode:
     values = {key: reduce(getitem, key.split("."), config) for key in BY_KEY}
     usual = defaults()
     values |= {key: written.get(key, usual[key]) for key in SOURCE_OPTIONS}
-    values |= {"DATASET.SOURCES": (), "DATASET.MIXING.WEIGHTS": ()}
+    joining = ("DATASET.SOURCES", "DATASET.MIXING.WEIGHTS", "DATASET.MIXING.SHARED_IMAGES")
+    values |= {key: usual[key] for key in joining}
     values["NAME"] = written.get("NAME") or _experiment(path)
     _check_together(values)
     return _as_node(values)
@@ -414,6 +415,10 @@ def _check_sources(values: dict[str, Any]) -> None:
         raise ValueError(
             "DATASET.SOURCES are mapped onto the joints of a named skeleton; set DATASET.SKELETON "
             "coco, union, crowdpose, mpii or aic"
+        )
+    if values["DATASET.MIXING.SHARED_IMAGES"] != "refuse" and not sources:
+        raise ValueError(
+            "DATASET.MIXING.SHARED_IMAGES has no effect without DATASET.SOURCES; leave it out"
         )
     if weights and len(weights) != len(sources):
         raise ValueError(

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import Split, annotation_path, open_split
-from hrpose.builders.sources import Source, evaluated_sources, list_sources
+from hrpose.builders.sources import DataSource, evaluated_sources, list_sources
 from hrpose.data.coco import annotated_size, select_images
 from hrpose.data.fingerprints import (
     fingerprint_cache,
@@ -36,7 +36,7 @@ Shared = dict[str, list[tuple[str, str]]]
 """Name of a data set -> its trained files, each with an evaluated one, as set/split/file."""
 
 
-def split_fingerprints(source: Source, split: str, workers: int) -> dict[str, str]:
+def split_fingerprints(source: DataSource, split: str, workers: int) -> dict[str, str]:
     """file name -> fingerprint of all images of a split; those that are not kept are made and kept.
 
     Errors: ValueError where that are more than MOST_NEW

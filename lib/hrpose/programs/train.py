@@ -27,7 +27,7 @@ from hrpose.builders.sources import (
     build_source_evaluator,
     evaluated_sources,
     list_sources,
-    read_source,
+    read_source_split,
 )
 from hrpose.builders.training import (
     build_optimizer_step,
@@ -150,7 +150,7 @@ def build_train_state(
     model = model.to(devices[0])
     if uses_sync_bn(config, devices, dist):
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    splits = [read_source(each, each.config.DATASET.TRAIN) for each in list_sources(config)]
+    splits = [read_source_split(each, each.config.DATASET.TRAIN) for each in list_sources(config)]
     warnings += [split.findings for split in splits if split.findings]
     splits, shared = separate_shared(config, splits, dist)
     loader = build_training_loader(config, dist, splits)

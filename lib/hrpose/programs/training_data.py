@@ -8,7 +8,7 @@ from typing import Any, cast
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import annotation_path, build_skeleton
-from hrpose.builders.sources import Source, list_sources
+from hrpose.builders.sources import DataSource, list_sources
 from hrpose.data.coco import ImageAnnotation
 from hrpose.data.loaders import Quota, ResumableBatchSampler
 from hrpose.data.samples import SampleDataset
@@ -41,7 +41,7 @@ def track_annotations(config: CfgNode, state: TrainState, tests: Sequence[Evalua
 
 def drawn_records(
     config: CfgNode, state: TrainState
-) -> list[tuple[Source, Quota, Sequence[ImageAnnotation]]]:
+) -> list[tuple[DataSource, Quota, Sequence[ImageAnnotation]]]:
     """Of each data set that is trained on, what an epoch draws, and the records it draws from."""
     records = cast(SampleDataset, state.loader.dataset).records
     quotas, begin, drawn = cast(ResumableBatchSampler, state.loader.batch_sampler).quotas, 0, []

@@ -20,10 +20,10 @@ from hrpose.builders.datasets import (
 from hrpose.builders.devices import build_devices
 from hrpose.builders.families import box_source, family, load_predictors
 from hrpose.builders.sources import (
-    Source,
+    DataSource,
     build_source_evaluator,
     evaluated_sources,
-    read_source,
+    read_source_split,
 )
 from hrpose.builders.topdown import TRUTH
 from hrpose.data.box_checks import check_box_set
@@ -82,7 +82,7 @@ def score_network(config: CfgNode, folder: Path, dist: DistInfo) -> dict[str, fl
 class EvaluationSet(NamedTuple):
     """A split that is predicted and scored."""
 
-    source: Source
+    source: DataSource
     split: Split
     images: Images  # of the split's records, as the family's `build_test_images` makes them
 
@@ -91,7 +91,7 @@ def read_evaluation_sets(config: CfgNode, dist: DistInfo) -> list[EvaluationSet]
     """DATASET.VAL, or that of each of DATASET.SOURCES."""
     tests = []
     for source in evaluated_sources(config):
-        split = read_source(source, source.config.DATASET.VAL)
+        split = read_source_split(source, source.config.DATASET.VAL)
         build = family(config).build_test_images
         images = build(source.config, split.records, split.images, dist)
         tests.append(EvaluationSet(source, split, images))
@@ -120,7 +120,7 @@ def score_evaluation_sets(
     return metrics
 
 
-def format_metrics(tests: Sequence[Source], metrics: Mapping[str, float]) -> str:
+def format_metrics(tests: Sequence[DataSource], metrics: Mapping[str, float]) -> str:
     """A table for each data set."""
     tables = []
     for source in tests:
@@ -145,7 +145,7 @@ def describe_boxes(config: CfgNode, split: Split, images: Any) -> list[str]:
 
 
 def score(
-    source: Source,
+    source: DataSource,
     predictors: Sequence[Any],
     split: Split,
     images: Images,
