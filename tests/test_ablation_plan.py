@@ -182,7 +182,10 @@ TRIED = {
     bool: ["true", "false"],
     int: ["1", "2", "3", "64"],
     float: ["0.5", "0.25", "0.125"],
-    str: ["crowdpose", "box", "true", "scipy", "max", "bf16", "fan_in", "none", "x"],
+    str: [
+        *("crowdpose", "box", "true", "scipy", "max", "bf16", "fan_in", "none", "x"),
+        *("apply", "unbiased", "offset", "ms_b", "smooth_l1", "zero"),
+    ],
     tuple: ["[1, 1, 1]", "[nose, left_eye]", "[0.1, 0.3]", "[2]", "[2, 3]", "[7]"],
 }
 

@@ -556,14 +556,6 @@ def test_an_option_without_effect_is_refused_with_the_cure(key, refused):
         assert said.startswith("command line: ") or "x.yaml:1: " in said
 
 
-def test_labelled_boxes_are_not_filtered(refused):
-    boxes = ["MODEL.NAME", "pose_hrnet", "TEST.BOXES", "truth", "TEST.BOX_FILTER.MIN_SCORE", "0.5"]
-    cure = "set TEST.BOXES to another value, or leave TEST.BOX_FILTER.MIN_SCORE out"
-    assert cure in refused("", boxes)
-    boxes[3] = "found.json"
-    assert load_config(ROOT / "configs" / "w32_512.yaml", boxes).TEST.BOX_FILTER.MIN_SCORE == 0.5
-
-
 @pytest.mark.parametrize(
     ("choice", "vain"),
     [

@@ -164,6 +164,9 @@ def test_labelled_boxes_and_a_file_made_of_them_agree(trained, scenes, labels, v
     split = read_split(config, config.DATASET.VAL)
     truth = build_boxes(load_config(TOP_DOWN, [*options, "truth"]), split.records)
     from_file = build_boxes(config, split.records)
+    filtered = [*options, "truth", "TEST.BOX_FILTER.MIN_SCORE", "0.5"]
+    with pytest.raises(ValueError, match=r"no effect on labelled boxes .* leave it out, or set"):
+        build_boxes(load_config(TOP_DOWN, filtered), split.records)
     pairs = 0
     for record in split.records:
         ours, theirs = truth.of(record.image_id).boxes, from_file.of(record.image_id).boxes

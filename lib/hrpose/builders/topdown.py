@@ -217,9 +217,14 @@ def build_boxes(config: CfgNode, records: Sequence[ImageAnnotation]) -> BoxSet:
             f"TEST.BOXES is empty; set it to truth (the labelled boxes), {BOX_SOURCES}. Figures "
             "are comparable only on the same boxes"
         )
+    filters = keywords(test.BOX_FILTER, "MIN_SCORE", "MAX_PER_IMAGE")
+    if test.BOXES == TRUTH and any(filters.values()):
+        raise ValueError(
+            "TEST.BOX_FILTER has no effect on labelled boxes (TEST.BOXES truth); leave it out, or "
+            f"set TEST.BOXES to {BOX_SOURCES}"
+        )
     if test.BOXES == TRUTH:
         return truth_boxes(records, _clips_boxes(config))
-    filters = keywords(test.BOX_FILTER, "MIN_SCORE", "MAX_PER_IMAGE")
     sizes = [dict(zip(("width", "height"), record.size or ())) for record in records]
     images = [{"id": record.image_id, **size} for record, size in zip(records, sizes)]
     category = results_category(config)["id"]

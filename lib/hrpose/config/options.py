@@ -402,16 +402,14 @@ class Dependence(NamedTuple):
     options: tuple[str, ...]
     on: str
     values: tuple[Any, ...]  # that value is one of these, or a list with one of them
-    other: bool = False  # that it is none of these
 
     def holds(self, value: Any) -> bool:
         chosen = value if isinstance(value, tuple) else (value,)
-        return any(each in self.values for each in chosen) != self.other
+        return any(each in self.values for each in chosen)
 
     def refusal(self, key: str, value: Any) -> str:
         """Why `key` is refused beside this value, and the cure."""
         cure = " or ".join(map(as_yaml, self.values))
-        cure = "to another value" if self.other else cure
         change = f"add {cure} to {self.on}" if isinstance(value, tuple) else f"set {self.on} {cure}"
         return (
             f"{key} has no effect beside {self.on} {as_yaml(value)}; {change}, or leave {key} out"
@@ -441,12 +439,6 @@ DEPENDENCES = (
         ),
         "MODEL.NAME",
         TOP_DOWN_MODELS,
-    ),
-    Dependence(
-        ("TEST.BOX_FILTER.MIN_SCORE", "TEST.BOX_FILTER.MAX_PER_IMAGE"),
-        "TEST.BOXES",
-        ("truth",),
-        other=True,
     ),
     Dependence(("MODEL.GPR.ENABLED", "MODEL.GPR.MODE"), "MODEL.NAME", ("pose_hrnet",)),
     Dependence(
