@@ -22,7 +22,7 @@ from test_options import CONFIGS, ROOT, SMALL
 DOCUMENT = (ROOT / "docs" / "ablations.md").read_text()
 NOT_OWN = ["MODEL.INIT", "fan_in", "DATASET.INPUT_SIZE", "64"]
 """For speed; and fan_in so that untrained heatmaps are above the threshold of detection."""
-NOT_OWN_BOTTOM_UP = [*NOT_OWN, "TEST.INPUT_SIZE", "64"]
+NOT_OWN_BOTTOM_UP = [*NOT_OWN, "TEST.INPUT_SIZE", "64", "TEST.DETECTION_THRESHOLD", "0.01"]
 
 
 class Row(NamedTuple):
