@@ -39,9 +39,6 @@ the `head_top` of MPII and AIC, and `neck` (CrowdPose, AIC) is not MPII's `upper
 AMBIGUOUS = ("neck",)
 """Names that data sets give to different points: CrowdPose's and AIC's necks are not the same."""
 
-NECKS: dict[tuple[str, ...], str] = {}
-"""Joints of a built-in skeleton -> whose neck theirs is; it is filled where they are defined."""
-
 
 @dataclass(frozen=True)
 class Skeleton:
@@ -326,8 +323,10 @@ UNION = Skeleton(
     ),
 )
 # fmt: on
-NECKS |= {
-    _AIC_JOINTS: "neck of AI Challenger",
-    _UNION_JOINTS: "neck of AI Challenger",
-    _CROWDPOSE_JOINTS: "neck of CrowdPose",
+
+NECKS = {
+    AIC.joints: "neck of AI Challenger",
+    UNION.joints: "neck of AI Challenger",
+    CROWDPOSE.joints: "neck of CrowdPose",
 }
+"""Joints of a built-in skeleton -> whose neck theirs is."""

@@ -218,12 +218,12 @@ def build_boxes(config: CfgNode, records: Sequence[ImageAnnotation]) -> BoxSet:
             "are comparable only on the same boxes"
         )
     filters = keywords(test.BOX_FILTER, "MIN_SCORE", "MAX_PER_IMAGE")
-    if test.BOXES == TRUTH and any(filters.values()):
-        raise ValueError(
-            "TEST.BOX_FILTER has no effect on labelled boxes (TEST.BOXES truth); leave it out, or "
-            f"set TEST.BOXES to {BOX_SOURCES}"
-        )
     if test.BOXES == TRUTH:
+        if any(filters.values()):
+            raise ValueError(
+                "TEST.BOX_FILTER has no effect on labelled boxes (TEST.BOXES truth); leave it out, "
+                f"or set TEST.BOXES to {BOX_SOURCES}"
+            )
         return truth_boxes(records, _clips_boxes(config))
     sizes = [dict(zip(("width", "height"), record.size or ())) for record in records]
     images = [{"id": record.image_id, **size} for record, size in zip(records, sizes)]

@@ -64,7 +64,7 @@ def merge_annotations(first: Mapping[str, Any], second: Mapping[str, Any]) -> Me
         for listed in ("images", "annotations")
     )
     for field in ("id", "file_name"):
-        twice = _repeated(image[field] for image in images)
+        twice = repeated_values(image[field] for image in images)
         refuse_entries(
             twice, f"images with a repeated {field}", "are the splits two copies of one?"
         )
@@ -74,7 +74,7 @@ def merge_annotations(first: Mapping[str, Any], second: Mapping[str, Any]) -> Me
         refuse_entries(
             strays, "annotations of images that are not listed", "download the file again"
         )
-    collided = bool(_repeated(annotation.get("id") for annotation in annotations))
+    collided = bool(repeated_values(annotation.get("id") for annotation in annotations))
     if collided:
         annotations = [{**a, "id": number} for number, a in enumerate(annotations, 1)]
     truth = {**second, **first, "images": images, "annotations": annotations}
@@ -258,7 +258,8 @@ def _refuse_other_people(joints: np.ndarray, truth: np.ndarray) -> None:
     refuse_entries(others, "people are at other places in the ground truth", MPII_CURE)
 
 
-def _repeated(values: Iterable[Any]) -> list[Any]:
+def repeated_values(values: Iterable[Any]) -> list[Any]:
+    """Those that occur more than once."""
     return [value for value, count in Counter(values).items() if count > 1]
 
 

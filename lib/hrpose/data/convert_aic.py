@@ -7,13 +7,12 @@ Source: Wu et al., AI Challenger, arXiv 1711.06475.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from hrpose.data.convert import category_of, person_entries, refuse_entries
+from hrpose.data.convert import category_of, person_entries, refuse_entries, repeated_values
 from hrpose.skeletons import AIC
 
 COCO_VISIBILITY = np.array([0, 2, 1, 0])
@@ -36,8 +35,7 @@ def aic_annotations(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     names = [entry.get("image_id") for entry in entries]
     odd = [n for n, name in enumerate(names) if not isinstance(name, str) or not name]
     refuse_entries(odd, "entries whose image_id is not a text", AIC_CURE)
-    repeated = [name for name, count in Counter(names).items() if count > 1]
-    refuse_entries(repeated, "images that are listed more than once", AIC_CURE)
+    refuse_entries(repeated_values(names), "images that are listed more than once", AIC_CURE)
     people = list(_people(entries))
     labels = [f"{names[n]} {human}" for n, human, *_ in people]
     joints = _numbers([one[2] for one in people], 3 * len(AIC.joints), labels, "keypoints")

@@ -72,7 +72,6 @@ class ResumableBatchSampler(Sampler[list[tuple[int, int]]]):
         """quotas: of the data sets that make up the `count` samples; none: each once an epoch"""
         self.quotas = quotas or [Quota(count, count)]
         self.samples = sum(quota.drawn for quota in self.quotas)  # of an epoch
-        self.count = count
         self.batch = min(batch, self.samples) // world_size * world_size  # images, over all ranks
         self.seed = seed
         self.rank, self.world_size = rank, world_size

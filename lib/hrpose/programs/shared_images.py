@@ -8,7 +8,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.datasets import Split, annotation_path, open_split
 from hrpose.builders.sources import DataSource, evaluated_sources, list_sources
-from hrpose.data.coco import annotated_size, select_images
+from hrpose.data.coco import select_images
 from hrpose.data.fingerprints import (
     fingerprint_cache,
     keep_fingerprints,
@@ -16,10 +16,10 @@ from hrpose.data.fingerprints import (
     shared_pictures,
 )
 from hrpose.data.rules import ERROR, KEEP, NOTE
-from hrpose.data.statistics import DatasetView, inspect_images
+from hrpose.data.statistics import DatasetView, inspect_files
 from hrpose.data.validate import Finding, finding, violated
 from hrpose.engine.distributed import DistInfo
-from hrpose.ops.progress import listed, progress
+from hrpose.ops.progress import listed
 
 MOST_NEW = 5000
 """Pictures without a fingerprint that a training reads before it begins."""
@@ -42,24 +42,22 @@ def split_fingerprints(source: DataSource, split: str, workers: int) -> dict[str
     Errors: ValueError where that are more than MOST_NEW
     """
     truth, images = open_split(source.own, split)
-    listed_images = select_images(truth, source.own.DATASET.IMAGE_IDS)["images"]
-    sizes = {image["file_name"]: annotated_size(image) for image in listed_images}
+    used = select_images(truth, source.own.DATASET.IMAGE_IDS)["images"]
     path = annotation_path(source.own, split)
     known = read_fingerprints(path)
-    new = [name for name in sizes if name not in known]
+    new = [image for image in used if image["file_name"] not in known]
     if len(new) > MOST_NEW:
         raise ValueError(
-            f"{fingerprint_cache(path)} lacks {len(new)} of {len(sizes)} images, so that pictures "
+            f"{fingerprint_cache(path)} lacks {len(new)} of {len(used)} images, so that pictures "
             "that are both trained and evaluated on would not be noticed. Make it, once: "
             "python tools/check_data.py --cfg <this config>; or set DATASET.MIXING.SHARED_IMAGES "
             "allow"
         )
-    infos = progress(
-        inspect_images(images, new, workers, sizes), f"{source.name} {split}", len(new)
-    )
-    found = {name: info.fingerprint for name, info in zip(new, infos) if not info.problem}
+    files = inspect_files(images, new, workers, f"{source.name} {split}")
+    found = {name: info.fingerprint for name, info in files.items() if not info.problem}
     keep_fingerprints(path, found)
-    return {name: own for name in sizes if (own := {**known, **found}.get(name))}
+    names = [image["file_name"] for image in used]
+    return {name: own for name in names if (own := {**known, **found}.get(name))}
 
 
 def trained_and_evaluated(config: CfgNode, splits: Sequence[Split]) -> Shared:

@@ -120,10 +120,10 @@ def score_evaluation_sets(
     return metrics
 
 
-def format_metrics(tests: Sequence[DataSource], metrics: Mapping[str, float]) -> str:
+def format_metrics(sources: Sequence[DataSource], metrics: Mapping[str, float]) -> str:
     """A table for each data set."""
     tables = []
-    for source in tests:
+    for source in sources:
         prefix = source.key("")
         own = {k.removeprefix(prefix): v for k, v in metrics.items() if k.startswith(prefix)}
         tables.append(f"{source.name}:\n" * bool(source.name) + format_table(own))
