@@ -394,7 +394,7 @@ def test_an_mpii_set_is_joined_bottom_up_only_where_it_is_not_scored(world):
     "change, message",
     [
         (["DATASET.SKELETON", "file"], "joints of a named skeleton"),
-        (["DATASET.MIXING.WEIGHTS", "[1,2,3]"], "3 entries for 2 DATASET.SOURCES"),
+        (["DATASET.MIXING.WEIGHTS", "[1,2,3]"], "3 entries for 2 DATASET.SOURCES; give one"),
         (["DATASET.MIXING.WEIGHTS", "[1,0]"], "above 0"),
         (["DATASET.SOURCES", "[]", "DATASET.MIXING.SHARED_IMAGES", "allow"], "has no effect"),
     ],
@@ -427,6 +427,17 @@ def test_a_set_without_a_joint_of_the_network_is_refused(world):
     source = list_sources(both(world))[1]
     with pytest.raises(ValueError, match="crowd has no joint of DATASET.SKELETON coco.*point_a"):
         read_source_split(source, "train")
+
+
+def test_missing_files_are_explained_with_the_data_set(world):
+    (world / "crowd/json/crowdpose_train.json").unlink()
+    text = (world / "crowd.yaml").read_text()
+    (world / "crowd.yaml").write_text(text.replace("VAL: val", "VAL: ''"))
+    source = list_sources(both(world))[1]
+    named = "DATASET.SOURCES, the config of crowd: no annotations at .*crowdpose_train.json"
+    with pytest.raises(FileNotFoundError, match=named) as refused:
+        read_source_split(source, "train")
+    assert "crowdpose_.json" not in str(refused.value)  # the split that is not evaluated
 
 
 # The programs -----------------------------------------------------------------------------------
@@ -475,3 +486,21 @@ def test_a_resumed_run_is_the_undisturbed_one(world):
     ours, theirs = (load_checkpoint(each / "checkpoints/last.pth") for each in (parts, whole))
     assert ours["progress"] == theirs["progress"] and ours["progress"]["epoch"] == 2
     assert all(torch.equal(ours["model"][key], theirs["model"][key]) for key in ours["model"])
+
+
+def test_a_run_that_goes_on_with_other_images_of_a_set_names_it(world):
+    text = (world / "crowd.yaml").read_text().replace("VAL: val", "VAL: ''")
+    (world / "crowd.yaml").write_text(text)
+    words = ["--cfg", world / "both.yaml", *TINY, "TEST.SCALE_FACTOR", "1"]
+    tool("train", *words, "TRAIN.VALIDATE_EVERY", "0", "TRAIN.EPOCHS", "1")
+    (folder,) = (world / "output/both").iterdir()
+    truth = json.loads((world / "crowd/json/crowdpose_train.json").read_text())
+    kept = sorted({person["image_id"] for person in truth["annotations"]})[:-1]
+    text = (world / "crowd.yaml").read_text()
+    (world / "crowd.yaml").write_text(
+        text.replace("TRAIN: train", f"IMAGE_IDS: {kept}, TRAIN: train")
+    )
+    more = ["TRAIN.VALIDATE_EVERY", "0", "TRAIN.EPOCHS", "2", "TRAIN.RESUME", folder]
+    output = run("train", *words, *more)
+    assert "crowdpose_train.json changed since the last checkpoint" in output
+    assert "person_keypoints_train2017.json changed" not in output

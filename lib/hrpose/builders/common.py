@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from yacs.config import CfgNode
 
-from hrpose.builders.datasets import build_skeleton
+from hrpose.builders.datasets import at_option, build_skeleton
 from hrpose.builders.devices import PRECISIONS
 from hrpose.config.loading import load_config, network_differences
 from hrpose.config.options import SUBPIXEL_RULES, TOP_DOWN_MODELS, as_yaml
@@ -181,12 +181,6 @@ def config_of_network(named: str, kind: str = "") -> CfgNode:
             "output/quickstart/<time>/checkpoints/best.pth"
         )
     return load_config(path, ["TEST.MODEL_FILE", weights])
-
-
-def at_option(option: str, error: Exception) -> ValueError | FileNotFoundError:
-    """The error, with its option before the text; its own class may take other arguments."""
-    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
-    return kind(f"{option}: {error}")
 
 
 def ensemble_configs(config: CfgNode) -> list[CfgNode]:

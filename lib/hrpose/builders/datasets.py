@@ -149,7 +149,8 @@ def explaining_missing_data(config: CfgNode, split: str = "") -> Iterator[None]:
     try:
         yield
     except FileNotFoundError as error:
-        root, splits = Path(config.DATASET.ROOT), (config.DATASET.TRAIN, config.DATASET.VAL)
+        root, data = Path(config.DATASET.ROOT), config.DATASET
+        splits = [name for name in (data.TRAIN, data.VAL) if name]
         files = [f"{annotation_path(config, name)}" for name in splits]
         files += [f"{image_path(config, name)}/..." for name in splits]
         place = f"{root}" + f" in {Path.cwd()}" * (not root.is_absolute())
@@ -160,6 +161,12 @@ def explaining_missing_data(config: CfgNode, split: str = "") -> Iterator[None]:
             cure = f"Draw them: make quickstart, or python tools/synthesize.py --output {root}"
         tree = "\n".join(f"  {name}" for name in dict.fromkeys(files))
         raise FileNotFoundError(f"{error}. Expected:\n{tree}\n{cure}") from None
+
+
+def at_option(option: str, error: Exception) -> ValueError | FileNotFoundError:
+    """The error, with its option before the text; its own class may take other arguments."""
+    kind = FileNotFoundError if isinstance(error, FileNotFoundError) else ValueError
+    return kind(f"{option}: {error}")
 
 
 EVALUATORS: dict[str, Callable[..., PoseEvaluator]] = {

@@ -17,13 +17,12 @@ from yacs.config import CfgNode
 
 from hrpose.builders import bottomup
 from hrpose.builders.common import (
-    at_option,
     build_inference_model,
     config_of_network,
     keywords,
     load_model,
 )
-from hrpose.builders.datasets import results_category
+from hrpose.builders.datasets import at_option, results_category
 from hrpose.builders.devices import build_devices
 from hrpose.config.options import BOTTOM_UP_MODELS
 from hrpose.data.boxes import load_box_entries, select_boxes

@@ -10,6 +10,7 @@ from yacs.config import CfgNode
 
 from hrpose.builders.datasets import (
     Split,
+    at_option,
     build_evaluator,
     build_skeleton,
     check_annotations,
@@ -97,9 +98,12 @@ def read_source_split(source: DataSource, split: str) -> Split:
     """
     if not source.name:
         return read_split(source.config, split)
-    truth, images = open_split(source.own, split)
     data = source.own.DATASET
-    found = check_annotations(source.own, select_images(truth, data.IMAGE_IDS), split, TRAINING)
+    try:
+        truth, images = open_split(source.own, split)
+        found = check_annotations(source.own, select_images(truth, data.IMAGE_IDS), split, TRAINING)
+    except (ValueError, FileNotFoundError) as error:
+        raise at_option(f"DATASET.SOURCES, the config of {source.name}", error) from error
     own, target = build_skeleton(source.own), build_skeleton(source.config)
     index, back = map_joints(own, target), map_joints(target, own)
     if max(index) < 0:

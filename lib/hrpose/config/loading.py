@@ -422,7 +422,8 @@ def _check_sources(values: dict[str, Any]) -> None:
         )
     if weights and len(weights) != len(sources):
         raise ValueError(
-            f"DATASET.MIXING.WEIGHTS has {len(weights)} entries for {len(sources)} DATASET.SOURCES"
+            f"DATASET.MIXING.WEIGHTS has {len(weights)} entries for {len(sources)} "
+            "DATASET.SOURCES; give one for each, or [], which is 1 for all"
         )
 
 

@@ -25,6 +25,8 @@ from hrpose.data.validate import require
 from hrpose.ops.atomic_io import read_json, write_json
 from hrpose.skeletons import COCO, CROWDPOSE
 
+AIC_FILES = "images, as AI Challenger's annotations are; files in COCO's format need no conversion"
+
 VISIBILITIES = ("not labelled", "hidden", "visible")
 """What COCO's 0, 1 and 2 mean."""
 
@@ -109,7 +111,7 @@ def read_json_list(path: Path, what: str) -> list[dict[str, Any]]:
 
 def convert_aic(known: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     """Likewise, of AI Challenger."""
-    entries = read_json_list(known.annotations[0], "images, as AI Challenger's annotations are")
+    entries = read_json_list(known.annotations[0], AIC_FILES)
     return aic_annotations(entries), []
 
 

@@ -25,12 +25,12 @@ def track_annotations(config: CfgNode, state: TrainState, tests: Sequence[Evalua
         *(("VAL", test.source, test.split.records) for test in tests),
     ]
     for split, source, records in used:
-        role = source.key(split) if source.name else split
+        role = source.key(split)
         path = annotation_path(source.own, source.own.DATASET[split])
         people = sum(len(record.joints) for record in records)
         current[role] = {"sha256": sha256(path), "images": len(records), "people": people}
         before = earlier.get(role, current[role])
-        if before["sha256"] != current[role]["sha256"]:
+        if before != current[role]:  # or the config of one of DATASET.SOURCES
             state.logger.info(
                 f"warning: {path} changed since the last checkpoint: {before['images']} images "
                 f"with {before['people']} labelled people then, {len(records)} with {people} now. "
