@@ -2,6 +2,9 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
+# One thread a worker; glibc keeps memory that is freed instead of asking for it again, page by page.
+TEST_ENV := OMP_NUM_THREADS=1 MALLOC_MMAP_THRESHOLD_=33554432 MALLOC_TRIM_THRESHOLD_=4294967296 \
+	MALLOC_TOP_PAD_=67108864
 
 .DEFAULT_GOAL := help
 .PHONY: help setup quickstart test check docs format clean
@@ -22,13 +25,13 @@ quickstart: $(READY) ## draw a synthetic set, train a small network on it, evalu
 	$(BIN)/python tools/train.py --cfg configs/quickstart.yaml
 
 test: $(READY) ## every test but those marked long
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto
 
 check: $(READY) ## format, lint, types and the fast tests
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto -q -m "not slow and not long"
+	$(TEST_ENV) $(BIN)/python -m pytest -n auto -q -m "not slow and not long"
 
 docs: $(READY) ## write docs/options.md anew
 	$(BIN)/python -c "from hrpose.config.options import as_markdown; print(as_markdown(), end='')" > docs/options.md

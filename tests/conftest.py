@@ -1,5 +1,6 @@
 """One thread for every test, and a table of how far the fast code is from the plain loops."""
 
+import gc
 import signal
 
 import cv2
@@ -21,6 +22,13 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.get_closest_marker("long"):
             item.add_marker(pytest.mark.timeout(0))  # it is started and watched by hand
+
+
+def pytest_collection_finish():
+    """What the imports and the tests themselves hold lives to the end: nothing to search for."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture
