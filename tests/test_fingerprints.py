@@ -103,7 +103,8 @@ def test_a_read_only_folder_stays_as_it_is(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     folder.chmod(0o555)
-    keep_fingerprints(folder / "train.json", {"a.jpg": "0f" * 32})
+    with pytest.warns(UserWarning, match=r"train.fingerprints.json cannot be written .*read-only"):
+        keep_fingerprints(folder / "train.json", {"a.jpg": "0f" * 32})
     folder.chmod(0o755)
     assert os.listdir(folder) == []
 
