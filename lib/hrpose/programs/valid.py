@@ -99,7 +99,9 @@ def read_evaluation_sets(config: CfgNode, dist: DistInfo) -> list[EvaluationSet]
         try:
             images = build(source.config, split.records, split.images, dist)
         except ValueError as error:  # such as boxes of the images of another set
-            raise at_option(f"DATASET.SOURCES, {source.name}", error) if source.name else error
+            if not source.name:
+                raise
+            raise at_option(f"DATASET.SOURCES, {source.name}", error) from error
         tests.append(EvaluationSet(source, split, images))
     return tests
 
