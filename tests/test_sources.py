@@ -501,6 +501,14 @@ def test_a_set_without_a_joint_of_the_network_is_refused(world):
         read_source_split(source, "train")
 
 
+def test_a_set_of_which_nothing_is_left_is_refused(world):
+    config = both(world)
+    splits = [read_source_split(s, s.config.DATASET.TRAIN) for s in list_sources(config)]
+    splits[1] = splits[1]._replace(records=[])
+    with pytest.raises(ValueError, match="config of crowd: the data set is empty"):
+        build_training_loader(config, splits=splits)
+
+
 def test_missing_files_are_explained_with_the_data_set(world):
     (world / "crowd/json/crowdpose_train.json").unlink()
     text = (world / "crowd.yaml").read_text()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -89,6 +90,17 @@ def evaluated_sources(config: CfgNode) -> list[DataSource]:
     return evaluated
 
 
+@contextmanager
+def naming(source: DataSource) -> Iterator[None]:
+    """Add the name of one of DATASET.SOURCES to errors of its files and options."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if not source.name:
+            raise
+        raise at_option(f"DATASET.SOURCES, the config of {source.name}", error) from error
+
+
 def read_source_split(source: DataSource, split: str) -> Split:
     """A split of a data set: records of the network's joints, and annotations to evaluate by.
 
@@ -98,11 +110,9 @@ def read_source_split(source: DataSource, split: str) -> Split:
     if not source.name:
         return read_split(source.config, split)
     data = source.own.DATASET
-    try:
+    with naming(source):
         truth, images = open_split(source.own, split)
         found = check_annotations(source.own, select_images(truth, data.IMAGE_IDS), split, TRAINING)
-    except (ValueError, FileNotFoundError) as error:
-        raise at_option(f"DATASET.SOURCES, the config of {source.name}", error) from error
     own, target = build_skeleton(source.own), build_skeleton(source.config)
     index, back = map_joints(own, target), map_joints(target, own)
     if max(index) < 0:

@@ -11,7 +11,6 @@ from yacs.config import CfgNode
 
 from hrpose.builders.datasets import (
     Split,
-    at_option,
     build_evaluator,
     build_schema,
     build_skeleton,
@@ -24,6 +23,7 @@ from hrpose.builders.sources import (
     DataSource,
     build_source_evaluator,
     evaluated_sources,
+    naming,
     read_source_split,
 )
 from hrpose.builders.topdown import TRUTH
@@ -96,12 +96,8 @@ def read_evaluation_sets(config: CfgNode, dist: DistInfo) -> list[EvaluationSet]
     for source in evaluated_sources(config):
         split = read_source_split(source, source.config.DATASET.VAL)
         build = family(config).build_test_images
-        try:
+        with naming(source):  # whose images a file of boxes may not have
             images = build(source.config, split.records, split.images, dist)
-        except ValueError as error:  # such as boxes of the images of another set
-            if not source.name:
-                raise
-            raise at_option(f"DATASET.SOURCES, {source.name}", error) from error
         tests.append(EvaluationSet(source, split, images))
     return tests
 
