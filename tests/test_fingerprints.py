@@ -209,10 +209,13 @@ def test_many_pictures_without_a_fingerprint_are_for_check_data(world, monkeypat
     assert "error: 1 pictures trained and evaluated on" in report and PAIR in report
     assert "two/train2017: " in report and "one/both splits: " in report
     assert PAIR in train(world, status=2)
+    path = world / "two/annotations/person_keypoints_train2017.json"
+    path.write_text(path.read_text().replace('"area"', '"other"'))  # which evaluation only needs
     noted = run(
         *("check_data", "--cfg", world / "both.yaml", *TINY),
         *("DATASET.MIXING.SHARED_IMAGES", "drop", "TRAIN.BATCH", "3"),
     )
     assert "note: 1 pictures trained and evaluated on" in noted
+    assert "note: 5 people without an area" in noted
     pictures = world / "output/both/check_data/pictures"
     assert len(list(pictures.glob("sample_*.jpg"))) == 8  # the first of each set
