@@ -171,7 +171,8 @@ NEUTRAL = {
     "TRAIN.MAX_NONFINITE_STEPS": "0", "LOGGERS": "[wandb]", "DEVICE": "cuda:1",
     "OUTPUT_DIR": "elsewhere",
 }  # fmt: skip
-REFUSED = ["TRAIN.RESUME", "TEST.MODEL_FILE", "TRAIN.SEED"]
+REFUSED = ["TRAIN.RESUME", "TEST.MODEL_FILE", "TRAIN.SEED", "DATASET.SOURCES"]
+REFUSED += ["DATASET.MIXING.WEIGHTS", "DATASET.MIXING.SHARED_IMAGES"]
 REGISTERED = {
     "MODEL.NAME": "higher_hrnet",
     "LOSS.TERMS": "[tags]",
@@ -208,6 +209,13 @@ def another(option, base):
         except ValueError:
             continue
     return None
+
+
+def test_rows_of_several_data_sets_are_refused(write):
+    path = write(a="DATASET: {SOURCES: [b.yaml]}") / "a.yaml"
+    for preset in ("full", "bench"):
+        with pytest.raises(ValueError, match="a.yaml: tables are of one data set; set"):
+            plan(path, preset=preset)
 
 
 def test_every_option_changes_the_key_but_those_that_do_not_change_the_result(write):

@@ -14,7 +14,7 @@ from boxed_people import scattered_boxes
 from commands import ROOT, SMALL, run
 from hrpose.builders import load_predictor
 from hrpose.builders.common import build_model, load_model
-from hrpose.builders.datasets import first, read_split
+from hrpose.builders.datasets import read_split
 from hrpose.builders.topdown import build_test_images
 from hrpose.config import load_config
 from hrpose.inference.onnx_predictor import OnnxPredictor
@@ -100,8 +100,8 @@ def share_of_others(exported, predictor, images):
 
 def boxed_images(options, count):
     config = load_config(TOP_DOWN, options)
-    split = first(read_split(config, config.DATASET.VAL), count)
-    images = build_test_images(config, split.records, split.images)
+    split = read_split(config, config.DATASET.VAL)
+    images = build_test_images(config, split.records[:count], split.images)
     return [images[i] for i in range(len(images))]
 
 

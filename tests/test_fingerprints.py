@@ -103,7 +103,8 @@ def test_a_read_only_folder_stays_as_it_is(tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     folder.chmod(0o555)
-    keep_fingerprints(folder / "train.json", {"a.jpg": "0f" * 32})
+    with pytest.warns(UserWarning, match=r"train.fingerprints.json cannot be written .*read-only"):
+        keep_fingerprints(folder / "train.json", {"a.jpg": "0f" * 32})
     folder.chmod(0o755)
     assert os.listdir(folder) == []
 
@@ -200,14 +201,21 @@ def test_many_pictures_without_a_fingerprint_are_for_check_data(world, monkeypat
     refused = train(world, status=2)
     assert "person_keypoints_train2017.fingerprints.json lacks 4 of 4 images" in refused
     assert "tools/check_data.py --cfg" in refused
+    allowed = train(world, "DATASET.MIXING.SHARED_IMAGES", "allow")  # the other cure
+    assert (
+        "warning: " in allowed and "lacks 4 of 4 images" in allowed and "two: 5 people" in allowed
+    )
     report = run("check_data", "--cfg", world / "both.yaml", *TINY, status=1)
     assert "error: 1 pictures trained and evaluated on" in report and PAIR in report
     assert "two/train2017: " in report and "one/both splits: " in report
     assert PAIR in train(world, status=2)
+    path = world / "two/annotations/person_keypoints_train2017.json"
+    path.write_text(path.read_text().replace('"area"', '"other"'))  # which evaluation only needs
     noted = run(
         *("check_data", "--cfg", world / "both.yaml", *TINY),
         *("DATASET.MIXING.SHARED_IMAGES", "drop", "TRAIN.BATCH", "3"),
     )
     assert "note: 1 pictures trained and evaluated on" in noted
+    assert "note: 5 people without an area" in noted
     pictures = world / "output/both/check_data/pictures"
     assert len(list(pictures.glob("sample_*.jpg"))) == 8  # the first of each set

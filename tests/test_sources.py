@@ -1,6 +1,8 @@
 """Data sets trained together: their joints, masks, order, counts and metrics."""
 
 import json
+import re
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,20 +11,24 @@ import torch
 from commands import SMALL, run, tool
 from hrpose.builders import build_loss
 from hrpose.builders.common import build_model
-from hrpose.builders.datasets import SKELETONS, build_skeleton
+from hrpose.builders.datasets import SKELETONS, build_skeleton, read_split
 from hrpose.builders.sources import (
     build_source_evaluator,
     evaluated_sources,
     list_sources,
+    read_first,
     read_source_split,
 )
 from hrpose.builders.training import build_training_loader
-from hrpose.config import load_config
+from hrpose.config import load_config, parse_config
+from hrpose.config.loading import with_source_options
+from hrpose.config.options import may_differ
 from hrpose.data.augment import flip
 from hrpose.data.joined import JoinedImages, map_keypoints
 from hrpose.data.loaders import Quota, ResumableBatchSampler, draw_indices
 from hrpose.data.samples import read_sample
 from hrpose.engine.checkpoint import load_checkpoint
+from hrpose.engine.run_dir import check_same_config
 from hrpose.ops.normalize import normalize
 from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, UNION, map_joints
 from hrpose.structures import Poses
@@ -397,11 +403,77 @@ def test_an_mpii_set_is_joined_bottom_up_only_where_it_is_not_scored(world):
         (["DATASET.MIXING.WEIGHTS", "[1,2,3]"], "3 entries for 2 DATASET.SOURCES; give one"),
         (["DATASET.MIXING.WEIGHTS", "[1,0]"], "above 0"),
         (["DATASET.SOURCES", "[]", "DATASET.MIXING.SHARED_IMAGES", "allow"], "has no effect"),
+        (["DATASET.IMAGE_IDS", "[5]"], "IMAGE_IDS has no effect beside DATASET.SOURCES"),
+        (["DATASET.SOURCES", "[{DATASET.ROOT: x}]"], "lists DATASET.ROOT; give NAME"),
+        (["DATASET.SOURCES", "[{NAME: a, TRAIN.LR: 1}]"], "lists NAME, TRAIN.LR; give NAME"),
+        (["DATASET.SOURCES", "[{NAME: a, DATASET.VAL: 1}]"], "DATASET.VAL is 1, but must be text"),
     ],
 )
 def test_options_that_do_not_fit_are_refused(world, change, message):
     with pytest.raises(ValueError, match=message):
         both(world, "bottom-up", *change)
+
+
+def test_a_joining_config_becomes_one_of_a_single_set_by_one_option(world):
+    path = world / "both.yaml"
+    mixing = "  MIXING: {WEIGHTS: [1, 2], SHARED_IMAGES: drop}"
+    path.write_text(
+        path.read_text().replace("DATASET: {", "DATASET:\n  ").replace("}", f"\n{mixing}")
+    )
+    single = both(world, "bottom-up", "DATASET.SOURCES", "[]", "DATASET.ROOT", "x")
+    assert single.DATASET.MIXING.SHARED_IMAGES == "refuse" and not single.DATASET.MIXING.WEIGHTS
+    assert both(world).DATASET.MIXING.WEIGHTS == (1, 2)
+
+
+def test_a_run_keeps_the_options_of_its_sources_and_not_their_paths(world):
+    (world / "crowd.yaml").write_text(
+        (world / "crowd.yaml").read_text().replace("VAL: val", "VAL: '', IMAGE_IDS: [3, 5]")
+    )
+    config = both(world)
+    kept, before = with_source_options(config), [s.own for s in list_sources(config)]
+    stored = parse_config(kept.dump(), "config.yaml")
+    for name in ("coco", "crowd"):
+        (world / f"{name}.yaml").unlink()
+    assert stored == kept == with_source_options(stored)
+    assert [source.own for source in list_sources(stored)] == before
+    assert before[1].DATASET.IMAGE_IDS == (3, 5) and not before[0].DATASET.IMAGE_IDS
+
+
+@pytest.mark.parametrize(
+    "new, change", [("TRAIN: other", "DATASET.TRAIN"), ("ROOT: /moved", "DATASET.ROOT")]
+)
+def test_a_run_goes_on_with_moved_sources_only(world, new, change):
+    old = with_source_options(both(world)).dump()
+    text = (world / "crowd.yaml").read_text()
+    old_value = next(part for part in re.split("[{,}] ?", text) if new[:4] in part).strip()
+    (world / "crowd.yaml").write_text(text.replace(old_value, new))
+    now = with_source_options(both(world)).dump()
+    compare = partial(check_same_config, old, now, "run", may_differ, None)
+    if change == "DATASET.ROOT":
+        assert [each.split()[0] for each in compare()] == [f"DATASET.SOURCES[1].{change}"]
+    else:
+        with pytest.raises(ValueError, match=rf"SOURCES\[1\].{change} train -> other"):
+            compare()
+    assert not may_differ("DATASET.SOURCES[0].NAME", "a", "b")
+
+
+def test_what_reads_one_data_set_refuses_several(world):
+    with pytest.raises(ValueError, match="one data set, and DATASET.SOURCES lists several; give"):
+        read_split(both(world), "train2017")
+
+
+def test_the_first_images_of_a_set_are_scored_alone(world):
+    """Also where DATASET.IMAGE_IDS lists more of them."""
+    whole = read_source_split(list_sources(both(world))[0], "val2017")
+    ids = [record.image_id for record in whole.records][:3]
+    text = (world / "coco.yaml").read_text()
+    options = f", TRAIN: val2017, IMAGE_IDS: {ids}}}"
+    (world / "coco.yaml").write_text(text.replace("}", options))
+    source = list_sources(both(world))[0]
+    split = read_first(source, "val2017", 2)
+    assert [record.image_id for record in split.records] == ids[:2]
+    assert build_source_evaluator(source, split.truth).image_ids == {*ids}
+    assert build_source_evaluator(source, split.truth, ids[:2]).image_ids == {*ids[:2]}
 
 
 def test_sources_that_cannot_be_joined_are_refused(world):
@@ -427,6 +499,14 @@ def test_a_set_without_a_joint_of_the_network_is_refused(world):
     source = list_sources(both(world))[1]
     with pytest.raises(ValueError, match="crowd has no joint of DATASET.SKELETON coco.*point_a"):
         read_source_split(source, "train")
+
+
+def test_a_set_of_which_nothing_is_left_is_refused(world):
+    config = both(world)
+    splits = [read_source_split(s, s.config.DATASET.TRAIN) for s in list_sources(config)]
+    splits[1] = splits[1]._replace(records=[])
+    with pytest.raises(ValueError, match="config of crowd: the data set is empty"):
+        build_training_loader(config, splits=splits)
 
 
 def test_missing_files_are_explained_with_the_data_set(world):
@@ -494,12 +574,13 @@ def test_a_run_that_goes_on_with_other_images_of_a_set_names_it(world):
     words = ["--cfg", world / "both.yaml", *TINY, "TEST.SCALE_FACTOR", "1"]
     tool("train", *words, "TRAIN.VALIDATE_EVERY", "0", "TRAIN.EPOCHS", "1")
     (folder,) = (world / "output/both").iterdir()
-    truth = json.loads((world / "crowd/json/crowdpose_train.json").read_text())
-    kept = sorted({person["image_id"] for person in truth["annotations"]})[:-1]
-    text = (world / "crowd.yaml").read_text()
-    (world / "crowd.yaml").write_text(
-        text.replace("TRAIN: train", f"IMAGE_IDS: {kept}, TRAIN: train")
-    )
+    assert "crowd.yaml" not in (folder / "config.yaml").read_text()
+    path = world / "crowd/json/crowdpose_train.json"
+    truth = json.loads(path.read_text())
+    last = max(person["image_id"] for person in truth["annotations"])
+    for listed, key in (("images", "id"), ("annotations", "image_id")):
+        truth[listed] = [each for each in truth[listed] if each[key] != last]
+    path.write_text(json.dumps(truth))
     more = ["TRAIN.VALIDATE_EVERY", "0", "TRAIN.EPOCHS", "2", "TRAIN.RESUME", folder]
     output = run("train", *words, *more)
     assert "crowdpose_train.json changed since the last checkpoint" in output

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -66,9 +66,11 @@ def _skeleton_of_weights(path: Path) -> Skeleton:
 def results_category(config: CfgNode) -> dict[str, Any]:
     """The entry of COCO's `categories` that results are of: its id and name, joints and limbs.
 
-    Id and name are those of DATASET.VAL or .TRAIN; COCO's where neither is at hand.
+    Id and name are those of DATASET.VAL or .TRAIN; COCO's where neither is at hand, and with
+    DATASET.SOURCES.
     """
-    paths = [annotation_path(config, split) for split in (config.DATASET.VAL, config.DATASET.TRAIN)]
+    splits = () if config.DATASET.SOURCES else (config.DATASET.VAL, config.DATASET.TRAIN)
+    paths = [annotation_path(config, split) for split in splits]
     category: dict[str, Any] = {"id": PERSON, "name": "person"}
     for path in [path for path in paths if path.is_file()][:1]:
         category = person_category(load_annotations(path), config.DATASET.CATEGORY)
@@ -138,7 +140,15 @@ def open_split(config: CfgNode, split: str) -> tuple[dict[str, Any], ImageFiles]
 
 
 def read_annotations(config: CfgNode, split: str) -> dict[str, Any]:
-    """The annotations of a split, whose images are not needed."""
+    """The annotations of a split, whose images are not needed.
+
+    Errors: FileNotFoundError; ValueError for a config of several data sets
+    """
+    if config.DATASET.SOURCES:
+        raise ValueError(
+            "this is of one data set, and DATASET.SOURCES lists several; give the config of one of "
+            "them, or DATASET.SOURCES [] and DATASET.ROOT"
+        )
     with explaining_missing_data(config, split):
         return load_annotations(annotation_path(config, split))
 
@@ -177,22 +187,17 @@ EVALUATORS: dict[str, Callable[..., PoseEvaluator]] = {
 }
 
 
-def build_evaluator(config: CfgNode, truth: dict[str, Any]) -> PoseEvaluator:
-    """An evaluator of one pass; annotations it cannot use are refused here, with the cure."""
+def build_evaluator(
+    config: CfgNode, truth: dict[str, Any], image_ids: Sequence[int] = ()
+) -> PoseEvaluator:
+    """An evaluator of one pass; annotations it cannot use are refused here, with the cure.
+
+    image_ids: the images that are scored; default: those of DATASET.IMAGE_IDS, or all
+    """
     check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
     return EVALUATORS[config.DATASET.FORMAT](
         truth=truth,
         skeleton=build_skeleton(config),
         category_id=person_category(truth, config.DATASET.CATEGORY)["id"],
-        image_ids=config.DATASET.IMAGE_IDS or None,
+        image_ids=image_ids or config.DATASET.IMAGE_IDS or None,
     )
-
-
-def first(split: Split, count: int) -> Split:
-    """The first images of a split, and what is annotated in them."""
-    kept = split.records[:count]
-    ids = {record.image_id for record in kept}
-    people = [one for one in split.truth["annotations"] if one["image_id"] in ids]
-    images = [one for one in split.truth["images"] if one["id"] in ids]
-    truth = {**split.truth, "images": images, "annotations": people}
-    return split._replace(truth=truth, records=kept)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -28,7 +29,7 @@ from hrpose.skeletons import map_joints
 
 
 class DataSource(NamedTuple):
-    """A data set that is trained on, or evaluated on, or both."""
+    """A data set that is trained on and, if it has a DATASET.VAL, evaluated on."""
 
     name: str  # empty: that of the config itself
     own: CfgNode  # the config with the data set's own files and joints
@@ -72,8 +73,7 @@ def list_sources(config: CfgNode) -> list[DataSource]:
     names = [source.name for source in sources]
     if len(set(names)) < len(names):
         raise ValueError(
-            f"DATASET.SOURCES {list(data.SOURCES)} are called {', '.join(names)}; give each "
-            "another NAME in its config"
+            f"DATASET.SOURCES are called {', '.join(names)}; give each another NAME in its config"
         )
     return sources
 
@@ -90,6 +90,17 @@ def evaluated_sources(config: CfgNode) -> list[DataSource]:
     return evaluated
 
 
+@contextmanager
+def naming(source: DataSource) -> Iterator[None]:
+    """Add the name of one of DATASET.SOURCES to errors of its files and options."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        if not source.name:
+            raise
+        raise at_option(f"DATASET.SOURCES, the config of {source.name}", error) from error
+
+
 def read_source_split(source: DataSource, split: str) -> Split:
     """A split of a data set: records of the network's joints, and annotations to evaluate by.
 
@@ -99,11 +110,9 @@ def read_source_split(source: DataSource, split: str) -> Split:
     if not source.name:
         return read_split(source.config, split)
     data = source.own.DATASET
-    try:
+    with naming(source):
         truth, images = open_split(source.own, split)
         found = check_annotations(source.own, select_images(truth, data.IMAGE_IDS), split, TRAINING)
-    except (ValueError, FileNotFoundError) as error:
-        raise at_option(f"DATASET.SOURCES, the config of {source.name}", error) from error
     own, target = build_skeleton(source.own), build_skeleton(source.config)
     index, back = map_joints(own, target), map_joints(target, own)
     if max(index) < 0:
@@ -120,11 +129,20 @@ def read_source_split(source: DataSource, split: str) -> Split:
     return Split(map_keypoints(truth, category, compared), records, images, found)
 
 
+def read_first(source: DataSource, split: str, count: int) -> Split:
+    """`read_source_split` of its first images; the annotations are those of all."""
+    whole = read_source_split(source, split)
+    return whole._replace(records=whole.records[:count])
+
+
 def build_source_evaluator(
-    source: DataSource, truth: dict[str, Any]
+    source: DataSource, truth: dict[str, Any], image_ids: Sequence[int] = ()
 ) -> PoseEvaluator | MappedEvaluator:
-    """The data set's own evaluator, of poses in the network's joints; truth: that of its Split"""
-    evaluator = build_evaluator(source.own, truth)
+    """The data set's own evaluator, of poses in the network's joints; see `build_evaluator`.
+
+    truth: that of its Split
+    """
+    evaluator = build_evaluator(source.own, truth, image_ids)
     own, target = build_skeleton(source.own), build_skeleton(source.config)
     if own.joints == target.joints:
         return evaluator

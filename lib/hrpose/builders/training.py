@@ -15,7 +15,13 @@ from hrpose.builders.common import keywords
 from hrpose.builders.datasets import Split
 from hrpose.builders.devices import PRECISIONS, list_devices
 from hrpose.builders.families import family, is_top_down
-from hrpose.builders.sources import join_datasets, list_sources, quotas_of, read_source_split
+from hrpose.builders.sources import (
+    join_datasets,
+    list_sources,
+    naming,
+    quotas_of,
+    read_source_split,
+)
 from hrpose.data.loaders import ResumableBatchSampler, TrainingLoader
 from hrpose.engine.distributed import SINGLE_PROCESS, DistInfo
 from hrpose.engine.optim import (
@@ -45,7 +51,10 @@ def build_training_loader(
     train, sources = config.TRAIN, list_sources(config)
     splits = splits or [read_source_split(each, each.config.DATASET.TRAIN) for each in sources]
     build = family(config).build_dataset
-    datasets = [build(source.config, split) for source, split in zip(sources, splits)]
+    datasets = []
+    for source, split in zip(sources, splits):
+        with naming(source):
+            datasets.append(build(source.config, split))
     dataset = join_datasets(sources, datasets)
     if train.BATCH % dist.world_size:
         raise ValueError(

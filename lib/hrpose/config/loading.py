@@ -7,7 +7,7 @@ import itertools
 import math
 import os
 import re
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import lru_cache, reduce
 from operator import getitem
 from pathlib import Path
@@ -91,23 +91,42 @@ def parse_config(text: str, origin: str, overrides: Sequence[str] = ()) -> CfgNo
     return _config_of(stored_entries(text, origin), overrides, "", record=True)
 
 
-def load_source(path: str | Path, config: CfgNode) -> CfgNode:
-    """`config` with SOURCE_OPTIONS and NAME as in another YAML, or as by default.
+def load_source(source: str | Mapping[str, Any], config: CfgNode) -> CfgNode:
+    """`config` with NAME and SOURCE_OPTIONS of one of DATASET.SOURCES, or as by default.
 
     Errors: those of `load_config`; ValueError for a YAML that has sources itself
     """
-    path = Path(os.path.expanduser(path))
+    values = {key: reduce(getitem, key.split("."), config) for key in BY_KEY}
+    usual = defaults()
+    joining = ("DATASET.SOURCES", "DATASET.MIXING.WEIGHTS", "DATASET.MIXING.SHARED_IMAGES")
+    values |= {key: usual[key] for key in (*SOURCE_OPTIONS, *joining)} | _source_options(source)
+    _check_together(values)
+    return _as_node(values)
+
+
+def with_source_options(config: CfgNode) -> CfgNode:
+    """`config` that no longer depends on the files of DATASET.SOURCES, but has their options.
+
+    Errors: those of `load_source`
+    """
+    resolved = config.clone()
+    resolved.defrost()
+    resolved.DATASET.SOURCES = tuple(map(_source_options, config.DATASET.SOURCES))
+    resolved.freeze()
+    return resolved
+
+
+def _source_options(source: str | Mapping[str, Any]) -> dict[str, Any]:
+    """NAME and SOURCE_OPTIONS, those at their defaults left out, of a YAML or as listed."""
+    if isinstance(source, Mapping):
+        return dict(source)
+    path = Path(os.path.expanduser(source))
     written = {entry.key: _checked(entry) for entry in read_entries(path)}
     if written.get("DATASET.SOURCES"):
         raise ValueError(f"{path} has DATASET.SOURCES; list these themselves, not their config")
-    values = {key: reduce(getitem, key.split("."), config) for key in BY_KEY}
     usual = defaults()
-    values |= {key: written.get(key, usual[key]) for key in SOURCE_OPTIONS}
-    joining = ("DATASET.SOURCES", "DATASET.MIXING.WEIGHTS", "DATASET.MIXING.SHARED_IMAGES")
-    values |= {key: usual[key] for key in joining}
-    values["NAME"] = written.get("NAME") or _experiment(path)
-    _check_together(values)
-    return _as_node(values)
+    named = {"NAME": written.get("NAME") or _experiment(path)}
+    return named | {k: v for k, v in written.items() if k in SOURCE_OPTIONS and v != usual[k]}
 
 
 def stored_entries(text: str, origin: str, section: str = "") -> list[Entry]:
@@ -339,6 +358,8 @@ def _checked(entry: Entry) -> Any:
     ):
         like = (like,)
     value = _coerced(entry.value, like)
+    if entry.key == "DATASET.SOURCES":
+        value = _coerced_sources(entry)
     if value is None:
         raise ValueError(
             f"{entry.where}: {entry.key} is {entry.value!r}, but must be {_kind(option.default)}. "
@@ -350,6 +371,23 @@ def _checked(entry: Entry) -> Any:
             f"{entry.where}: {entry.key} is {entry.value!r}, but must be {wanted}. {option.meaning}"
         )
     return os.path.expanduser(value) if entry.key in PATH_OPTIONS else value
+
+
+def _coerced_sources(entry: Entry) -> tuple[Any, ...] | None:
+    """DATASET.SOURCES: paths of YAMLs, or their options, as `with_source_options` lists them."""
+    sources = [
+        {k: _checked(Entry(f"{k}", v, entry.where)) for k, v in source.items()}
+        if isinstance(source, Mapping)
+        else _coerced(source, "")
+        for source in _as_list(entry.value)
+    ]
+    for options in (source for source in sources if isinstance(source, Mapping)):
+        if not options.get("NAME") or not options.keys() <= {"NAME", *SOURCE_OPTIONS}:
+            raise ValueError(
+                f"{entry.where}: one of DATASET.SOURCES lists {', '.join(options)}; give NAME, and "
+                f"of the others only {', '.join(SOURCE_OPTIONS)}; or the path of a YAML"
+            )
+    return None if None in sources else tuple(sources)
 
 
 def _coerced(value: Any, like: Any) -> Any:
@@ -415,10 +453,6 @@ def _check_sources(values: dict[str, Any]) -> None:
         raise ValueError(
             "DATASET.SOURCES are mapped onto the joints of a named skeleton; set DATASET.SKELETON "
             "coco, union, crowdpose, mpii or aic"
-        )
-    if values["DATASET.MIXING.SHARED_IMAGES"] != "refuse" and not sources:
-        raise ValueError(
-            "DATASET.MIXING.SHARED_IMAGES has no effect without DATASET.SOURCES; leave it out"
         )
     if weights and len(weights) != len(sources):
         raise ValueError(

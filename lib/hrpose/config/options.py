@@ -97,7 +97,8 @@ OPTIONS = (
            "Configs of data sets that are trained on together, paths from where the program is "
            "run: their options on files and joints (ROOT to IGNORE_REGIONS) count, all others are "
            "of this config. Joints are mapped onto SKELETON by their names. The first that "
-           "is evaluated (VAL) selects the best checkpoint. Empty: ROOT alone."),
+           "is evaluated (VAL) selects the best checkpoint. Empty: ROOT alone. A run's config.yaml "
+           "lists their options (NAME, DATASET.ROOT, ...) instead."),
     Option("DATASET.MIXING.WEIGHTS", (1.0,), each(above_0),
            "How often an epoch shows each sample of each of SOURCES, e.g. 2, or 0.1: a random "
            "tenth. Empty: once, so that sets count by their sizes."),
@@ -396,21 +397,37 @@ EMPTY_BY_DEFAULT = {
 """Lists whose default only shows the type of their entries."""
 
 
+SOURCE_OPTIONS = tuple(
+    f"DATASET.{name}"
+    for name in (
+        *("ROOT", "FORMAT", "TRAIN", "VAL", "ANNOTATIONS", "IMAGES", "EXIF", "CATEGORY"),
+        *("IMAGE_IDS", "SKELETON", "OKS_SIGMAS", "GROUPING_ORDER", "IGNORE_REGIONS"),
+    )
+)
+"""Options that each of DATASET.SOURCES has from its own config."""
+
+ANY = "an entry"
+"""The value of a `Dependence` on a list that must not be empty."""
+
+
 class Dependence(NamedTuple):
     """Options that have an effect only beside certain values of another."""
 
     options: tuple[str, ...]
     on: str
-    values: tuple[Any, ...]  # that value is one of these, or a list with one of them
+    values: tuple[Any, ...]  # that value is one of these, or a list with one of them, or with ANY
 
     def holds(self, value: Any) -> bool:
+        if value == ():
+            return value in self.values
         chosen = value if isinstance(value, tuple) else (value,)
-        return any(each in self.values for each in chosen)
+        return self.values == (ANY,) or any(each in self.values for each in chosen)
 
     def refusal(self, key: str, value: Any) -> str:
         """Why `key` is refused beside this value, and the cure."""
         cure = " or ".join(map(as_yaml, self.values))
-        change = f"add {cure} to {self.on}" if isinstance(value, tuple) else f"set {self.on} {cure}"
+        listed = isinstance(value, tuple) and self.values != ((),)
+        change = f"add {cure} to {self.on}" if listed else f"set {self.on} {cure}"
         return (
             f"{key} has no effect beside {self.on} {as_yaml(value)}; {change}, or leave {key} out"
         )
@@ -463,6 +480,12 @@ DEPENDENCES = (
         ("cutout",),
     ),
     Dependence(("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER"), "DATASET.SKELETON", ("file",)),
+    Dependence(
+        tuple(key for key in SOURCE_OPTIONS if key != "DATASET.SKELETON"), "DATASET.SOURCES", ((),)
+    ),
+    Dependence(
+        ("DATASET.MIXING.WEIGHTS", "DATASET.MIXING.SHARED_IMAGES"), "DATASET.SOURCES", (ANY,)
+    ),
     Dependence(("TEST.ENSEMBLE",), "TEST.GT_HEATMAPS", (False,)),
     Dependence(("DATASET.FLIP",), "DATASET.AUGMENTATIONS", ("flip",)),
     Dependence(
@@ -500,15 +523,6 @@ PATH_OPTIONS = {
 }
 """Paths, in which ~ is the home folder."""
 
-SOURCE_OPTIONS = tuple(
-    f"DATASET.{name}"
-    for name in (
-        *("ROOT", "FORMAT", "TRAIN", "VAL", "ANNOTATIONS", "IMAGES", "EXIF", "CATEGORY"),
-        *("IMAGE_IDS", "SKELETON", "OKS_SIGMAS", "GROUPING_ORDER", "IGNORE_REGIONS"),
-    )
-)
-"""Options that each of DATASET.SOURCES has from its own config."""
-
 RUNTIME_OPTIONS = (
     "OUTPUT_DIR",
     "DEVICE",
@@ -535,6 +549,9 @@ def may_differ(key: str, old: Any, new: Any) -> bool:
     """Whether a run that TRAIN.RESUME names goes on with another value of an option."""
     if key == "TRAIN.EPOCHS":
         return isinstance(old, int) and isinstance(new, int) and old < new
+    if key.startswith("DATASET.SOURCES["):  # an option of one of them
+        key = key.partition("].")[2]
+        return key != "NAME" and key in RESUMABLE_OPTIONS
     return key in RESUMABLE_OPTIONS or key.startswith("TEST.")
 
 

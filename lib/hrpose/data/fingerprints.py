@@ -7,8 +7,8 @@ Source: the DCT hash of Zauner, Implementation and Benchmarking of Perceptual Im
 from __future__ import annotations
 
 import stat
+import warnings
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -99,9 +99,19 @@ def _is_valid(value: object) -> bool:
 
 
 def keep_fingerprints(annotations: Path, found: Mapping[str, str]) -> None:
-    """Add fingerprints to those that are kept, unless the folder is read-only, to root too."""
+    """Add fingerprints to those that are kept; a warning where the folder is read-only."""
     known = read_fingerprints(annotations)
-    if found.items() <= known.items() or not annotations.parent.stat().st_mode & stat.S_IWUSR:
+    if found.items() <= known.items():
         return
-    with suppress(OSError):
-        write_json(fingerprint_cache(annotations), {"method": METHOD, "images": {**known, **found}})
+    try:
+        if not annotations.parent.stat().st_mode & stat.S_IWUSR:  # which stops all but root
+            raise PermissionError(f"{annotations.parent} is read-only")
+        kept = {"method": METHOD, "images": {**known, **found}}
+        write_json(fingerprint_cache(annotations), kept)
+    except OSError as error:
+        warnings.warn(
+            f"{fingerprint_cache(annotations)} cannot be written ({error}): where this set is one "
+            f"of DATASET.SOURCES, every start reads its {len(found)} images again; make the folder "
+            "writable, or copy the annotations and set DATASET.ANNOTATIONS to the copy",
+            stacklevel=2,
+        )

@@ -193,7 +193,10 @@ def plain_options(config: str) -> dict[str, Any]:
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, list) and value and isinstance(value[0], Mapping):
+            for number, each in enumerate(value):
+                yield from _flatten(each, f"{prefix}{key}[{number}].")
+        elif isinstance(value, Mapping):
             yield from _flatten(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value

@@ -92,6 +92,11 @@ def make_plan(
                 written = load_config(file)
                 shrink = bench_overrides(written) if preset == "bench" else []
                 config = load_config(file, [*shrink, *point, *seed])
+                if config.DATASET.SOURCES:
+                    raise ValueError(
+                        "tables are of one data set; set DATASET.SOURCES [] and DATASET.ROOT, or "
+                        "train this config by tools/train.py"
+                    )
             except ValueError as error:
                 raise ValueError(f"row {origin}: {error}") from None
             name = config.NAME.removeprefix("ablations/") + suffix
@@ -215,7 +220,7 @@ def bench_overrides(config: CfgNode) -> list[str]:
     Sides and widths are axes of the published tables, whose rows must stay apart. An experiment on
     data of one's own keeps it, and sides of 128 and widths of 8 at least, as far as it has them.
     """
-    own = config.DATASET.ROOT not in PUBLISHED_ROOTS
+    own = config.DATASET.ROOT not in PUBLISHED_ROOTS or bool(config.DATASET.SOURCES)
     bench = load_config(BENCH)
     keys = [*(entry.key for entry in read_entries(BENCH)), *_BENCH_DATA]
     if own:

@@ -16,8 +16,8 @@ from torch.autograd.profiler import record_function
 from yacs.config import CfgNode
 
 from hrpose.builders.common import build_inference_model, build_model, load_model
-from hrpose.builders.datasets import build_evaluator, first, read_split
 from hrpose.builders.families import box_source, family, is_top_down
+from hrpose.builders.sources import build_source_evaluator, evaluated_sources, read_first
 from hrpose.config import load_config
 from hrpose.inference import decode as decoding
 from hrpose.inference.onnx_predictor import open_session
@@ -176,9 +176,10 @@ STAGED = 20
 
 def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -> Report:
     """images/s on the first images of DATASET.VAL, stages of some, AP of the predictions."""
-    split = first(read_split(config, config.DATASET.VAL), options.images)
+    source = evaluated_sources(config)[0]
+    split = read_first(source, source.config.DATASET.VAL, options.images)
     built, count = family(config), min(STAGED, len(split.records))
-    images = built.build_test_images(config, split.records, split.images)
+    images = built.build_test_images(source.config, split.records, split.images)
     model = (load_model(config) if config.TEST.MODEL_FILE else build_model(config)).to(device)
     predictor = built.build_predictor(config, build_inference_model(config, model))
     predictors: dict[str, Any] = {}
@@ -198,7 +199,8 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
     peaks = {name: timing.peak_memory(call, device) for name, call in calls.items()}
     rows = timing.compare_calls(calls, options.repeats, dict.fromkeys(calls, len(images)))
     for row in rows:
-        evaluator = build_evaluator(config, split.truth)
+        ids = [record.image_id for record in split.records]
+        evaluator = build_source_evaluator(source, split.truth, ids)
         for image_id, poses in found[row[""]]:
             evaluator.add(image_id, poses)
         row[evaluator.primary] = evaluator.summarize()[evaluator.primary]
@@ -215,9 +217,9 @@ def benchmark_infer(options: Namespace, config: CfgNode, device: torch.device) -
         parts = timing.phases(few, stages, device, count)
     unit = f"crops of {box_source(config)} boxes" if is_top_down(config) else "of one size"
     note = (
-        f"{len(images)} images of {config.DATASET.VAL}, up to {config.TEST.BATCH} {unit} at a "
-        f"time. Phases are of the first {count}, one by one. Weights: "
-        f"{config.TEST.MODEL_FILE or 'random'}."
+        f"{len(images)} images of {source.key(source.config.DATASET.VAL)}, up to "
+        f"{config.TEST.BATCH} {unit} at a time. Phases are of the first {count}, one by one. "
+        f"Weights: {config.TEST.MODEL_FILE or 'random'}."
     )
     return Report({"Inference": rows, "Where the time of an image goes": parts}, [note])
 

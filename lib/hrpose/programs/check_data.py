@@ -6,7 +6,7 @@ import argparse
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from itertools import compress
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ from hrpose.data.convert import (
 )
 from hrpose.data.fingerprints import keep_fingerprints
 from hrpose.data.repair import repair
-from hrpose.data.rules import ERROR, NOTE
+from hrpose.data.rules import ERROR, EVALUATION, NOTE
 from hrpose.data.statistics import DatasetView, ImageInfo, compute_statistics, inspect_files
 from hrpose.data.validate import Finding, compare_splits, finding, validate, violated
 from hrpose.evaluation.boxes import box_ap
@@ -79,7 +79,13 @@ def check_data(config: CfgNode, limit: int | None, folder: Path) -> dict[str, An
         data = source.own.DATASET
         own = {s: read_view(source.own, s, limit) for s in (data.TRAIN, data.VAL) if s}
         views |= {source.key(split): view for split, view in own.items()}
-        findings |= {source.key(split): validate(view) for split, view in own.items()}
+        for split, view in own.items():
+            found = validate(view)
+            if not data.VAL:  # then there is nothing that evaluation could stop at
+                found = violated(
+                    replace(f, severity=NOTE) if f.stops == (EVALUATION,) else f for f in found
+                )
+            findings[source.key(split)] = found
         if len(own) == 2:
             findings[source.key("both splits")] = compare_splits(own[data.TRAIN], own[data.VAL])
         elif data.VAL:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,15 @@ from yacs.config import CfgNode
 
 from hrpose import __version__
 from hrpose.builders.common import load_model, require_one_network
-from hrpose.builders.datasets import Split, first, read_split
+from hrpose.builders.datasets import Split
 from hrpose.builders.families import box_source, family, is_top_down
+from hrpose.builders.sources import (
+    build_source_evaluator,
+    evaluated_sources,
+    list_sources,
+    read_first,
+)
+from hrpose.evaluation.results import MappedEvaluator, PoseEvaluator
 from hrpose.inference.onnx_bottomup import to_planes
 from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import ExportedModel
@@ -40,9 +48,13 @@ CALIBRATION = 64
 def main(known: argparse.Namespace, config: CfgNode) -> None:
     _check_options(known, config)
     parts, count = family(config), known.calibrate or CALIBRATION
-    scored = first(read_split(config, config.DATASET.VAL), known.data) if known.data else None
-    images: Any = parts.build_test_images(config, scored.records, scored.images) if scored else None
-    seen = first(read_split(config, config.DATASET.TRAIN), count) if known.int8 else None
+    if known.data:
+        tested = evaluated_sources(config)[0]
+        scored = read_first(tested, tested.config.DATASET.VAL, known.data)
+        images: Any = parts.build_test_images(tested.config, scored.records, scored.images)
+    if known.int8:
+        trained = list_sources(config)[0]
+        seen = read_first(trained, trained.config.DATASET.TRAIN, count)
     predictor = parts.build_predictor(config, load_model(config))
     graph: nn.Module = (
         PeaksGraph(predictor.model, predictor.spec)
@@ -57,20 +69,23 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
     atomic_write(known.output, lambda file: file.write(content))
     print(f"written to {known.output} ({known.output.stat().st_size / 1e6:.1f} MB)")
     exported = {known.output: format_.load(known.output)}
-    if seen:
+    if known.int8:
         target = int8_path(known.output)
         quantize(known.output, target, _calibration(exported[known.output], seen))
         print(f"written to {target} ({target.stat().st_size / 1e6:.1f} MB)")
         exported[target] = format_.load(target)
     if known.verify:
         _verify(graph, exported)
-    if scored:
+    if known.data:
         boxes = box_source(config)
-        print(f"\n{len(scored.records)} images of {config.DATASET.VAL}", end="")
+        print(f"\n{len(scored.records)} images of {tested.key(tested.config.DATASET.VAL)}", end="")
         print(f", on {boxes} boxes" * bool(boxes))
         predictors: dict[str, Predict] = {"network": predictor}
         predictors |= {path.name: each for path, each in exported.items()}
-        _compare_metrics(config, predictors, images, scored.truth)
+        ids = [record.image_id for record in scored.records]
+        _compare_metrics(
+            predictors, images, partial(build_source_evaluator, tested, scored.truth, ids)
+        )
 
 
 def int8_path(path: Path) -> Path:
@@ -136,11 +151,13 @@ def _verify(graph: nn.Module, exported: Mapping[Path, OnnxPredictor]) -> None:
 
 
 def _compare_metrics(
-    config: CfgNode, predictors: Mapping[str, Predict], images: Images, truth: dict[str, Any]
+    predictors: Mapping[str, Predict],
+    images: Images,
+    make_evaluator: Callable[[], PoseEvaluator | MappedEvaluator],
 ) -> None:
     """Print the metrics of the network and of each file."""
     rows = {
-        name: evaluate_predictor(config, predict, images, truth)
+        name: evaluate_predictor(predict, images, make_evaluator())
         for name, predict in predictors.items()
     }
     width = max(map(len, rows)) + 2

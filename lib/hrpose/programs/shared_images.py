@@ -36,10 +36,14 @@ Shared = dict[str, list[tuple[str, str]]]
 """Name of a data set -> its trained files, each with an evaluated one, as set/split/file."""
 
 
+class MissingFingerprintsError(ValueError):
+    """More than MOST_NEW pictures of a split have no fingerprint."""
+
+
 def split_fingerprints(source: DataSource, split: str, workers: int) -> dict[str, str]:
     """file name -> fingerprint of all images of a split; those that are not kept are made and kept.
 
-    Errors: ValueError where that are more than MOST_NEW
+    Errors: MissingFingerprintsError where that are more than MOST_NEW
     """
     truth, images = open_split(source.own, split)
     used = select_images(truth, source.own.DATASET.IMAGE_IDS)["images"]
@@ -47,7 +51,7 @@ def split_fingerprints(source: DataSource, split: str, workers: int) -> dict[str
     known = read_fingerprints(path)
     new = [image for image in used if image["file_name"] not in known]
     if len(new) > MOST_NEW:
-        raise ValueError(
+        raise MissingFingerprintsError(
             f"{fingerprint_cache(path)} lacks {len(new)} of {len(used)} images, so that pictures "
             "that are both trained and evaluated on would not be noticed. Make it, once: "
             "python tools/check_data.py --cfg <this config>; or set DATASET.MIXING.SHARED_IMAGES "
@@ -107,13 +111,16 @@ def separate_shared(
     """
     if not config.DATASET.SOURCES:
         return list(splits), []
-    shared = dist.broadcast(trained_and_evaluated(config, splits) if dist.is_main else {})
+    rule = config.DATASET.MIXING.SHARED_IMAGES
+    compared = _try_to_compare(config, splits) if dist.is_main else ({}, "")
+    shared, missing = dist.broadcast(compared)
+    if missing:
+        return list(splits), [f"warning: {missing}"]
     found = describe_shared(shared)
     if not found:
         return list(splits), ["no picture is both trained and evaluated on"]
     names = f"{len(found)} pictures are in what is trained and in what is evaluated on"
     names = f"{names}: {listed(found, LISTED)}"
-    rule = config.DATASET.MIXING.SHARED_IMAGES
     if rule == "refuse":
         raise ValueError(f"{names}. {CURE}")
     if rule == "allow":
@@ -124,6 +131,16 @@ def separate_shared(
         records = [record for record in split.records if record.file_name not in dropped]
         kept.append(split._replace(records=records))
     return kept, [f"{names}; they are left out of training (SHARED_IMAGES drop)"]
+
+
+def _try_to_compare(config: CfgNode, splits: Sequence[Split]) -> tuple[Shared, str]:
+    """The shared pictures, or why they are not known; the latter only where they are allowed."""
+    try:
+        return trained_and_evaluated(config, splits), ""
+    except MissingFingerprintsError as error:
+        if config.DATASET.MIXING.SHARED_IMAGES != "allow":
+            raise
+        return {}, f"{error}"
 
 
 def shared_findings(config: CfgNode, views: Mapping[str, DatasetView]) -> list[Finding]:

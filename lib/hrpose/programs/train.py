@@ -37,6 +37,7 @@ from hrpose.builders.training import (
     uses_sync_bn,
 )
 from hrpose.config import parse_config
+from hrpose.config.loading import with_source_options
 from hrpose.config.options import RUNTIME_OPTIONS, may_differ
 from hrpose.config.renamed import current_option
 from hrpose.data.samples import SampleDataset
@@ -72,7 +73,7 @@ FOLLOW_EPOCHS = ("warmup_linear", "cosine", "one_cycle")
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
     with distributed_context() as dist:
-        _train(config, dist)
+        _train(with_source_options(config), dist)
 
 
 def _train(config: CfgNode, dist: DistInfo) -> None:

@@ -30,7 +30,7 @@ def track_annotations(config: CfgNode, state: TrainState, tests: Sequence[Evalua
         people = sum(len(record.joints) for record in records)
         current[role] = {"sha256": sha256(path), "images": len(records), "people": people}
         before = earlier.get(role, current[role])
-        if before != current[role]:  # or the config of one of DATASET.SOURCES
+        if before != current[role]:
             state.logger.info(
                 f"warning: {path} changed since the last checkpoint: {before['images']} images "
                 f"with {before['people']} labelled people then, {len(records)} with {people} now. "

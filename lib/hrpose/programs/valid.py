@@ -23,9 +23,11 @@ from hrpose.builders.sources import (
     DataSource,
     build_source_evaluator,
     evaluated_sources,
+    naming,
     read_source_split,
 )
 from hrpose.builders.topdown import TRUTH
+from hrpose.config.loading import with_source_options
 from hrpose.data.box_checks import check_box_set
 from hrpose.data.coco import load_results, select_images
 from hrpose.data.rules import ERROR, EVALUATION
@@ -42,6 +44,7 @@ from hrpose.structures import Images
 
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
+    config = with_source_options(config)
     with distributed_context() as dist:
         folder = known.output
         if not folder:  # the main process makes a new one
@@ -93,7 +96,8 @@ def read_evaluation_sets(config: CfgNode, dist: DistInfo) -> list[EvaluationSet]
     for source in evaluated_sources(config):
         split = read_source_split(source, source.config.DATASET.VAL)
         build = family(config).build_test_images
-        images = build(source.config, split.records, split.images, dist)
+        with naming(source):  # whose images a file of boxes may not have
+            images = build(source.config, split.records, split.images, dist)
         tests.append(EvaluationSet(source, split, images))
     return tests
 
@@ -170,11 +174,6 @@ def score(
 
 def score_results(config: CfgNode, folder: Path, dist: DistInfo, path: Path) -> dict[str, float]:
     """Metrics of a file in COCO's results format; the images themselves are not needed."""
-    if config.DATASET.SOURCES:
-        raise ValueError(
-            "--results are of one data set; give the config of one of DATASET.SOURCES "
-            f"({', '.join(config.DATASET.SOURCES)}), or DATASET.SOURCES [] for DATASET.ROOT"
-        )
     truth = read_annotations(config, config.DATASET.VAL)
     found = check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
     if found and dist.is_main:

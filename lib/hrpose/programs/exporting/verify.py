@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import nn
-from yacs.config import CfgNode
 
-from hrpose.builders.datasets import build_evaluator
 from hrpose.engine.evaluate import evaluate, predict_sequentially
+from hrpose.evaluation.results import MappedEvaluator, PoseEvaluator
 from hrpose.inference.spec import Network
 from hrpose.programs.exporting.graphs import PeaksGraph, example
 from hrpose.structures import Images, Poses
@@ -97,11 +96,11 @@ def check_tolerance(comparisons: Sequence[BatchDifference], name: str) -> None:
 
 
 def evaluate_predictor(
-    config: CfgNode, predict: Predict, images: Images, truth: dict[str, Any]
+    predict: Predict, images: Images, evaluator: PoseEvaluator | MappedEvaluator
 ) -> dict[str, float]:
     """The metrics of a predictor on images, of a top-down one with their boxes and scores."""
 
     def predict_one(given: Any) -> Poses:
         return predict(*given) if isinstance(given, tuple) else predict(given)
 
-    return evaluate(predict_sequentially(predict_one), images, build_evaluator(config, truth))
+    return evaluate(predict_sequentially(predict_one), images, evaluator)
