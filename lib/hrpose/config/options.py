@@ -209,7 +209,8 @@ OPTIONS = (
     Option("MODEL.INIT", "published", one_of("published", "fan_in"),
            "Initialisation: published (N(0, 0.001)) or fan_in (Kaiming, to train from scratch)."),
     Option("MODEL.PRETRAINED", "", anything,
-           "Weights to start from; empty: train from scratch."),
+           "Weights to start from: a file, or zoo:<name> (tools/zoo.py lists them); empty: train "
+           "from scratch."),
     Option("MODEL.ALLOW_MISSING",
            ("head.*", "heads.*", "deconvs.*", "scale_branches.*", "neck.*", "backbone.*.fusions.*",
             "later.*.fusions.*", "later.*.boundary.*", "later.*.links.*"),
@@ -317,7 +318,7 @@ OPTIONS = (
            "VISUALIZE_EVERY and EPOCHS (more) may differ."),
 
     Option("TEST.MODEL_FILE", "", anything,
-           "Weights to evaluate or predict with."),
+           "Weights to evaluate or predict with: a file, or zoo:<name>."),
     Option("TEST.BATCH", 4, above_0,
            "Images of one size, or top-down crops, per forward pass."),
     Option("TEST.INPUT_SIZE", 0, by_32_or_0,

@@ -31,6 +31,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrpose.models.weight_cache import local_file, with_metadata
+from hrpose.models.zoo import zoo_file
 from hrpose.ops.atomic_io import (
     DiskFullError,
     atomic_write,
@@ -53,16 +55,18 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The contents of a file of weights. No code in it is executed; checksums are compared: one
     beside the file (x.pth.sha256), those in a .pth, and that of a release.
 
+    path: a file, or zoo:<name>, which is fetched if it is not at hand (models/weight_cache.py)
     Errors: FileNotFoundError; ValueError for another kind of file, or a damaged one
     """
-    path = Path(path)
+    row, path = zoo_file(path), local_file(path)
     if not path.is_file():
         of_a_run = "output/<config>/<time>/checkpoints/best.pth"
         raise FileNotFoundError(f"there is no file of weights at {path} (a run's: {of_a_run})")
     damage = find_damage(path)
     if damage:
         raise ValueError(f"{path} is damaged: {damage}; fetch it again, or use another checkpoint")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    contents = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return with_metadata(row, contents) if row else contents
 
 
 def _read_torch(path: Path) -> dict[str, Any]:

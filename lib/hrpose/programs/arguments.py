@@ -202,6 +202,18 @@ def _convert() -> argparse.ArgumentParser:
     return parser
 
 
+def _zoo() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="List published weights, which zoo:<name> stands for in TEST.MODEL_FILE and "
+        "MODEL.PRETRAINED; fetch them, or verify what was fetched (status 1: a file is damaged)."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="show all that is known of these")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--fetch", action="store_true", help="fetch the files NAME ... now")
+    what.add_argument("--verify", action="store_true", help="compare checksums of fetched files")
+    return parser
+
+
 CONVERTED = ("mpii", "aic", "crowdpose", "ochuman")
 """Data sets that tools/convert_data.py converts."""
 
@@ -396,4 +408,5 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "convert": _convert,
     "convert_data": _convert_data,
     "ablate": _ablate,
+    "zoo": _zoo,
 }
