@@ -28,7 +28,7 @@ try:
 except ImportError:  # Windows has no such locks; there, do not fetch one file twice at once
     fcntl = None  # type: ignore[assignment]
 
-TIMEOUT = 30.0
+SILENCE = 30.0
 """Seconds that a server may be silent."""
 
 _HEADERS = {"User-Agent": f"hrpose/{hrpose.__version__}", "Accept-Encoding": "identity"}
@@ -127,7 +127,7 @@ def _open(address: str, part: Path) -> HTTPResponse:
     if version and _size(part):
         headers |= {"Range": f"bytes={_size(part)}-", "If-Range": version}
     try:
-        response = _OPENER.open(Request(address, headers=headers), timeout=TIMEOUT)
+        response = _OPENER.open(Request(address, headers=headers), timeout=SILENCE)
     except HTTPError as error:
         if error.code != _NOT_SATISFIABLE or "Range" not in headers:
             raise FetchError(f"the server answers {error.code} {error.reason}") from None
@@ -171,7 +171,7 @@ def _reason(error: Exception) -> str:
     """The cause of a failure of the network, in a few words."""
     cause = error.reason if isinstance(error, URLError) else error
     if isinstance(cause, TimeoutError):
-        return f"no answer within {TIMEOUT:g} seconds"
+        return f"no answer within {SILENCE:g} seconds"
     return f"{cause}" or type(cause).__name__
 
 
