@@ -1,5 +1,6 @@
 """A file on a server on 127.0.0.1, with the faults that real ones have."""
 
+import contextlib
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -69,7 +70,8 @@ class FileServer:
             if value:
                 handler.send_header(name, str(value))
         handler.end_headers()
-        handler.wfile.write(body[: self.sent])
+        with contextlib.suppress(ConnectionError):  # a client whose disk is full
+            handler.wfile.write(body[: self.sent])
         if not self.every:
             self.sent = None
 

@@ -36,8 +36,8 @@ _CHUNK = 1 << 18
 _PARTIAL, _NOT_SATISFIABLE = 206, 416
 
 
-class FetchError(OSError):
-    """A file could not be fetched; the message names the cause."""
+class FetchError(FileNotFoundError):
+    """A file is not at hand and could not be fetched; the message names the cause."""
 
 
 class SafeRedirects(HTTPRedirectHandler):

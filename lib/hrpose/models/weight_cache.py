@@ -13,7 +13,14 @@ from torch import Tensor
 
 from hrpose.models.fetch import FetchError, fetch
 from hrpose.models.zoo import PREFIX, TRAINED_JOINTS, ZooFile, zoo_file
-from hrpose.ops.atomic_io import DiskFullError, atomic_write, checksum_path, file_digest, sha256
+from hrpose.ops.atomic_io import (
+    DiskFullError,
+    atomic_write,
+    checksum_path,
+    file_digest,
+    find_damage,
+    sha256,
+)
 
 IMAGENET_FOLDER = Path("data/imagenet")
 """Backbones that lie here are used first."""
@@ -61,8 +68,8 @@ def _fetch(row: ZooFile, target: Path) -> None:
         fetch(row.address, target, lambda part: _check_fetched(row, part, target))
     except FetchError as error:
         raise FetchError(
-            f"{PREFIX}{row.name} cannot be fetched: {error}. Once there is a network: python "
-            f"tools/zoo.py --fetch {row.name}; or get {row.address} elsewhere and put it at {place}"
+            f"{PREFIX}{row.name} cannot be fetched: {error}. Try again (python tools/zoo.py "
+            f"--fetch {row.name}), or get {row.address} elsewhere and put it at {place}"
         ) from None
     except DiskFullError:
         raise
@@ -72,34 +79,42 @@ def _fetch(row: ZooFile, target: Path) -> None:
         ) from error
 
 
+def check_zoo_file(row: ZooFile, path: Path) -> None:
+    """ValueError for a file that is not the listed one, as far as that is known."""
+    why = _difference(row, path)
+    if why:
+        raise ValueError(
+            f"{path} is not the file that the zoo lists as {row.name}: {why}; remove it, and "
+            "get it anew"
+        )
+
+
+def _difference(row: ZooFile, path: Path) -> str | None:
+    """How a file differs from the listed one or, without a checksum, from what was fetched."""
+    if not row.checksum:
+        return find_damage(path)
+    digest = file_digest(path, _algorithm(row))
+    same = digest.startswith(row.checksum)
+    return None if same else f"expected {_expected(row)}, found {digest}"
+
+
 def _expected(row: ZooFile) -> str:
     kind = "SHA-384" if _algorithm(row) == "sha384" else "SHA-256"
-    short = len(row.checksum) < 64
-    return f"{kind} {'begins with ' * short}{row.checksum}"
+    return f"{kind} {row.checksum}{'...' * (len(row.checksum) < 64)}"
 
 
 def _algorithm(row: ZooFile) -> str:
     return "sha384" if len(row.checksum) == 96 else "sha256"
 
 
-def check_zoo_file(
-    row: ZooFile, path: Path, cure: str = "remove it, and it is fetched anew"
-) -> None:
-    """ValueError for a file whose checksum is not that of the table, as far as that is known."""
-    if not row.checksum:
-        return
-    digest = file_digest(path, _algorithm(row))
-    if not digest.startswith(row.checksum):
-        raise ValueError(
-            f"{path} is not the file that the zoo lists as {row.name}: its {_algorithm(row)} is "
-            f"{digest}, the listed one: {_expected(row)}; {cure}"
-        )
-
-
 def _check_fetched(row: ZooFile, part: Path, target: Path) -> None:
     """The checksum of a new file is compared or, where none is published, kept beside it."""
-    refused = f"nothing is kept; try again later. Its address is {row.address}"
-    check_zoo_file(row, part, refused)
+    why = _difference(row, part)
+    if why:
+        raise ValueError(
+            f"{row.address} is not the file that the zoo lists as {row.name}: {why}; it is not "
+            "kept: try again later"
+        )
     if not row.checksum:
         digest = sha256(part)
         line = f"{digest}  {target.name}\n".encode()

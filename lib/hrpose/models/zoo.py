@@ -110,10 +110,10 @@ _ROWS = (
             by_hand="pose_higher_hrnet_w48_640.pth.tar"),
     ZooFile("swahr_w32_512_official", "swahr_w32_512_official.pth", SWAHR_FOLDER, "",
             SWAHR_AUTHORS, "w32_512_swahr", "COCO", "68.9; multi-scale 71.4", ONE_SCALE,
-            by_hand="the W32 file for COCO, pose_higher_hrnet_w32_512.pth"),
+            by_hand="pose_higher_hrnet_w32_512.pth (SWAHR-W32 for COCO)"),
     ZooFile("swahr_w48_640_official", "swahr_w48_640_official.pth", SWAHR_FOLDER, "",
             SWAHR_AUTHORS, "w48_640_swahr", "COCO", "70.8; multi-scale 73.2", ONE_SCALE,
-            by_hand="the W48 file for COCO"),
+            by_hand="the file of SWAHR-W48 for COCO"),
     # Authors, top-down
     ZooFile("hrnet_w32_256x192_official", "pose_hrnet_w32_256x192.pth", HRNET_AUTHORS.page,
             "19bc083708bb8d873211e50d85d56344c10290c6e8b564c813fdde09645c4c1c", HRNET_AUTHORS,
