@@ -9,8 +9,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from hrpose.models.fetch import FetchError, fetch
 from hrpose.models.zoo import PREFIX, TRAINED_JOINTS, ZooFile, zoo_file
 from hrpose.ops.atomic_io import (
@@ -131,6 +129,6 @@ def with_metadata(row: ZooFile, contents: Mapping[str, Any]) -> dict[str, Any]:
     """
     if row.data not in TRAINED_JOINTS:
         return dict(contents)
-    bare = any(isinstance(value, Tensor) for value in contents.values())
+    bare = not any(isinstance(value, Mapping) for value in contents.values())
     facts = {"skeleton": asdict(TRAINED_JOINTS[row.data]), "convention": row.coordinates}
     return {**({"model": contents} if bare else contents), **facts}

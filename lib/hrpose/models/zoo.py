@@ -47,7 +47,7 @@ HIGHER_HRNET_AUTHORS = Publisher(
     "https://github.com/HRNet/HigherHRNet-Human-Pose-Estimation", "MIT", "not stated apart"
 )
 OPEN_MODEL_ZOO = Publisher("https://github.com/openvinotoolkit/open_model_zoo", "MIT", "MIT")
-SWAHR_AUTHORS = Publisher("https://github.com/greatlog/SWAHR-HumanPose", "none", "none")
+SWAHR_AUTHORS = Publisher("https://github.com/greatlog/SWAHR-HumanPose", "not stated", "not stated")
 HRNET_AUTHORS = Publisher(
     "https://github.com/leoxiaobin/deep-high-resolution-net.pytorch", "MIT", "not stated apart"
 )
