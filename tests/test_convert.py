@@ -468,7 +468,7 @@ def test_another_network_is_refused_with_the_report(tmp_path, capsys):
     _, model = tiny("MODEL.NUM_DECONVS", "2")
     torch.save(to_published(model.state_dict()), tmp_path / "a.pth")
     said = refused(capsys, tmp_path / "a.pth", tmp_path / "b.pth", "--cfg", W32, *TINY)
-    assert "a.pth does not fit the config:" in said
+    assert "a.pth (published names, HigherHRNet-W8, 17 joints, published coordinates) does" in said
     assert "not in the model: final_layers.2.weight" in said and "--cfg, or KEY VALUE" in said
 
 

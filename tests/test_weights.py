@@ -290,7 +290,7 @@ def test_a_list_of_tensors_is_refused(tmp_path):
 def test_the_report_is_short_and_says_what_was_left():
     report = load_weights(small(), imagenet(small(seed=1))[0], BEYOND_BACKBONE)
     text = str(report)
-    assert text.startswith(f"{len(report.loaded)} tensors loaded (imagenet)\n")
+    assert text.startswith(f"{len(report.loaded)} tensors loaded (published names, HRNet-W8 clas")
     assert "not in the source: heads.0.weight" in text and "known leftovers" in text
     assert len(text) < 1000
 
@@ -377,9 +377,9 @@ def test_heads_of_as_many_other_joints_stay_new_where_they_may():
 @pytest.mark.parametrize(
     ("beside", "averaging"),
     [
-        ({}, "(hrpose)"),
-        ({"network": "val"}, "(hrpose, the raw weights)"),
-        ({"network": "ema"}, "(hrpose, the EMA of the weights)"),
+        ({}, "(hrpose, HigherHRNet-W8, 4 joints)"),
+        ({"network": "val"}, "4 joints, the raw weights)"),
+        ({"network": "ema"}, "4 joints, the EMA of the weights)"),
         ({"average": {"model": {}}}, "raw weights; their EMA, also in the file: tools/convert.py"),
     ],
 )
