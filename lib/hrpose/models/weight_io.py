@@ -54,8 +54,6 @@ _RUNS_CODE = (
     "state dict"
 )
 
-PADDLE = ".pdparams"
-
 RELEASE = "1"
 """Version of the metadata above; files of another version are refused."""
 
@@ -68,8 +66,7 @@ Metadata = Mapping[str, Any]
 
 def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The contents of a file of weights. No code in it is executed; checksums are compared: one
-    beside the file (x.pth.sha256), those in a .pth, and that of a release. Of a file with objects
-    of STAND_INS only the tensors are returned.
+    beside the file (x.pth.sha256), those in a .pth, and that of a release.
 
     Errors: FileNotFoundError; ValueError for another kind of file, or a damaged one
     """
@@ -77,12 +74,6 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     if not path.is_file():
         of_a_run = "output/<config>/<time>/checkpoints/best.pth"
         raise FileNotFoundError(f"there is no file of weights at {path} (a run's: {of_a_run})")
-    if path.suffix == PADDLE:
-        raise ValueError(
-            f"{path} is Paddle's: a pickle of arrays, under names of which no list of a real file "
-            "is at hand to map them by. The same networks are published for PyTorch, by their "
-            "authors and by mmpose (docs/weights.md): take those"
-        )
     damage = find_damage(path)
     if damage:
         raise ValueError(f"{path} is damaged: {damage}; fetch it again, or use another checkpoint")
@@ -90,6 +81,13 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
+    """The contents; of a file with objects of STAND_INS the tensors alone."""
+    if path.suffix == ".pdparams":
+        raise ValueError(
+            f"{path} is Paddle's: a pickle of arrays, under names of which no list of a real file "
+            "is at hand to map them by. The same networks are published for PyTorch, by their "
+            "authors and by mmpose (docs/weights.md): take those"
+        )
     with _readable(path):
         try:
             contents = torch.load(path, map_location="cpu", weights_only=True)

@@ -35,7 +35,7 @@ NETWORKS = {
 _FIRST_OF_WIDTH = "backbone.stage2.exchanges.0.branches.0.0.body.0.0.weight"
 
 PUBLISHED_CONVENTION = "published"
-"""Coordinates of files that do not state them, all but those of UDP, which look the same."""
+"""Coordinates of files that do not state them, all but those of UDP, which have the same names."""
 
 PUBLISHED_SKELETONS = {17: COCO, 14: CROWDPOSE, 16: MPII}
 """Number of joints -> those of the published files, which do not name them."""
