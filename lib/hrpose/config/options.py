@@ -112,7 +112,7 @@ OPTIONS = (
     Option("DATASET.OKS_SIGMAS", (0.05,), each(above_0),
            "OKS sigma of each joint for SKELETON file; empty: 0.05 for all."),
     Option("DATASET.GROUPING_ORDER", ("nose",), each(named),
-           "Joint names in grouping order for SKELETON file; empty: the order of the file."),
+           "Joint names in grouping order; empty: SKELETON's own, for file the order of the file."),
     Option("DATASET.IGNORE_REGIONS", "segmentation", one_of("segmentation", "box", "none"),
            "Region without heatmap loss for crowds and people without keypoints: their "
            "segmentation, box, or none."),
@@ -463,7 +463,7 @@ DEPENDENCES = (
         "DATASET.AUGMENTATIONS",
         ("cutout",),
     ),
-    Dependence(("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER"), "DATASET.SKELETON", ("file",)),
+    Dependence(("DATASET.OKS_SIGMAS",), "DATASET.SKELETON", ("file",)),
     Dependence(("TEST.ENSEMBLE",), "TEST.GT_HEATMAPS", (False,)),
     Dependence(("DATASET.FLIP",), "DATASET.AUGMENTATIONS", ("flip",)),
     Dependence(

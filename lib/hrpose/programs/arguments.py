@@ -197,6 +197,12 @@ def _convert() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", choices=("model", "ema"), default="model", help="ema: the EMA of a last.pth"
     )
+    parser.add_argument(
+        "--coordinates",
+        choices=("published", "unbiased"),
+        help="what the weights were trained with, where SOURCE does not state it, to be stored "
+        "with them: unbiased for those of UDP; default: published for published files",
+    )
     parser.add_argument("--half", action="store_true", help="write float16, half the size")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
     return parser
