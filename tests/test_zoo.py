@@ -16,6 +16,7 @@ import torch
 from commands import ROOT, run, shipped_configs, small_disk
 from file_server import FileServer
 from hrpose.builders.common import build_model
+from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config
 from hrpose.models import fetch as fetching
 from hrpose.models import zoo
@@ -99,6 +100,14 @@ def test_a_row_has_what_is_needed_to_fetch_check_and_score_it(row):
     assert ("detected" in row.measured) == boxes.endswith(".json")
     assert ("labelled" in row.measured) == (boxes == "truth")
     assert ("dark" in row.name) == (config.TEST.SUBPIXEL == "dark") and config.TEST.FLIP_TEST
+
+
+@pytest.mark.parametrize("data", ["CrowdPose", "AIC"])
+def test_mmpose_groups_other_joints_than_cocos_in_the_order_of_their_files(data):
+    for row in ZOO.values():
+        if row.data == data and row.address.startswith(f"{zoo.OPENMMLAB}/bottom_up"):
+            skeleton = build_skeleton(load_config(ROOT / "configs" / f"{row.config}.yaml"))
+            assert skeleton.grouping_order == skeleton.joints == zoo.TRAINED_JOINTS[data].joints
 
 
 def test_configs_name_only_what_the_zoo_has():

@@ -137,7 +137,8 @@ def _open(address: str, part: Path) -> HTTPResponse:
         raise FetchError(_reason(error)) from None
     else:
         begins = response.headers.get("Content-Range", "").startswith(f"bytes {_size(part)}-")
-        if response.status != _PARTIAL or (begins and _version(response) == version):
+        same = begins and _version(response) == version
+        if same or response.status != _PARTIAL or "Range" not in headers:
             return response
         response.close()
     _forget(part)  # the server has another file now, or one that is not longer

@@ -65,13 +65,13 @@ def fetched(row: ZooFile) -> str:
 
 
 def verify(rows: list[ZooFile]) -> int:
-    """Print the state of every file at hand; the number of damaged ones, at most 1."""
+    """Print the state of every file at hand; status 1 if one is not as listed."""
     damaged = 0
     for row in rows:
         path = cached_file(row)
         if path is None:
             continue
-        note = "" if row.checksum else ", as it was fetched: no checksum is published"
+        note = "" if row.checksum else ", as far as is known: no checksum is published"
         try:
             check_zoo_file(row, path)
             print(f"{row.name}: intact{note}")
