@@ -46,7 +46,7 @@ def published(metrics: str, figures: str) -> str:
     return ", ".join(f"{metric} {figure}" for metric, figure in pairs)
 
 
-SIZED = "MODEL.WIDTH {0} DATASET.INPUT_SIZE 640 MODEL.PRETRAINED data/imagenet/hrnet_w{1}.pth "
+SIZED = "MODEL.WIDTH {0} DATASET.INPUT_SIZE 640 MODEL.PRETRAINED zoo:hrnet_w{0}_{1} "
 BATCH_OF_40 = "TRAIN.BATCH 40 TRAIN.BASE_BATCH 40"
 NO_BLOCKS = "MODEL.NUM_BASIC_BLOCKS 0"
 NO_SAHR = "MODEL.NAME higher_hrnet LOSS.SAHR false"
@@ -55,13 +55,13 @@ HALF_ALONE = f"{NEITHER} TEST.AGGREGATE [2]"
 HRNET_AT = {256: 43.5, 384: 57.0, 512: 64.4, 640: 65.4, 768: 63.3, 896: 58.8, 1024: 54.3}
 HIGHER_HRNET_AT = {256: 52.3, 384: 63.4, 512: 67.1, 640: 67.4, 768: 64.7, 896: 61.0, 1024: 55.9}
 AT_384 = "DATASET.INPUT_SIZE [288,384] LOSS.SIGMA 3"
-W48 = "MODEL.WIDTH 48 MODEL.PRETRAINED data/imagenet/hrnet_w48-8ef0771d.pth"
+W48 = "MODEL.WIDTH 48 MODEL.PRETRAINED zoo:hrnet_w48_imagenet"
 RAM_GPR = (
     "MODEL.RAM.ENABLED true MODEL.GPR.ENABLED true TRAIN.SCHEDULE cosine_restarts "
     "TRAIN.EPOCHS 240 DATASET.AUGMENTATIONS [half_body,flip,affine,cutout]"
 )
 ONE = "MODEL.NAME pose_hrnet"
-W32 = "MODEL.WIDTH 32 MODEL.PRETRAINED data/imagenet/hrnet_w32-36af842e.pth"
+W32 = "MODEL.WIDTH 32 MODEL.PRETRAINED zoo:hrnet_w32_imagenet"
 DISCS_AT_256, DISCS_AT_384 = "DATASET.INPUT_SIZE [192,256]", "DATASET.INPUT_SIZE [288,384]"
 ALL_DATA = (
     "DATASET.ROOT data/all DATASET.ANNOTATIONS {split}.json DATASET.IMAGES . "
@@ -92,8 +92,8 @@ ABLATIONS = {
            ("train_768", "68.5 64.9 73.8", "DATASET.INPUT_SIZE 768")),
     **rows("higher_hrnet_table7", "w32_512", "AP AP-M AP-L",
            ("w32", "68.5 64.3 75.3", "DATASET.INPUT_SIZE 640"),
-           ("w40", "69.2 64.9 75.9", SIZED.format(40, 40) + BATCH_OF_40),
-           ("w48", "69.9 65.4 76.4", SIZED.format(48, "48-8ef0771d") + BATCH_OF_40)),
+           ("w40", "69.2 64.9 75.9", SIZED.format(40, "timm") + BATCH_OF_40),
+           ("w48", "69.9 65.4 76.4", SIZED.format(48, "imagenet") + BATCH_OF_40)),
     **rows("swahr_table3", "w32_512_swahr", "AP AP-M AP-L",
            ("baseline", "67.1 61.5 76.1", NEITHER),
            ("wahr", "68.4 62.5 77.0", NO_SAHR),

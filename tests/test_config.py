@@ -535,7 +535,6 @@ def test_overrides_may_be_values(write):
 
 VAIN = {
     "DATASET.OKS_SIGMAS": ("[0.1, 0.2]", "set DATASET.SKELETON file"),
-    "DATASET.GROUPING_ORDER": ("[nose]", "set DATASET.SKELETON file"),
     "LOSS.GAMMA": ("1", "set LOSS.WAHR true"),
     "LOSS.DETACH_WEIGHT": ("true", "set LOSS.WAHR true"),
     "LOSS.LAMBDA": ("2", "set LOSS.SAHR true"),

@@ -1,6 +1,7 @@
 """Weights go from any format to any other and stay what they are, or are refused in plain words."""
 
 import json
+import re
 import sys
 import tempfile
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 
 from commands import QUICKSTART, ROOT, SMALL, shipped_configs, tool
 from hrpose.builders.common import build_model, load_model
@@ -20,18 +22,18 @@ from hrpose.models.weight_io import read_weights
 from hrpose.models.weights import load_weights, to_published
 from hrpose.programs import cli
 from hrpose.programs.train import checkpoint_metadata, config_yaml
+from published_lists import FOLDER, LISTS, arguments, names_and_shapes, published, stored
 
 main = partial(cli.main, "convert")
 
-LISTS = ROOT.parent / "shared" / "data" / "published_keys"
-PUBLISHED = {
-    "w32_coco": ("higher_hrnet", "w32_512.yaml"),
-    "w48_coco": ("higher_hrnet", "w48_640.yaml"),
-    "w32_coco_2deconv": ("higher_hrnet", "w32_512.yaml", "MODEL.NUM_DECONVS", "2"),
-    "w32_coco_0deconv": ("higher_hrnet", "w32_512.yaml", "MODEL.NUM_DECONVS", "0"),
-    "w32_crowdpose": ("higher_hrnet", "crowdpose/w32_512.yaml"),
-    "swahr_w32_coco": ("swahr", "w32_512_swahr.yaml"),
-    "swahr_w48_crowdpose": ("swahr", "crowdpose/w48_640_swahr.yaml"),
+WHOLE = "higher_hrnet w32_coco"  # converted in its full width, and the networks' outputs compared
+COMPARED = {WHOLE, "swahr swahr_w48_crowdpose", "mmpose ae0_w32", "hrnet_topdown w32_coco"}
+CONVERTED = {
+    *COMPARED,
+    *("higher_hrnet w32_coco_2deconv", "higher_hrnet w32_crowdpose", "mmpose ae_w32"),
+    *("higher_hrnet w32_coco_2deconv for mmpose 0.x", "mmpose ae_w32_wb", "mmpose td_w32"),
+    *("higher_hrnet w32_coco_0deconv", "higher_hrnet w32_coco_0deconv for mmpose 1.x"),
+    *("hrnet_topdown w32_mpii for mmpose 1.x", "timm_hrnet hrnet_w32"),
 }
 W32 = str(ROOT / "configs" / "w32_512.yaml")
 NARROW = ["MODEL.WIDTH", "8", "MODEL.BACKBONE.STEM", "8"]
@@ -101,13 +103,6 @@ def refused(capsys, *arguments):
 # Published files, there and back ----------------------------------------------------------------
 
 
-def listed(name):
-    path = LISTS / f"{PUBLISHED[name][0]}.json"
-    if not path.is_file():
-        pytest.skip(f"no lists of published tensors at {LISTS}")
-    return json.loads(path.read_text())[name]
-
-
 @torch.inference_mode()
 def looked(model, path):
     """All that the network says of a small image with these weights."""
@@ -126,41 +121,51 @@ def looked(model, path):
     return maps
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_weights_come_back_as_they_were_in_every_bit(name, capsys):
-    """published .pth -> a release under our names -> published .pth; and what the networks say.
+needs_lists = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"needs {FOLDER}")
 
-    One of the published size; the others have its tensors, of fewer channels. That all fill
-    networks of their size, test_weights.py makes sure.
-    """
-    given = listed(name)
-    _, cfg, *overrides = PUBLISHED[name]
-    narrow = name != "w32_coco"
-    overrides += NARROW * narrow
-    cfg = ["--cfg", str(ROOT / "configs" / cfg), *overrides]
-    model = build_model(load_config(cfg[1], overrides)).eval()
-    shapes = {key: each.shape for key, each in to_published(model.state_dict()).items()}
-    assert list(shapes) == list(given["state"])
-    assert list(map(len, shapes.values())) == list(map(len, given["state"].values()))
-    assert narrow or {key: list(shape) for key, shape in shapes.items()} == given["state"]
-    params = count_parameters(model) if narrow else given["params"]
+
+@needs_lists
+def test_every_list_has_the_names_of_one_that_is_converted():
+    """They differ in widths and joints; that all fill their networks: test_weights.py."""
+    names = {each: frozenset(names_and_shapes(each)) for each in LISTS}
+    assert {*names.values()} == {names[each] for each in LISTS if str(each) in CONVERTED}
+
+
+@pytest.mark.slow
+@needs_lists
+@pytest.mark.parametrize("listed", [each for each in LISTS if str(each) in CONVERTED], ids=str)
+def test_published_weights_come_back_as_they_were_in_every_bit(listed, tmp_path, capsys):
+    """A file -> a release under our names -> published .pth; and the outputs of some networks."""
+    names, narrow = names_and_shapes(listed), str(listed) != WHOLE
+    path, *overrides = [*arguments(listed, tmp_path), *NARROW * narrow]
+    cfg = ["--cfg", path, *overrides]
+    model = build_model(load_config(path, overrides)).eval()
+    own = {name: each.shape for name, each in to_published(model.state_dict()).items()}
+    bottom_up = "final_layer.weight" not in own
     dice = torch.Generator().manual_seed(0)
-    state = {key: drawn(key, shape, dice) for key, shape in shapes.items()}
+    state = {n: drawn(n, own.get(published(n, bottom_up), (1,)), dice) for n in names}
+    assert narrow or {name: list(each.shape) for name, each in state.items()} == names
     with tempfile.TemporaryDirectory() as folder:  # hundreds of megabytes
+        suffix = ".safetensors" if "timm" in str(listed) else ".pth"
         source, release, back = (
-            Path(folder) / each for each in ("a.pth", "b.safetensors", "c.pth")
+            Path(folder) / each for each in (f"a{suffix}", "b.safetensors", "c.pth")
         )
-        torch.save(state, source)
-        said = convert(capsys, source, release, *cfg)
-        assert f"({params})" in said and "published, as for all published files" in said
-        assert f"assumed: {'CrowdPose' if 'crowdpose' in name else 'COCO'}\n" in said
-        convert(capsys, release, back, "--keys", "published")
+        (torch.save if suffix == ".pth" else save_file)(state, source)
+        printed = convert(capsys, source, release, *cfg)
+        assert re.sub(r"-W\d+", "-W8" if narrow else "-W32", listed.report) in printed
+        if listed.joints:
+            assert f"({count_parameters(model)})" in printed and "published files but" in printed
+            assumed = {17: "COCO", 14: "CrowdPose", 16: "MPII", 133: "joint_0, joint_1"}
+            assert f"not named; assumed: {assumed[listed.joints]}" in printed
+        assert narrow or count_parameters(model) == stored(listed.file)[listed.name]["params"]
+        convert(capsys, release, back, "--keys", "published", *cfg * (not listed.joints))
         returned = torch.load(back, weights_only=True)
-        assert list(returned) == list(state)
-        assert_same(returned, state)
-        maps = [looked(model, each) for each in (source, release)]  # `back` is as `source`
-        assert all(torch.equal(*pair) for pair in zip(*maps, strict=True))
+        given = {published(name, bottom_up): tensor for name, tensor in state.items()}
+        assert_same(returned, {name: given[name] for name in returned})
+        assert returned.keys() == own.keys() or not listed.joints
+        if str(listed) in COMPARED:
+            maps = [looked(model, each) for each in (source, release)]  # `back` is as `source`
+            assert all(torch.equal(*pair) for pair in zip(*maps, strict=True))
 
 
 @pytest.mark.parametrize("prefix", ["1.", "module.", "module.1."])
@@ -464,11 +469,66 @@ def test_published_weights_have_the_published_coordinates(tmp_path, capsys):
     assert "set MODEL.COORDINATES unbiased" in said
 
 
+def mmpose_udp(path, *overrides):
+    """A file of mmpose's UDP, with the names of all its files; returns our state of it."""
+    _, model = tiny(*overrides)
+    state = {
+        ("keypoint_head." if name.startswith(("final", "deconv")) else "backbone.") + name: each
+        for name, each in to_published(model.state_dict()).items()
+    }
+    torch.save({"state_dict": state, "meta": {"epoch": 300}}, path)
+    return model.state_dict()
+
+
+def test_coordinates_that_are_given_are_stored(tmp_path, capsys):
+    state, udp = mmpose_udp(tmp_path / "udp.pth"), tmp_path / "b.safetensors"
+    source = [tmp_path / "udp.pth", udp, "--cfg", W32, *TINY]
+    unbiased = ["MODEL.COORDINATES", "unbiased"]
+    with pytest.raises(ValueError, match=r"tools/convert.py --coordinates unbiased"):
+        loaded(tmp_path / "udp.pth", *unbiased)
+    assert "state --coordinates unbiased" in refused(capsys, *source, *unbiased)
+    given = ["--coordinates", "unbiased"]
+    assert "set MODEL.COORDINATES unbiased" in refused(
+        capsys, *source, *given, "MODEL.COORDINATES", "published"
+    )
+    printed = convert(capsys, *source, *given)
+    assert "mmpose 0.x, HigherHRNet-W8, 17 joints, unbiased coordinates" in printed
+    assert "no coordinate convention" not in printed
+    contents = read_weights(udp)
+    assert contents["convention"] == "unbiased"
+    assert options(contents["config"])["MODEL"]["COORDINATES"] == "unbiased"
+    assert_same(loaded(udp, *unbiased).state_dict(), state)
+    with pytest.raises(ValueError, match="set MODEL.COORDINATES unbiased"):
+        loaded(udp)
+    convert(capsys, udp, tmp_path / "c.pth", *given)  # which it states already
+    other = [udp, tmp_path / "d.pth", "--coordinates", "published"]
+    assert "has unbiased coordinates stored; leave --coordinates out" in refused(capsys, *other)
+
+
+def test_a_backbone_has_no_coordinates_to_give(tmp_path, capsys):
+    _, model = tiny()
+    backbone = {k: each for k, each in model.state_dict().items() if k.startswith("backbone.")}
+    torch.save(backbone, tmp_path / "a.pth")
+    asked = [tmp_path / "a.pth", tmp_path / "b.pth", "--cfg", W32, "--coordinates", "unbiased"]
+    assert "is a backbone; leave --coordinates out" in refused(capsys, *asked)
+
+
+def test_mmpose_s_files_for_as_many_other_joints_are_converted_with_their_config(tmp_path, capsys):
+    """Fourteen are CrowdPose's, unless the config names AI Challenger's."""
+    aic = ["DATASET.SKELETON", "aic"]
+    state = mmpose_udp(tmp_path / "aic.pth", *aic)
+    with pytest.raises(ValueError, match="convert them with this --cfg: tools/convert.py"):
+        loaded(tmp_path / "aic.pth", *aic)
+    source = [tmp_path / "aic.pth", tmp_path / "b.safetensors", "--cfg", W32, *TINY, *aic]
+    assert "14 joints are not named; assumed: right_shoulder, " in convert(capsys, *source)
+    assert_same(loaded(source[1], *aic).state_dict(), state)
+
+
 def test_another_network_is_refused_with_the_report(tmp_path, capsys):
     _, model = tiny("MODEL.NUM_DECONVS", "2")
     torch.save(to_published(model.state_dict()), tmp_path / "a.pth")
     said = refused(capsys, tmp_path / "a.pth", tmp_path / "b.pth", "--cfg", W32, *TINY)
-    assert "a.pth does not fit the config:" in said
+    assert "a.pth (published names, HigherHRNet-W8, 17 joints, published coordinates) does" in said
     assert "not in the model: final_layers.2.weight" in said and "--cfg, or KEY VALUE" in said
 
 

@@ -1,12 +1,18 @@
 """Both branches of the decoder against the reference on random scenes: every bit equal."""
 
+import json
 import subprocess
 import sys
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
 import torch
 
+from commands import ROOT
+from hrpose.builders.bottomup import build_spec
+from hrpose.builders.datasets import build_skeleton
+from hrpose.config import load_config
 from hrpose.inference import decode_on_device
 from hrpose.inference.decode import (
     decode,
@@ -176,6 +182,41 @@ def test_a_joint_is_open_where_a_cell_below_the_floor_could_be_better(monkeypatc
 
 
 # Scores, duplicates, the worst --------------------------------------------------------------------
+
+
+def test_people_are_assembled_in_the_order_that_the_config_gives_oracle():
+    """Of a built-in skeleton too: mmpose's CrowdPose files take the joints as they come."""
+    natural = ["DATASET.GROUPING_ORDER", f"[{','.join(CROWDPOSE.joints)}]"]
+    path = str(ROOT / "configs" / "crowdpose" / "w32_512.yaml")
+    assert build_spec(load_config(path)).skeleton == CROWDPOSE
+    skeleton = build_spec(load_config(path, natural)).skeleton
+    assert skeleton == replace(CROWDPOSE, grouping_order=CROWDPOSE.joints)
+    different = 0
+    for seed in range(0, 50, 5):  # scenes of CrowdPose
+        heatmaps, tags, _ = scene(seed)
+        result = decode(heatmaps, tags, skeleton)
+        assert equal(result, reference.decode(heatmaps, tags, skeleton, PUBLISHED))
+        different += not equal(result, decode(heatmaps, tags, CROWDPOSE))
+    assert different
+
+
+def test_a_grouping_order_holds_for_joints_of_files_and_of_weights(tmp_path):
+    joints = ["nose", "left_ear", "right_ear"]
+    order = ["DATASET.GROUPING_ORDER", "[right_ear,nose,left_ear]"]
+    category = {"id": 1, "name": "dog", "keypoints": joints, "skeleton": []}
+    content = {"images": [], "annotations": [], "categories": [category]}
+    (tmp_path / "train.json").write_text(json.dumps(content))
+    given = ["DATASET.SKELETON", "file", "DATASET.ROOT", str(tmp_path), "DATASET.TRAIN", "train"]
+    given += ["DATASET.ANNOTATIONS", "{split}.json"]
+    path = str(ROOT / "configs" / "w32_512.yaml")
+    assert build_skeleton(load_config(path, given)).grouping_indices == [0, 1, 2]
+    assert build_skeleton(load_config(path, [*given, *order])).grouping_indices == [2, 0, 1]
+    (tmp_path / "train.json").unlink()
+    torch.save({"skeleton": asdict(DOTS), "model": {}}, tmp_path / "dog.pth")
+    given += ["TEST.MODEL_FILE", str(tmp_path / "dog.pth")]
+    assert build_skeleton(load_config(path, [*given, *order])).grouping_indices == [2, 0, 1]
+    with pytest.raises(ValueError, match=r"DATASET.GROUPING_ORDER\) must name every joint once"):
+        build_skeleton(load_config(path, ["DATASET.GROUPING_ORDER", "[nose]"]))
 
 
 def two_alike():

@@ -382,7 +382,7 @@ def test_an_imagenet_file_fills_all_but_the_head(trained, scenes, tmp_path):
     torch.save(classifier | {name: torch.zeros(2) for name in more}, tmp_path / "imagenet.pth")
     place = ["OUTPUT_DIR", tmp_path / "out", "MODEL.PRETRAINED", tmp_path / "imagenet.pth"]
     printed = run("train", "--cfg", TOP_DOWN, *trained[1], *place)
-    assert "200 tensors loaded (imagenet)" in printed
+    assert "200 tensors loaded (published names, HRNet-W8 classifier" in printed
     assert "2 not in the source: head.weight, head.bias" in printed
     assert "3 known leftovers" in printed
 

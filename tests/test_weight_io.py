@@ -1,10 +1,17 @@
 """Releases: what stands in them, bit for bit, and what of it is checked when they are read."""
 
+import builtins
 import hashlib
+import io
 import json
 import os
+import pickle
+import sys
+import tarfile
 import tempfile
+import zipfile
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -255,6 +262,131 @@ def test_a_checksum_beside_a_file_is_compared(suffix, tmp_path):
         assert f"is damaged: its SHA-256 is not the one in a{suffix}.sha256" in refused(path)
 
 
+# Objects beside tensors ---------------------------------------------------------------------------
+
+
+class HistoryBuffer:
+    """As mmengine's: holds arrays and its own methods."""
+
+    def __init__(self, values):
+        self.values = np.array(values)
+        self.methods = {"mean": HistoryBuffer.mean}
+
+    def mean(self):
+        return self.values.mean()
+
+
+class MessageHub(HistoryBuffer):
+    pass
+
+
+@pytest.fixture
+def mmengine(monkeypatch):
+    """The two classes under mmengine's name, until they are saved."""
+    module = "mmengine.logging.history_buffer"
+    for name in ("mmengine", "mmengine.logging", module):
+        monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    for kind in (HistoryBuffer, MessageHub):
+        monkeypatch.setattr(kind, "__module__", module)
+        monkeypatch.setattr(sys.modules[module], kind.__name__, kind, raising=False)
+    return monkeypatch
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_of_a_file_with_inert_objects_the_tensors_are_read(zipped, mmengine, tmp_path):
+    """The globals are those of a checkpoint that mmengine 0.10.7 and NumPy 2 wrote."""
+    meta = {"sigmas": np.array([0.1, 0.2]), "ap": np.float64(0.7), "epoch": 3}
+    hub = {"log_scalars": {"loss": HistoryBuffer([1.0, 2.0])}, "runtime_info": {"iter": 3}}
+    state = {"backbone.conv1.weight": torch.ones(2), "x.num_batches_tracked": torch.tensor(4)}
+    contents = {"meta": meta, "message_hub": hub, "state_dict": state, "optimizer": {"lr": 0.1}}
+    torch.save(contents, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    mmengine.undo()
+    assert "mmengine" not in sys.modules
+    allowed = set(torch.serialization.get_safe_globals())
+    read = read_weights(tmp_path / "a.pth")
+    assert read.keys() == {"state_dict"} and read["state_dict"].keys() == state.keys()
+    assert all(torch.equal(read["state_dict"][name], state[name]) for name in state)
+    assert "mmengine" not in sys.modules
+    assert set(torch.serialization.get_safe_globals()) == allowed
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_objects_that_are_not_listed_are_refused(zipped, mmengine, tmp_path):
+    contents = {"hub": MessageHub([1.0]), "state_dict": {"x": torch.ones(2)}}
+    torch.save(contents, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
+    mmengine.undo()
+    assert "holds pickled objects beside its tensors" in refused(tmp_path / "a.pth")
+
+
+class Trap:
+    """Unpickled, it makes the folder `sprung`."""
+
+    def __init__(self, call):
+        self.call = call
+
+    def __reduce__(self):
+        return self.call, ("sprung",)
+
+
+def in_zip(trap, path):
+    torch.save({"state_dict": {"x": torch.ones(2)}, "optimizer": trap}, path)
+
+
+def in_pickle(trap, path):
+    contents = {"state_dict": {"x": torch.ones(2)}, "optimizer": trap}
+    torch.save(contents, path, _use_new_zipfile_serialization=False)
+
+
+def before_all(trap, path):
+    path.write_bytes(pickle.dumps(trap, 2))
+
+
+def in_tar(trap, path):
+    """The layout of torch's first releases: pickles in a tar archive."""
+    with tarfile.open(path, "w") as archive:
+        for name in ("sys_info", "pickle", "tensors", "storages"):
+            content = pickle.dumps(trap, 2)
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
+
+
+@pytest.mark.parametrize("call", [os.mkdir, os.makedirs, eval], ids=lambda c: c.__name__)
+@pytest.mark.parametrize("layout", [in_zip, in_pickle, before_all, in_tar])
+@pytest.mark.parametrize("suffix", [".pth", ".pth.tar"])
+def test_hidden_code_is_refused_and_never_run(suffix, layout, call, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(builtins, "sprung", [], raising=False)  # what eval would find
+    path = tmp_path / f"a{suffix}"
+    layout(Trap(call), path)
+    assert "unpickling runs code" in refused(path)
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_the_trap_does_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    in_zip(Trap(os.mkdir), tmp_path / "a.pth")
+    torch.load(tmp_path / "a.pth", weights_only=False)
+    assert (tmp_path / "sprung").is_dir()
+
+
+def test_what_a_stand_in_is_for_does_nothing(tmp_path):
+    """getattr stands in the list for the methods of a history: it gets nothing, from nothing."""
+    command = b"\x80\x02c__builtin__\ngetattr\ncnumpy\nndarray\nX\x05\0\0\0mkdir\x86R)R."
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("a/data.pkl", command)
+        archive.writestr("a/version", "3")
+        archive.writestr("a/byteorder", "little")
+    assert "holds pickled objects" in refused(path)
+
+
+def test_files_of_paddle_are_refused_with_the_reason(tmp_path):
+    path = tmp_path / "higherhrnet_hrnet_w32_512.pdparams"
+    path.write_bytes(pickle.dumps({"backbone.conv1.weight": np.ones(2)}, 2))
+    assert "is Paddle's: a pickle of arrays" in refused(path) and "take those" in refused(path)
+
+
 # Folders and names ------------------------------------------------------------------------------
 
 
@@ -295,6 +427,12 @@ def test_a_folder_of_others_is_named(suffix, others_folder):
         ("backbone.stem.0.0.weight", "", False),
         ("deconvs.0.up.0.weight", "", False),
         ("10.conv1.weight", "", True),
+        ("model.backbone.conv1.weight", "model.", True),
+        ("_orig_mod.module.1.keypoint_head.final_layer.bias", "_orig_mod.module.1.", True),
+        ("head.final_layer.bias", "", True),
+        ("head.0.0.bias", "", False),
+        ("backbone.stage1.0.body.0.0.weight", "", False),
+        ("backbone.stage4.2.branches.0.0.conv1.weight", "", True),
     ],
 )
 def test_names_tell_what_wraps_them_and_whose_they_are(name, before, published):

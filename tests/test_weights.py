@@ -1,7 +1,6 @@
 """Weights go in whole or not at all, whatever file they come from."""
 
 import argparse
-import json
 import re
 from pathlib import Path
 
@@ -9,8 +8,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from commands import ROOT
 from hrpose.models.higher_hrnet import HigherHRNet
 from hrpose.models.hrnet import HRNet
+from hrpose.models.key_mapping import bare_name, our_name
+from hrpose.models.pose_hrnet import PoseHRNet
 from hrpose.models.weights import (
     BEYOND_BACKBONE,
     JOINT_DEPENDENT,
@@ -19,17 +21,11 @@ from hrpose.models.weights import (
     to_published,
 )
 from hrpose.skeletons import AIC, COCO
+from published_lists import FOLDER, LISTS, load_on_meta, names_and_shapes, published, table_row
 
-PUBLISHED_KEYS = Path(__file__).parents[1].parent / "shared" / "data" / "published_keys"
-PUBLISHED = {
-    "w32_coco": ("higher_hrnet", 32, 17, 1),
-    "w48_coco": ("higher_hrnet", 48, 17, 1),
-    "w32_coco_2deconv": ("higher_hrnet", 32, 17, 2),
-    "w32_coco_0deconv": ("higher_hrnet", 32, 17, 0),
-    "w32_crowdpose": ("higher_hrnet", 32, 14, 1),
-    "swahr_w32_coco": ("swahr", 32, 17, 1),
-    "swahr_w48_crowdpose": ("swahr", 48, 14, 1),
-}
+KINDS = {"HigherHRNet": "higher_hrnet", "SWAHR": "swahr", "HRNet": "imagenet"}
+KINDS |= {"bottom-up HRNet": "hrnet", "top-down HRNet": "hrnet"}
+COUNTER = "num_batches_tracked"
 
 
 def small(joints=4, num_deconvs=1, seed=0, width=8, **options):
@@ -60,29 +56,46 @@ def assert_refused(model, source, *messages, allow_missing=()):
     return refusal.value
 
 
-def published_shapes(name):
-    path = PUBLISHED_KEYS / f"{PUBLISHED[name][0]}.json"
-    if not path.is_file():
-        pytest.skip(f"no lists of published tensors at {PUBLISHED_KEYS}")
-    return json.loads(path.read_text())[name]["state"]
+needs_lists = pytest.mark.skipif(not FOLDER.is_dir(), reason=f"needs {FOLDER}")
 
 
-@pytest.mark.filterwarnings("ignore:.*which is a no-op")  # the model is on the meta device
-@pytest.mark.parametrize("name", PUBLISHED)
-def test_published_files_fill_every_tensor_and_translate_back(name):
-    shapes = published_shapes(name)
-    _, width, joints, num_deconvs = PUBLISHED[name]
-    with torch.device("meta"):
-        model = HigherHRNet(HRNet(width), joints, num_deconvs)
-    source = {key: torch.zeros(()).expand(shape) for key, shape in shapes.items()}
-    report = load_weights(model, source)
-    assert report.missing == report.unexpected == () and report.mismatched == {}
-    assert all(key.startswith("conv_scale_layers.") for key in report.leftovers)
-    assert report.kind == (PUBLISHED[name][0] if num_deconvs else "hrnet")
-    back = {key: list(tensor.shape) for key, tensor in to_published(model.state_dict()).items()}
-    assert back == {
-        k: shape for k, shape in shapes.items() if not k.startswith("conv_scale_layers")
-    }
+@needs_lists
+@pytest.mark.parametrize("listed", LISTS, ids=str)
+def test_files_of_every_list_fill_the_network_and_translate_back(listed, tmp_path):
+    shapes = names_and_shapes(listed)
+    report, model = load_on_meta(listed, tmp_path)
+    assert table_row(listed, report) in (ROOT / "docs" / "weights.md").read_text()
+    assert report.source == listed.report and report.kind == KINDS[listed.network.split("-W")[0]]
+    assert report.unexpected == () and report.mismatched == {}
+    assert bool(report.missing) == (not listed.joints)
+    assert all(name.startswith(("heads.", "deconvs.")) for name in report.missing)
+    state = model.state_dict()
+    back = {name: list(tensor.shape) for name, tensor in to_published(state).items()}
+    bottom_up = "heads.0.weight" in {bare_name(name) for name in state}
+    given = {published(name, bottom_up): shape for name, shape in shapes.items()}
+    kept = {name: shape for name, shape in given.items() if name in back}
+    assert kept == {name: back[name] for name in kept}
+    assert back == kept or not listed.joints
+    others = {name for name in given if name not in back and not name.endswith(COUNTER)}
+    assert others == {published(name, bottom_up) for name in report.leftovers}
+
+
+@needs_lists
+@pytest.mark.parametrize(
+    ("theirs", "made"),
+    [
+        ("ae_w32", "higher_hrnet w32_coco"),
+        ("ae_w48", "higher_hrnet w48_coco"),
+        ("ae_w32_crowd", "higher_hrnet w32_crowdpose"),
+        ("ae0_w32", "higher_hrnet w32_coco_0deconv"),
+        ("td_w32", "hrnet_topdown w32_coco"),
+        ("td_w48", "hrnet_topdown w48_coco"),
+    ],
+)
+def test_lists_made_by_the_rules_of_mmpose_are_its_own(theirs, made):
+    listed = {str(each): each for each in LISTS}
+    by_rule = names_and_shapes(listed[made]._replace(program="mmpose 0.x"))
+    assert by_rule == names_and_shapes(listed[f"mmpose {theirs}"])
 
 
 @pytest.mark.parametrize("num_deconvs", [0, 1, 2])
@@ -94,13 +107,116 @@ def test_published_names_and_back_lose_nothing(num_deconvs):
     assert_same(ours.state_dict(), theirs.state_dict())
 
 
-@pytest.mark.parametrize("prefix", ["module.", "1.", "module.1.", "1.module.", "module.module."])
+@pytest.mark.parametrize("prefix", ["module.", "1.", "1.module.", "_orig_mod.", "model.module."])
 @pytest.mark.parametrize("container", [None, "model", "state_dict", "best_state_dict"])
 def test_prefixes_and_containers_do_not_matter(prefix, container):
     theirs, ours = small(), small(seed=1)
     state = {prefix + name: tensor for name, tensor in to_published(theirs.state_dict()).items()}
     load_weights(ours, {container: state, "epoch": 3} if container else state)
     assert_same(ours.state_dict(), theirs.state_dict())
+
+
+# Names of other programs -------------------------------------------------------------------------
+
+
+def as_mmpose(model, head="keypoint_head."):
+    """State of a network under mmpose's names."""
+    state = to_published(model.state_dict())
+    heads = ("final_layer", "deconv_layers")
+    return {(head if n.startswith(heads) else "backbone.") + n: each for n, each in state.items()}
+
+
+def top_down(joints=4, seed=0, offsets=False):
+    torch.manual_seed(seed)
+    return PoseHRNet(HRNet(8, (1, 1, 1), 1, 8, 1), joints, offsets=offsets)
+
+
+def test_our_own_backbone_is_not_taken_for_that_of_mmpose():
+    """Ours begins with `backbone.` too, and has a `stage1.0`, as other stages have in published files."""
+    names = [name for name in small().state_dict() if name.startswith("backbone.")]
+    assert any(name.startswith("backbone.stage1.0.") for name in names)
+    assert [name for name in names if our_name(name) != name] == []
+    assert load_weights(small(), small(seed=1).state_dict()).source.startswith("hrpose, Higher")
+
+
+@pytest.mark.parametrize("wrapper", ["", "module.", "_orig_mod.", "model."])
+@pytest.mark.parametrize(
+    ("head", "scheme"), [("keypoint_head.", "mmpose 0.x"), ("head.", "mmpose 1.x")]
+)
+def test_a_head_is_no_leftover_of_a_classifier(head, scheme, wrapper):
+    """`head.*` is left over in an ImageNet file, and the head of a pose file of mmpose 1.x."""
+    theirs, ours = top_down(), top_down(seed=1)
+    state = {wrapper + name: each for name, each in as_mmpose(theirs, head).items()}
+    report = load_weights(ours, {"state_dict": state, "meta": {"epoch": 1}, "message_hub": {}})
+    assert_same(ours.state_dict(), theirs.state_dict())
+    assert report.leftovers == report.missing == () and report.kind == "hrnet"
+    assert report.source == f"{scheme}, top-down HRNet-W8, 4 joints, published coordinates"
+    classifier = {**imagenet(small(seed=2))[0], "head.0.0.0.conv1.weight": torch.zeros(2)}
+    report = load_weights(ours, classifier, BEYOND_BACKBONE)
+    assert "head.0.0.0.conv1.weight" in report.leftovers
+    assert set(report.missing) == {"head.weight", "head.bias"}
+
+
+@pytest.mark.parametrize("head", ["keypoint_head.", "head."])
+def test_the_only_head_is_the_model_s_whether_bottom_up_or_top_down(head):
+    """mmpose calls both final_layer; 2K maps are K joints bottom-up, 2K of them top-down."""
+    theirs, ours = small(joints=17, num_deconvs=0), small(joints=17, num_deconvs=0, seed=1)
+    state = as_mmpose(theirs, head)
+    state = {name.replace("final_layers.0.", "final_layer."): t for name, t in state.items()}
+    assert f"{head}final_layer.weight" in state
+    ours.joint_names = COCO.joints
+    report = load_weights(ours, state)
+    assert_same(ours.state_dict(), theirs.state_dict())
+    assert "bottom-up HRNet-W8, 17 joints" in report.source and report.kind == "hrnet"
+    pose = top_down(joints=34)
+    assert "top-down HRNet-W8, 34 joints" in load_weights(pose, state).source
+    assert torch.equal(pose.head.weight, theirs.heads[0].weight)
+    assert_refused(small(), as_mmpose(top_down(), head), "heads.0.weight ([4, 8, 1, 1] in the")
+    ours.joint_names = OTHERS
+    assert_refused(ours, state, "trained for the joints nose")  # 17, not 34
+
+
+def test_the_colours_of_mmpose_are_dropped_and_other_tensors_are_not():
+    colours = {"data_preprocessor.mean": torch.zeros(3, 1, 1)}
+    report = load_weights(top_down(), {**as_mmpose(top_down(seed=1), "head."), **colours})
+    assert report.leftovers == ("data_preprocessor.mean",)
+    other = {"keypoint_head.predict_layers.0.conv_layers.0.conv.weight": torch.zeros(2)}
+    assert_refused(top_down(), {**as_mmpose(top_down(seed=1)), **other}, "1 not in the model: ")
+
+
+def test_a_backbone_of_mmpose_fills_the_backbone():
+    theirs, ours = small(), small(seed=1)
+    state = {k: v for k, v in as_mmpose(theirs).items() if k.startswith("backbone.")}
+    report = load_weights(ours, state, BEYOND_BACKBONE)
+    assert report.source == "mmpose, HRNet-W8 backbone" and report.kind == "imagenet"
+    assert_same(ours.backbone.state_dict(), theirs.backbone.state_dict())
+
+
+def test_three_maps_a_joint_of_mmpose_are_not_taken_for_ours():
+    """udp_regress: their order is not known to be heatmaps, x, y."""
+    state = top_down(seed=1, offsets=True)
+    assert_refused(top_down(offsets=True), as_mmpose(state), "three maps a joint", "4 joints")
+    report = load_weights(top_down(offsets=True), to_published(state.state_dict()))
+    assert "4 joints" in report.source
+
+
+def test_weights_of_udp_are_given_their_coordinates_by_convert():
+    model = small()
+    model.convention = "unbiased"
+    cure = "tools/convert.py --coordinates unbiased"
+    assert_refused(model, as_mmpose(small(seed=1)), "set MODEL.COORDINATES published", cure)
+    stored = {"model": as_mmpose(small(seed=1)), "convention": "unbiased"}
+    assert load_weights(model, stored).source.endswith("4 joints, unbiased coordinates")
+    model.convention = "published"
+    with pytest.raises(ValueError, match="unbiased coordinates") as refusal:
+        load_weights(model, stored)
+    assert "tools/convert.py" not in str(refusal.value)  # they do state them
+
+
+def test_the_cure_for_missing_tensors_fits_where_weights_are_named():
+    """MODEL.ALLOW_MISSING is without effect on TEST.MODEL_FILE."""
+    error = assert_refused(small(), imagenet(small(seed=1))[0], "TEST.MODEL_FILE needs all: use")
+    assert "MODEL.PRETRAINED does not: to keep" in str(error)
 
 
 def test_the_model_name_beside_a_state_dict_is_no_state_dict():
@@ -290,7 +406,7 @@ def test_a_list_of_tensors_is_refused(tmp_path):
 def test_the_report_is_short_and_says_what_was_left():
     report = load_weights(small(), imagenet(small(seed=1))[0], BEYOND_BACKBONE)
     text = str(report)
-    assert text.startswith(f"{len(report.loaded)} tensors loaded (imagenet)\n")
+    assert text.startswith(f"{len(report.loaded)} tensors loaded (published names, HRNet-W8 clas")
     assert "not in the source: heads.0.weight" in text and "known leftovers" in text
     assert len(text) < 1000
 
@@ -377,9 +493,9 @@ def test_heads_of_as_many_other_joints_stay_new_where_they_may():
 @pytest.mark.parametrize(
     ("beside", "averaging"),
     [
-        ({}, "(hrpose)"),
-        ({"network": "val"}, "(hrpose, the raw weights)"),
-        ({"network": "ema"}, "(hrpose, the EMA of the weights)"),
+        ({}, "(hrpose, HigherHRNet-W8, 4 joints)"),
+        ({"network": "val"}, "4 joints, the raw weights)"),
+        ({"network": "ema"}, "4 joints, the EMA of the weights)"),
         ({"average": {"model": {}}}, "raw weights; their EMA, also in the file: tools/convert.py"),
     ],
 )

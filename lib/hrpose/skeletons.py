@@ -180,17 +180,13 @@ def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
-def from_category(
-    category: Mapping[str, Any],
-    sigmas: Sequence[float] = (),
-    grouping_order: Sequence[str] = (),
-) -> Skeleton:
+def from_category(category: Mapping[str, Any], sigmas: Sequence[float] = ()) -> Skeleton:
     """The skeleton that a COCO `categories` entry describes.
 
     Its limbs count joints from 1 or name them; limbs of a joint that is not there are dropped with
     a warning (CrowdPose's files carry COCO's). Joints whose names have no left and right may be
-    paired by `flip_pairs`, in the form of limbs. Without `sigmas` every joint gets DEFAULT_SIGMA;
-    without `grouping_order` people are assembled in the order of the file.
+    paired by `flip_pairs`, in the form of limbs. Without `sigmas` every joint gets DEFAULT_SIGMA.
+    People are assembled in the order of the file.
     """
     if not category.get("keypoints"):
         raise ValueError(f"category {category.get('name')!r} lists no 'keypoints' (joint names)")
@@ -213,7 +209,7 @@ def from_category(
     return Skeleton(
         joints=joints,
         sigmas=tuple(sigmas) or (DEFAULT_SIGMA,) * len(joints),
-        grouping_order=tuple(grouping_order) or joints,
+        grouping_order=joints,
         limbs=known,
         flip_pairs=tuple(pair for pair in pairs if pair),
     )

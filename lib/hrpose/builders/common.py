@@ -164,7 +164,7 @@ def load_pretrained(config: CfgNode, model: nn.Module) -> LoadReport | None:
         return load_weights(model, Path(config.MODEL.PRETRAINED), config.MODEL.ALLOW_MISSING)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f"MODEL.PRETRAINED: {error}. docs/weights.md names the source of ImageNet weights; "
+            f"MODEL.PRETRAINED: {error}. python tools/zoo.py lists weights that have names; "
             "MODEL.PRETRAINED '' MODEL.INIT fan_in trains from scratch"
         ) from None
 

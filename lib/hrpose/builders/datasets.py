@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -39,20 +40,21 @@ def build_skeleton(config: CfgNode) -> Skeleton:
     Without annotations, as where a model is only used, it is read from the weights.
     """
     data = config.DATASET
-    if data.SKELETON != "file":
-        return SKELETONS[data.SKELETON]
     path = annotation_path(config, data.TRAIN)
-    if not path.is_file() and config.TEST.MODEL_FILE:
-        return _skeleton_of_weights(Path(config.TEST.MODEL_FILE))
-    with explaining_missing_data(config, data.TRAIN):
-        return _skeleton_of_file(path, data.CATEGORY, data.OKS_SIGMAS, data.GROUPING_ORDER)
+    if data.SKELETON != "file":
+        skeleton = SKELETONS[data.SKELETON]
+    elif not path.is_file() and config.TEST.MODEL_FILE:
+        skeleton = _skeleton_of_weights(Path(config.TEST.MODEL_FILE))
+    else:
+        with explaining_missing_data(config, data.TRAIN):
+            skeleton = _skeleton_of_file(path, data.CATEGORY, data.OKS_SIGMAS)
+    order = data.GROUPING_ORDER
+    return replace(skeleton, grouping_order=order) if order else skeleton
 
 
 @lru_cache(maxsize=4)
-def _skeleton_of_file(
-    path: Path, category: str, sigmas: tuple[float, ...], order: tuple[str, ...]
-) -> Skeleton:
-    return from_category(person_category(load_annotations(path), category), sigmas, order)
+def _skeleton_of_file(path: Path, category: str, sigmas: tuple[float, ...]) -> Skeleton:
+    return from_category(person_category(load_annotations(path), category), sigmas)
 
 
 @lru_cache(maxsize=4)

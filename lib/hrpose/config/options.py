@@ -113,7 +113,7 @@ OPTIONS = (
     Option("DATASET.OKS_SIGMAS", (0.05,), each(above_0),
            "OKS sigma of each joint for SKELETON file; empty: 0.05 for all."),
     Option("DATASET.GROUPING_ORDER", ("nose",), each(named),
-           "Joint names in grouping order for SKELETON file; empty: the order of the file."),
+           "Joint names in grouping order; empty: SKELETON's own, for file the order of the file."),
     Option("DATASET.IGNORE_REGIONS", "segmentation", one_of("segmentation", "box", "none"),
            "Region without heatmap loss for crowds and people without keypoints: their "
            "segmentation, box, or none."),
@@ -210,7 +210,8 @@ OPTIONS = (
     Option("MODEL.INIT", "published", one_of("published", "fan_in"),
            "Initialisation: published (N(0, 0.001)) or fan_in (Kaiming, to train from scratch)."),
     Option("MODEL.PRETRAINED", "", anything,
-           "Weights to start from; empty: train from scratch."),
+           "Weights to start from: a file, or zoo:<name> (tools/zoo.py lists them); empty: train "
+           "from scratch."),
     Option("MODEL.ALLOW_MISSING",
            ("head.*", "heads.*", "deconvs.*", "scale_branches.*", "neck.*", "backbone.*.fusions.*",
             "later.*.fusions.*", "later.*.boundary.*", "later.*.links.*"),
@@ -318,7 +319,7 @@ OPTIONS = (
            "VISUALIZE_EVERY and EPOCHS (more) may differ."),
 
     Option("TEST.MODEL_FILE", "", anything,
-           "Weights to evaluate or predict with."),
+           "Weights to evaluate or predict with: a file, or zoo:<name>."),
     Option("TEST.BATCH", 4, above_0,
            "Images of one size, or top-down crops, per forward pass."),
     Option("TEST.INPUT_SIZE", 0, by_32_or_0,
@@ -479,7 +480,7 @@ DEPENDENCES = (
         "DATASET.AUGMENTATIONS",
         ("cutout",),
     ),
-    Dependence(("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER"), "DATASET.SKELETON", ("file",)),
+    Dependence(("DATASET.OKS_SIGMAS",), "DATASET.SKELETON", ("file",)),
     Dependence(
         tuple(key for key in SOURCE_OPTIONS if key != "DATASET.SKELETON"), "DATASET.SOURCES", ((),)
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from functools import cache, lru_cache
 
 RENAMES = (
@@ -31,8 +32,18 @@ RENAMES = (
 OWN_WRAPPER = "network."
 """Prefix of the HigherHRNet inside our SWAHR."""
 
-# Of DataParallel, of half-precision training, and our own.
-_WRAPPERS = re.compile(r"^((module|1|network)\.)*")
+# Of DataParallel, half-precision training, torch.compile, Lightning, and our own.
+_WRAPPERS = re.compile(r"^((module|1|_orig_mod|model|network)\.)*")
+
+OWN_SCHEME, PUBLISHED_SCHEME = "hrpose", "published names"
+
+MMPOSE_PREFIXES = {
+    "mmpose 0.x": re.compile(r"^keypoint_head\."),
+    "mmpose 1.x": re.compile(r"^head\.(?=final_layer\.)"),
+    # Our own names begin with backbone. too, stage1.0 among them.
+    "mmpose": re.compile(r"^backbone\.(?=(conv|bn)\d\.|layer1\.|transition\d\.|stage[234]\.\d)"),
+}
+"""Version of mmpose, the first that occurs in a file -> prefix before the published name."""
 
 _FIELD = re.compile(r"<(\w)(\+\d)?>")
 
@@ -69,11 +80,22 @@ def prefix(name: str) -> str:
 
 @lru_cache(maxsize=1 << 14)  # loading asks for each name several times
 def our_name(name: str) -> str:
-    """Our name of a tensor, from a published name or one of ours."""
+    """Our name of a tensor, from a published name, mmpose's or one of ours."""
     name = bare_name(name)
+    for mmpose in MMPOSE_PREFIXES.values():
+        name = mmpose.sub("", name)
     for ours, published in RENAMES:
         name = _translate(name, published, ours)
     return name
+
+
+def scheme_of(names: Iterable[str]) -> str:
+    """Whose names these are: ours, published, or of a version of mmpose."""
+    bare = [bare_name(name) for name in names]
+    for version, mmpose in MMPOSE_PREFIXES.items():
+        if any(map(mmpose.match, bare)):
+            return version
+    return PUBLISHED_SCHEME if any(map(is_published, bare)) else OWN_SCHEME
 
 
 def name_in_single(name: str) -> str:

@@ -22,6 +22,7 @@ import io
 import json
 import os
 import pickle
+import tarfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -31,12 +32,28 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hrpose.models.weight_cache import local_file, with_metadata
+from hrpose.models.zoo import zoo_file
 from hrpose.ops.atomic_io import (
     DiskFullError,
     atomic_write,
     check_writable,
     find_damage,
     parse_json,
+)
+
+STAND_INS = (
+    ("mmengine.logging.history_buffer", "HistoryBuffer"),
+    ("builtins", "getattr"),  # for the methods that a HistoryBuffer holds
+    *(("numpy", name) for name in ("ndarray", "dtype")),  # beside the weights, in meta and perf
+    *(("numpy.core.multiarray", name) for name in ("_reconstruct", "scalar")),  # NumPy 1
+    *(("numpy._core.multiarray", name) for name in ("_reconstruct", "scalar")),  # NumPy 2
+)
+"""Modules and names in files of other programs, for which objects without effect are created."""
+
+_RUNS_CODE = (
+    "and unpickling runs code. If you trust it, load it with torch yourself and save only its "
+    "state dict"
 )
 
 RELEASE = "1"
@@ -53,24 +70,57 @@ def read_weights(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The contents of a file of weights. No code in it is executed; checksums are compared: one
     beside the file (x.pth.sha256), those in a .pth, and that of a release.
 
+    path: a file, or zoo:<name>, which is fetched if it is not at hand (models/weight_cache.py)
     Errors: FileNotFoundError; ValueError for another kind of file, or a damaged one
     """
-    path = Path(path)
+    row, path = zoo_file(path), local_file(path)
     if not path.is_file():
         of_a_run = "output/<config>/<time>/checkpoints/best.pth"
         raise FileNotFoundError(f"there is no file of weights at {path} (a run's: {of_a_run})")
     damage = find_damage(path)
     if damage:
         raise ValueError(f"{path} is damaged: {damage}; fetch it again, or use another checkpoint")
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    contents = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    return with_metadata(row, contents) if row else contents
 
 
 def _read_torch(path: Path) -> dict[str, Any]:
+    """The contents; of a file with objects of STAND_INS the tensors alone."""
+    if path.suffix == ".pdparams":
+        raise ValueError(
+            f"{path} is Paddle's: a pickle of arrays, under names of which no list of a real file "
+            "is at hand to map them by. The same networks are published for PyTorch, by their "
+            "authors and by mmpose (docs/weights.md): take those"
+        )
     with _readable(path):
-        contents = torch.load(path, map_location="cpu", weights_only=True)
+        try:
+            contents = torch.load(path, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError:  # of an object that torch does not know
+            inert: list[Any] = [
+                type(name, (_Inert,), {"__module__": module}) for module, name in STAND_INS
+            ]
+            with torch.serialization.safe_globals(inert):  # which finds them by these names
+                contents = torch.load(path, map_location="cpu", weights_only=True)
+            contents = _tensors_alone(contents) or {}
     if not isinstance(contents, Mapping):
         raise ValueError(f"{path} holds a {type(contents).__name__}, not named tensors")
     return dict(contents)
+
+
+class _Inert:
+    """Takes whatever it is given, and keeps and does nothing."""
+
+    def __init__(self, *arguments: Any) -> None: ...
+
+    def __setstate__(self, state: Any) -> None: ...
+
+
+def _tensors_alone(value: Any) -> Any:
+    """The tensors in nested mappings, without all else; None if there are none."""
+    if isinstance(value, Mapping):
+        found = {name: _tensors_alone(each) for name, each in value.items()}
+        return {name: each for name, each in found.items() if each is not None} or None
+    return value if isinstance(value, Tensor) else None
 
 
 def _read_safetensors(path: Path) -> dict[str, Any]:
@@ -116,12 +166,13 @@ def _readable(path: Path) -> Iterator[None]:
     except OSError:
         raise
     except Exception as error:  # a damaged file may raise any exception
-        whole = zipfile.is_zipfile(path) or "Unsupported global" in str(error)
+        whole = zipfile.is_zipfile(path) or "unsupported global" in str(error).lower()
         if whole and isinstance(error, pickle.UnpicklingError):
-            raise ValueError(
-                f"{path} holds pickled objects beside its tensors, and unpickling runs code. If "
-                "you trust it, load it with torch yourself and save only its state dict"
-            ) from error
+            what = "holds pickled objects beside its tensors"
+            raise ValueError(f"{path} {what}, {_RUNS_CODE}") from error
+        if tarfile.is_tarfile(path):
+            what = "is a tar archive. Unpack it, unless torch wrote it so: it is a pickle then"
+            raise ValueError(f"{path} {what}, {_RUNS_CODE}") from error
         raise ValueError(
             f"{path} ({path.stat().st_size} bytes) is cut short or is no file of weights "
             f"({type(error).__name__}); compare its size and checksum with the original, then "

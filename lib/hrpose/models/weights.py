@@ -1,8 +1,6 @@
 """Loading weights: maps tensor names, and fills the model completely or not at all.
 
-Three naming schemes are recognised: ours, that of the published HigherHRNet and SWAHR files, and
-that of HRNet classifiers trained on ImageNet. Files: models/weight_io.py; names:
-models/key_mapping.py.
+Files: models/weight_io.py; names: models/key_mapping.py; what a file is: models/weight_kinds.py.
 """
 
 from __future__ import annotations
@@ -15,23 +13,24 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from hrpose.models.key_mapping import (
-    OWN_WRAPPER,
-    bare_name,
-    is_published,
-    name_in_single,
-    our_name,
-    prefix,
-    published_name,
-)
+from hrpose.models.key_mapping import OWN_SCHEME, bare_name, name_in_single, published_name
 from hrpose.models.weight_io import read_weights
-from hrpose.skeletons import COCO, CROWDPOSE, MPII
+from hrpose.models.weight_kinds import (
+    PUBLISHED_SKELETONS,
+    WeightInfo,
+    brief,
+    describe_weights,
+    inspect_weights,
+    stored_convention,
+    tensors_in,
+)
 
 KNOWN_LEFTOVERS = (
     "conv_scale_layers.*",  # SWAHR's scale branch, in a model without one
     # ImageNet classifiers: their heads, under the names of both releases ...
     *("incre_modules.*", "downsamp_modules.*", "final_layer.*", "classifier.*", "head.*"),
     "stage4.*.fuse_layers.[123].*",  # ... and the fusion into coarse branches, which we omit
+    "data_preprocessor.*",  # mmpose 1.x: mean and deviation of colours
 )
 """Published names that a model may lack without loss."""
 
@@ -56,17 +55,8 @@ GPR from its weights."""
 SCALE_BRANCHES = ("scale_branches.*",)
 """Our names that a HigherHRNet lacks; `allow_missing` to start SWAHR from its weights."""
 
-PUBLISHED_CONVENTION = "published"
-"""Coordinate convention of all published files, which do not state it."""
-
-PUBLISHED_SKELETONS = {17: COCO, 14: CROWDPOSE, 16: MPII}
-"""Number of joints -> those of the published files, which do not name them."""
-
-STORED_CONVENTIONS = {"official": "published", "exact": "unbiased"}
-"""Names of conventions in our older files -> today's."""
-
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-_CONTAINERS = ("model", "state_dict", "best_state_dict")
+_OF_SWAHR = "conv_scale_layers."
 _UNUSED = ".num_batches_tracked"  # BatchNorm's momentum is constant
 
 
@@ -79,10 +69,11 @@ class LoadReport(NamedTuple):
     leftovers: tuple[str, ...]  # in the source, known and not needed
     kind: str  # of the source: hrpose, swahr, higher_hrnet, hrnet or imagenet
     mismatched: dict[str, str]  # name -> its two shapes; the model keeps its values
+    source: str  # in a line: describe_weights
     averaging: str = ""  # whether the tensors are an EMA; empty: not known
 
     def __str__(self) -> str:
-        source = ", ".join(filter(None, (self.kind, self.averaging)))
+        source = ", ".join(filter(None, (self.source, self.averaging)))
         return "\n".join([f"{len(self.loaded)} tensors loaded ({source})", *self.remarks()])
 
     def remarks(self) -> list[str]:
@@ -94,9 +85,16 @@ class LoadReport(NamedTuple):
                 [f"{name} ({text})" for name, text in self.mismatched.items()],
             ),
             ("not in the model", self.unexpected),
-            ("known leftovers", self.leftovers),
+            (
+                "of SWAHR alone, whose file is called as HigherHRNet's (MODEL.NAME swahr has them)",
+                [name for name in self.leftovers if name.startswith(_OF_SWAHR)],
+            ),
+            (
+                "known leftovers",
+                [name for name in self.leftovers if not name.startswith(_OF_SWAHR)],
+            ),
         )
-        return [f"{len(names)} {what}: {_brief(names)}" for what, names in groups if names]
+        return [f"{len(names)} {what}: {brief(names)}" for what, names in groups if names]
 
 
 class WeightsMismatchError(ValueError):
@@ -135,18 +133,26 @@ def load_contents(
     model: nn.Module, contents: Mapping[str, Any], origin: str, allow_missing: Sequence[str] = ()
 ) -> LoadReport:
     """`load_weights` from contents already read; errors name their `origin`."""
-    info = inspect_weights(contents, origin)
-    _check_convention(model, contents, info, origin)
-    other_joints = _has_other_joints(model, contents, info)
-    source, tensors = _tensors_in(contents, origin)
     state = model.state_dict()
     places = {bare_name(name): name for name in state}  # our name -> the model's, with prefixes
+    info = inspect_weights(contents, origin, places)
+    _, tensors = tensors_in(contents, origin, places)
+    three_maps = 0 < info.joints == 3 * getattr(model, "joints", 0)
+    described = describe_weights(contents, info, 3 if three_maps else 1)
+    if three_maps and info.scheme.startswith("mmpose"):
+        raise ValueError(
+            f"{origin} ({described}) has three maps a joint, and neither their order nor the unit "
+            "of their offsets is known to be ours; take a file of heatmaps, MODEL.CODEC heatmap"
+        )
+    _check_convention(model, contents, info, f"{origin} ({described})")
+    other_joints = _has_other_joints(model, contents, info)
     kept = [n for n in places if _matches(n, JOINT_DEPENDENT) and _matches(n, allow_missing)]
     if other_joints and not any(name.startswith("head") for name in kept):
         raise ValueError(f"{origin} {other_joints}")
     own = {name: state[place] for name, place in places.items()}
     tensors = _for_all_networks(tensors, own)
-    report = _compare(own, tensors, source, kept if other_joints else ())
+    kind = "hrpose" if info.scheme == OWN_SCHEME else info.kind
+    report = _compare(own, tensors, kept if other_joints else (), kind, described)
     report = report._replace(averaging=_averaging(contents))
     _check_fit(report, allow_missing, origin)
     fitting = {
@@ -161,53 +167,9 @@ def load_contents(
     return report
 
 
-class WeightInfo(NamedTuple):
-    """Properties inferred from a state dict."""
-
-    published: bool  # naming scheme of the published files
-    prefixes: tuple[str, ...]  # of wrappers, e.g. module.
-    dtypes: tuple[str, ...]  # floating-point ones: float32, float16 ...
-    joints: int  # of the heads, three times as many with offsets; 0: a backbone without heads
-
-
-def inspect_weights(contents: Mapping[str, Any], origin: str) -> WeightInfo:
-    """Naming scheme, wrapper prefixes, dtypes and joints of weights, bare or in a checkpoint."""
-    state, tensors = _tensors_in(contents, origin)
-    floats = {str(each.dtype) for each in state.values() if each.is_floating_point()}
-    heads = [name for name in tensors if fnmatchcase(name, "heads.*.weight")]
-    # The finest head has K channels, or 2K with the tags where it is the only one.
-    channels = len(tensors[max(heads)]) if heads else 0
-    if "head.weight" in tensors:  # top-down
-        channels = len(tensors["head.weight"])
-    return WeightInfo(
-        published=any(map(is_published, state)),
-        prefixes=tuple(sorted({prefix(name) for name in state} - {"", OWN_WRAPPER})),
-        dtypes=tuple(sorted(kind.removeprefix("torch.") for kind in floats)),
-        joints=channels // 2 if len(heads) == 1 else channels,
-    )
-
-
 def to_published(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Our state dict under published names."""
     return {published_name(name): tensor for name, tensor in state.items()}
-
-
-def _tensors_in(
-    contents: Mapping[str, Any], origin: str
-) -> tuple[Mapping[str, Tensor], dict[str, Tensor]]:
-    """The state dict in a checkpoint, or the contents themselves: as it is, and by our names."""
-    inside = (contents.get(key) for key in _CONTAINERS)
-    state = next((found for found in inside if isinstance(found, Mapping)), contents)
-    others = [name for name, value in state.items() if not isinstance(value, Tensor)]
-    if others:
-        raise ValueError(
-            f"{origin}: {_brief(others)} should be tensors; give a state dict, or a checkpoint "
-            f"that holds one under {', '.join(_CONTAINERS)}"
-        )
-    renamed = {our_name(name): tensor for name, tensor in state.items()}
-    if len(renamed) < len(state):
-        raise ValueError(f"{origin} holds tensors twice, with and without a prefix; remove one set")
-    return state, renamed
 
 
 def _for_all_networks(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -225,34 +187,15 @@ def _for_all_networks(tensors: dict[str, Tensor], own: Mapping[str, Tensor]) -> 
     return {name: tensors[single] for name, single in copies.items()} | rest
 
 
-def _kind_of(names: Iterable[str]) -> str:
-    """The network of a source, by its names: the authors' files have similar ones."""
-    bare = [bare_name(name) for name in names]
-    if not any(map(is_published, bare)):
-        return "hrpose"
-    kinds = _PUBLISHED_KINDS.items()
-    return next(
-        (kind for start, kind in kinds if any(n.startswith(start) for n in bare)), "imagenet"
-    )
-
-
-_PUBLISHED_KINDS = {
-    "conv_scale_layers.": "swahr",
-    "deconv_layers.": "higher_hrnet",
-    "final_layers.": "hrnet",  # bottom-up, without deconvolutions
-    "final_layer.weight": "hrnet",  # top-down; those of classifiers are final_layer.0
-}
-"""Beginning of a published name -> the network that has it; the first that occurs applies."""
-
-
 def _compare(
     own: Mapping[str, Tensor],
     tensors: Mapping[str, Tensor],
-    source: Iterable[str],
     other_joints: Sequence[str],
+    kind: str,
+    source: str,
 ) -> LoadReport:
-    """own: the model's tensors, tensors: the source's, both by our names; source: its own names;
-    other_joints: our names of those that are for other joints
+    """own: the model's tensors, tensors: the source's, both by our names;
+    other_joints: names of those that are for other joints
     """
     wanted = [name for name in own if not name.endswith(_UNUSED)]
     foreign = [name for name in tensors if name not in own and not name.endswith(_UNUSED)]
@@ -269,8 +212,9 @@ def _compare(
         missing=tuple(name for name in wanted if name not in tensors),
         unexpected=tuple(name for name in foreign if not _matches(name, KNOWN_LEFTOVERS)),
         leftovers=tuple(name for name in foreign if _matches(name, KNOWN_LEFTOVERS)),
-        kind=_kind_of(source),
+        kind=kind,
         mismatched=mismatched,
+        source=source,
     )
 
 
@@ -291,22 +235,29 @@ def _check_fit(report: LoadReport, allow_missing: Sequence[str], origin: str) ->
         for patterns in choices:  # the last that fits, with the fewest names, wins
             if all(_matches(name, patterns) for name in names):
                 needed = [p for p in patterns if any(_matches(name, [p]) for name in names)]
-                cure = f"to keep the model's values for these, set MODEL.ALLOW_MISSING {needed}"
-    message = [f"{origin} does not fit; the model is unchanged", *refused.remarks(), cure]
+                cure = (
+                    "TEST.MODEL_FILE needs all: use the config of these weights, or others. "
+                    "MODEL.PRETRAINED does not: to keep the model's values for these in training, "
+                    f"set MODEL.ALLOW_MISSING {needed}"
+                )
+    source = f"{origin} ({report.source})"
+    message = [f"{source} does not fit; the model is unchanged", *refused.remarks(), cure]
     raise WeightsMismatchError("\n".join(message), report)
 
 
 def _check_convention(
     model: nn.Module, contents: Mapping[str, Any], info: WeightInfo, origin: str
 ) -> None:
-    """Our checkpoints store their convention, published files have a known one, backbones none."""
-    known = PUBLISHED_CONVENTION if info.published and info.joints else None
-    stored = contents.get("convention", known)
-    theirs, ours = STORED_CONVENTIONS.get(stored, stored), getattr(model, "convention", None)
+    """ValueError for weights of other coordinates than the model's; backbones have none."""
+    theirs, ours = stored_convention(contents, info), getattr(model, "convention", None)
     if theirs and ours and theirs != ours:
+        unnamed = (
+            ". They do not state it: those of UDP are unbiased, and can be used once "
+            f"tools/convert.py --coordinates {ours} has written them with it"
+        )
         raise ValueError(
             f"{origin} were trained with {theirs} coordinates, this model uses {ours} ones; "
-            f"set MODEL.COORDINATES {theirs}"
+            f"set MODEL.COORDINATES {theirs}{'' if 'convention' in contents else unnamed}"
         )
 
 
@@ -316,7 +267,7 @@ def _has_other_joints(model: nn.Module, contents: Mapping[str, Any], info: Weigh
     Our files name their joints; those of published files are known by their number.
     """
     stored, known = contents.get("skeleton"), None
-    if info.published and info.joints in PUBLISHED_SKELETONS:
+    if info.scheme != OWN_SCHEME and info.joints in PUBLISHED_SKELETONS:
         known = PUBLISHED_SKELETONS[info.joints].joints
     theirs = stored.get("joints") if isinstance(stored, Mapping) else known
     ours = getattr(model, "joint_names", None)
@@ -360,8 +311,3 @@ def _check_values(tensors: Mapping[str, Tensor], origin: str) -> None:
 
 def _matches(name: str, patterns: Iterable[str]) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _brief(names: Sequence[object], most: int = 4) -> str:
-    more = [f"and {len(names) - most} more"] if len(names) > most else []
-    return ", ".join([*map(str, names[:most]), *more])

@@ -99,7 +99,12 @@ def checksum_path(path: Path) -> Path:
 
 def sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
+    return file_digest(path, "sha256")
+
+
+def file_digest(path: Path, algorithm: str) -> str:
+    """The checksum of a file by an algorithm of hashlib, in hexadecimal digits."""
+    digest = hashlib.new(algorithm)
     with path.open("rb") as file:
         while part := file.read(1 << 20):
             digest.update(part)

@@ -21,6 +21,7 @@ from hrpose.config.options import RUNTIME_OPTIONS
 from hrpose.data.coco import ImageFiles
 from hrpose.engine.run_dir import acquire_lock
 from hrpose.engine.signals import Signals
+from hrpose.models.weight_cache import local_file
 from hrpose.ops.atomic_io import atomic_write, check_writable, read_json
 from hrpose.programs.ablation_plan import REPOSITORY, Experiment, as_override, get_option
 from hrpose.programs.train import config_yaml
@@ -58,10 +59,10 @@ def check_files(experiments: Sequence[Experiment], output: Path) -> None:
     for e in experiments:
         check_writable(e.folder / "log.txt")
         data, weights = e.config.DATASET, e.config.MODEL.PRETRAINED
-        if weights and not Path(weights).is_file():
+        if weights and not local_file(weights).is_file():  # what is in the zoo is fetched now
             raise FileNotFoundError(
                 f"row {e.name}: MODEL.PRETRAINED: no weights at {weights}. "
-                "The README lists where ImageNet weights are"
+                "python tools/zoo.py lists those that can be fetched by name"
             )
         for split in (data.TRAIN, data.VAL):
             with explaining_missing_data(e.config, split):

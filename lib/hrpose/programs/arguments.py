@@ -197,8 +197,26 @@ def _convert() -> argparse.ArgumentParser:
     parser.add_argument(
         "--weights", choices=("model", "ema"), default="model", help="ema: the EMA of a last.pth"
     )
+    parser.add_argument(
+        "--coordinates",
+        choices=("published", "unbiased"),
+        help="what the weights were trained with, where SOURCE does not state it, to be stored "
+        "with them: unbiased for those of UDP; default: published for published files",
+    )
     parser.add_argument("--half", action="store_true", help="write float16, half the size")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides")
+    return parser
+
+
+def _zoo() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="List published weights, which zoo:<name> stands for in TEST.MODEL_FILE and "
+        "MODEL.PRETRAINED; fetch them, or verify what was fetched (status 1: a file is damaged)."
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME", help="show all that is known of these")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--fetch", action="store_true", help="fetch the files NAME ... now")
+    what.add_argument("--verify", action="store_true", help="compare checksums of fetched files")
     return parser
 
 
@@ -396,4 +414,5 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "convert": _convert,
     "convert_data": _convert_data,
     "ablate": _ablate,
+    "zoo": _zoo,
 }

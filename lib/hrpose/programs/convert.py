@@ -19,15 +19,19 @@ import hrpose
 from hrpose.builders.common import build_model, require_same_network
 from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config, parse_config
+from hrpose.models.key_mapping import OWN_SCHEME
 from hrpose.models.weight_io import check_target, read_weights, write_weights
-from hrpose.models.weights import (
-    BEYOND_BACKBONE,
+from hrpose.models.weight_kinds import (
     PUBLISHED_CONVENTION,
     PUBLISHED_SKELETONS,
-    LoadReport,
+    STORED_CONVENTIONS,
     WeightInfo,
-    WeightsMismatchError,
     inspect_weights,
+)
+from hrpose.models.weights import (
+    BEYOND_BACKBONE,
+    LoadReport,
+    WeightsMismatchError,
     load_contents,
     to_published,
 )
@@ -64,9 +68,15 @@ class Source(NamedTuple):
 def main(known: argparse.Namespace) -> None:
     check_target(known.target)
     source = read_source(known.source, known.weights)
-    config = config_of(source, known.cfg, known.overrides)
+    coordinates = with_coordinates(source, known.coordinates)
+    config = config_of(source, known.cfg, [*coordinates, *known.overrides])
+    require_same_network(config, source.contents, str(source.path))
+    model = build_model(config)
+    source = source._replace(
+        info=inspect_weights(source.contents, str(source.path), model.state_dict())
+    )
     notes = assumptions(source, config)
-    model, report = filled_model(config, source)
+    report = fill_model(model, source)
     whole = bool(source.info.joints)  # backbone weights are written without heads
     state = {k: v for k, v in model.state_dict().items() if whole or "backbone." in k}
     print("\n".join([f"{source.path}: {report}", *notes]))
@@ -94,6 +104,17 @@ def read_source(path: Path, weights: str) -> Source:
             )
         contents |= {"model": contents.pop("average")["model"], "network": "ema"}
     return Source(path, contents, inspect_weights(contents, str(path)))
+
+
+def with_coordinates(source: Source, coordinates: str | None) -> list[str]:
+    """Store the coordinates of weights with them; returns the config overrides that follow."""
+    if not coordinates:
+        return []
+    stored = source.contents.setdefault("convention", coordinates)
+    if not source.info.joints or STORED_CONVENTIONS.get(stored, stored) != coordinates:
+        known = f"has {stored} coordinates stored" if source.info.joints else "is a backbone"
+        raise ValueError(f"{source.path} {known}; leave --coordinates out")
+    return ["MODEL.COORDINATES", coordinates]
 
 
 def config_of(source: Source, path: str | None, overrides: Sequence[str]) -> CfgNode:
@@ -152,32 +173,31 @@ def _assumed_joints(source: Source, config: CfgNode) -> str:
 
 def _assumed_convention(source: Source, config: CfgNode) -> str:
     convention = config.MODEL.COORDINATES
-    if not source.info.published:
+    if source.info.scheme == OWN_SCHEME:
         return f"assumed: {convention}, from the config"
     if convention != PUBLISHED_CONVENTION:
         raise ValueError(
-            f"{source.path} has published keys, and published weights were trained with "
-            f"{PUBLISHED_CONVENTION} coordinates; MODEL.COORDINATES is {convention}: leave it out"
+            f"{source.path} has {source.info.scheme}, and published weights were trained with "
+            f"{PUBLISHED_CONVENTION} coordinates; MODEL.COORDINATES is {convention}: leave it out, "
+            f"or, for weights of UDP, state --coordinates {convention}"
         )
-    return f"assumed: {PUBLISHED_CONVENTION}, as for all published files"
+    return f"assumed: {PUBLISHED_CONVENTION}, as for all published files but UDP's (--coordinates)"
 
 
-def filled_model(config: CfgNode, source: Source) -> tuple[nn.Module, LoadReport]:
-    """The config's network with the weights; backbone weights fill only its backbone.
+def fill_model(model: nn.Module, source: Source) -> LoadReport:
+    """Load the weights into their config's network; backbone weights fill only its backbone.
 
     Joints that the source does not name are those of the config, as `assumptions` has printed.
     """
-    require_same_network(config, source.contents, str(source.path))
-    model = build_model(config)
     allow_missing = () if source.info.joints else BEYOND_BACKBONE
     if "skeleton" not in source.contents:
         del model.joint_names  # nothing to compare
     try:
-        return model, load_contents(model, source.contents, str(source.path), allow_missing)
+        return load_contents(model, source.contents, str(source.path), allow_missing)
     except WeightsMismatchError as error:
         remarks = "\n".join(error.report.remarks())
         raise ValueError(
-            f"{source.path} does not fit the config:\n{remarks}\n"
+            f"{source.path} ({error.report.source}) does not fit the config:\n{remarks}\n"
             "use the config that it was made with: --cfg, or KEY VALUE over it"
         ) from None
 

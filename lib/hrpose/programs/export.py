@@ -26,6 +26,7 @@ from hrpose.evaluation.results import MappedEvaluator, PoseEvaluator
 from hrpose.inference.onnx_bottomup import to_planes
 from hrpose.inference.onnx_predictor import OnnxPredictor
 from hrpose.inference.spec import ExportedModel
+from hrpose.models.weight_cache import local_file
 from hrpose.ops.atomic_io import atomic_write, check_writable, sha256
 from hrpose.ops.progress import progress
 from hrpose.programs.exporting.formats import FORMATS, require_extra
@@ -62,7 +63,7 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
         else NetworkGraph(predictor.model)
     )
     strides = tuple(parts.output_strides(config))
-    digest = sha256(Path(config.TEST.MODEL_FILE))
+    digest = sha256(local_file(config.TEST.MODEL_FILE))
     model = ExportedModel(predictor.spec, known.decode, strides, digest, __version__)
     format_ = FORMATS[known.format]
     content = format_.encode(graph, model)
