@@ -132,7 +132,7 @@ def top_down(joints=4, seed=0, offsets=False):
 
 
 def test_our_own_backbone_is_not_taken_for_that_of_mmpose():
-    """Ours begins with `backbone.` too, and has a `stage1.0`, as other stages have in published files."""
+    """Ours begins with `backbone.` too, and has a `stage1.0`."""
     names = [name for name in small().state_dict() if name.startswith("backbone.")]
     assert any(name.startswith("backbone.stage1.0.") for name in names)
     assert [name for name in names if our_name(name) != name] == []
@@ -174,6 +174,8 @@ def test_the_only_head_is_the_model_s_whether_bottom_up_or_top_down(head):
     assert_refused(small(), as_mmpose(top_down(), head), "heads.0.weight ([4, 8, 1, 1] in the")
     ours.joint_names = OTHERS
     assert_refused(ours, state, "trained for the joints nose")  # 17, not 34
+    other = as_mmpose(top_down(joints=17), head)
+    assert_refused(small(joints=17), other, "top-down HRNet-W8, 17 joints", "heads.0.weight")
 
 
 def test_the_colours_of_mmpose_are_dropped_and_other_tensors_are_not():

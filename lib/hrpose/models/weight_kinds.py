@@ -5,7 +5,7 @@ A file states none of this. Names: models/key_mapping.py.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
@@ -21,8 +21,8 @@ from hrpose.models.key_mapping import (
 from hrpose.skeletons import COCO, CROWDPOSE, MPII
 
 NETWORKS = {
-    "later.*": ("multi_stage_hrnet", "Multi-Stage HRNet{}"),
-    "neck.*": ("pose_hrnet", "top-down HRNet{} with GPR"),
+    "later.*": ("hrnet", "Multi-Stage HRNet{}"),
+    "neck.*": ("hrnet", "top-down HRNet{} with GPR"),
     "scale_branches.*": ("swahr", "SWAHR{}"),
     "deconvs.*": ("higher_hrnet", "HigherHRNet{}"),
     "heads.*": ("hrnet", "bottom-up HRNet{}"),
@@ -58,9 +58,9 @@ class WeightInfo(NamedTuple):
 
 
 def inspect_weights(
-    contents: Mapping[str, Any], origin: str, own: Collection[str] = ()
+    contents: Mapping[str, Any], origin: str, own: Mapping[str, Tensor] | None = None
 ) -> WeightInfo:
-    """What weights are, bare or in a checkpoint; own: names of the model that they are for."""
+    """What weights are, bare or in a checkpoint; own: tensors of the model that they are for."""
     state, tensors = tensors_in(contents, origin, own)
     floats = {str(each.dtype) for each in state.values() if each.is_floating_point()}
     heads = [name for name in tensors if fnmatchcase(name, "heads.*.weight")]
@@ -97,11 +97,11 @@ def describe_weights(contents: Mapping[str, Any], info: WeightInfo, maps_of_a_jo
 
 
 def tensors_in(
-    contents: Mapping[str, Any], origin: str, own: Collection[str] = ()
+    contents: Mapping[str, Any], origin: str, own: Mapping[str, Tensor] | None = None
 ) -> tuple[Mapping[str, Tensor], dict[str, Tensor]]:
     """The state dict in a checkpoint, or the contents themselves: as it is, and by our names.
 
-    own: names of the model that the tensors are for, where it is known
+    own: those of the model that they are for, by our names, where it is known
     """
     inside = (contents.get(key) for key in _CONTAINERS)
     state = next((found for found in inside if isinstance(found, Mapping)), contents)
@@ -111,14 +111,24 @@ def tensors_in(
             f"{origin}: {brief(others)} should be tensors; give a state dict, or a checkpoint "
             f"that holds one under {', '.join(_CONTAINERS)}"
         )
-    # mmpose calls the only head of a bottom-up network as that of a top-down one.
-    bottom_up = "heads.0.weight" in own and not any(name.startswith("later.") for name in own)
-    lone = {f"head.{part}": f"heads.0.{part}" for part in ("weight", "bias") if bottom_up}
-    ours = {name: our_name(name) for name in state}
-    renamed = {lone.get(ours[name], ours[name]): tensor for name, tensor in state.items()}
+    renamed = {our_name(name): tensor for name, tensor in state.items()}
     if len(renamed) < len(state):
         raise ValueError(f"{origin} holds tensors twice, with and without a prefix; remove one set")
+    if _is_bottom_up(renamed, own or {}):
+        lone = {f"head.{part}": f"heads.0.{part}" for part in ("weight", "bias")}
+        renamed = {lone.get(name, name): tensor for name, tensor in renamed.items()}
     return state, renamed
+
+
+def _is_bottom_up(tensors: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> bool:
+    """Whether a lone head is that of a bottom-up model: mmpose calls it as a top-down network's.
+
+    As many maps as published top-down networks have are not, unless the model has as many.
+    """
+    maps = len(tensors.get("head.weight", ()))
+    if "heads.0.weight" not in own or any(name.startswith("later.") for name in own):
+        return False
+    return maps == len(own["heads.0.weight"]) or maps not in PUBLISHED_SKELETONS
 
 
 def brief(names: Sequence[object], most: int = 4) -> str:

@@ -67,7 +67,7 @@ class LoadReport(NamedTuple):
     missing: tuple[str, ...]  # not in the source; the model keeps its values
     unexpected: tuple[str, ...]  # in the source, unknown; empty after successful loading
     leftovers: tuple[str, ...]  # in the source, known and not needed
-    kind: str  # of the source: hrpose, swahr, higher_hrnet, hrnet or imagenet
+    kind: str  # of the source: hrpose, or one of NETWORKS: swahr, higher_hrnet, hrnet, imagenet
     mismatched: dict[str, str]  # name -> its two shapes; the model keeps its values
     source: str  # in a line: describe_weights
     averaging: str = ""  # whether the tensors are an EMA; empty: not known
@@ -135,8 +135,9 @@ def load_contents(
     """`load_weights` from contents already read; errors name their `origin`."""
     state = model.state_dict()
     places = {bare_name(name): name for name in state}  # our name -> the model's, with prefixes
-    info = inspect_weights(contents, origin, places)
-    _, tensors = tensors_in(contents, origin, places)
+    own = {name: state[place] for name, place in places.items()}
+    info = inspect_weights(contents, origin, own)
+    _, tensors = tensors_in(contents, origin, own)
     three_maps = 0 < info.joints == 3 * getattr(model, "joints", 0)
     described = describe_weights(contents, info, 3 if three_maps else 1)
     if three_maps and info.scheme.startswith("mmpose"):
@@ -149,7 +150,6 @@ def load_contents(
     kept = [n for n in places if _matches(n, JOINT_DEPENDENT) and _matches(n, allow_missing)]
     if other_joints and not any(name.startswith("head") for name in kept):
         raise ValueError(f"{origin} {other_joints}")
-    own = {name: state[place] for name, place in places.items()}
     tensors = _for_all_networks(tensors, own)
     kind = "hrpose" if info.scheme == OWN_SCHEME else info.kind
     report = _compare(own, tensors, kept if other_joints else (), kind, described)

@@ -19,7 +19,7 @@ import hrpose
 from hrpose.builders.common import build_model, require_same_network
 from hrpose.builders.datasets import build_skeleton
 from hrpose.config import load_config, parse_config
-from hrpose.models.key_mapping import OWN_SCHEME
+from hrpose.models.key_mapping import OWN_SCHEME, bare_name
 from hrpose.models.weight_io import check_target, read_weights, write_weights
 from hrpose.models.weight_kinds import (
     PUBLISHED_CONVENTION,
@@ -72,9 +72,8 @@ def main(known: argparse.Namespace) -> None:
     config = config_of(source, known.cfg, [*coordinates, *known.overrides])
     require_same_network(config, source.contents, str(source.path))
     model = build_model(config)
-    source = source._replace(
-        info=inspect_weights(source.contents, str(source.path), model.state_dict())
-    )
+    own = {bare_name(name): tensor for name, tensor in model.state_dict().items()}
+    source = source._replace(info=inspect_weights(source.contents, str(source.path), own))
     notes = assumptions(source, config)
     report = fill_model(model, source)
     whole = bool(source.info.joints)  # backbone weights are written without heads
