@@ -12,10 +12,9 @@ from hrpose.evaluation.coco import (
     KeypointEvaluator,
     crowd_splits,
     crowdpose_evaluator,
-    describe_results,
     format_table,
-    match_images,
 )
+from hrpose.evaluation.results import describe_results, match_images
 from hrpose.skeletons import COCO, CROWDPOSE
 from hrpose.structures import Poses, to_results
 from keypoint_scenes import as_results, scene, score
@@ -235,10 +234,10 @@ def test_minus_one_does_not_enter_a_mean():
     evaluator = KeypointEvaluator(labels, COCO, metrics=lambda pair: mixed(pair))
 
     def mixed(pair):
-        curves = coco._curves(pair, pair.image_ids, sizes=("all",))
+        curves = coco.pose_curves(coco.match_poses(pair, coco.SIZES), pair.image_ids)
         curves["precision"][:] = 0.5
         curves["precision"][3:] = -1
-        return {"AP": coco._mean(curves, "precision", None, "all")}
+        return {"AP": coco.mean_metric(curves, "precision", None, "all")}
 
     assert evaluator.summarize() == {"AP": 0.5}
 

@@ -34,7 +34,8 @@ from hrpose.data.statistics import DatasetView
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate
 from hrpose.engine.run_dir import create_run_folder, remove_empty
-from hrpose.evaluation.coco import describe_results, format_table, match_images
+from hrpose.evaluation.coco import format_table
+from hrpose.evaluation.results import describe_results, match_images
 from hrpose.ops.atomic_io import atomic_write, write_json
 from hrpose.programs.environment import environment_info
 from hrpose.programs.visual_reports import save_predictions
