@@ -13,14 +13,14 @@ from pycocotools.cocoeval import COCOeval
 
 from hrpose.evaluation.coco import Comparison, match_poses, mean_metric, pose_curves
 from hrpose.evaluation.corrections import (
-    Distance,
+    KsDistance,
     correct_in_turn,
     drop_unmatched,
     ks_distance,
 )
 from hrpose.evaluation.curves import best_f1, group_images, image_errors, precision_recall
 from hrpose.evaluation.errors import (
-    ANALYZED_SIZES,
+    ANALYZED_RANGES,
     KINDS,
     JointErrors,
     counted_people,
@@ -40,7 +40,7 @@ Groups = dict[str, tuple[str, Collection[int]]]  # name: size of people, image i
 
 
 def analyze_errors(
-    pair: Comparison, skeleton: Skeleton, distance: Distance = ks_distance
+    pair: Comparison, skeleton: Skeleton, distance: KsDistance = ks_distance
 ) -> dict[str, Any]:
     """Everything that errors.json holds; docs/methods.md has the definitions.
 
@@ -49,12 +49,15 @@ def analyze_errors(
               and AP of the poses as `found`, and after each correction in turn
     left:     OKS -> background poses and missed people after all corrections of joints and scores
     grouping: GroupingErrors   curves: `precision_recall`   best_f1: at OKS .5
+    matches:  [annotation, pose, initials of the joints' kinds; "." where not labelled], at OKS .1
     images:   image_errors at OKS .5
+    Annotations and poses are numbered from 1 in their order: those of the category in the images
+    that are listed, and those of the results.
     """
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
         errors = find_joint_errors(pair, skeleton)
-        found = match_poses(pair, ANALYZED_SIZES)
-        everywhere: Groups = {size: (size, pair.image_ids) for size in ANALYZED_SIZES}
+        found = match_poses(pair, ANALYZED_RANGES)
+        everywhere: Groups = {size: (size, pair.image_ids) for size in ANALYZED_RANGES}
         groups = everywhere | {name: ("all", ids) for name, ids in group_images(pair).items()}
         images = image_errors(found, pair)
         return {
@@ -65,6 +68,7 @@ def analyze_errors(
             "grouping": asdict(find_grouping_errors(pair, skeleton)),
             "curves": precision_recall(found, pair.image_ids),
             "best_f1": best_f1(found),
+            "matches": _matches(errors),
             "images": [{**asdict(image), "error": image.error} for image in images],
         }
 
@@ -72,6 +76,11 @@ def analyze_errors(
 def count_kinds(kinds: np.ndarray) -> dict[str, int]:
     """How many joints there are of each kind."""
     return {kind: int((kinds == kind).sum()) for kind in KINDS}
+
+
+def _matches(errors: JointErrors) -> list[list[Any]]:
+    kinds = ["".join(kind[:1] or "." for kind in row) for row in errors.kinds]
+    return [list(row) for row in zip(errors.people.tolist(), errors.poses.tolist(), kinds)]
 
 
 def _by_stage(
@@ -84,8 +93,10 @@ def _by_stage(
         if stage == "score":
             places = {f"{value}": np.isclose(run.params.iouThrs, value).argmax() for value in LEFT}
             left = {value: _count_unmatched(run, int(place)) for value, place in places.items()}
+        everywhere = pose_curves(run, pair.image_ids)
         for name, (size, image_ids) in groups.items():
-            curves = pose_curves(run, image_ids)
+            whole = image_ids is pair.image_ids
+            curves = everywhere if whole else pose_curves(run, image_ids)
             table[name]["ap"][stage] = {
                 metric: mean_metric(curves, "precision", threshold, size)
                 for metric, threshold in AP_THRESHOLDS.items()
@@ -97,12 +108,12 @@ def _by_stage(
 
 
 def _stages(
-    found: COCOeval, pair: Comparison, errors: JointErrors, distance: Distance
+    found: COCOeval, pair: Comparison, errors: JointErrors, distance: KsDistance
 ) -> Iterator[tuple[str, COCOeval]]:
     """(what was corrected last, the matches then)"""
     yield "found", found
     for stage, corrected in correct_in_turn(pair, errors, distance):
-        run = match_poses(corrected, ANALYZED_SIZES)
+        run = match_poses(corrected, ANALYZED_RANGES)
         yield stage, run
     drop_unmatched(run)
     yield "background", run

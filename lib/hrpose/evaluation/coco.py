@@ -28,7 +28,7 @@ from hrpose.structures import PERSON
 CROWDPOSE_BOUNDS = (0.2, 0.8)
 """crowdIndex at which medium and hard begin, in the code behind all published figures."""
 
-SIZES = {"all": (0, 1e10), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+SIZE_RANGES = {"all": (0, 1e10), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 """Square pixels of people, as pycocotools has them."""
 
 # name: curve, OKS threshold (None: mean over .50:.05:.95), size range of people
@@ -54,7 +54,7 @@ class Comparison(NamedTuple):
 
 def coco_metrics(pair: Comparison) -> dict[str, float]:
     """COCO's ten metrics, over all, medium and large people (from 32^2 and 96^2 square pixels)."""
-    curves = pose_curves(match_poses(pair, SIZES), pair.image_ids)
+    curves = pose_curves(match_poses(pair, SIZE_RANGES), pair.image_ids)
     return {name: mean_metric(curves, *which) for name, which in _METRICS.items()}
 
 
@@ -64,7 +64,7 @@ def crowdpose_metrics(pair: Comparison, splits: Mapping[str, Iterable[int]]) -> 
     splits: image ids of each level of crowding. Unlike in CrowdPose's own code, recall levels
     without ground truth (-1) do not enter the mean of a split, and nothing is rounded.
     """
-    run = match_poses(pair, {"all": SIZES["all"]})
+    run = match_poses(pair, {"all": SIZE_RANGES["all"]})
     curves = pose_curves(run, pair.image_ids)
     overall = ("AP", "AP50", "AP75", "AR", "AR50", "AR75")
     figures = {name: mean_metric(curves, *_METRICS[name]) for name in overall}
@@ -251,14 +251,18 @@ def format_table(metrics: Mapping[str, float]) -> str:
 
     A line below explains every -1.
     """
-    values = [f"{value:.3f}" for value in metrics.values()]
-    widths = [max(len(name), len(value)) for name, value in zip(metrics, values)]
-    rows = [map(str.rjust, metrics, widths), ["-" * (width - 1) + ":" for width in widths],
-            map(str.rjust, values, widths)]  # fmt: skip
     absent: dict[str, list[str]] = {}
     for name in (name for name, value in metrics.items() if value == -1):
         why = ABSENT.get(name[2:], "no people that count: all are crowds, or without labels")
         absent.setdefault(why, []).append(name)
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines = aligned_table([[*metrics], [f"{value:.3f}" for value in metrics.values()]])
     lines += [f"-1 of {', '.join(names)}: the annotations have {w}" for w, names in absent.items()]
     return "\n".join(lines)
+
+
+def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, aligned to the right; the first row has the names."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    names, *rest = [[*map(str.rjust, row, widths)] for row in rows]
+    rule = ["-" * (width - 1) + ":" for width in widths]
+    return [f"| {' | '.join(row)} |" for row in [names, rule, *rest]]

@@ -29,7 +29,7 @@ CORRECTED_KS = {"miss": JITTER_KS, "swap": None, "inversion": None, "jitter": GO
 DECAY = 0.5
 """Of soft NMS: a pose's score is multiplied by exp(-OKS^2 / DECAY) for each better pose."""
 
-Distance = Callable[[Any, float, np.ndarray], np.ndarray]
+KsDistance = Callable[[Any, float, np.ndarray], np.ndarray]
 
 
 def ks_distance(similarity: Any, area: float, sigmas: np.ndarray) -> np.ndarray:
@@ -43,7 +43,7 @@ def released_distance(similarity: Any, area: float, sigmas: np.ndarray) -> np.nd
 
 
 def correct_in_turn(
-    pair: Comparison, errors: JointErrors, distance: Distance = ks_distance
+    pair: Comparison, errors: JointErrors, distance: KsDistance = ks_distance
 ) -> Iterator[tuple[str, Comparison]]:
     """(kind, poses without it and those before it), and at last score; errors: those of `pair`"""
     for kind in CORRECTED_KS:
@@ -53,7 +53,7 @@ def correct_in_turn(
 
 
 def correct_joints(
-    pair: Comparison, errors: JointErrors, kind: str, distance: Distance = ks_distance
+    pair: Comparison, errors: JointErrors, kind: str, distance: KsDistance = ks_distance
 ) -> Comparison:
     """Move the joints of one kind straight towards their labelled places, to CORRECTED_KS."""
     sigmas, keypoints = np.asarray(pair.sigmas), {}

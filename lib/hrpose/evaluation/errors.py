@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from pycocotools.cocoeval import COCOeval
 
-from hrpose.evaluation.coco import SIZES, Comparison, match_poses
+from hrpose.evaluation.coco import SIZE_RANGES, Comparison, match_poses
 from hrpose.evaluation.results import joints_array
 from hrpose.skeletons import Skeleton
 
@@ -28,7 +28,7 @@ GOOD_KS, JITTER_KS = 0.85, 0.5
 MATCHED_OKS = 0.1
 """OKS from which a pose is taken for one of the person."""
 
-ANALYZED_SIZES = {**SIZES, "all": (32**2, 1e10)}
+ANALYZED_RANGES = {**SIZE_RANGES, "all": (32**2, 1e10)}
 """Square pixels of the people whose errors are counted."""
 
 PART = 0.2
@@ -55,7 +55,7 @@ class GroupingErrors:
     poses: int  # that were examined, of at most MOST_POSES an image
     people: int  # with a labelled joint
     merged: tuple[int, ...]  # numbers of poses with PART of their joints from a second person
-    split: tuple[int, ...]  # numbers of people whom two poses cover
+    split: tuple[int, ...]  # numbers of people covered by two poses
     foreign: float  # share of all poses' joints that are from the second person
 
 
@@ -112,14 +112,14 @@ def labelled_people(pair: Comparison, image_id: int) -> list[Mapping[str, Any]]:
 
 def counted_people(pair: Comparison, image_id: int, size: str = "all") -> list[Mapping[str, Any]]:
     """Those of a size that COCO's rules do not ignore."""
-    low, high = ANALYZED_SIZES[size]
+    low, high = ANALYZED_RANGES[size]
     people = labelled_people(pair, image_id)
     return [one for one in people if one["num_keypoints"] and low <= one["area"] <= high]
 
 
 def find_joint_errors(pair: Comparison, skeleton: Skeleton) -> JointErrors:
-    """The joints of all people whom COCO's rules match at MATCHED_OKS, classified."""
-    run = match_poses(pair, {"all": ANALYZED_SIZES["all"]}, [MATCHED_OKS])
+    """The joints of all people that COCO's rules match at MATCHED_OKS, classified."""
+    run = match_poses(pair, {"all": ANALYZED_RANGES["all"]}, [MATCHED_OKS])
     pairs, kinds, similarities = matched_pairs(run), [], []
     for person, pose in pairs:
         people = labelled_people(pair, pair.truth.anns[person]["image_id"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from yacs.config import CfgNode
 from hrpose.builders.datasets import build_skeleton
 from hrpose.builders.sources import list_sources
 from hrpose.evaluation.analysis import AP_THRESHOLDS, analyze_errors
-from hrpose.evaluation.coco import KeypointEvaluator
+from hrpose.evaluation.coco import KeypointEvaluator, aligned_table
 from hrpose.evaluation.errors import KINDS, MATCHED_OKS
 from hrpose.evaluation.results import PoseEvaluator
 from hrpose.ops.atomic_io import write_json
@@ -19,7 +19,7 @@ from hrpose.ops.atomic_io import write_json
 ANALYZED_FORMATS = ("coco", "crowdpose")
 
 STAGE_LABELS = {
-    "found": "as found",
+    "found": "(as found)",
     "miss": "misses",
     "swap": "swaps",
     "inversion": "inversions",
@@ -68,22 +68,22 @@ def format_errors(analysis: Mapping[str, Any]) -> str:
             f"(precision {best['precision']:.3f}, recall {best['recall']:.3f})"
         )
     rows = {"all": everyone["kinds"], **analysis["joints"]}
-    gone = "AP if each were gone, together with those above it, and what that adds:"
+    gone = "AP without these errors and those above them, and what that gains:"
     return "\n".join([title, _kinds_table(rows), gone, _ap_table(everyone["ap"]), *parts])
 
 
 def _kinds_table(rows: Mapping[str, Mapping[str, int]]) -> str:
-    cells = []
+    cells = [["joint", *KINDS, "labelled"]]
     for joint, counts in rows.items():
         total = sum(counts.values())
         shares = [_percent(counts[kind] / total) if total else "" for kind in KINDS]
         cells.append([joint, *shares, f"{total}"])
-    return markdown_table(["joint", *KINDS, "labelled"], cells)
+    return "\n".join(aligned_table(cells))
 
 
 def _ap_table(stages: Mapping[str, Mapping[str, float]]) -> str:
     names = [text for name in AP_THRESHOLDS for text in (name, "gain")]
-    cells, before = [], None
+    cells, before = [["without", *names]], None
     for stage, figures in stages.items():
         row = [STAGE_LABELS[stage]]
         for name, ap in figures.items():
@@ -91,18 +91,7 @@ def _ap_table(stages: Mapping[str, Mapping[str, float]]) -> str:
             row += [f"{ap:.3f}", gain]
         cells.append(row)
         before = figures
-    return markdown_table(["error", *names], cells)
-
-
-def markdown_table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """The first column left, all others right."""
-    widths = [max(map(len, column)) for column in zip(names, *rows)]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    lines = [names, rule, *rows]
-    return "\n".join(
-        f"| {' | '.join([first.ljust(widths[0]), *map(str.rjust, rest, widths[1:])])} |"
-        for first, *rest in lines
-    )
+    return "\n".join(aligned_table(cells))
 
 
 def _percent(share: float) -> str:
