@@ -9,7 +9,7 @@ from typing import Any
 from yacs.config import CfgNode
 
 from hrpose.builders.datasets import build_skeleton
-from hrpose.builders.sources import list_sources
+from hrpose.builders.sources import evaluated_sources
 from hrpose.evaluation.analysis import AP_THRESHOLDS, analyze_errors
 from hrpose.evaluation.coco import KeypointEvaluator, aligned_table
 from hrpose.evaluation.errors import KINDS, MATCHED_OKS
@@ -32,7 +32,7 @@ STAGE_LABELS = {
 
 def require_analyzable(config: CfgNode) -> None:
     """ValueError for formats that are scored by other metrics than COCO's OKS and AP."""
-    for source in list_sources(config):
+    for source in evaluated_sources(config):
         name = source.own.DATASET.FORMAT
         if name not in ANALYZED_FORMATS:
             raise ValueError(

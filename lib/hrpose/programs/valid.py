@@ -100,7 +100,7 @@ def analyze_network(tests: Sequence[EvaluationSet], folder: Path) -> str:
         results = folder / source.name / "results"
         evaluator = build_evaluator(source.own, split.truth)
         evaluator.add_results(load_results(results / results_name(source.config)))
-        name = f"{source.name}:\n" * bool(source.name)
+        name = f"errors of {source.name}:\n" * bool(source.name)
         tables.append(name + write_errors(source.own, evaluator, results))
     return "\n".join(tables)
 
