@@ -50,49 +50,62 @@ def write_errors(config: CfgNode, evaluator: PoseEvaluator, folder: Path) -> str
 
 
 def format_errors(analysis: Mapping[str, Any]) -> str:
-    """The joints by kind of error, and AP without each kind, as Markdown tables with headings."""
-    everyone, grouping = analysis["groups"]["all"], analysis["grouping"]
-    title = (
-        f"{everyone['matched']} of {everyone['people']} people of 32^2 square pixels and more are "
-        f"matched at OKS {MATCHED_OKS}; their labelled joints:"
+    """The joints by kind of error, AP without each kind, and groups of people, as text."""
+    groups, grouping = dict(analysis["groups"]), analysis["grouping"]
+    everyone = groups.pop("all")
+    left = (
+        f"at OKS {oks} {counts['background']} background poses and {counts['missed']} missed people"
+        for oks, counts in analysis["left"].items()
     )
-    parts = [
+    lines = [
+        f"{everyone['matched']} of {everyone['people']} people of 32^2 square pixels and more are "
+        f"matched at OKS {MATCHED_OKS}; their labelled joints:",
+        *_kinds_table({"all": everyone["kinds"], **analysis["joints"]}),
+        "AP without these errors and those above them, and what that gains:",
+        *_ap_table(everyone["ap"]),
+        f"left by corrections of joints and scores: {', '.join(left)}",
+        "groups of people, or of images with so many or so near people:",
+        *_group_table(groups),
         f"merged people: {len(grouping['merged'])} of {grouping['poses']} poses; "
         f"split people: {len(grouping['split'])} of {grouping['people']}; "
-        f"joints from a pose's second person: {_percent(grouping['foreign'])}"
+        f"joints from a pose's second person: {100 * grouping['foreign']:.1f} %",
     ]
-    best = analysis["best_f1"]
-    if best:
-        parts.append(
-            f"best F1 at OKS .5: {best['f1']:.3f} for scores from {best['score']:.4g} "
-            f"(precision {best['precision']:.3f}, recall {best['recall']:.3f})"
+    if best := analysis["best_f1"]:
+        figures = f"precision {best['precision']:.3f}, recall {best['recall']:.3f}"
+        lines.append(
+            f"best F1 at OKS .5: {best['f1']:.3f}, from score {best['score']:.4g} ({figures})"
         )
-    rows = {"all": everyone["kinds"], **analysis["joints"]}
-    gone = "AP without these errors and those above them, and what that gains:"
-    return "\n".join([title, _kinds_table(rows), gone, _ap_table(everyone["ap"]), *parts])
+    return "\n".join(lines)
 
 
-def _kinds_table(rows: Mapping[str, Mapping[str, int]]) -> str:
-    cells = [["joint", *KINDS, "labelled"]]
-    for joint, counts in rows.items():
-        total = sum(counts.values())
-        shares = [_percent(counts[kind] / total) if total else "" for kind in KINDS]
-        cells.append([joint, *shares, f"{total}"])
-    return "\n".join(aligned_table(cells))
+def _kinds_table(rows: Mapping[str, Mapping[str, int]]) -> list[str]:
+    cells = [[name, *_shares(counts), f"{sum(counts.values())}"] for name, counts in rows.items()]
+    return aligned_table([["joint", *KINDS, "labelled"], *cells])
 
 
-def _ap_table(stages: Mapping[str, Mapping[str, float]]) -> str:
-    names = [text for name in AP_THRESHOLDS for text in (name, "gain")]
-    cells, before = [["without", *names]], None
+def _ap_table(stages: Mapping[str, Mapping[str, float]]) -> list[str]:
+    cells = [["without", *(text for name in AP_THRESHOLDS for text in (name, "gain"))]]
+    before: Mapping[str, float] = {}
     for stage, figures in stages.items():
         row = [STAGE_LABELS[stage]]
         for name, ap in figures.items():
-            gain = f"{ap - before[name]:+.3f}" if before and ap >= 0 else ""
-            row += [f"{ap:.3f}", gain]
+            gain = round(ap - before[name], 3) + 0.0 if before else None  # no -0.000
+            row += [f"{ap:.3f}", "" if gain is None else f"{gain:+.3f}"]
         cells.append(row)
         before = figures
-    return "\n".join(aligned_table(cells))
+    return aligned_table(cells)
 
 
-def _percent(share: float) -> str:
-    return f"{100 * share:.1f} %"
+def _group_table(groups: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    cells = [["group", "people", "matched", *KINDS, *AP_THRESHOLDS]]
+    for name, group in groups.items():
+        found = [f"{ap:.3f}" for ap in group["ap"]["found"].values()]
+        counts = [f"{group[key]}" for key in ("people", "matched")]
+        if group["people"]:
+            cells.append([name, *counts, *_shares(group["kinds"]), *found])
+    return aligned_table(cells)
+
+
+def _shares(kinds: Mapping[str, int]) -> list[str]:
+    total = sum(kinds.values())
+    return [f"{100 * kinds[kind] / total:.1f} %" if total else "" for kind in KINDS]
