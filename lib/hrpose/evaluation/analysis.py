@@ -27,6 +27,7 @@ from hrpose.evaluation.errors import (
     find_grouping_errors,
     find_joint_errors,
     matched_pairs,
+    matches_by_image,
 )
 from hrpose.skeletons import Skeleton
 
@@ -129,7 +130,7 @@ def _describe_group(
 
 
 def _count_unmatched(run: COCOeval, threshold: int) -> dict[str, int]:
-    images = [each for each in run.evalImgs[: len(run.params.imgIds)] if each]
+    images = matches_by_image(run)
     people = sum(int((each["gtIgnore"] == 0).sum()) for each in images)
     unmatched = [
         ((each["dtMatches"] == 0) & ~each["dtIgnore"].astype(bool))[threshold] for each in images

@@ -13,7 +13,13 @@ import numpy as np
 from pycocotools.cocoeval import COCOeval
 
 from hrpose.evaluation.coco import Comparison, crowd_splits, pose_curves
-from hrpose.evaluation.errors import MATCHED_OKS, areas_of, labelled_people, matched_pairs
+from hrpose.evaluation.errors import (
+    MATCHED_OKS,
+    areas_of,
+    labelled_people,
+    matched_pairs,
+    matches_by_image,
+)
 from hrpose.evaluation.results import joints_array
 from hrpose.ops.oks import oks
 
@@ -74,7 +80,7 @@ def best_f1(run: COCOeval, threshold: int = 0) -> dict[str, float] | None:
     threshold: the place of an OKS threshold in `run`
     None where there are no poses or no people. Of equal F1 the highest score.
     """
-    images = [each for each in run.evalImgs[: len(run.params.imgIds)] if each]
+    images = matches_by_image(run)
     people = sum(int((np.asarray(each["gtIgnore"]) == 0).sum()) for each in images)
     poses = [
         (score, person > 0)
@@ -100,7 +106,7 @@ def image_errors(run: COCOeval, pair: Comparison, threshold: int = 0) -> list[Im
     """The people and poses of each image at an OKS threshold of `run`, of most error first."""
     pose_of = dict(matched_pairs(run, threshold))
     images = []
-    for each in filter(None, run.evalImgs[: len(run.params.imgIds)]):
+    for each in matches_by_image(run):
         counted = [n for n, ignored in zip(each["gtIds"], each["gtIgnore"]) if not ignored]
         rows = zip(each["dtIds"], each["dtMatches"][threshold], each["dtIgnore"][threshold])
         false = [pose for pose, person, ignored in rows if not person and not ignored]

@@ -138,15 +138,16 @@ def find_joint_errors(pair: Comparison, skeleton: Skeleton) -> JointErrors:
     )  # fmt: skip
 
 
-def matched_pairs(run: COCOeval, threshold: int = 0) -> list[tuple[int, int]]:
-    """(annotation, pose) of the people that count, at one of the OKS thresholds of `run`.
+def matches_by_image(run: COCOeval) -> list[dict[str, Any]]:
+    """pycocotools' matches in the images with people or poses, of the first size of people."""
+    return [each for each in run.evalImgs[: len(run.params.imgIds)] if each]
 
-    Of its sizes of people, the first.
-    """
-    images = [each for each in run.evalImgs[: len(run.params.imgIds)] if each]
+
+def matched_pairs(run: COCOeval, threshold: int = 0) -> list[tuple[int, int]]:
+    """(annotation, pose) of the people that count, at one of the OKS thresholds of `run`."""
     return [
         (int(person), pose)
-        for each in images
+        for each in matches_by_image(run)
         for pose, person, ignored in zip(
             each["dtIds"], each["dtMatches"][threshold], each["dtIgnore"][threshold]
         )
