@@ -12,13 +12,13 @@ from hrpose.evaluation.coco import (
     KeypointEvaluator,
     crowd_splits,
     crowdpose_evaluator,
-    describe_results,
     format_table,
-    match_images,
 )
+from hrpose.evaluation.results import describe_results, match_images
 from hrpose.skeletons import COCO, CROWDPOSE
 from hrpose.structures import Poses, to_results
 from keypoint_scenes import as_results, scene, score
+from reference.average_precision import plain_figures
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 SIZES = {"": (0, 1e10), "-M": (32**2, 96**2), "-L": (96**2, 1e10)}
@@ -31,74 +31,7 @@ def load(name):
     return json.loads((DATA / name).read_text())
 
 
-# COCO's counting as loops ------------------------------------------------------------------------
-
-
-def similarity(one, result, sigmas):
-    truth = np.reshape(one["keypoints"], (-1, 3))
-    found = np.reshape(result["keypoints"], (-1, 3))
-    flags = truth[:, 2]
-    if not (flags > 0).any():  # distance to twice the box
-        x, y, w, h = one["bbox"]
-        truth = np.clip(found[:, :2], [x - w, y - h], [x + 2 * w, y + 2 * h])
-        flags = np.ones(len(found))
-    squared = ((truth[:, :2] - found[:, :2]) ** 2).sum(1)
-    alike = np.exp(-squared / (2 * one["area"] * (2 * np.array(sigmas)) ** 2))
-    return alike[flags > 0].mean()
-
-
-def extent(result):
-    joints = np.reshape(result["keypoints"], (-1, 3))[:, :2]
-    return np.prod(joints.max(0) - joints.min(0))
-
-
-def hits_of_one_image(people, found, like, threshold, size):
-    """(score, right?) of all found poses that count, `like` giving the OKS of two of them."""
-    low, high = size
-    skipped = [
-        bool(p["iscrowd"] or p["num_keypoints"] == 0 or not low <= p["area"] <= high)
-        for p in people
-    ]
-    order = sorted(range(len(people)), key=lambda i: skipped[i])
-    taken, hits = set(), []
-    for result in sorted(found, key=lambda r: -r["score"])[:20]:
-        best, match = threshold, None
-        for i in order:
-            if i in taken and not people[i]["iscrowd"]:
-                continue
-            if match is not None and skipped[i] and not skipped[match]:
-                break
-            if like(people[i], result) >= best:
-                best, match = like(people[i], result), i
-        taken.add(match)
-        if match is None and low <= extent(result) <= high:
-            hits.append((result["score"], False))
-        elif match is not None and not skipped[match]:
-            hits.append((result["score"], True))
-    return hits, skipped.count(False)
-
-
-def plain_figures(labels, results, sigmas, threshold, size):
-    """(AP, AR) at one threshold."""
-
-    def like(one, result):
-        return similarity(one, result, sigmas)
-
-    hits, total = [], 0
-    for image in labels["images"]:
-        people = [p for p in labels["annotations"] if p["image_id"] == image["id"]]
-        found = [r for r in results if r["image_id"] == image["id"]]
-        new, count = hits_of_one_image(people, found, like, threshold, size)
-        hits, total = hits + new, total + count
-    if not total:
-        return -1.0, -1.0
-    right, points = 0, []
-    for seen, (_, hit) in enumerate(sorted(hits, reverse=True), 1):
-        right += hit
-        points.append((right / total, right / seen))
-    levels = np.linspace(0, 1, 101)
-    heights = [max((p for r, p in points if r >= level), default=0) for level in levels]
-    return np.mean(heights), right / total
+# figures of plain loops --------------------------------------------------------------------------
 
 
 def plain_metrics(labels, results, sigmas):
@@ -235,10 +168,10 @@ def test_minus_one_does_not_enter_a_mean():
     evaluator = KeypointEvaluator(labels, COCO, metrics=lambda pair: mixed(pair))
 
     def mixed(pair):
-        curves = coco._curves(pair, pair.image_ids, sizes=("all",))
+        curves = coco.pose_curves(coco.match_poses(pair, coco.SIZE_RANGES), pair.image_ids)
         curves["precision"][:] = 0.5
         curves["precision"][3:] = -1
-        return {"AP": coco._mean(curves, "precision", None, "all")}
+        return {"AP": coco.mean_metric(curves, "precision", None, "all")}
 
     assert evaluator.summarize() == {"AP": 0.5}
 

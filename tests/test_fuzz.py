@@ -30,7 +30,8 @@ from hrpose.data.coco import load_annotations, load_results
 from hrpose.data.samples import read_sample
 from hrpose.data.statistics import DatasetView
 from hrpose.data.validate import validate
-from hrpose.evaluation.coco import describe_results, format_table, match_images
+from hrpose.evaluation.coco import format_table
+from hrpose.evaluation.results import describe_results, match_images
 
 CASES = [150, pytest.param(10_000, marks=pytest.mark.long)]
 MEMORY = 1 << 30

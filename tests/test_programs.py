@@ -70,15 +70,20 @@ def test_valid_scores_weights_and_results_alike(trained, tmp_path):
     folder, options = trained
     weights = ["TEST.MODEL_FILE", folder / "checkpoints" / "last.pth"]
     one, two = tmp_path / "one", tmp_path / "two"
-    command = ["--cfg", QUICKSTART, "--output", one, *options, *weights]
+    command = ["--cfg", QUICKSTART, "--errors", "--output", one, *options, *weights]
     printed = tool("valid", *command, cold=True)
     assert "last.pth: " in printed and "tensors loaded (hrpose)" in printed
     results = one / "results" / "keypoints.json"
-    run("valid", "--cfg", QUICKSTART, "--output", two, "--results", results, *options)
+    results = ["--results", results, "--errors"]
+    printed_again = run("valid", "--cfg", QUICKSTART, "--output", two, *results, *options)
     first, second, validated = (
         json.loads((place / "results" / "metrics.json").read_text()) for place in (one, two, folder)
     )
     assert first == second == validated
+    analyses = [json.loads((each / "results" / "errors.json").read_text()) for each in (one, two)]
+    assert analyses[0] == analyses[1]
+    table = printed[printed.index("their labelled joints:") :].split("written")[0]
+    assert table in printed_again and "without" in table
     assert set(first) == {
         "AP", "AP50", "AP75", "AP-M", "AP-L", "AR", "AR50", "AR75", "AR-M", "AR-L",
     }  # fmt: skip

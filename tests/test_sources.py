@@ -549,9 +549,12 @@ def test_two_sets_train_together_and_are_evaluated_by_their_own_metrics(world, f
     if family == "top-down":
         return
     model = ["TEST.MODEL_FILE", folder / "checkpoints/last.pth"]
-    run("valid", *words, *model, "--output", world / "valid")
+    printed = run("valid", *words, *model, "--errors", "--output", world / "valid")
     scored = json.loads((world / "valid/run.json").read_text())["figures"]
     assert scored == pytest.approx(facts["figures"], abs=1e-6)
+    for name, joints in (("coco", COCO.joints), ("crowd", CROWDPOSE.joints)):
+        errors = json.loads((world / "valid" / name / "results/errors.json").read_text())
+        assert tuple(errors["joints"]) == joints and f"errors of {name}:" in printed
 
 
 def test_a_resumed_run_is_the_undisturbed_one(world):

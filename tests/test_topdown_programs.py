@@ -145,8 +145,9 @@ def test_boxes_that_mislead_are_named_before_their_figures(valid, labels, tmp_pa
 
 
 def test_scored_results_are_of_unknown_boxes(valid, tmp_path):
-    valid()
+    assert "merged people: " in valid("--errors")
     first = json.loads((tmp_path / "valid" / "results" / "metrics.json").read_text())
+    assert (tmp_path / "valid" / "results" / "errors.json").is_file()
     results = tmp_path / "keypoints_truth_boxes.json"
     shutil.move(tmp_path / "valid" / "results" / results.name, results)
     printed = valid("--results", results)

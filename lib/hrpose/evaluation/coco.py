@@ -28,6 +28,9 @@ from hrpose.structures import PERSON
 CROWDPOSE_BOUNDS = (0.2, 0.8)
 """crowdIndex at which medium and hard begin, in the code behind all published figures."""
 
+SIZE_RANGES = {"all": (0, 1e10), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
+"""Square pixels of people, as pycocotools has them."""
+
 # name: curve, OKS threshold (None: mean over .50:.05:.95), size range of people
 _METRICS: dict[str, tuple[str, float | None, str]] = {
     f"{name}{suffix}": (curve, threshold, size)
@@ -51,8 +54,8 @@ class Comparison(NamedTuple):
 
 def coco_metrics(pair: Comparison) -> dict[str, float]:
     """COCO's ten metrics, over all, medium and large people (from 32^2 and 96^2 square pixels)."""
-    curves = _curves(pair, pair.image_ids, sizes=("all", "medium", "large"))
-    return {name: _mean(curves, *which) for name, which in _METRICS.items()}
+    curves = pose_curves(match_poses(pair, SIZE_RANGES), pair.image_ids)
+    return {name: mean_metric(curves, *which) for name, which in _METRICS.items()}
 
 
 def crowdpose_metrics(pair: Comparison, splits: Mapping[str, Iterable[int]]) -> dict[str, float]:
@@ -61,12 +64,13 @@ def crowdpose_metrics(pair: Comparison, splits: Mapping[str, Iterable[int]]) -> 
     splits: image ids of each level of crowding. Unlike in CrowdPose's own code, recall levels
     without ground truth (-1) do not enter the mean of a split, and nothing is rounded.
     """
-    curves = _curves(pair, pair.image_ids, sizes=("all",))
+    run = match_poses(pair, {"all": SIZE_RANGES["all"]})
+    curves = pose_curves(run, pair.image_ids)
     overall = ("AP", "AP50", "AP75", "AR", "AR50", "AR75")
-    figures = {name: _mean(curves, *_METRICS[name]) for name in overall}
+    figures = {name: mean_metric(curves, *_METRICS[name]) for name in overall}
     for name, members in splits.items():
-        curves = _curves(pair, set(members) & set(pair.image_ids), sizes=("all",))
-        figures[f"AP-{name}"] = _mean(curves, *_METRICS["AP"])
+        curves = pose_curves(run, set(members))
+        figures[f"AP-{name}"] = mean_metric(curves, *_METRICS["AP"])
     return figures
 
 
@@ -92,24 +96,40 @@ def crowd_splits(
     }
 
 
-def _curves(pair: Comparison, image_ids: Iterable[int], sizes: Collection[str]) -> dict[str, Any]:
-    """pycocotools' precision (T, R, 1, A, 1) and recall (T, 1, A, 1).
+def match_poses(
+    pair: Comparison, sizes: Mapping[str, tuple[float, float]], thresholds: Sequence[float] = ()
+) -> COCOeval:
+    """pycocotools' matches of at most 20 poses an image, in its `evalImgs`.
 
-    T OKS thresholds, R recall levels, A sizes of people; one category, at most 20 poses an image.
+    sizes: square pixels of the people that count   thresholds: of OKS; default: .50:.05:.95
     """
     run = COCOeval(pair.truth, pair.detections, "keypoints")
-    run.params.imgIds = sorted(image_ids)
+    run.params.imgIds = sorted(pair.image_ids)
     run.params.catIds = [pair.category_id]
     run.params.kpt_oks_sigmas = np.asarray(pair.sigmas)
-    ranges = dict(zip(run.params.areaRngLbl, run.params.areaRng))
-    run.params.areaRngLbl = list(sizes)
-    run.params.areaRng = [ranges[size] for size in sizes]
+    run.params.areaRngLbl, run.params.areaRng = list(sizes), [list(s) for s in sizes.values()]
+    if len(thresholds):
+        run.params.iouThrs = np.asarray(thresholds)
     run.evaluate()
+    return run
+
+
+def pose_curves(run: COCOeval, image_ids: Collection[int]) -> dict[str, Any]:
+    """pycocotools' precision and scores (T, R, 1, A, 1), and recall (T, 1, A, 1), of some images.
+
+    T OKS thresholds, R recall levels, A sizes of people; one category.
+    """
+    matches = run.evalImgs
+    run.evalImgs = [each if each and each["image_id"] in image_ids else None for each in matches]
     run.accumulate()
+    run.evalImgs = matches
     return run.eval
 
 
-def _mean(curves: Mapping[str, Any], quantity: str, threshold: float | None, size: str) -> float:
+def mean_metric(
+    curves: Mapping[str, Any], quantity: str, threshold: float | None, size: str
+) -> float:
+    """The mean precision or recall at one or all OKS thresholds; -1 without ground truth."""
     params = curves["params"]
     values = curves[quantity][..., params.areaRngLbl.index(size), :]  # (T, ...)
     if threshold is not None:
@@ -143,13 +163,16 @@ class KeypointEvaluator(PoseEvaluator):
         self._truth = index_annotations({**truth, "annotations": completed})
         self._sigmas, self._metrics = skeleton.sigmas, metrics
 
+    def comparison(self) -> Comparison:
+        """The annotations and all added poses, numbered from 1 in their order."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            found = _index_results(self._truth, self._results)
+        return Comparison(self._truth, found, self.category_id, self._sigmas, self.image_ids)
+
     def summarize(self) -> dict[str, float]:
         """The metrics of all added poses, by name."""
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints every step
-            detections = _index_results(self._truth, self._results)
-            return self._metrics(
-                Comparison(self._truth, detections, self.category_id, self._sigmas, self.image_ids)
-            )
+            return self._metrics(self.comparison())
 
 
 def crowdpose_evaluator(
@@ -213,54 +236,6 @@ def _index_results(truth: COCO, results: Sequence[Mapping[str, Any]]) -> COCO:
     return truth.loadRes([{f: r[f] for f in (*RESULT_FIELDS, *boxes)} for r in results])
 
 
-def match_images(
-    results: Sequence[Mapping[str, Any]], images: Iterable[Mapping[str, Any]]
-) -> tuple[list[Mapping[str, Any]], bool]:
-    """Results with the image ids of the annotations, and whether their own were other ones.
-
-    Results that name their `file_name`, as tools/test.py writes it, are matched by that if it is
-    not the name of their image_id; by its last part where folders differ and that is unambiguous.
-    Errors: ValueError for a name that is not found, or is found twice
-    """
-    names = {image["id"]: str(image.get("file_name", "")) for image in images}
-    same = all(
-        isinstance(r.get("file_name"), str)
-        and _last(names.get(r.get("image_id"), "")) == _last(r["file_name"])
-        for r in results
-    )
-    if same or not all(isinstance(r.get("file_name"), str) for r in results):
-        return list(results), False
-    whole = all(r["file_name"] in names.values() for r in results)
-    key = str if whole else _last
-    ids: dict[str, list[int]] = {}
-    for number, name in names.items():
-        ids.setdefault(key(name), []).append(number)
-    refuse(
-        (r["file_name"] for r in results if len(ids.get(key(r["file_name"]), [])) != 1),
-        "image ids of the results are of another numbering, and these names are not of exactly one "
-        "image of the annotations. Correct file_name, or remove it to go by image_id",
-    )
-    return [{**r, "image_id": ids[key(r["file_name"])][0]} for r in results], True
-
-
-def _last(path: str) -> str:
-    """The file's own name, without folders of any system."""
-    return path.replace("\\", "/").rpartition("/")[2]
-
-
-def describe_results(results: Sequence[Mapping[str, Any]], images: Collection[int]) -> str:
-    """How many poses of these images there are, and how many repeat another one exactly."""
-    scored = [r for r in results if r["image_id"] in images]
-    distinct = {(r["image_id"], tuple(r["keypoints"])) for r in scored}
-    covered = len({r["image_id"] for r in scored})
-    text = f"scored {len(scored)} poses in {covered} of {len(images)} images"
-    if len(distinct) < len(scored):
-        text += f"; {len(scored) - len(distinct)} repeat another pose of their image exactly"
-    if len(scored) < len(results):
-        text += f"; {len(results) - len(scored)} are of images that are not scored"
-    return text
-
-
 ABSENT = {
     "-M": "no people of 32^2 to 96^2 square pixels",
     "-L": "no people of 96^2 square pixels or more",
@@ -276,14 +251,18 @@ def format_table(metrics: Mapping[str, float]) -> str:
 
     A line below explains every -1.
     """
-    values = [f"{value:.3f}" for value in metrics.values()]
-    widths = [max(len(name), len(value)) for name, value in zip(metrics, values)]
-    rows = [map(str.rjust, metrics, widths), ["-" * (width - 1) + ":" for width in widths],
-            map(str.rjust, values, widths)]  # fmt: skip
     absent: dict[str, list[str]] = {}
     for name in (name for name, value in metrics.items() if value == -1):
         why = ABSENT.get(name[2:], "no people that count: all are crowds, or without labels")
         absent.setdefault(why, []).append(name)
-    lines = [f"| {' | '.join(row)} |" for row in rows]
+    lines = aligned_table([[*metrics], [f"{value:.3f}" for value in metrics.values()]])
     lines += [f"-1 of {', '.join(names)}: the annotations have {w}" for w, names in absent.items()]
     return "\n".join(lines)
+
+
+def aligned_table(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table, aligned to the right; the first row has the names."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    names, *rest = [[*map(str.rjust, row, widths)] for row in rows]
+    rule = ["-" * (width - 1) + ":" for width in widths]
+    return [f"| {' | '.join(row)} |" for row in [names, rule, *rest]]

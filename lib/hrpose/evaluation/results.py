@@ -149,6 +149,54 @@ def joints_array(people: Sequence[Mapping[str, Any]], joint_count: int) -> np.nd
     return np.array(rows, float).reshape(len(people), joint_count, 3)
 
 
+def match_images(
+    results: Sequence[Mapping[str, Any]], images: Iterable[Mapping[str, Any]]
+) -> tuple[list[Mapping[str, Any]], bool]:
+    """Results with the image ids of the annotations, and whether their own were other ones.
+
+    Results that name their `file_name`, as tools/test.py writes it, are matched by that if it is
+    not the name of their image_id; by its last part where folders differ and that is unambiguous.
+    Errors: ValueError for a name that is not found, or is found twice
+    """
+    names = {image["id"]: str(image.get("file_name", "")) for image in images}
+    same = all(
+        isinstance(r.get("file_name"), str)
+        and _last(names.get(r.get("image_id"), "")) == _last(r["file_name"])
+        for r in results
+    )
+    if same or not all(isinstance(r.get("file_name"), str) for r in results):
+        return list(results), False
+    whole = all(r["file_name"] in names.values() for r in results)
+    key = str if whole else _last
+    ids: dict[str, list[int]] = {}
+    for number, name in names.items():
+        ids.setdefault(key(name), []).append(number)
+    refuse(
+        (r["file_name"] for r in results if len(ids.get(key(r["file_name"]), [])) != 1),
+        "image ids of the results are of another numbering, and these names are not of exactly one "
+        "image of the annotations. Correct file_name, or remove it to go by image_id",
+    )
+    return [{**r, "image_id": ids[key(r["file_name"])][0]} for r in results], True
+
+
+def _last(path: str) -> str:
+    """The file's own name, without folders of any system."""
+    return path.replace("\\", "/").rpartition("/")[2]
+
+
+def describe_results(results: Sequence[Mapping[str, Any]], images: Collection[int]) -> str:
+    """How many poses of these images there are, and how many repeat another one exactly."""
+    scored = [r for r in results if r["image_id"] in images]
+    distinct = {(r["image_id"], tuple(r["keypoints"])) for r in scored}
+    covered = len({r["image_id"] for r in scored})
+    text = f"scored {len(scored)} poses in {covered} of {len(images)} images"
+    if len(distinct) < len(scored):
+        text += f"; {len(scored) - len(distinct)} repeat another pose of their image exactly"
+    if len(scored) < len(results):
+        text += f"; {len(results) - len(scored)} are of images that are not scored"
+    return text
+
+
 def refuse(violations: Iterable[Any], complaint: str) -> None:
     """ValueError with the complaint and the first few violations, if there are any."""
     found = list(dict.fromkeys(violations))

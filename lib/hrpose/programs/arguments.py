@@ -76,6 +76,12 @@ def _valid() -> argparse.ArgumentParser:
     parser = with_config("Evaluate TEST.MODEL_FILE, or a file of COCO results, on DATASET.VAL.")
     parser.add_argument("--results", type=user_path, help="score this COCO results file instead")
     parser.add_argument(
+        "--errors",
+        action="store_true",
+        help="also print which errors the joints and people have and what each costs in AP, and "
+        "write results/errors.json; of COCO and CrowdPose",
+    )
+    parser.add_argument(
         "--output", type=user_path, help="where to write; default: a new run folder"
     )
     return parser

@@ -36,9 +36,11 @@ from hrpose.data.statistics import DatasetView
 from hrpose.engine.distributed import DistInfo, distributed_context
 from hrpose.engine.evaluate import evaluate
 from hrpose.engine.run_dir import create_run_folder, remove_empty
-from hrpose.evaluation.coco import describe_results, format_table, match_images
+from hrpose.evaluation.coco import format_table
+from hrpose.evaluation.results import PoseEvaluator, describe_results, match_images
 from hrpose.ops.atomic_io import atomic_write, write_json
 from hrpose.programs.environment import environment_info
+from hrpose.programs.error_analysis import require_analyzable, write_errors
 from hrpose.programs.visual_reports import save_predictions
 from hrpose.structures import Images
 
@@ -51,10 +53,14 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
             experiment = Path(config.OUTPUT_DIR) / config.NAME
             folder = dist.broadcast(create_run_folder(experiment) if dist.is_main else None)
         try:
+            if known.errors:
+                require_analyzable(config)
             if known.results:
-                metrics = score_results(config, folder, dist, known.results)
+                evaluator = read_results(config, dist, known.results)
+                metrics = score_results(evaluator, folder, dist)
             else:
-                metrics = score_network(config, folder, dist)
+                tests = read_evaluation_sets(config, dist)
+                metrics = score_network(config, tests, folder, dist)
         except BaseException:
             if dist.is_main and not known.output:
                 remove_empty(folder, Path(config.OUTPUT_DIR))
@@ -66,20 +72,11 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
             facts |= {"boxes": boxes, "figures": metrics}
             write_json(folder / "run.json", facts, indent=1)
             atomic_write(folder / "config.yaml", lambda file: file.write(config.dump().encode()))
-            networks = len(config.TEST.ENSEMBLE) + 1
-            mean = f"mean of {networks} networks " * (networks > 1 and not known.results)
-            sources = [] if known.results else evaluated_sources(config)
-            table = format_metrics(sources, metrics) if sources else format_table(metrics)
-            print(f"{mean}on {boxes} boxes:\n" * bool(boxes) + table)
+            print(format_table(metrics) if known.results else describe_metrics(config, metrics))
+            if known.errors:
+                results = known.results and write_errors(config, evaluator, folder / "results")
+                print(results or analyze_network(tests, folder))
             print(f"written to {folder}")
-
-
-def score_network(config: CfgNode, folder: Path, dist: DistInfo) -> dict[str, float]:
-    """Metrics of TEST.MODEL_FILE on DATASET.VAL; the main process prints which boxes it has."""
-    tests = read_evaluation_sets(config, dist)
-    for line in (line for test in tests for line in describe_evaluation_set(test)):
-        print(f"{line}\n" * dist.is_main, end="")
-    return score_evaluation_sets(tests, load_predictors(config, dist), folder, dist)
 
 
 class EvaluationSet(NamedTuple):
@@ -88,6 +85,33 @@ class EvaluationSet(NamedTuple):
     source: DataSource
     split: Split
     images: Images  # of the split's records, as the family's `build_test_images` makes them
+
+
+def score_network(
+    config: CfgNode, tests: Sequence[EvaluationSet], folder: Path, dist: DistInfo
+) -> dict[str, float]:
+    """Metrics of TEST.MODEL_FILE; the main process prints which boxes it has."""
+    for line in (line for test in tests for line in describe_evaluation_set(test)):
+        print(f"{line}\n" * dist.is_main, end="")
+    return score_evaluation_sets(tests, load_predictors(config, dist), folder, dist)
+
+
+def analyze_network(tests: Sequence[EvaluationSet], folder: Path) -> str:
+    """The errors of the poses that `score` has written, as tables for each data set."""
+    tables = []
+    for source, split, _ in tests:
+        results = folder / source.name / "results"
+        evaluator = build_evaluator(source.own, split.truth)
+        evaluator.add_results(load_results(results / results_name(source.config)))
+        name = f"errors of {source.name}:\n" * bool(source.name)
+        tables.append(name + write_errors(source.own, evaluator, results))
+    return "\n".join(tables)
+
+
+def results_name(config: CfgNode) -> str:
+    """Of the file of poses: with whose boxes they were found, if any."""
+    boxes = box_source(config)
+    return f"keypoints_{boxes}_boxes.json" if boxes else "keypoints.json"
 
 
 def read_evaluation_sets(config: CfgNode, dist: DistInfo) -> list[EvaluationSet]:
@@ -122,6 +146,14 @@ def score_evaluation_sets(
         own = score(source, predictors, split, images, folder / source.name, dist)
         metrics |= {source.key(name): value for name, value in own.items()}
     return metrics
+
+
+def describe_metrics(config: CfgNode, metrics: Mapping[str, float]) -> str:
+    """A table for each data set, below whose boxes they are of, and of how many networks."""
+    boxes, networks = box_source(config), len(config.TEST.ENSEMBLE) + 1
+    mean = f"mean of {networks} networks " * (networks > 1)
+    heading = f"{mean}on {boxes} boxes:\n" * bool(boxes)
+    return heading + format_metrics(evaluated_sources(config), metrics)
 
 
 def format_metrics(sources: Sequence[DataSource], metrics: Mapping[str, float]) -> str:
@@ -164,16 +196,14 @@ def score(
     predict_all = family(config).build_predict_all(config, predictors)
     metrics = evaluate(predict_all, images, evaluator, dist)
     if dist.is_main:
-        boxes = box_source(config)
-        name = f"keypoints_{boxes}_boxes.json" if boxes else "keypoints.json"
-        write_json(folder / "results" / name, evaluator.results)
+        write_json(folder / "results" / results_name(config), evaluator.results)
         write_json(folder / "results" / "metrics.json", metrics, indent=1)
         save_predictions(config, predict_all, images, split, folder / "pictures")
     return metrics
 
 
-def score_results(config: CfgNode, folder: Path, dist: DistInfo, path: Path) -> dict[str, float]:
-    """Metrics of a file in COCO's results format; the images themselves are not needed."""
+def read_results(config: CfgNode, dist: DistInfo, path: Path) -> PoseEvaluator:
+    """An evaluator with the poses of a file in COCO's results format; images are not needed."""
     truth = read_annotations(config, config.DATASET.VAL)
     found = check_annotations(config, truth, config.DATASET.VAL, EVALUATION)
     if found and dist.is_main:
@@ -181,10 +211,16 @@ def score_results(config: CfgNode, folder: Path, dist: DistInfo, path: Path) -> 
     evaluator = build_evaluator(config, truth)
     results, renumbered = match_images(load_results(path), truth["images"])
     evaluator.add_results(results)
-    metrics = evaluator.summarize()
     if dist.is_main:
         if renumbered:
             print(f"{path}: image ids are of another numbering; poses are matched by file_name")
         print(describe_results(results, evaluator.image_ids))
+    return evaluator
+
+
+def score_results(evaluator: PoseEvaluator, folder: Path, dist: DistInfo) -> dict[str, float]:
+    """Metrics of the poses that were read; the main process writes them."""
+    metrics = evaluator.summarize()
+    if dist.is_main:
         write_json(folder / "results" / "metrics.json", metrics, indent=1)
     return metrics
