@@ -154,11 +154,15 @@ class Regions:
         for region in annotation["result"]:
             self._sort(region if isinstance(region, dict) else {})
         shown = [*self.boxes.values(), *self.points.values()]
-        sizes: set[Any] = {(r.get("original_width"), r.get("original_height")) for r in shown}
-        if len(sizes) > 1 or not all(is_number(side) and side > 0 for s in sizes for side in s):
+        stated: list[Any] = [
+            (one.get("original_width"), one.get("original_height")) for one in shown
+        ]
+        whole = all(is_number(side) and side > 0 for size in stated for side in size)
+        sizes: set[Any] = set(stated) if whole else set()
+        if not whole or len(sizes) > 1:
             raise ValueError(
-                f"{where}: regions state {sizes} as original_width and original_height; wanted one "
-                f"size in pixels: {EXPORT_CURE}"
+                f"{where}: regions state {stated[:3]} as original_width and original_height; "
+                f"wanted one size in pixels: {EXPORT_CURE}"
             )
         self.size: tuple[int, int] | tuple[()] = sizes.pop() if sizes else ()
         if any(one.get("image_rotation") for one in shown):
@@ -181,7 +185,8 @@ class Regions:
             labels = value.get(kind)
             if not isinstance(labels, list) or [type(each) for each in labels] != [str]:
                 raise ValueError(f"{self.where}: region {own} has {labels} as labels; wanted one")
-            if not all(is_number(value.get(field)) for field in fields):
+            turned = value.get("rotation") or 0
+            if not all(is_number(each) for each in [turned, *map(value.get, fields)]):
                 raise ValueError(f"{self.where}: region {own} lacks {', '.join(fields)} in percent")
             (self.boxes if kind == "rectanglelabels" else self.points)[own] = region
             if region.get("parentID"):

@@ -84,8 +84,8 @@ def yolo_category(
     if not joints and not named and order == COCO.flip_order:
         named = COCO.joints
     names = [*(joints or named or ())]
-    if len(names) != count:
-        what = f"{len(names)} joints are named" if names else "joints have no names (kpt_names)"
+    if len(names) != count or not all(isinstance(name, str) for name in names):
+        what = f"joints are named {names}" if names else "joints have no names (kpt_names)"
         raise ValueError(
             f"{path}: {what}, but kpt_shape has {count}; name them in its order: --joints coco, or "
             "--joints nose,left_eye,..."
@@ -93,7 +93,7 @@ def yolo_category(
     category = named_category(names, class_names(settings, path)[chosen])
     if order is None:
         return category
-    if order and sorted(map(str, order)) != sorted(map(str, range(count))):
+    if not isinstance(order, list) or {*map(str, order)} != {*map(str, range(count))}:
         raise ValueError(f"{path}: flip_idx is {order!r:.60}; it lists each of {count} joints once")
     if not any(map(side, names)):
         category["flip_pairs"] = [[a + 1, b + 1] for a, b in enumerate(order) if a < b]
