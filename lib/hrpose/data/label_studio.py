@@ -166,10 +166,7 @@ class Regions:
             )
         self.size: tuple[int, int] | tuple[()] = sizes.pop() if sizes else ()
         if any(one.get("image_rotation") for one in shown):
-            raise ValueError(
-                f"{where}: its image was rotated in Label Studio; rotate the file instead, and "
-                "label it again"
-            )
+            raise ValueError(f"{where}: its image was rotated; rotate the file, and label it again")
 
     def _sort(self, region: Mapping[str, Any]) -> None:
         kind, own, value = region.get("type"), f"{region.get('id')}", region.get("value")
