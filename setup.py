@@ -36,5 +36,6 @@ setup(
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "detector": ["torchvision>=0.21"],  # that of the installed torch: 0.21 is that of 2.6
         "loggers": ["wandb>=0.31"],
+        "notebook": ["ipykernel>=6", "nbclient>=0.8", "nbformat>=5.2"],  # docs/tour.ipynb
     },
 )

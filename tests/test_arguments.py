@@ -12,6 +12,7 @@ from hrpose.inference.decode import MATCHERS
 from hrpose.inference.spec import GRAPHS
 from hrpose.programs.arguments import BENCHMARK_PARSERS, PARSERS, parse, user_path
 from hrpose.programs.convert import KEYS
+from hrpose.programs.convert_data import CONVERTERS, LABEL_WRITERS
 from hrpose.programs.exporting.formats import FORMATS
 
 
@@ -24,6 +25,8 @@ def test_the_choices_are_those_of_the_tables():
     assert set(choices(export, "--format")) == set(FORMATS)
     assert set(choices(export, "--decode")) == set(GRAPHS)
     assert set(choices(convert, "--keys")) == set(KEYS)
+    assert set(choices(PARSERS["convert_data"](), "--from")) == set(CONVERTERS)
+    assert set(choices(PARSERS["convert_data"](), "--to")) == set(LABEL_WRITERS)
     assert set(choices(BENCHMARK_PARSERS["decode"](), "--matcher")) == set(MATCHERS)
 
 

@@ -250,6 +250,14 @@ def read_entries(path: Path, below: tuple[Path, ...] = ()) -> list[Entry]:
     return inherited + [entry for entry in written if entry.key != "BASE"]
 
 
+def read_plain_yaml(path: Path) -> Any:
+    """The plain values of a YAML file that is no config, read by the same bounds."""
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no file {path}")
+    root = _parse(path.read_bytes(), path)
+    return None if root is None else _plain(root, f"{path}")
+
+
 @lru_cache(maxsize=128)  # many files have the same BASE
 def _parse(text: str | bytes, path: Path) -> yaml.Node | None:
     try:

@@ -363,6 +363,13 @@ def is_ignored(person: Mapping[str, Any]) -> bool:
     return bool(person.get("iscrowd")) or not count_labelled(person)
 
 
+def single_people(truth: Mapping[str, Any], category: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The annotations of a category that are no crowd, in images that are listed."""
+    images = {image["id"] for image in truth["images"]}
+    own = (one for one in truth["annotations"] if one.get("category_id") == category["id"])
+    return [one for one in own if not one.get("iscrowd") and one.get("image_id") in images]
+
+
 def _outline(person: Mapping[str, Any]) -> list[Any]:
     """The segmentation of an ignored annotation; its box if it has none."""
     if not is_ignored(person):

@@ -22,7 +22,7 @@ from hrpose.data.checks import is_resized, is_swapped
 from hrpose.data.coco import person_category
 from hrpose.data.statistics import ImageInfo
 from hrpose.ops.oks import BOX_FILL
-from hrpose.skeletons import MPII, Skeleton
+from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, Skeleton
 from hrpose.structures import PERSON
 
 CROWDPOSE_IMAGES = (10_000, 2_000)
@@ -106,6 +106,13 @@ def category_of(skeleton: Skeleton) -> dict[str, Any]:
     """The entry of COCO's `categories` of a built-in skeleton, whose limbs count joints from 1."""
     limbs = [[a + 1, b + 1] for a, b in skeleton.limb_indices]
     return {"id": PERSON, "name": "person", "keypoints": [*skeleton.joints], "skeleton": limbs}
+
+
+def named_category(joints: Sequence[str], name: str = "person") -> dict[str, Any]:
+    """Likewise, of joints by name; with limbs where a built-in skeleton has the same in order."""
+    known = [each for each in (COCO, CROWDPOSE, MPII, AIC) if each.joints == tuple(joints)]
+    limbs = category_of(known[0])["skeleton"] if known else []
+    return {"id": PERSON, "name": name, "keypoints": [*joints], "skeleton": limbs}
 
 
 def person_entries(

@@ -226,24 +226,32 @@ def _zoo() -> argparse.ArgumentParser:
     return parser
 
 
-CONVERTED = ("mpii", "aic", "crowdpose", "ochuman")
-"""Data sets that tools/convert_data.py converts."""
+CONVERTED = ("mpii", "aic", "crowdpose", "ochuman", "coco", "yolo-pose", "label-studio")
+"""Data sets, and exports of tools, that tools/convert_data.py converts."""
 
 
 def _convert_data() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        description="Write the annotations of a data set of another format as COCO JSON."
+        description="Write the annotations of a data set, or a labelling tool's export, as COCO "
+        "JSON, or as the files of a tool."
     )
     add = parser.add_argument
-    add("--from", dest="source", required=True, choices=CONVERTED, help="the data set")
+    add("--from", dest="source", required=True, choices=CONVERTED, help="the data set or format")
+    add(
+        "--to",
+        default="coco",
+        choices=("coco", "yolo-pose", "label-studio"),
+        help="the format to write; default: coco",
+    )
     add(
         "--annotations",
         required=True,
         nargs="+",
         type=user_path,
         metavar="FILE",
-        help="e.g. annot/valid.json or mpii_human_pose_v1_u12_1.mat; of crowdpose also two files, "
-        "train and val, which become one",
+        help="e.g. annot/valid.json, mpii_human_pose_v1_u12_1.mat, data.yaml (yolo-pose); of "
+        "crowdpose also two files, train and val, which become one; of coco annotations, a results "
+        "file of tools/test.py, or annotations and results of their images",
     )
     add(
         "--images",
@@ -257,7 +265,30 @@ def _convert_data() -> argparse.ArgumentParser:
         help="MPII's annot/gt_valid.mat, of the same people: joints and head sizes, which PCKh "
         "needs",
     )
-    add("--output", required=True, type=user_path, help="a new file, e.g. mpii_valid.json")
+    add("--split", default="", help="train, val or test of yolo-pose's YAML")
+    add(
+        "--joints",
+        default="",
+        help="names of the joints in order, where an export has none: coco, crowdpose, mpii, aic, "
+        "nose,left_eye,... or a COCO .json",
+    )
+    add("--category", default="", help="class or label of people in an export; default: person")
+    add(
+        "--annotator",
+        default="",
+        help="id or e-mail address of whose annotations to take, where label-studio has several",
+    )
+    add(
+        "--url",
+        default="/data/local-files/?d=",
+        help="what precedes file names in Label Studio's tasks; default: %(default)s",
+    )
+    add(
+        "--output",
+        required=True,
+        type=user_path,
+        help="a new file, e.g. mpii_valid.json; of --to yolo-pose a new folder",
+    )
     return parser
 
 

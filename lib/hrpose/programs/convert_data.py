@@ -1,4 +1,4 @@
-"""Annotations of a data set of another format as COCO JSON."""
+"""Annotations of a data set of another format as COCO JSON, and of any as those of a tool."""
 
 from __future__ import annotations
 
@@ -8,21 +8,27 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from hrpose.data.coco import LAYOUTS, ImageFiles, load_annotations, person_category
+from hrpose.data.coco import LAYOUTS, load_annotations, person_category
 from hrpose.data.convert import (
-    MergedAnnotations,
     merge_annotations,
     mpii_annotations,
     read_mpii_truth,
-    with_decoded_sizes,
     with_limbs,
 )
 from hrpose.data.convert_aic import aic_annotations
 from hrpose.data.mpii_mat import read_mpii_release
 from hrpose.data.rules import EVALUATION, TRAINING
-from hrpose.data.statistics import DatasetView, Schema, inspect_files
+from hrpose.data.statistics import DatasetView, Schema
 from hrpose.data.validate import require
 from hrpose.ops.atomic_io import read_json, write_json
+from hrpose.programs.label_tools import (
+    convert_coco,
+    convert_label_studio,
+    convert_yolo_pose,
+    with_sizes,
+    write_label_studio,
+    write_yolo_pose,
+)
 from hrpose.skeletons import COCO, CROWDPOSE
 
 AIC_FILES = "images, as AI Challenger's annotations are; files in COCO's format need no conversion"
@@ -34,15 +40,19 @@ VISIBILITIES = ("not labelled", "hidden", "visible")
 def main(known: argparse.Namespace) -> None:
     if os.path.lexists(known.output):
         raise FileExistsError(f"{known.output} is there already; name a new file for --output")
-    if len(known.annotations) > 1 and known.source != "crowdpose":
+    results = known.source == "coco" and len(known.annotations) == 2
+    if len(known.annotations) > 1 and known.source != "crowdpose" and not results:
         raise ValueError(
             f"--from {known.source} takes one file of annotations; convert one split after the "
             "other, each to a file of its own"
         )
     if known.ground_truth and known.source != "mpii":
         raise ValueError(f"--ground-truth is MPII's gt_valid.mat; leave it out for {known.source}")
+    for word, sources in TOOL_WORDS.items():
+        if getattr(known, word) and known.source not in sources:
+            raise ValueError(f"--{word} is for --from {' or '.join(sources)}; leave it out")
     truth, notes = CONVERTERS[known.source](known)
-    if known.images:
+    if known.images and known.source not in LABEL_TOOLS:
         truth, swapped = with_sizes(truth, known.images)
         notes += [f"images whose width and height were swapped: {swapped}"] * (swapped > 0)
     joints = tuple(person_category(truth)["keypoints"])
@@ -51,15 +61,13 @@ def main(known: argparse.Namespace) -> None:
     view = DatasetView(truth, schema, {})
     for stage in (TRAINING, EVALUATION):
         require(view, stage, known.annotations[0])
-    write_json(known.output, truth)
+    notes += LABEL_WRITERS[known.to](known, truth)
     print("\n".join([*describe_people(truth, known.output), *notes]))
 
 
-def with_sizes(truth: dict[str, Any], folder: Path) -> tuple[dict[str, Any], int]:
-    """The annotations with the decoded width and height of every image; how many were swapped."""
-    files = inspect_files(ImageFiles(folder), truth["images"], os.cpu_count() or 1, "images")
-    merged = with_decoded_sizes(MergedAnnotations(truth), files)
-    return merged.truth, merged.swapped
+def write_coco(known: argparse.Namespace, truth: dict[str, Any]) -> list[str]:
+    write_json(known.output, truth)
+    return []
 
 
 def describe_people(truth: dict[str, Any], path: Path) -> list[str]:
@@ -148,5 +156,26 @@ CONVERTERS = {
     "aic": convert_aic,
     "crowdpose": convert_crowdpose,
     "ochuman": convert_ochuman,
+    "coco": convert_coco,
+    "yolo-pose": convert_yolo_pose,
+    "label-studio": convert_label_studio,
 }
 """--from -> the conversion"""
+
+LABEL_WRITERS = {
+    "coco": write_coco,
+    "yolo-pose": write_yolo_pose,
+    "label-studio": write_label_studio,
+}
+"""--to -> writing annotations in COCO's format; it returns lines to print"""
+
+LABEL_TOOLS = ("coco", "yolo-pose", "label-studio")
+"""Sources whose conversion reads the sizes of images itself."""
+
+TOOL_WORDS = {
+    "split": ("yolo-pose",),
+    "joints": ("yolo-pose", "label-studio"),
+    "category": ("yolo-pose", "label-studio"),
+    "annotator": ("label-studio",),
+}
+"""Words of the command line -> the sources that take them."""
