@@ -69,9 +69,10 @@ FILLS = {"mean": tuple(round(255 * level) for level in IMAGENET_MEAN), "black": 
 
 def build_cutout(config: CfgNode) -> Augment:
     """The hidden squares of a training sample, which must be cropped by then."""
-    options = config.DATASET.CUTOUT
+    data = config.DATASET
     names = ("PROBABILITY", "SQUARES", "SIDE", "MIN_SQUARES", "MIN_SIDE")
-    return partial(cutout, config=CutoutConfig(FILLS[options.FILL], **keywords(options, *names)))
+    options = keywords(data.CUTOUT, *names)
+    return partial(cutout, config=CutoutConfig(FILLS[data.CUTOUT.FILL], **options))
 
 
 def build_photometric(config: CfgNode) -> Augment:
