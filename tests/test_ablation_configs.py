@@ -143,6 +143,16 @@ ABLATIONS = {
            ("w48x2_512x384_all_data", "79.4 92.6 85.3 75.3 86.0", ALL_DATA),
            ("w48x2_512x384_ensemble", "80.3 93.1 86.4 75.9 87.2",
             f"{ALL_DATA} TEST.ENSEMBLE [second.pth,third.pth]")),
+    **rows("recipes_bench", "bench", "", ("published", "",
+           "DATASET.INPUT_SIZE 128 MODEL.WIDTH 16 TRAIN.BATCH 6 TRAIN.BASE_BATCH 6 TRAIN.EPOCHS 3 "
+           "TRAIN.SCHEDULE multistep TRAIN.LR_STEP [2,2.6]")),
+    **rows("recipes_bench", "ablations/recipes_bench/published", "",
+           ("mmpose", "", "TRAIN.BATCH 24 TRAIN.BASE_BATCH 24 TRAIN.LR 3e-3 "
+            "TRAIN.WARMUP.STEPS 25 TRAIN.WARMUP.FACTOR 0.001"),
+           ("best", "", "DATASET.AUGMENTATIONS [affine,flip,photometric] MODEL.NAME swahr "
+            "MODEL.COORDINATES unbiased LOSS.SAHR true LOSS.WAHR true TRAIN.BATCH 20 "
+            "TRAIN.BASE_BATCH 20 TRAIN.LR 4e-3 TRAIN.SCHEDULE warmup_linear TRAIN.EMA 0.93 "
+            "TEST.DETECTION_THRESHOLD 0.12 TEST.PROJECT2IMAGE false")),
 }
 # fmt: on
 
@@ -157,6 +167,18 @@ EXPERIMENTS = {
         "w32_512",
         published("AP AP50 AP75 AP-M AP-L", "68.9 87.8 74.9 63.0 77.4"),
         f"{SWAHR} TRAIN.BATCH 160 TRAIN.BASE_BATCH 160 TRAIN.LR 2e-3 TEST.DETECTION_THRESHOLD 0.12",
+    ),
+    "w32_512_mmpose": Row(
+        "w32_512",
+        published("AP AP50 AP75", "67.7 87.0 73.8"),
+        "TRAIN.BATCH 192 TRAIN.BASE_BATCH 192 TRAIN.LR 1.5e-3 "
+        "TRAIN.WARMUP.STEPS 500 TRAIN.WARMUP.FACTOR 0.001",
+    ),
+    "w32_512_best": Row(
+        "w32_512_swahr",
+        "",
+        "DATASET.AUGMENTATIONS [affine,flip,photometric] MODEL.COORDINATES unbiased "
+        "TRAIN.EMA 0.9998 TRAIN.PRECISION bf16 TEST.PROJECT2IMAGE false",
     ),
     "w48_640_swahr": Row(
         "w48_640",

@@ -9,6 +9,7 @@ from hrpose.config.loading import BY_KEY, defaults
 from hrpose.config.options import DEPENDENCES, EMPTY_BY_DEFAULT, OPTIONS
 from hrpose.config.renamed import NO_EFFECT, REMOVED, RENAMED, current
 from hrpose.ops.coordinates import resize_transform
+from hrpose.programs.train import stored_options
 
 
 @pytest.fixture
@@ -83,7 +84,9 @@ BAD = {
     "DATASET.FORMAT": "voc", "DATASET.INPUT_SIZE": "500", "DATASET.FLIP": "1.1",
     "DATASET.AFFINE.ROTATION": "-1", "DATASET.AFFINE.MIN_SCALE": "0", "DATASET.AUGMENTATIONS": "[]",
     "DATASET.CUTOUT.PROBABILITY": "1.5", "DATASET.CUTOUT.SQUARES": "0",
-    "DATASET.CUTOUT.SIDE": "0", "DATASET.CUTOUT.FILL": "white",
+    "DATASET.CUTOUT.SIDE": "0", "DATASET.CUTOUT.FILL": "white", "DATASET.CUTOUT.MIN_SIDE": "-0.1",
+    "DATASET.CUTOUT.MIN_SQUARES": "-1", "DATASET.PHOTOMETRIC.CONTRAST": "1.5",
+    "DATASET.PHOTOMETRIC.HUE": "181", "TRAIN.WARMUP.STEPS": "-1", "TRAIN.WARMUP.FACTOR": "2",
     "DATASET.MAX_NUM_PEOPLE": "0", "DATASET.SKELETON": "dog", "DATASET.IGNORE_REGIONS": "all",
     "DATASET.OKS_SIGMAS": "[0.1, 0]", "MODEL.WIDTH": "0", "MODEL.BACKBONE.MODULES": "[1, 4]",
     "MODEL.NUM_DECONVS": "3", "MODEL.COORDINATES": "exakt", "LOSS.TAGS.KIND": "linear",
@@ -538,7 +541,8 @@ VAIN = {
     "LOSS.GAMMA": ("1", "set LOSS.WAHR true"),
     "LOSS.DETACH_WEIGHT": ("true", "set LOSS.WAHR true"),
     "LOSS.LAMBDA": ("2", "set LOSS.SAHR true"),
-    "TRAIN.WARMUP": ("5", "set TRAIN.SCHEDULE warmup_linear or cosine"),
+    "TRAIN.WARMUP.EPOCHS": ("5", "set TRAIN.SCHEDULE warmup_linear or cosine"),
+    "DATASET.PHOTOMETRIC.HUE": ("5", "add photometric to DATASET.AUGMENTATIONS"),
     "TRAIN.RESTART.PERIOD": ("5", "set TRAIN.SCHEDULE cosine_restarts"),
     "TRAIN.RESTART.FACTOR": ("1", "set TRAIN.SCHEDULE cosine_restarts"),
     "DATASET.CUTOUT.SIDE": ("0.25", "add cutout to DATASET.AUGMENTATIONS"),
@@ -584,19 +588,39 @@ def test_an_option_of_an_earlier_file_for_an_earlier_choice_is_left_alone(
 
 def test_of_two_choices_in_one_place_the_first_excuses_what_was_set_for_it(write):
     """As where `ablate --preset bench` lays its options under those of the command line."""
-    words = ["TRAIN.SCHEDULE", "cosine", "TRAIN.WARMUP", "1", "TRAIN.SCHEDULE", "multistep"]
+    words = ["TRAIN.SCHEDULE", "cosine", "TRAIN.WARMUP.EPOCHS", "1", "TRAIN.SCHEDULE", "multistep"]
     assert load_config(write(""), words) == load_config(write(""))
 
 
 def test_a_whole_config_that_was_written_down_is_read_again(write):
-    write("TRAIN: {SCHEDULE: cosine, WARMUP: 9}", "base.yaml")
+    write("TRAIN: {SCHEDULE: cosine, WARMUP: {EPOCHS: 9}}", "base.yaml")
     config = load_config(write("BASE: base.yaml\nTRAIN: {SCHEDULE: multistep}"))
     assert load_config(write(config.dump())) == config
     assert parse_config(config.dump(), "best.pth") == config
     old = "TRAIN: {SCHEDULE: multistep, WARMUP: 9}"  # as versions before this rule wrote them
-    assert defaults()["TRAIN.WARMUP"] == parse_config(old, "best.pth").TRAIN.WARMUP
-    with pytest.raises(ValueError, match=r"command line: TRAIN\.WARMUP has no effect"):
-        parse_config(old, "best.pth", ["TRAIN.WARMUP", "8"])
+    usual = defaults()["TRAIN.WARMUP.EPOCHS"]
+    assert usual == parse_config(old, "best.pth").TRAIN.WARMUP.EPOCHS
+    with pytest.raises(ValueError, match=r"command line: TRAIN\.WARMUP.EPOCHS has no effect"):
+        parse_config(old, "best.pth", ["TRAIN.WARMUP.EPOCHS", "8"])
+
+
+def test_a_warm_up_of_a_run_before_it_had_fields_is_its_epochs(write, refused):
+    stored = stored_options("TRAIN: {SCHEDULE: cosine, WARMUP: 9.0}")
+    assert stored["TRAIN.WARMUP.EPOCHS"] == 9 and "TRAIN.WARMUP" not in stored
+    for said in (refused("TRAIN: {WARMUP: 9}"), refused("", ["TRAIN.WARMUP", "9"])):
+        assert "TRAIN.WARMUP is called TRAIN.WARMUP.EPOCHS now" in said
+    both = "TRAIN: {SCHEDULE: cosine, WARMUP: {EPOCHS: 9, STEPS: 5}}"
+    assert "TRAIN.WARMUP.EPOCHS has no effect beside TRAIN.WARMUP.STEPS 5" in refused(both)
+
+
+@pytest.mark.parametrize("field", ["MIN_SQUARES", "MIN_SIDE"])
+def test_a_range_that_begins_above_its_end_is_refused(field, refused):
+    text = f"DATASET: {{AUGMENTATIONS: [affine, cutout], CUTOUT: {{SIDE: 0.5, {field}: 1}}}}"
+    if field == "MIN_SIDE":
+        assert "DATASET.CUTOUT.MIN_SIDE 1.0 is above DATASET.CUTOUT.SIDE 0.5" in refused(text)
+    else:
+        said = refused(text.replace("1", "3"))
+        assert "DATASET.CUTOUT.MIN_SQUARES 3 is above DATASET.CUTOUT.SQUARES 1" in said
 
 
 def test_what_depends_on_an_option_and_its_values_exist():

@@ -39,7 +39,11 @@ def hidden(sample):
 @pytest.mark.parametrize("size", [(48, 64), (31, 17), (20, 20), (1, 5)])
 @pytest.mark.parametrize(
     "changed",
-    [{}, {"side": 0.3}, {"side": 1.0}, {"side": 1e-3}, {"squares": 3}, {"probability": 0.5}],
+    [
+        *({}, {"side": 0.3}, {"side": 1.0}, {"side": 1e-3}, {"squares": 3}, {"probability": 0.5}),
+        *({"min_side": 0.1}, {"squares": 8, "min_squares": 1, "side": 0.2, "min_side": 0.05}),
+        {"squares": 4, "min_squares": 2},
+    ],
     ids=str,
 )
 def test_it_hides_the_pixels_of_the_plain_loop(size, changed):
@@ -80,6 +84,23 @@ def test_it_hides_the_share_of_uniform_centres_and_favours_no_side():
     corners = [shares[y, x] for y in (0, -1) for x in (0, -1)]
     assert corners == pytest.approx([6.5 * 6.5 / (24 * 32)] * 4, abs=0.02)
     assert shares[16, 12] == pytest.approx(12 * 12 / (24 * 32), abs=0.03)
+
+
+def test_coarse_dropout_hides_rectangles_of_all_numbers_and_sides_in_its_ranges():
+    """One at a time, since they overlap; whole where they do not reach the border."""
+    start, rng = crop(100, 100), np.random.default_rng(0)
+    ranges = ALWAYS._replace(side=0.2, min_side=0.05)
+    sides = set()
+    for _ in range(400):
+        where = hidden(cutout(start, rng, ranges))
+        rows, columns = np.flatnonzero(where.any(1)), np.flatnonzero(where.any(0))
+        assert where.sum() == len(rows) * len(columns)
+        if min(rows[0], columns[0]) > 0 and max(rows[-1], columns[-1]) < 99:
+            sides.add((len(columns), len(rows)))
+    assert {w for w, _ in sides} == {h for _, h in sides} == set(range(5, 21))
+    single = ALWAYS._replace(side=1e-3, squares=4, min_squares=2)  # pixels, of which few meet
+    counts = [int(hidden(cutout(start, rng, single)).sum()) for _ in range(100)]
+    assert {2, 3, 4} <= set(counts) <= {1, 2, 3, 4}
 
 
 @pytest.mark.parametrize("people", [0, 1, 3])

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.optim import SGD, Adam, AdamW
 from torch.optim.lr_scheduler import (
+    ChainedScheduler,
     CosineAnnealingLR,
     CosineAnnealingWarmRestarts,
     LinearLR,
@@ -28,12 +29,14 @@ from hrpose.engine.optim import (
     parameter_groups,
     period_around,
     scale_learning_rate,
+    warm_up,
 )
 
 OPTIONS = {
     "lr_step": (200.0, 260.0),
     "lr_factor": 0.1,
     "warmup": 3.0,
+    "warmup_factor": 0.1,
     "epochs": 300,
     "period": 16.0,
     "factor": 2.0,
@@ -230,6 +233,44 @@ def test_warming_up_bears_odd_lengths(name):
     assert partial(SCHEDULES[name], **{**OPTIONS, "warmup": 0.0})(0) == 1
     short = partial(SCHEDULES[name], **{**OPTIONS, "epochs": 2})
     assert 0 <= short(1.9) <= 1
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.001, 0.0, 1.0])
+def test_a_warm_up_in_steps_is_that_of_torch_on_any_schedule(factor):
+    """A straight rise, multiplied onto steps that come before and after its end."""
+    optimizer = SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    fall = MultiStepLR(optimizer, milestones=[2 * STEPS, 5 * STEPS])
+    # torch refuses to begin at 0
+    oracle = ChainedScheduler([LinearLR(optimizer, factor or 1e-12, 1.0, 13), fall])
+    for step in range(7 * STEPS):
+        ours = warm_up(step, 13, factor) * SCHEDULES["multistep"](step / STEPS, (2, 5))
+        assert ours == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-9)
+        optimizer.step()
+        oracle.step()
+    assert warm_up(0, 0, factor) == warm_up(13, 13, factor) == 1.0
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_config_warms_up_in_epochs_or_in_steps_and_never_in_both(name):
+    options = ["TRAIN.SCHEDULE", name, "TRAIN.WARMUP.FACTOR", "0.01"]
+    path = ROOT / "configs" / "w32_512.yaml"
+    epochs = build_train_config(load_config(path, options), batch=48)
+    steps = build_train_config(load_config(path, [*options, "TRAIN.WARMUP.STEPS", "7"]), batch=48)
+    assert (epochs.warmup_steps, steps.warmup_steps, steps.warmup_factor) == (0, 7, 0.01)
+    at_once = {"one_cycle": 0.04}.get(name, 1.0)
+    begins = 0.01 if name in ("warmup_linear", "cosine") else at_once
+    assert (epochs.schedule(0), steps.schedule(0)) == (pytest.approx(begins), at_once)
+
+
+def test_mmposes_recipe_rises_from_a_thousandth_of_the_rate_in_500_steps():
+    config = load_config(ROOT / "configs" / "w32_512_mmpose.yaml")
+    train, steps = build_train_config(config, batch=192), 334  # of 64,115 images, in an epoch
+    rates = {
+        step: train.lr * train.schedule(step / steps) * warm_up(step, 500, train.warmup_factor)
+        for step in (0, 250, 500, 199 * steps, 200 * steps, 260 * steps)
+    }
+    assert train.warmup_steps == 500
+    assert list(rates.values()) == pytest.approx([1.5e-6, 7.5075e-4, *[1.5e-3] * 2, 1.5e-4, 1.5e-5])
 
 
 def test_weights_are_decayed_and_biases_and_norms_are_not():

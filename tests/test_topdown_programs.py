@@ -289,11 +289,14 @@ def test_an_ensemble_of_equal_networks_finds_what_one_finds(valid, trained, tmp_
         ("DATASET.INPUT_SIZE [192,100]", "a multiple of 32"),
         (
             "DATASET.AUGMENTATIONS [affine,flip]",
-            "after half_body and flip and before cutout, e.g. [",
+            "after half_body and flip and before photometric and cutout, e.g. [",
         ),
         ("DATASET.AUGMENTATIONS [half_body,flip]", "cropped once (affine)"),
-        ("DATASET.AUGMENTATIONS [cutout,affine]", "after half_body and flip and before cutout"),
-        ("DATASET.AUGMENTATIONS [grid,affine]", "choose from affine, cutout, flip, half_body"),
+        ("DATASET.AUGMENTATIONS [cutout,affine]", "flip and before photometric and cutout"),
+        (
+            "DATASET.AUGMENTATIONS [grid,affine]",
+            "from affine, cutout, flip, half_body, photometric",
+        ),
         ("LOSS.SIGMA [2,2]", "LOSS.SIGMA has 2 entries for 1"),
         ("LOSS.HEATMAP [1,2]", "LOSS.HEATMAP has 2 entries for 1"),
         ("TEST.AGGREGATE [4]", "TEST.AGGREGATE has no effect beside MODEL.NAME pose_hrnet; set"),

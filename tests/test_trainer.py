@@ -245,6 +245,20 @@ def test_the_log_has_every_second_step_and_the_end_of_every_epoch(whole):
     assert figures == list(zip((3, 6, 9), APS))
 
 
+def test_the_rate_warms_up_by_the_steps_of_the_run_whatever_interrupts_it(tmp_path):
+    """From a tenth in four steps, on the schedule, which halves it after one and a half epochs."""
+    options = {"log_every": 1, "warmup_steps": 4, "warmup_factor": 0.1}
+    undisturbed = Start(tmp_path / "undisturbed", **options)
+    undisturbed.run()
+    with pytest.raises(KeyboardInterrupt):
+        Start(tmp_path / "resumed", Strike("step", 3, press_ctrl_c), **options).run()
+    resumed = Start(tmp_path / "resumed", **options)
+    resumed.run()
+    rates = [line["lr"] for line in resumed.lines if "loss" in line]
+    assert rates == pytest.approx([0.001, 0.00325, 0.0055, 0.00775, 0.01, *[0.005] * 4])
+    assert losses(resumed) == losses(undisturbed) and same(resumed.last, undisturbed.last)
+
+
 def test_a_run_equals_the_same_steps_by_hand(whole):
     """Adam on the mean of the weighted sum, the rate set before every step."""
     torch.manual_seed(0)

@@ -15,6 +15,7 @@ from yacs.config import CfgNode
 from hrpose.builders.common import (
     build_cutout,
     build_flip,
+    build_photometric,
     input_size,
     is_scale_adaptive,
     keywords,
@@ -85,6 +86,7 @@ def _random_affine(config: CfgNode) -> Augment:
 AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     "affine": _random_affine,
     "flip": build_flip,
+    "photometric": build_photometric,
     "cutout": build_cutout,
 }
 
@@ -92,10 +94,11 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
 def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
     """Augmented samples of the annotated images; one with only a crowd annotation is one, too."""
     names = config.DATASET.AUGMENTATIONS
-    if names.count("affine") != 1 or {"flip", "cutout"} & {*names[: names.index("affine")]}:
+    after = {"flip", "photometric", "cutout"}
+    if names.count("affine") != 1 or after & {*names[: names.index("affine")]}:
         raise ValueError(
-            f"DATASET.AUGMENTATIONS is {list(names)}; a sample is cropped once (affine); flip and "
-            "cutout come after that, if at all, e.g. [affine, flip, cutout]"
+            f"DATASET.AUGMENTATIONS is {list(names)}; a sample is cropped once (affine); flip, "
+            "photometric and cutout come after that, if at all, e.g. [affine, flip, cutout]"
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     annotated = [record for record in split.records if record.annotated]

@@ -17,7 +17,14 @@ from hrpose.builders.datasets import at_option, build_skeleton
 from hrpose.builders.devices import PRECISIONS
 from hrpose.config.loading import load_config, network_differences
 from hrpose.config.options import SUBPIXEL_RULES, TOP_DOWN_MODELS, as_yaml
-from hrpose.data.augment import Augment, CutoutConfig, cutout, random_flip
+from hrpose.data.augment import (
+    Augment,
+    CutoutConfig,
+    PhotometricConfig,
+    cutout,
+    photometric,
+    random_flip,
+)
 from hrpose.models.blocks import kaiming_init, normal_init
 from hrpose.models.gpr import GPR, equation_step, reducing_step
 from hrpose.models.higher_hrnet import HigherHRNet
@@ -63,8 +70,16 @@ FILLS = {"mean": tuple(round(255 * level) for level in IMAGENET_MEAN), "black": 
 def build_cutout(config: CfgNode) -> Augment:
     """The hidden squares of a training sample, which must be cropped by then."""
     data = config.DATASET
-    options = keywords(data.CUTOUT, "PROBABILITY", "SQUARES", "SIDE")
+    names = ("PROBABILITY", "SQUARES", "SIDE", "MIN_SQUARES", "MIN_SIDE")
+    options = keywords(data.CUTOUT, *names)
     return partial(cutout, config=CutoutConfig(FILLS[data.CUTOUT.FILL], **options))
+
+
+def build_photometric(config: CfgNode) -> Augment:
+    """The changes of a training crop's colours."""
+    names = ("PROBABILITY", "BRIGHTNESS", "CONTRAST", "SATURATION", "HUE")
+    options = keywords(config.DATASET.PHOTOMETRIC, *names)
+    return partial(photometric, config=PhotometricConfig(**options))
 
 
 # Networks: config -> module. To add one, write it in models/ and give it a line in MODELS.

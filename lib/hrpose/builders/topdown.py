@@ -12,7 +12,14 @@ from pathlib import Path
 from torch import Tensor, nn
 from yacs.config import CfgNode
 
-from hrpose.builders.common import build_cutout, build_flip, input_size, keywords, pick
+from hrpose.builders.common import (
+    build_cutout,
+    build_flip,
+    build_photometric,
+    input_size,
+    keywords,
+    pick,
+)
 from hrpose.builders.datasets import Split, build_skeleton, results_category
 from hrpose.builders.detectors import (
     BOX_SOURCES,
@@ -107,6 +114,7 @@ AUGMENTATIONS: dict[str, Callable[[CfgNode], Augment]] = {
     "half_body": _half_body,
     "flip": build_flip,
     "affine": _random_affine,
+    "photometric": build_photometric,
     "cutout": build_cutout,
 }
 
@@ -119,10 +127,12 @@ def build_dataset(config: CfgNode, split: Split) -> SampleDataset:
     """Augmented samples of the labelled people, of an image several."""
     names = config.DATASET.AUGMENTATIONS
     crop = names.index("affine") if names.count("affine") == 1 else None
-    if crop is None or "cutout" in names[:crop] or {"half_body", "flip"} & {*names[crop:]}:
+    before, after = {"half_body", "flip"}, {"photometric", "cutout"}
+    if crop is None or after & {*names[:crop]} or before & {*names[crop:]}:
         raise ValueError(
             f"DATASET.AUGMENTATIONS is {list(names)}; a person is cropped once (affine), after "
-            "half_body and flip and before cutout, e.g. [half_body, flip, affine, cutout]"
+            "half_body and flip and before photometric and cutout, e.g. [half_body, flip, affine, "
+            "cutout]"
         )
     steps = [pick(AUGMENTATIONS, name, "DATASET.AUGMENTATIONS")(config) for name in names]
     people, left_out = person_records(split.records, _clips_boxes(config))

@@ -134,10 +134,14 @@ def build_optimizer(config: CfgNode, model: nn.Module) -> Optimizer:
 
 
 def build_schedule(config: CfgNode) -> Schedule:
+    """Factors of the rate by the epoch; a warm-up in steps is the loop's (`build_train_config`)."""
     options = config.TRAIN
-    restart = keywords(options.RESTART, "PERIOD", "FACTOR")
     return partial(
-        SCHEDULES[options.SCHEDULE], **keywords(options, "LR_STEP", "WARMUP", "EPOCHS"), **restart
+        SCHEDULES[options.SCHEDULE],
+        warmup=0.0 if options.WARMUP.STEPS else options.WARMUP.EPOCHS,
+        warmup_factor=options.WARMUP.FACTOR,
+        **keywords(options, "LR_STEP", "EPOCHS"),
+        **keywords(options.RESTART, "PERIOD", "FACTOR"),
     )
 
 
@@ -163,6 +167,8 @@ def build_train_config(config: CfgNode, batch: int) -> TrainConfig:
     return TrainConfig(
         lr=scale_learning_rate(options.LR, batch, options.BASE_BATCH),
         schedule=build_schedule(config),
+        warmup_steps=options.WARMUP.STEPS,
+        warmup_factor=options.WARMUP.FACTOR,
         log_every=config.PRINT_FREQ,
         save_minutes=options.SAVE.MINUTES,
         save_steps=options.SAVE.STEPS,

@@ -21,6 +21,7 @@ from hrpose.config.options import (
     EMPTY_BY_DEFAULT,
     OPTIONS,
     PATH_OPTIONS,
+    RANGES,
     SIZE_OPTIONS,
     SOURCE_OPTIONS,
     SUBPIXEL_RULES,
@@ -451,8 +452,9 @@ def _check_together(values: dict[str, Any]) -> None:
             'MODEL.NAME and TEST.BOXES truth; as one of DATASET.SOURCES with DATASET.VAL "" it is '
             "not scored"
         )
-    if values["DATASET.AFFINE.MIN_SCALE"] > values["DATASET.AFFINE.MAX_SCALE"]:
-        raise ValueError("DATASET.AFFINE.MIN_SCALE is above DATASET.AFFINE.MAX_SCALE")
+    for low, high in RANGES:
+        if values[low] > values[high]:
+            raise ValueError(f"{low} {values[low]} is above {high} {values[high]}")
 
 
 def _check_sources(values: dict[str, Any]) -> None:

@@ -121,8 +121,8 @@ OPTIONS = (
            "Training crop in pixels: the side of a square, or [width, height]. The shorter side at "
            "test."),
     Option("DATASET.AUGMENTATIONS", ("affine", "flip"), some,
-           "Augmentations of a training sample, in order: affine, flip, cutout; top-down: "
-           "half_body, flip, affine, cutout."),
+           "Augmentations of a training sample, in order: affine, flip, photometric, cutout; "
+           "top-down: half_body, flip, affine, photometric, cutout."),
     Option("DATASET.FLIP", 0.5, fraction,
            "Probability of a horizontal flip."),
     Option("DATASET.AFFINE.ROTATION", 30.0, not_negative,
@@ -152,10 +152,26 @@ OPTIONS = (
     Option("DATASET.CUTOUT.SQUARES", 1, above_0,
            "How many squares are hidden, each about a point anywhere in the crop; the part beyond "
            "the border is lost."),
+    Option("DATASET.CUTOUT.MIN_SQUARES", 0, not_negative,
+           "Draw their number uniformly from this up to SQUARES; 0: always SQUARES."),
     Option("DATASET.CUTOUT.SIDE", 0.5, rule(lambda v: 0 < v <= 1, "above 0 and at most 1"),
            "Side of a square in widths of the crop."),
+    Option("DATASET.CUTOUT.MIN_SIDE", 0.0, fraction,
+           "Hide rectangles, whose width and height are each drawn uniformly from this up to SIDE "
+           "(coarse dropout); 0: squares of SIDE."),
     Option("DATASET.CUTOUT.FILL", "mean", one_of("mean", "black"),
            "What hides it: the mean colour of ImageNet, which is 0 to the network, or black."),
+    Option("DATASET.PHOTOMETRIC.PROBABILITY", 0.5, fraction,
+           "Probability of each of the four changes of a crop's colours. All of PHOTOMETRIC is our "
+           "choice: none of the papers has it."),
+    Option("DATASET.PHOTOMETRIC.BRIGHTNESS", 0.125, fraction,
+           "Largest offset of all channels, either way, in their range of 255."),
+    Option("DATASET.PHOTOMETRIC.CONTRAST", 0.5, fraction,
+           "Largest change of the gain about mid-grey: 0.5 draws it from 0.5 to 1.5."),
+    Option("DATASET.PHOTOMETRIC.SATURATION", 0.5, fraction,
+           "Largest change of the gain of colours about their grey."),
+    Option("DATASET.PHOTOMETRIC.HUE", 18.0, rule(lambda v: 0 <= v <= 180, "between 0 and 180"),
+           "Largest turn of the hue in degrees, either way."),
     Option("DATASET.MAX_NUM_PEOPLE", 30, above_0,
            "Maximum number of people per image: in the tag loss, of candidates per joint, and of "
            "detections."),
@@ -281,8 +297,13 @@ OPTIONS = (
            "Learning rate schedule: multistep, warmup_linear, cosine, cosine_restarts, one_cycle."),
     Option("TRAIN.LR_STEP", (200.0, 260.0), anything,
            "Epochs after which multistep divides the rate by 10."),
-    Option("TRAIN.WARMUP", 3.0, not_negative,
-           "Warm-up epochs of warmup_linear and cosine, from a tenth of the rate."),
+    Option("TRAIN.WARMUP.EPOCHS", 3.0, not_negative,
+           "Warm-up epochs of warmup_linear and cosine, before their fall."),
+    Option("TRAIN.WARMUP.STEPS", 0, not_negative,
+           "Steps of the run in which the rate of any SCHEDULE is multiplied by a factor that "
+           "rises to 1, instead of EPOCHS; 0: none."),
+    Option("TRAIN.WARMUP.FACTOR", 0.1, fraction,
+           "Where either begins: part of the rate, from which it rises in a straight line."),
     Option("TRAIN.RESTART.PERIOD", 16.0, at_least_1,
            "Epochs of the first period of cosine_restarts, from LR down to 0."),
     Option("TRAIN.RESTART.FACTOR", 2.0, at_least_1,
@@ -476,9 +497,20 @@ DEPENDENCES = (
         ("half_body",),
     ),
     Dependence(
-        tuple(f"DATASET.CUTOUT.{n}" for n in ("PROBABILITY", "SQUARES", "SIDE", "FILL")),
+        (
+            *(f"DATASET.CUTOUT.{n}" for n in ("PROBABILITY", "SQUARES", "MIN_SQUARES")),
+            *(f"DATASET.CUTOUT.{n}" for n in ("SIDE", "MIN_SIDE", "FILL")),
+        ),
         "DATASET.AUGMENTATIONS",
         ("cutout",),
+    ),
+    Dependence(
+        (
+            *(f"DATASET.PHOTOMETRIC.{n}" for n in ("PROBABILITY", "BRIGHTNESS", "CONTRAST")),
+            *(f"DATASET.PHOTOMETRIC.{n}" for n in ("SATURATION", "HUE")),
+        ),
+        "DATASET.AUGMENTATIONS",
+        ("photometric",),
     ),
     Dependence(("DATASET.OKS_SIGMAS",), "DATASET.SKELETON", ("file",)),
     Dependence(
@@ -502,12 +534,20 @@ DEPENDENCES = (
     Dependence(("LOSS.LAMBDA",), "LOSS.SAHR", (True,)),
     Dependence(("LOSS.GAMMA", "LOSS.DETACH_WEIGHT"), "LOSS.WAHR", (True,)),
     Dependence(("TRAIN.LR_STEP",), "TRAIN.SCHEDULE", ("multistep",)),
-    Dependence(("TRAIN.WARMUP",), "TRAIN.SCHEDULE", ("warmup_linear", "cosine")),
+    Dependence(("TRAIN.WARMUP.EPOCHS",), "TRAIN.SCHEDULE", ("warmup_linear", "cosine")),
+    Dependence(("TRAIN.WARMUP.EPOCHS",), "TRAIN.WARMUP.STEPS", (0,)),
     Dependence(
         ("TRAIN.RESTART.PERIOD", "TRAIN.RESTART.FACTOR"), "TRAIN.SCHEDULE", ("cosine_restarts",)
     ),
 )
 """Which options are refused where they have no effect (config/loading.py)."""
+
+RANGES = (
+    ("DATASET.AFFINE.MIN_SCALE", "DATASET.AFFINE.MAX_SCALE"),
+    ("DATASET.CUTOUT.MIN_SQUARES", "DATASET.CUTOUT.SQUARES"),
+    ("DATASET.CUTOUT.MIN_SIDE", "DATASET.CUTOUT.SIDE"),
+)
+"""Pairs of options of which the first must not be above the second."""
 
 SIZE_OPTIONS = {"DATASET.INPUT_SIZE"}
 """Options that are a number, or [width, height]."""

@@ -1,4 +1,4 @@
-"""Augmentations of samples: random affine crop, horizontal flip, half bodies, and cutout.
+"""Augmentations of samples: random affine crop, horizontal flip, half bodies, colours, and cutout.
 
 Augmentations draw all randomness from the `rng` argument and return a new `Sample`; inputs are
 never modified. Each states what it draws, and in which order: runs are reproduced by it.
@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 
 from hrpose.ops.boxes import PADDING, crop_transform
@@ -217,32 +218,93 @@ def half_body(sample: Sample, rng: np.random.Generator, config: HalfBodyConfig) 
     return replace(sample, boxes=box[None].astype(np.float32))
 
 
+# Colours -------------------------------------------------------------------------------------
+
+
+class PhotometricConfig(NamedTuple):
+    """The largest changes of a crop's colours, either way, and how often each is made."""
+
+    probability: float = 0.5  # of each of the four
+    brightness: float = 0.125  # offset, in ranges of 255
+    contrast: float = 0.5  # of a gain of 1
+    saturation: float = 0.5  # of a gain of 1
+    hue: float = 18.0  # degrees
+
+
+def photometric(sample: Sample, rng: np.random.Generator, config: PhotometricConfig) -> Sample:
+    """Change brightness, contrast, saturation and hue, each with a probability.
+
+    All four are linear in RGB, so that a pixel is multiplied by one matrix, and rounded and clipped
+    once. Draws four changes (uniform), and then four times whether it is made (uniform).
+    Source: the changes and ranges of SSD (Liu et al. 2016); linear, and about mid-grey, ours.
+    """
+    changes = rng.uniform(-1, 1, 4) * config[1:]
+    changes[rng.random(4) >= config.probability] = 0
+    if not changes.any():
+        return sample
+    brightness, contrast, saturation, hue = changes.tolist()
+    matrix = colour_matrix(brightness, 1 + contrast, 1 + saturation, hue)
+    return replace(sample, image=cv2.transform(sample.image, matrix))
+
+
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of R, G and B in the grey of a colour (BT.601)."""
+
+
+def colour_matrix(brightness: float, contrast: float, saturation: float, hue: float) -> np.ndarray:
+    """(3, 4), from (R, G, B, 1) to RGB: with Y the grey of a colour and D = RGB - Y its colour,
+
+    127.5 + contrast (Y + saturation * turned(D) - 127.5) + 255 brightness
+
+    turned: by `hue` degrees in the plane of U = (B - Y) / 2.03 and V = (R - Y) / 1.14
+    """
+    red, green, blue = np.eye(3)
+    luma = np.array(LUMA)
+    to_yuv = np.stack([luma, (blue - luma) / 2.03, (red - luma) / 1.14])
+    cos, sin = np.cos(np.radians(hue)), np.sin(np.radians(hue))
+    changed = np.eye(3)
+    changed[1:, 1:] = saturation * np.array([[cos, -sin], [sin, cos]])
+    linear = contrast * np.linalg.solve(to_yuv, changed @ to_yuv)
+    offset = 127.5 * (1 - contrast) + 255 * brightness
+    return np.column_stack([linear, np.full(3, offset)])
+
+
 # Cutout --------------------------------------------------------------------------------------
 
 
 class CutoutConfig(NamedTuple):
-    """How often a crop has hidden squares, how many and how large."""
+    """How often a crop has hidden squares or rectangles, how many and how large."""
 
     fill: tuple[int, ...]  # RGB of the hidden pixels
     probability: float = 1.0
     squares: int = 1
     side: float = 0.5  # of a square, in widths of the crop
+    min_squares: int = 0  # 0: always `squares`
+    min_side: float = 0.0  # of a rectangle; 0: squares of `side`
 
 
 def cutout(sample: Sample, rng: np.random.Generator, config: CutoutConfig) -> Sample:
-    """Fill squares of a crop with one colour; joints and supervision under them stay.
+    """Fill squares or rectangles of a crop with one colour; joints and supervision there stay.
 
-    A square may reach beyond the border. Its pixels are those whose middles lie in it; the side is
-    rounded to whole pixels, at least one.
-    Draws whether to (uniform), and only then the centre of each square (uniform in x, then in y).
-    Source: Cutout (DeVries and Taylor 2017), whose squares are centred anywhere in the image. RAM
-    and GPR's paper trains with it, but prints no side, number or fill: the defaults are ours.
+    One may reach beyond the border. Its pixels are those whose middles lie in it; sides are rounded
+    to whole pixels, at least one.
+    Draws whether to (uniform), and only then how many, if there is a range (uniform); for each its
+    width and height, if there is a range (uniform), and its centre (uniform in x, then in y).
+    Source: Cutout (DeVries and Taylor 2017), whose squares are centred anywhere in the image; with
+    several rectangles the coarse dropout of augmentation libraries. RAM and GPR's paper trains with
+    cutout, but prints no side, number or fill: the defaults are ours.
     """
     if rng.random() >= config.probability:
         return sample
     height, width = sample.image.shape[:2]
-    side, image = max(1, round(config.side * width)), sample.image.copy()
-    for _ in range(config.squares):
-        left, top = np.rint(rng.uniform(0, (width, height)) - side / 2).astype(int)
-        image[max(top, 0) : top + side, max(left, 0) : left + side] = config.fill
+    count, image = config.squares, sample.image.copy()
+    if config.min_squares:
+        count = int(rng.integers(config.min_squares, config.squares + 1))
+    for _ in range(count):
+        sides = np.full(2, config.side)
+        if config.min_side:
+            sides = rng.uniform(config.min_side, config.side, 2)
+        w, h = np.maximum(1, np.rint(sides * width)).astype(int)
+        left, top = np.rint(rng.uniform(0, (width, height)) - (w / 2, h / 2)).astype(int)
+        image[max(top, 0) : top + h, max(left, 0) : left + w] = config.fill
     return replace(sample, image=image)

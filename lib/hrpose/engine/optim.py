@@ -100,14 +100,22 @@ def multistep(epoch: float, lr_step: Sequence[float], lr_factor: float = 0.1, **
     return lr_factor ** bisect_right(sorted(lr_step), epoch)
 
 
-def warmup_linear(epoch: float, warmup: float, epochs: float, **_: object) -> float:
-    """From a tenth to 1 in `warmup` epochs, then linearly to 0 (SWAHR)."""
-    return _warmed_up(epoch, warmup, epochs, lambda progress: 1 - progress)
+def warmup_linear(
+    epoch: float, warmup: float, epochs: float, warmup_factor: float = 0.1, **_: object
+) -> float:
+    """From `warmup_factor` to 1 in `warmup` epochs, then linearly to 0 (SWAHR)."""
+    if epoch < warmup:
+        return warm_up(epoch, warmup, warmup_factor)
+    return 1 - _after_warmup(epoch, warmup, epochs)
 
 
-def cosine(epoch: float, warmup: float, epochs: float, **_: object) -> float:
-    """From a tenth to 1 in `warmup` epochs, then along half a cosine to 0."""
-    return _warmed_up(epoch, warmup, epochs, _half_cosine)
+def cosine(
+    epoch: float, warmup: float, epochs: float, warmup_factor: float = 0.1, **_: object
+) -> float:
+    """From `warmup_factor` to 1 in `warmup` epochs, then along half a cosine to 0."""
+    if epoch < warmup:
+        return warm_up(epoch, warmup, warmup_factor)
+    return _half_cosine(_after_warmup(epoch, warmup, epochs))
 
 
 def cosine_restarts(epoch: float, period: float, factor: float, **_: object) -> float:
@@ -140,10 +148,14 @@ def one_cycle(epoch: float, epochs: float, **_: object) -> float:
     return end + (1 - end) * _half_cosine(min(1.0, (epoch - peak) / (epochs - peak)))
 
 
-def _warmed_up(epoch: float, warmup: float, epochs: float, decay: Schedule) -> float:
-    if epoch < warmup:
-        return 0.1 + 0.9 * epoch / warmup
-    return decay(min(1.0, (epoch - warmup) / max(epochs - warmup, 1e-9)))
+def warm_up(done: float, length: float, factor: float) -> float:
+    """From `factor` in a straight line to 1 in `length` steps or epochs; 1 from there on."""
+    return factor + (1 - factor) * done / length if done < length else 1.0
+
+
+def _after_warmup(epoch: float, warmup: float, epochs: float) -> float:
+    """Progress from 0 where the warm-up ends to 1."""
+    return min(1.0, (epoch - warmup) / max(epochs - warmup, 1e-9))
 
 
 def _half_cosine(progress: float) -> float:

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm import tqdm
 
-from hrpose.engine.optim import Schedule
+from hrpose.engine.optim import Schedule, warm_up
 from hrpose.engine.signals import StopRequested
 from hrpose.engine.state import Metrics, TrainState
 from hrpose.engine.step import Batch, to_device
@@ -27,6 +27,8 @@ class TrainConfig(NamedTuple):
     epochs: int
     lr: float  # before the schedule's factor
     schedule: Schedule
+    warmup_steps: int = 0  # of the run, in which the schedule's rate rises
+    warmup_factor: float = 0.1  # from this part of it
     log_every: int = 100  # steps
     validate_every: int = 10  # epochs; 0: only after the last
     visualize_every: int = 10  # epochs; 0: never
@@ -100,6 +102,7 @@ class Trainer:
                 batch = metrics.timed_next(batches)
                 with state.signals.deferred():
                     lr = config.lr * config.schedule(progress.epoch + progress.batch / total)
+                    lr *= warm_up(progress.step, config.warmup_steps, config.warmup_factor)
                     metrics.update(*step.step(batch, lr, progress.step))
                     progress.batch, progress.step = progress.batch + 1, progress.step + 1
                     bar.update()

@@ -45,9 +45,10 @@ _BENCH_DATA = (
     *("DATASET.IMAGES", "DATASET.CATEGORY", "DATASET.IMAGE_IDS", "DATASET.SKELETON"),
     *("DATASET.OKS_SIGMAS", "DATASET.GROUPING_ORDER", "DATASET.IGNORE_REGIONS"),
     *("MODEL.PRETRAINED", "MODEL.ALLOW_MISSING"),  # ImageNet weights do not fit half the width
+    *("TRAIN.WARMUP.STEPS", "TRAIN.WARMUP.FACTOR"),  # of a training of another length
 )
-"""Options that are bench.yaml's even where it leaves them at their defaults: one data set replaces
-another as a whole."""
+"""Options that are bench.yaml's even where it leaves them at their defaults: one data set, or one
+warm-up, replaces another as a whole."""
 
 
 class Experiment(NamedTuple):
@@ -224,7 +225,7 @@ def bench_overrides(config: CfgNode) -> list[str]:
     bench = load_config(BENCH)
     keys = [*(entry.key for entry in read_entries(BENCH)), *_BENCH_DATA]
     if own:
-        keys = [key for key in keys if key not in _BENCH_DATA or key.startswith("MODEL")]
+        keys = [key for key in keys if key not in _BENCH_DATA or key.startswith(("MODEL", "TRAIN"))]
 
     def quarter(side: Any) -> Any:
         """The nearest multiple of 32, the larger of two; 0 stays 0. (W, H): each"""
