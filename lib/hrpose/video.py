@@ -265,8 +265,8 @@ class VideoFile:
         self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, size)
         if not self._writer.isOpened():
             raise OSError(
-                f"{path} cannot be written as a video of {size[0]} x {size[1]} pixels; check that "
-                "its folder can be written to, or draw images"
+                f"no {path.suffix} of {size[0]} x {size[1]} pixels can be written to {path.parent}; "
+                "check that you may write there, or draw images"
             )
         self._begun = 0.0  # time of the first frame
         self._last: Any = None
@@ -293,7 +293,7 @@ class VideoFile:
         self._writer.release()
 
     def _put(self, image: Any) -> None:
-        with naming_full_disk(self.path):  # which FFmpeg ignores
+        with naming_full_disk(self.path.parent):  # which FFmpeg ignores
             if shutil.disk_usage(self.path.parent).free < 2 * image.nbytes + 2**20:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._writer.write(image)
