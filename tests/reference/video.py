@@ -1,10 +1,22 @@
-"""A video to poses, frame by frame: read, predict, draw, write, and only then the next."""
+"""A video to poses, frame by frame: read, predict, draw, write, and only then the next.
+
+    PYTHONPATH=lib:tests python -m reference.video a.mp4 --cfg X TEST.MODEL_FILE best.pth
+
+compares it with tools/test.py, which overlaps these steps, in turns.
+"""
 
 import json
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import cv2
 
+from hrpose.builders import load_predictor
+from hrpose.builders.datasets import build_skeleton
+from hrpose.programs import cli
+from hrpose.programs.arguments import parse
 from hrpose.visualize import draw_poses
 
 
@@ -39,3 +51,22 @@ def predict_video(path, predictor, skeleton, threshold, folder, suffix=".mp4"):
             index += 1
     writer.release()
     return index, index / (time.perf_counter() - begun)
+
+
+def main(path, arguments, turns=3):
+    """Print frames/s of both, in turns."""
+    with tempfile.TemporaryDirectory() as folder:
+        place = ["--input", path, "--output", f"{folder}/found", "--format", "jsonl"]
+        _, config = parse("test", [*place, *arguments])
+        predictor, skeleton = load_predictor(config), build_skeleton(config)
+        for turn in range(turns):
+            plain = Path(folder, f"plain{turn}")
+            plain.mkdir()
+            threshold = config.TEST.DETECTION_THRESHOLD
+            count, rate = predict_video(path, predictor, skeleton, threshold, plain)
+            print(f"frame by frame: {count} frames, {rate:.3g} frames/s", flush=True)
+            cli.main("test", [*place, *arguments])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
