@@ -489,7 +489,7 @@ def test_a_full_disk_is_named_and_the_video_can_be_played(predict, tmp_path):
     for _ in range(40):
         writer.write(rng.integers(0, 256, (320, 320, 3), np.uint8))
     writer.release()
-    with small_disk(tmp_path / "found", 2):
+    with small_disk(tmp_path / "found", 17):
         status, printed = predict(path, predictor=lambda image: find_square(square(0)))
         assert status == 2 and "make room on its disk" in printed
         drawn = read_all(tmp_path / "found" / "noise.avi.mp4")

@@ -38,6 +38,9 @@ MIN_FAILURES, MAX_FAILURES = 25, 1000
 """Frames in a row that cannot be decoded before a source is given up: at least as many as the
 first or, of a file, as there should be still, but no more than the second."""
 
+RESERVE = 2**24
+"""Bytes of a disk that videos leave free, for the results and to complete the videos."""
+
 MAX_HOLD = 5.0
 """Seconds for which a written video shows a frame, at most, until the next: clocks may jump."""
 
@@ -235,9 +238,11 @@ class BackgroundThread:
             self._waiting.popleft().result()
 
     def drain(self) -> None:
-        """Wait for all calls."""
-        while self._waiting:
-            self._waiting.popleft().result()
+        """Wait for all calls; the first error of them is raised."""
+        waiting, self._waiting = self._waiting, deque()
+        errors = [error for call in waiting if (error := call.exception())]
+        if errors:
+            raise errors[0]
 
     def __enter__(self) -> BackgroundThread:
         return self
@@ -265,8 +270,8 @@ class VideoFile:
         self._writer = cv2.VideoWriter(str(path), cv2.CAP_FFMPEG, codec, fps, size)
         if not self._writer.isOpened():
             raise OSError(
-                f"no {path.suffix} of {size[0]} x {size[1]} pixels can be written to {path.parent}; "
-                "check that you may write there, or draw images"
+                f"no {path.suffix} of {size[0]} x {size[1]} pixels can be written to "
+                f"{path.parent}; check that you may write there, or draw images"
             )
         self._begun = 0.0  # time of the first frame
         self._last: Any = None
@@ -294,7 +299,7 @@ class VideoFile:
 
     def _put(self, image: Any) -> None:
         with naming_full_disk(self.path.parent):  # which FFmpeg ignores
-            if shutil.disk_usage(self.path.parent).free < 2 * image.nbytes + 2**20:
+            if shutil.disk_usage(self.path.parent).free < 2 * image.nbytes + RESERVE:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._writer.write(image)
         self.count += 1

@@ -5,18 +5,21 @@
 compares it with tools/test.py, which overlaps these steps, in turns.
 """
 
+import argparse
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
+from unittest.mock import patch
 
 import cv2
+import numpy as np
 
 from hrpose.builders import load_predictor
 from hrpose.builders.datasets import build_skeleton
 from hrpose.programs import cli
 from hrpose.programs.arguments import parse
+from hrpose.structures import Poses
 from hrpose.visualize import draw_poses
 
 
@@ -53,20 +56,43 @@ def predict_video(path, predictor, skeleton, threshold, folder, suffix=".mp4"):
     return index, index / (time.perf_counter() - begun)
 
 
-def main(path, arguments, turns=3):
-    """Print frames/s of both, in turns."""
+def waiting_predictor(seconds):
+    """Five people in every image after a while: as on a GPU, the CPU is idle meanwhile."""
+    joints = np.full((5, 17, 3), 0.9, np.float32)
+    joints[..., :2] = np.random.default_rng(0).uniform(0, 500, (5, 17, 2))
+
+    def predict(image):
+        time.sleep(seconds)
+        return Poses(joints, np.full(5, 0.9, np.float32))
+
+    return predict
+
+
+def compare(path, arguments, load, turns=3):
+    """Print frames/s of both, in turns; load: config -> predictor"""
     with tempfile.TemporaryDirectory() as folder:
         place = ["--input", path, "--output", f"{folder}/found", "--format", "jsonl"]
         _, config = parse("test", [*place, *arguments])
-        predictor, skeleton = load_predictor(config), build_skeleton(config)
+        predictor, skeleton = load(config), build_skeleton(config)
+        suffix = ".webm" if path.endswith(".webm") else ".mp4"
         for turn in range(turns):
             plain = Path(folder, f"plain{turn}")
             plain.mkdir()
-            threshold = config.TEST.DETECTION_THRESHOLD
-            count, rate = predict_video(path, predictor, skeleton, threshold, plain)
+            given = skeleton, config.TEST.DETECTION_THRESHOLD, plain, suffix
+            count, rate = predict_video(path, predictor, *given)
             print(f"frame by frame: {count} frames, {rate:.3g} frames/s", flush=True)
-            cli.main("test", [*place, *arguments])
+            with patch("hrpose.programs.test.load_predictor", load):
+                cli.main("test", [*place, *arguments])
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    parser = argparse.ArgumentParser()
+    parser.add_argument("path")
+    parser.add_argument("--wait", type=float, help="ms; in place of a network, wait")
+    known, rest = parser.parse_known_args()
+    waits = known.wait is not None
+    compare(
+        known.path,
+        rest,
+        (lambda config: waiting_predictor(known.wait / 1000)) if waits else load_predictor,
+    )

@@ -6,6 +6,7 @@ read (a thread, of videos) -> boxes, network, tracks -> draw and write (a thread
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any
 
@@ -85,12 +86,12 @@ class FrameLoop:
         source = VideoSource(clip.address, clip.name, clip.label, excerpt)
         before = dict(self.times.items)
         ahead = newest_frames if source.live else read_frames_ahead
-        frames = ahead(self.times.each(READ, source))
         self.recorder.begin_clip(drawn, source.fps / excerpt.every)
         title = f"predicting {clip.label}"
         try:
-            for frame in progress(frames, title, source.expected(), note=self._slowest):
-                self._frame(frame)
+            with closing(ahead(self.times.each(READ, source))) as frames:
+                for frame in progress(frames, title, source.expected(), note=self._slowest):
+                    self._frame(frame)
             self.background.drain()
         finally:
             self.background.submit(self.recorder.end_clip)

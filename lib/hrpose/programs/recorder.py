@@ -83,7 +83,8 @@ class StreamedResults:
             self._file.flush()
 
     def close(self) -> None:
-        self._file.close()
+        with naming_full_disk(self.path):
+            self._file.close()
         self.output.adopt(self.name, self.path)
 
 
@@ -112,7 +113,7 @@ def csv_lines(joints: Sequence[str]) -> tuple[str, AsLines]:
 
 
 LINES = {".jsonl": json_lines, ".csv": csv_lines}
-WRITERS: dict[str, type[WholeResults] | type[StreamedResults]] = {
+RESULT_WRITERS: dict[str, type[WholeResults] | type[StreamedResults]] = {
     "coco": WholeResults,
     "jsonl": StreamedResults,
     "csv": StreamedResults,
@@ -160,12 +161,12 @@ class Recorder:
     """Writes the poses of photos and of the frames of clips, and draws them."""
 
     def __init__(self, config: CfgNode, output: OutputFolder, form: str, draw: str) -> None:
-        """form: of WRITERS   draw: of DRAWINGS; empty: photos as images, clips as videos"""
+        """form: of RESULT_WRITERS   draw: of DRAWINGS; empty: photos as images, clips as videos"""
         self.output = output
         self.draws_photos, self.draws_clips = draw != "none", DRAWINGS[draw or "video"]
         self.category, self.skeleton = results_category(config), build_skeleton(config)
         self.threshold, self.source = config.TEST.DETECTION_THRESHOLD, box_source(config)
-        self.results = WRITERS[form](output, RESULTS[form], self.skeleton.joints)
+        self.results = RESULT_WRITERS[form](output, RESULTS[form], self.skeleton.joints)
         self.images = self.frames = self.people = 0
         self.boxes: list[PoseRecord] = []  # of photos
         self.sizes: list[tuple[int, int]] = []  # (W, H) of the photo of each box
