@@ -194,7 +194,8 @@ class Tracker:
         if not tracks or not len(indices):
             return {}
         expected = np.stack([track.joints for track in tracks])
-        alike = pose_similarities(expected, joints[indices], self._sigmas)
+        ages = np.array([track.missed for track in tracks])
+        alike = pose_similarities(expected, ages, joints[indices], self._sigmas)
         accepted = alike >= self.config.min_oks
         rows, columns = linear_sum_assignment(np.where(accepted, alike, 0), maximize=True)
         pairs = zip(rows.tolist(), columns.tolist())
@@ -214,11 +215,16 @@ def only_seen(joints: np.ndarray, min_joint: float) -> np.ndarray:
     return np.where(joints[..., 2:] > min_joint, joints, 0).astype(float)
 
 
-def pose_similarities(expected: np.ndarray, found: np.ndarray, sigmas: np.ndarray) -> np.ndarray:
-    """OKS (T, N) of poses (T, K, 3) and (N, K, 3), over the joints that both have.
+def pose_similarities(
+    expected: np.ndarray, ages: np.ndarray, found: np.ndarray, sigmas: np.ndarray
+) -> np.ndarray:
+    """OKS (T, N) of expected poses (T, K, 3) and those found (N, K, 3), over common joints.
 
-    The area of a pair is the mean of both; joints of the value 0 are missing.
+    Both are uncertain, hence the area of a pair, which scales the variance that OKS tolerates, is
+    the sum of both, that of the expected pose times its age.
+
+    ages: (T,) frames since each was found, from 1   Joints of the value 0 are missing.
     """
     both = (expected[:, None, :, 2] > 0) & (found[None, :, :, 2] > 0)  # (T, N, K)
-    areas = (joint_areas(expected)[:, None] + joint_areas(found)) * (BOX_FILL / 2)
+    areas = BOX_FILL * ((ages * joint_areas(expected))[:, None] + joint_areas(found))
     return oks(expected, found, areas, sigmas, both)
