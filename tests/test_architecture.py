@@ -29,7 +29,7 @@ WORDS = [
     "codecs.offset",
     "codecs.tags",
 ]
-PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
+PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize", "video"]
 ASSEMBLY = [
     "config",
     "builders.devices",
@@ -61,6 +61,7 @@ TORCHLESS = [
     "inference.onnx_topdown",
     "inference.onnx_predictor",
     "inference.detectors",
+    "video",
 ]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path

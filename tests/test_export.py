@@ -135,6 +135,18 @@ def test_the_file_finds_the_predictors_people(shipped, trained, scenes):
     assert share_of_others(exported, predictor, photos(scenes)) <= 0.02
 
 
+def test_a_config_with_the_file_predicts_as_it_was_exported(shipped, trained, scenes):
+    config = load_config(QUICKSTART, [*trained, "TEST.MODEL_FILE", str(shipped[0])])
+    image = read_image(photos(scenes)[0])
+    found, expected = load_predictor(config)(image), OnnxPredictor.load(shipped[0])(image)
+    assert np.array_equal(found.joints, expected.joints)
+    other = load_config(
+        QUICKSTART, ["TEST.MODEL_FILE", str(shipped[0]), "DATASET.SKELETON", "mpii"]
+    )
+    with pytest.raises(ValueError, match="not of this config: the family or the joints differ"):
+        load_predictor(other)
+
+
 REAL = ROOT.parent / "shared" / "data" / "coco_subset" / "images" / "val2017"
 
 

@@ -494,6 +494,38 @@ def test_photos_are_searched_where_a_bottom_up_network_finds_people(
     assert all(box["score"] >= boxes[0]["score"] for box in best)
 
 
+def test_people_in_a_video_are_searched_by_a_detector(predict, scenes, bottom_up, tmp_path):
+    """Frames have the people that they have as photos; a file of boxes is refused."""
+    photos = sorted((scenes / "images" / "val2017").iterdir())[:2]
+    images = [cv2.resize(cv2.imread(str(path)), (160, 120)) for path in photos]
+    writer = cv2.VideoWriter(
+        str(tmp_path / "a.avi"), cv2.VideoWriter.fourcc(*"MJPG"), 5, (160, 120)
+    )
+    for image in images:
+        writer.write(image)
+    writer.release()
+    (tmp_path / "frames").mkdir()
+    capture = cv2.VideoCapture(str(tmp_path / "a.avi"))
+    for name in ("0.png", "1.png"):
+        cv2.imwrite(str(tmp_path / "frames" / name), capture.read()[1])
+    predict(tmp_path / "frames", "--boxes", bottom_up)
+    expected, boxes = in_folder(tmp_path / "found")
+    printed = predict(tmp_path / "a.avi", "--boxes", bottom_up, folder="video")
+    assert "boxes: bottom_up_small\n" in printed and "in 2 frames" in printed
+    found = json.loads((tmp_path / "video" / "keypoints.json").read_text())
+    assert len(found) >= 2 and [pose.pop("frame") for pose in found] == [
+        pose["image_id"] - 1 for pose in found
+    ]
+    for pose in (*expected, *found):
+        for name in ("file_name", "time"):
+            pose.pop(name, None)
+    assert found == expected and not (tmp_path / "video" / "boxes.json").exists()
+    refused = predict(
+        tmp_path / "a.avi", "--boxes", written(tmp_path / "boxes.json", boxes), status=2
+    )
+    assert "a.avi is a video: give --boxes detector" in refused
+
+
 def test_a_photo_without_boxes_is_named_and_drawn(predict, scenes, labels, tmp_path):
     """Ids of a detector's file are those with which the names of COCO's photos end."""
     first, second, *rest = labels["images"]

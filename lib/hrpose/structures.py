@@ -77,8 +77,12 @@ class Poses:
     scores: np.ndarray  # (N,) float32
     boxes: np.ndarray | None = None  # (N, 4) x, y, width, height, of a top-down model
     box_indices: np.ndarray | None = None  # (N,) of the boxes that the predictor was given
-    track_ids: np.ndarray | None = None  # (N,) of the same person in all images of a video
+    track_ids: np.ndarray | None = None
+    """(N,) of the same person in all images of a video, from 1; NO_TRACK: not known (yet)."""
 
+
+NO_TRACK = -1
+"""The track id of a pose that continues no confirmed track."""
 
 PERSON = 1
 """COCO's category id of people."""
@@ -87,7 +91,8 @@ PERSON = 1
 def to_results(image_id: int, poses: Poses, category_id: int) -> list[dict[str, Any]]:
     """One image's poses in COCO's results format: keypoints are [x, y, score] * K, all floats.
 
-    Poses of boxes also have `box_index`, the box's number among those the predictor was given.
+    Poses of boxes also have `box_index`, the box's number among those the predictor was given, and
+    those of confirmed tracks `track_id`.
     """
     results = [
         {
@@ -101,6 +106,9 @@ def to_results(image_id: int, poses: Poses, category_id: int) -> list[dict[str, 
     if poses.box_indices is not None:
         for result, index in zip(results, poses.box_indices, strict=True):
             result["box_index"] = int(index)
+    if poses.track_ids is not None:
+        for result, track_id in zip(results, poses.track_ids, strict=True):
+            result |= {"track_id": int(track_id)} if track_id != NO_TRACK else {}
     return results
 
 

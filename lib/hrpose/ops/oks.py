@@ -26,7 +26,8 @@ def oks(
     joints_b: (M, K, 2 | 3)  in the same frame
     areas:    (N,)           of the people in a, in square pixels of that frame; or of pairs (N, M)
     sigmas:   (K,)           tolerance of each joint
-    visible:  (N, K)         above 0 where a joint of a is labelled: flags 0 | 1 | 2, or booleans
+    visible:  (N, K)         above 0 where a joint of a is labelled: flags 0 | 1 | 2, or booleans;
+              or of pairs (N, M, K)
     """
     step = joints_b[None, :, :, :2].astype(float) - joints_a[:, None, :, :2]  # (N, M, K, 2)
     tolerance = 2 * (2 * np.asarray(sigmas, dtype=float)) ** 2  # (K,)
@@ -35,9 +36,9 @@ def oks(
     area = (areas if areas.ndim == 2 else areas[:, None])[..., None] + np.spacing(1.0)
     similarity = np.exp(-(step**2).sum(-1) / (tolerance * area))  # (N, M, K)
 
-    labelled = np.asarray(visible) > 0  # (N, K)
-    count = labelled.sum(-1)[:, None]  # (N, 1)
-    return (similarity * labelled[:, None]).sum(-1) / np.maximum(count, 1)
+    labelled = np.asarray(visible) > 0
+    labelled = labelled if labelled.ndim == 3 else labelled[:, None]  # (N, 1 | M, K)
+    return (similarity * labelled).sum(-1) / np.maximum(labelled.sum(-1), 1)
 
 
 def oks_nms(

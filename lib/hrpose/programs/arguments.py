@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -93,9 +94,21 @@ def _test() -> argparse.ArgumentParser:
         "--input",
         required=True,
         type=os.path.expanduser,
-        help="an image, a folder, or a 'pattern*.jpg'",
+        help="an image, a video, a folder, a 'pattern*.jpg', a list of paths (.txt, or - for "
+        "stdin), the number of a camera, or rtsp://... or http://...",
     )
-    parser.add_argument("--output", required=True, type=user_path, help="folder to write to")
+    add = parser.add_argument
+    add("--output", required=True, type=user_path, help="folder to write to")
+    add("--draw", choices=("none", "images", "video"), default="", help="default: as the input is")
+    add(
+        "--format",
+        choices=("coco", "jsonl", "csv"),
+        default="coco",
+        help="of the results; jsonl and csv are written frame by frame, coco in the end",
+    )
+    add("--every", type=positive, default=1, metavar="N", help="of a video, every N-th frame")
+    add("--start", type=seconds, default=0.0, metavar="S", help="from second S of a video")
+    add("--end", type=seconds, default=math.inf, metavar="S", help="to second S of a video")
     parser.add_argument(
         "--image-info",
         type=user_path,
@@ -343,6 +356,16 @@ def positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)
+
+
+def seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return value
 
 
 def network_sizes(text: str) -> list[int]:

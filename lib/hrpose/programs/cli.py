@@ -22,6 +22,7 @@ DEBUG = "HRPOSE_DEBUG"
 """Environment variable that, if set, adds the traceback to every error message."""
 
 os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")  # its warnings repeat what an error names
+os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # and so do those of its FFmpeg: none
 
 
 def main(program: str, arguments: Sequence[str] | None = None) -> None:

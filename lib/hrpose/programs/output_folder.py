@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from hrpose.ops.atomic_io import atomic_write, naming_full_disk
+from hrpose.ops.atomic_io import atomic_write, naming_full_disk, sha256
 
 ACCOUNT = "written.jsonl"
 
@@ -78,14 +78,24 @@ class OutputFolder:
         Errors: FileExistsError for a file of the user's; OSError where it cannot be written
         """
         self.refuse_foreign([name])
-        digest = hashlib.sha256(content).hexdigest()
+        self._record(name, hashlib.sha256(content).hexdigest())
+        atomic_write(self.folder / name, lambda file: file.write(content))
+
+    def adopt(self, name: str, written: Path) -> None:
+        """Take in a file that is complete now, from beside its place or from there.
+
+        Until then it is no file of ours: after a kill it is not replaced.
+        """
+        self._record(name, sha256(written))
+        written.replace(self.folder / name)
+
+    def _record(self, name: str, digest: str) -> None:
         self.digests.setdefault(name, set()).add(digest)
         line = json.dumps({"path": name, "sha256": digest})
         with naming_full_disk(self.account):
             self.folder.mkdir(parents=True, exist_ok=True)
             with self.account.open("a") as account:
                 account.write(f"\n{line}" if account.tell() else line)  # a cut line ends here
-        atomic_write(self.folder / name, lambda file: file.write(content))
 
     def _is_foreign(self, name: str) -> bool:
         if ".." in PurePosixPath(name).parts or PurePosixPath(name).is_absolute():

@@ -1,21 +1,19 @@
-"""Predict poses in images without annotations: photos, or a benchmark's hidden test set."""
+"""Predict poses without annotations: photos, videos, cameras, a benchmark's hidden test set."""
 
 from __future__ import annotations
 
 import argparse
-import json
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from yacs.config import CfgNode
 
-from hrpose.builders.datasets import build_skeleton, results_category
-from hrpose.builders.detectors import BOX_SOURCES, TRUTH, PhotoBoxes, build_photo_boxes
+from hrpose.builders.datasets import results_category
+from hrpose.builders.detectors import BOX_SOURCES, TRUTH, PhotoBoxes, build_photo_boxes, is_detector
 from hrpose.builders.families import (
-    box_source,
     family,
     is_top_down,
     load_predictor,
@@ -26,21 +24,20 @@ from hrpose.data.boxes import UNKNOWN_SIZE
 from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
 from hrpose.data.samples import BoxedImageDataset, ImageDataset
 from hrpose.evaluation.results import RESULT_FIELDS
-from hrpose.ops.atomic_io import DiskFullError
-from hrpose.ops.image import describe_error, encode, read_with_doubts
 from hrpose.ops.progress import progress
+from hrpose.programs.frame_loop import FrameLoop
+from hrpose.programs.inputs import (
+    Clip,
+    Inputs,
+    Photo,
+    drawn_names,
+    find_inputs,
+    refuse_among_inputs,
+)
 from hrpose.programs.output_folder import ACCOUNT, OutputFolder
-from hrpose.programs.photos import Photo, find_photos, picture_names, refuse_among_photos
-from hrpose.programs.visual_reports import draw_confident
-from hrpose.structures import Poses, to_results
-
-RESULTS = "keypoints.json"
-
-CATEGORIES = "categories.json"
-"""COCO's `categories` of these results: id, name, joints and limbs."""
-
-BOXES = "boxes.json"
-"""The boxes that a top-down network was given, as --boxes takes them."""
+from hrpose.programs.recorder import BOXES, CATEGORIES, RESULTS, Recorder, as_json
+from hrpose.structures import to_results
+from hrpose.video import BackgroundThread, Excerpt
 
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
@@ -56,7 +53,7 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
         images = listed_images(known.image_info, Path(known.input), config.DATASET.EXIF)
         submit(config, images, known.output, known.image_info.stem.removeprefix("image_info_"))
     else:
-        predict_photos(config, find_photos(known.input), known.output)
+        predict_inputs(config, find_inputs(known.input), known)
 
 
 def with_boxes(config: CfgNode, boxes: str | None) -> CfgNode:
@@ -97,85 +94,75 @@ def listed_images(image_info: Path, folder: Path, exif: str = "auto") -> ImageDa
     return ImageDataset(records, ImageFiles(folder, exif))
 
 
-class PhotoResults:
-    """Poses of photos as COCO results and, of a top-down network, the boxes that it was given."""
+def predict_inputs(config: CfgNode, inputs: Inputs, known: argparse.Namespace) -> None:
+    """Draw the poses of photos and videos under the inputs' names, and write them as results.
 
-    def __init__(self, config: CfgNode):
-        self.category = results_category(config)
-        self.source = box_source(config)
-        self.files = [RESULTS, CATEGORIES, *([BOXES] if is_top_down(config) else [])]
-        self.poses: list[dict[str, Any]] = []
-        self.boxes: list[dict[str, Any]] = []
-        self.sizes: list[tuple[int, int]] = []  # (W, H) of the photo of each box
-
-    def add(self, photo: Photo, image: np.ndarray, poses: Poses, *given: np.ndarray) -> None:
-        """given: of a top-down network, the boxes (N, 4) and scores (N,) that it was given"""
-        found = to_results(photo.image_id, poses, self.category["id"])
-        boxes = [dict(zip(("bbox", "score"), pair)) for pair in zip(*(g.tolist() for g in given))]
-        for pose in found:
-            pose["file_name"] = photo.name
-            if boxes:  # not "bbox": COCO's tools would take the pose for a box
-                box = boxes[pose["box_index"]]
-                pose |= {"box": box["bbox"], "box_score": box["score"], "box_source": self.source}
-        shared = {"image_id": photo.image_id, "category_id": self.category["id"]}
-        named = {"file_name": photo.name, "source": self.source}
-        self.poses += found
-        self.boxes += [{**shared, **box, **named} for box in boxes]
-        self.sizes += [(image.shape[1], image.shape[0])] * len(boxes)
-
-    def write(self, output: OutputFolder) -> None:
-        """All files, of what was found so far."""
-        contents = self.poses, [self.category], self.boxes
-        for name, content in zip(self.files, contents):
-            output.write(name, as_json(content))
-
-
-def predict_photos(config: CfgNode, photos: Sequence[Photo], folder: Path) -> None:
-    """Draw the poses of photos under the photos' names, and write them as COCO results.
-
-    What an earlier run wrote into the folder goes; no other file in it is replaced. A photo that
+    What an earlier run wrote into the folder goes; no other file in it is replaced. An input that
     cannot be read, or whose picture cannot be written, is named at the end and costs no other; so
-    is one that is not in a file of boxes, and has none.
+    is a photo that is not in a file of boxes, and has none.
     """
-    refuse_among_photos(photos, folder)
-    output, results = OutputFolder(folder), PhotoResults(config)
-    reserved = {*results.files, ACCOUNT} & {photo.name.split("/")[0] for photo in photos}
+    check_video_options(config, inputs, known)
+    refuse_among_inputs(inputs.paths(), known.output)
+    output, drawn = OutputFolder(known.output), drawn_names(inputs)
+    files = [RESULTS[known.format], CATEGORIES]
+    files += [BOXES] * bool(is_top_down(config) and inputs.photos)
+    reserved = {*files, ACCOUNT} & {each.name.split("/")[0] for each in drawn}
     if reserved:
         raise ValueError(
             f"a folder of photos is named {reserved.pop()}, as a file of ours; rename it"
         )
-    pictures = picture_names(photos)
-    output.refuse_foreign([*results.files, *pictures.values()])
-    boxes, skeleton = find_photo_boxes(config, photos), build_skeleton(config)
+    output.refuse_foreign([*files, *drawn_files(output.folder, drawn)])
+    boxes = find_input_boxes(config, inputs)
     predictor = load_predictor(config)
     output.clear()
-    broken: list[str] = []
-    missing = f"it is not in {config.TEST.BOXES}, and no people are searched"
-    doubtful = [f"{each.path}: {missing}" for each in photos if each.image_id in boxes.unknown]
+    recorder = Recorder(config, output, known.format, known.draw)
+    begun = time.perf_counter()
     try:
-        for photo in progress(photos, "predicting", len(photos)):
-            try:
-                image, doubts = read_with_doubts(photo.path)
-                doubtful += [f"{photo.path}: {doubt}" for doubt in doubts]
-                given = boxes.find(photo.image_id, image)
-                poses = predictor(image, *given)
-                picture = draw_confident(image, poses, skeleton, config.TEST.DETECTION_THRESHOLD)
-                output.write(pictures[photo], encode(picture, Path(pictures[photo]).suffix))
-            except DiskFullError:
-                raise
-            except (ValueError, OSError, MemoryError, cv2.error) as error:
-                broken.append(describe_error(photo.path, error))
-                continue
-            results.add(photo, image, poses, *given)
+        with BackgroundThread() as background:
+            loop = FrameLoop(predictor, boxes, recorder, background)
+            loop.photos(inputs.photos, drawn)
+            loop.clips(inputs.clips, drawn, Excerpt(known.every, known.start, known.end))
     finally:  # what was found before Ctrl-C is kept
-        results.write(output)
-    count = len(photos) - len(broken)
-    print(f"{len(results.poses)} people in {count} images; written to {folder}")
-    warn_of_corners([box["bbox"] for box in results.boxes], results.sizes)
+        recorder.close(files)
+        print(recorder.describe())
+    rate = (recorder.images + recorder.frames) / (time.perf_counter() - begun)
+    print(f"{rate:.3g} frames/s; each stage alone: {loop.times.describe()}")
+    warn_of_corners([box["bbox"] for box in recorder.boxes], recorder.sizes)
+    missing = f"it is not in {config.TEST.BOXES}, and no people are searched"
+    unknown = [each.path for each in inputs.photos if each.image_id in boxes.unknown]
+    doubtful = [f"{path}: {missing}" for path in unknown] + loop.doubtful
     if doubtful:
         print(f"warning: {len(doubtful)} images may not be what they should:", *doubtful, sep="\n")
-    if broken:
-        raise ValueError(f"{len(broken)} images have no result:\n" + "\n".join(broken))
+    print(*(f"warning: {note}" for note in loop.notes), sep="\n", end="\n" * bool(loop.notes))
+    if loop.broken:
+        kind = "images" if len(inputs.photos) else "videos"
+        raise ValueError(f"{len(loop.broken)} {kind} have no result:\n" + "\n".join(loop.broken))
+
+
+def check_video_options(config: CfgNode, inputs: Inputs, known: argparse.Namespace) -> None:
+    """ValueError for options that these inputs do not have."""
+    if not inputs.clips and (known.every, known.start, known.end) != Excerpt():
+        raise ValueError(
+            f"--every, --start and --end choose frames of videos, and {known.input} has none"
+        )
+    if inputs.photos and known.draw == "video":
+        raise ValueError(
+            f"--draw video: {inputs.photos[0].path} is a photo; leave --draw out: photos are drawn "
+            "as images, and videos as videos"
+        )
+    boxes = config.TEST.BOXES
+    if is_top_down(config) and inputs.clips and boxes not in ("", TRUTH) and not is_detector(boxes):
+        raise ValueError(
+            f"TEST.BOXES {boxes} has the boxes of images, and {inputs.clips[0].label} is a video: "
+            "give --boxes detector, or bottom_up:<config>,<weights>"
+        )
+
+
+def drawn_files(folder: Path, drawn: Mapping[Photo | Clip, str]) -> list[str]:
+    """The files that may be drawn; of a clip also those in the folder of its drawn frames."""
+    inside = [path for name in drawn.values() for path in (folder / name).rglob("*")]
+    names = [path.relative_to(folder).as_posix() for path in inside if path.is_file()]
+    return [name for name in drawn.values() if not (folder / name).is_dir()] + names
 
 
 def warn_of_corners(boxes: Sequence[Any], sizes: Sequence[tuple[float, float]]) -> None:
@@ -189,18 +176,13 @@ def warn_of_corners(boxes: Sequence[Any], sizes: Sequence[tuple[float, float]]) 
         )
 
 
-def find_photo_boxes(config: CfgNode, photos: Sequence[Photo]) -> PhotoBoxes:
-    """The boxes that TEST.BOXES names; a bottom-up network is given nothing but the photo."""
+def find_input_boxes(config: CfgNode, inputs: Inputs) -> PhotoBoxes:
+    """The boxes that TEST.BOXES names; a bottom-up network is given nothing but the image."""
     if not is_top_down(config):
         return PhotoBoxes(lambda number, image: (), "")
-    boxes = build_photo_boxes(config, {photo.image_id: photo.name for photo in photos})
+    boxes = build_photo_boxes(config, {photo.image_id: photo.name for photo in inputs.photos})
     print(f"boxes: {boxes.note}")
     return boxes
-
-
-def as_json(results: Sequence[dict]) -> bytes:
-    """Results as COCO's tools read them, which take no NaN."""
-    return json.dumps(results, allow_nan=False).encode()
 
 
 def as_submitted(result: Mapping[str, Any]) -> dict[str, Any]:

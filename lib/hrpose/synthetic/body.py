@@ -181,6 +181,33 @@ def sample_posture(rng: Generator) -> tuple[str, Points]:
     """Draw a stance and the body's points in the camera frame, in standing heights."""
     stance = weighted_choice({name: weight for name, (weight, _, _) in _LEGS.items()}, rng)
     _, swings, bend = _LEGS[stance]
+    return stance, _pose_body(swings, bend, _TURNS, rng)
+
+
+def sample_stride(direction: int, rng: Generator) -> tuple[Points, Points]:
+    """The two ends of a person's stride, the left or the right leg in front, as `sample_posture`.
+
+    direction: 1 walks to the right of the image, -1 to the left
+    """
+    _, swings, bend = _LEGS["walking"]
+    turns, seed = {(65 * direction, 25): 1}, int(rng.integers(1 << 32))
+    first, second = (
+        _pose_body(legs, bend, turns, np.random.default_rng(seed))
+        for legs in (swings, swings[::-1])
+    )
+    return first, second
+
+
+def _pose_body(
+    swings: Sequence[Sequence[float]],
+    bend: float,
+    turns: dict[tuple[int, int], int],
+    rng: Generator,
+) -> Points:
+    """The body's points in the camera frame.
+
+    swings: of the legs   bend: of the spine   turns: (mean, spread) in degrees -> weight
+    """
     lean = 25 * _bell(rng) if rng.random() < 0.35 else 8 * _bell(rng)
     spine = _rotation("z", lean) @ _rotation("x", -bend - 4 * rng.random())
     points = {name: spine @ place for name, place in _SPINE.items()} | _PELVIS
@@ -188,10 +215,10 @@ def sample_posture(rng: Generator) -> tuple[str, Points]:
     _add_arms(points, spine, rng)
     _add_head(points, spine, rng)
     pitch, roll = _rotation("x", -6 - 6 * rng.random()), _rotation("z", 4 * _bell(rng))
-    turn, spread = weighted_choice(_TURNS, rng)
+    turn, spread = weighted_choice(turns, rng)
     view = pitch @ roll @ _rotation("y", turn + spread * _bell(rng))
     seen = np.stack(list(points.values())) @ view.T  # (points, 3)
-    return stance, dict(zip(points, seen))
+    return dict(zip(points, seen))
 
 
 def _rotation(axis: str, degrees: float) -> np.ndarray:

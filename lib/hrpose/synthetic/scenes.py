@@ -6,7 +6,7 @@ hundredth of a pixel. The last bit of a sine cannot change a label.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,13 @@ from hrpose.skeletons import COCO
 from hrpose.synthetic import body, drawing
 from hrpose.synthetic.body import SyntheticPerson, weighted_choice
 from hrpose.synthetic.drawing import IDS_PER_PERSON, IMAGE_SIZE, PARTS, Canvas
-from hrpose.synthetic.scenery import add_texture, draw_object, draw_place, sample_object
+from hrpose.synthetic.scenery import (
+    Geometry,
+    add_texture,
+    draw_object,
+    draw_place,
+    sample_object,
+)
 
 SHORTEST, TALLEST = 32, 400  # pixels from the highest point of a body to the lowest
 CROWD_NUMBER = 13  # the number, after the last person's, of all people of a crowd
@@ -47,32 +53,64 @@ class Scene(NamedTuple):
     labelled: list[bool]  # False: an outline, but no joints
 
 
-def compose_scene(rng: Generator) -> Scene:
-    """Draw a scene from back to front (painter's algorithm)."""
+class StandingObject(NamedTuple):
+    """An object and where it stands: x, y in pixels at its foot."""
+
+    x: float
+    y: float
+    height: float  # pixels of a person who would stand there
+    half_shadow: float
+    shapes: list[tuple[body.Colour, Geometry]]
+
+    def draw(self, canvas: Canvas) -> None:
+        """Draw it in front of everything so far, with its shadow."""
+        reach = self.half_shadow * self.height
+        radii = (reach, min(0.2 * reach, 0.06 * self.height))
+        drawing.draw_shadow(canvas, (self.x, self.y), radii)
+        draw_object(canvas, self.shapes, self.x, self.y, self.height)
+
+
+def sample_ground(rng: Generator) -> tuple[float, Ground]:
+    """y of the horizon, and the ground below it."""
     horizon, slope = 150 + 100 * rng.random(), 0.6 + 0.3 * rng.random()
+    return horizon, lambda height: horizon + slope * height
 
-    def ground(height: float) -> float:
-        return horizon + slope * height
 
-    people = _sample_people(ground, rng)
-    labelled = [bool(rng.random() >= _UNLABELLED_SHARE) for _ in people]
-    canvas, objects = draw_place(horizon, rng)
-    if rng.random() < _CROWD_SHARE:
-        _draw_crowd(canvas, ground, rng)
+def sample_standing(
+    names: Sequence[str], ground: Ground, height: float, rng: Generator
+) -> StandingObject:
+    """One of the objects `names`, anywhere along x."""
+    x, y = float(rng.random()) * IMAGE_SIZE, ground(height)
+    half_shadow, shapes = sample_object(names, np.random.default_rng(rng.integers(1 << 32)))
+    return StandingObject(x, y, height, half_shadow, shapes)
+
+
+def draw_in_order(
+    canvas: Canvas, people: Sequence[SyntheticPerson], objects: Sequence[StandingObject]
+) -> None:
+    """Draw people and objects from back to front (painter's algorithm)."""
     drawings: list[tuple[float, Callable[[], None]]] = [
         (person.lowest(), partial(_draw_on_ground, canvas, person, number))
         for number, person in enumerate(people, start=1)
     ]
-    for _ in range(int(rng.integers(3, 11))):  # objects, mostly far enough to stand behind people
-        height = 40 + 220 * float(rng.random()) ** 2
-        x, y = float(rng.random()) * IMAGE_SIZE, ground(height)
-        half_shadow, shapes = sample_object(objects, np.random.default_rng(rng.integers(1 << 32)))
-        reach = half_shadow * height
-        radii = (reach, min(0.2 * reach, 0.06 * height))
-        drawings.append((y, partial(drawing.draw_shadow, canvas, (x, y), radii)))
-        drawings.append((y, partial(draw_object, canvas, shapes, x, y, height)))
+    drawings += [(each.y, partial(each.draw, canvas)) for each in objects]
     for _, draw in sorted(drawings, key=lambda item: item[0]):
         draw()
+
+
+def compose_scene(rng: Generator) -> Scene:
+    """Draw a scene of people and objects at random."""
+    horizon, ground = sample_ground(rng)
+    people = _sample_people(ground, rng)
+    labelled = [bool(rng.random() >= _UNLABELLED_SHARE) for _ in people]
+    canvas, names = draw_place(horizon, rng)
+    if rng.random() < _CROWD_SHARE:
+        _draw_crowd(canvas, ground, rng)
+    objects = [  # mostly far enough to stand behind people
+        sample_standing(names, ground, 40 + 220 * float(rng.random()) ** 2, rng)
+        for _ in range(int(rng.integers(3, 11)))
+    ]
+    draw_in_order(canvas, people, objects)
     add_texture(canvas, rng)
     return Scene(canvas, people, labelled)
 
@@ -130,7 +168,12 @@ def annotate_scene(scene: Scene, joints: Sequence[str] = COCO.joints) -> list[di
 
     joints: which of COCO's to annotate, in this order
     """
-    ids, annotations = scene.canvas.ids, []
+    return [annotation for _, annotation in annotate_people(scene, joints)]
+
+
+def annotate_people(scene: Scene, joints: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Numbers in the ID buffer, and annotations as by `annotate_scene`."""
+    ids = scene.canvas.ids
     for number in (*range(1, len(scene.people) + 1), CROWD_NUMBER):
         mask = ids // IDS_PER_PERSON == number
         if (annotation := _annotate_mask(mask)) is None:
@@ -143,8 +186,7 @@ def annotate_scene(scene: Scene, joints: Sequence[str] = COCO.joints) -> list[di
             keypoints = _keypoints(scene.people[number - 1], number, ids, joints)
         annotation["keypoints"] = keypoints.ravel().tolist()
         annotation["num_keypoints"] = int((keypoints[:, 2] > 0).sum())
-        annotations.append(annotation)
-    return annotations
+        yield number, annotation
 
 
 def run_lengths(mask: np.ndarray) -> list[int]:
