@@ -74,7 +74,7 @@ def find_people(frame, rng, faults=FinderFaults()):  # noqa: B008
 
 
 def track_clip(clip, found, config):
-    """What the tracker gives for the poses found in each frame, and its counts against the truth."""
+    """What the tracker gives for the poses of each frame, and its counts against the truth."""
     tracker, frames, outputs = tracking.Tracker(COCO.sigmas, config), [], []
     for number, (frame, poses) in enumerate(zip(clip, found)):
         poses = tracker.update(poses, number / FRAME_RATE)
