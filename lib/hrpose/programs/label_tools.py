@@ -42,7 +42,7 @@ from hrpose.data.yolo_pose import (
     yolo_pose_settings,
 )
 from hrpose.ops.atomic_io import atomic_write, naming_full_disk, read_json, write_json
-from hrpose.programs.photos import is_photo
+from hrpose.programs.inputs import is_photo
 from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII
 
 Converted = tuple[dict[str, Any], list[str]]
