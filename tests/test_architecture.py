@@ -61,6 +61,7 @@ TORCHLESS = [
     "inference.onnx_topdown",
     "inference.onnx_predictor",
     "inference.detectors",
+    "inference.tracking",
 ]
 MODULES = {
     ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
