@@ -61,6 +61,7 @@ TORCHLESS = [
     "inference.onnx_topdown",
     "inference.onnx_predictor",
     "inference.detectors",
+    "inference.tracking",
     "video",
 ]
 MODULES = {

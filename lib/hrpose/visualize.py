@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from hrpose.skeletons import Skeleton, side
+from hrpose.structures import NO_TRACK
 
 LEFT, RIGHT, MIDDLE = (66, 190, 255), (255, 140, 60), (240, 240, 120)
 """Colours of joints by side of the body: blue left, orange right."""
@@ -23,18 +24,25 @@ FONT, FONT_SIZE = cv2.FONT_HERSHEY_SIMPLEX, 0.45
 
 
 def draw_poses(
-    image: np.ndarray, joints: np.ndarray, skeleton: Skeleton, least: float = 0.0
+    image: np.ndarray,
+    joints: np.ndarray,
+    skeleton: Skeleton,
+    least: float = 0.0,
+    track_ids: np.ndarray | None = None,
 ) -> np.ndarray:
     """People (N, K, 3) on an image: limbs in a colour per person, joints in a colour per side.
 
     joints: x, y in pixels of the image, and score or visibility; those not above `least` are
     left out
+    track_ids: (N,) of which each has its colour in all images, NO_TRACK white; None: by order
     """
     picture = image.copy()
     thick = max(1, round(max(image.shape[:2]) / 300))
-    for i, person in enumerate(joints):
-        hue = (0.13 + 0.618034 * i) % 1  # distant hues
-        colour = tuple(int(255 * channel) for channel in colorsys.hsv_to_rgb(hue, 0.75, 1))
+    ids = np.arange(len(joints)) if track_ids is None else track_ids
+    for number, person in zip(ids.tolist(), joints, strict=True):
+        hue = (0.13 + 0.618034 * number) % 1  # distant hues
+        saturation = 0 if number == NO_TRACK else 0.75
+        colour = tuple(int(255 * channel) for channel in colorsys.hsv_to_rgb(hue, saturation, 1))
         shown = (person[:, 2] > least) & np.isfinite(person[:, :2]).all(1)
         at = np.rint(np.nan_to_num(person[:, :2]).clip(-1e4, 1e4)).astype(int).tolist()
         for a, b in skeleton.limb_indices:

@@ -47,6 +47,7 @@ def _sides(size: int | tuple[int, ...]) -> tuple[int, ...]:
 
 anything = rule(lambda value: True, "")
 above_0 = rule(lambda value: 0 < value < math.inf, "above 0 and finite")
+above_0_or_inf = rule(lambda value: value > 0, "above 0, or .inf")
 at_least_1 = rule(lambda value: 1 <= value < math.inf, "1 or more and finite")
 not_negative = rule(lambda value: 0 <= value < math.inf, "0 or more and finite")
 not_negative_or_inf = rule(lambda value: value >= 0, "0 or more, or .inf")

@@ -15,6 +15,7 @@ from hrpose.config.checks import (
     Check,
     a_device,
     above_0,
+    above_0_or_inf,
     anything,
     at_least_1,
     by_32_or_0,
@@ -396,6 +397,20 @@ OPTIONS = (
            "Minimum score of a pose."),
     Option("TEST.OKS_NMS", 1.0, fraction,
            "Suppress a pose whose OKS with a better one is above this; 1 disables it."),
+    Option("TEST.TRACK.ENABLED", False, anything,
+           "Give the people of a video identities over time and steady their joints; photos and "
+           "evaluation do neither."),
+    Option("TEST.TRACK.MIN_OKS", 0.2, fraction,
+           "Minimum OKS of a pose and of the track that it continues."),
+    Option("TEST.TRACK.MIN_SCORE", 0.3, not_negative,
+           "Minimum score of a pose that begins a track; weaker ones may continue one."),
+    Option("TEST.TRACK.MAX_LOST", 30, not_negative,
+           "Frames for which a person who is not found keeps the identity."),
+    Option("TEST.TRACK.MIN_CUTOFF", 1.7, above_0_or_inf,
+           "Cutoff frequency of the smoothing of a joint at rest, in Hz; .inf: no smoothing."),
+    Option("TEST.TRACK.BETA", 10.0, not_negative,
+           "Hz added to it for each sqrt(person area) per second of a joint's speed: larger lags "
+           "less, smaller is steadier."),
     Option("TEST.PRECISION", "fp32", one_of("fp32", "bf16", "fp16"),
            "Precision of the network at test (not of validation during training): fp32, bf16 or "
            "fp16; outputs are float32."),
@@ -518,6 +533,13 @@ DEPENDENCES = (
     ),
     Dependence(
         ("DATASET.MIXING.WEIGHTS", "DATASET.MIXING.SHARED_IMAGES"), "DATASET.SOURCES", (ANY,)
+    ),
+    Dependence(
+        tuple(
+            f"TEST.TRACK.{n}" for n in ("MIN_OKS", "MIN_SCORE", "MAX_LOST", "MIN_CUTOFF", "BETA")
+        ),
+        "TEST.TRACK.ENABLED",
+        (True,),
     ),
     Dependence(("TEST.ENSEMBLE",), "TEST.GT_HEATMAPS", (False,)),
     Dependence(("DATASET.FLIP",), "DATASET.AUGMENTATIONS", ("flip",)),

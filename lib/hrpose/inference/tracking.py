@@ -1,8 +1,8 @@
 """Tracking: the same person has the same id in all frames of a video, and steadier joints.
 
 Poses are matched to tracks by OKS, weak poses after strong ones (ByteTrack), and joints are
-low-pass filtered (One-Euro). A track is tentative until it has been found in `min_hits` frames in
-a row, then confirmed; confirmed, it may be lost for `max_lost` frames before it ends. This module
+low-pass filtered (One-Euro). A track is tentative until it has been found in MIN_HITS frames in a
+row, then confirmed; confirmed, it may be lost for `max_lost` frames before it ends. This module
 imports no torch.
 
 Sources: Zhang et al., ECCV 2022 (ByteTrack); Casiez et al., CHI 2012 (One-Euro filter).
@@ -19,6 +19,12 @@ from scipy.optimize import linear_sum_assignment
 from hrpose.ops.oks import BOX_FILL, joint_areas, oks
 from hrpose.structures import NO_TRACK, Poses
 
+MIN_JOINT = 0.2
+"""Joints above this value are compared."""
+
+MIN_HITS = 3
+"""Frames in a row that confirm a track."""
+
 DAMPING = 0.8
 """Factor of a track's velocity after each frame in which it is not found: people stop, too."""
 
@@ -33,13 +39,11 @@ MAX_GAP = 0.5
 class TrackConfig:
     """How poses become tracks, and how strongly their joints are smoothed."""
 
-    min_oks: float = 0.3  # of a pose and the track that it continues
+    min_oks: float = 0.2  # of a pose and the track that it continues
     min_score: float = 0.3  # a weaker pose continues confirmed tracks, but begins none
-    min_joint: float = 0.2  # joints above this value are compared
-    min_hits: int = 3  # frames in a row that confirm a track
     max_lost: int = 30  # frames for which a lost track is kept
     min_cutoff: float = 1.7  # Hz, of a joint at rest; inf: no smoothing
-    beta: float = 0.3  # Hz of cutoff for each sqrt(person area) per second of a joint's speed
+    beta: float = 10.0  # Hz of cutoff for each sqrt(person area) per second of a joint's speed
 
 
 class OneEuroFilter:
@@ -138,7 +142,7 @@ class Tracker:
         self._time = time
         owners = self._match(poses, time)
         for track in owners.values():
-            if track.hits >= self.config.min_hits and track.id == NO_TRACK:
+            if track.hits >= MIN_HITS and track.id == NO_TRACK:
                 self._last_id += 1
                 track.id = self._last_id
         self._tracks = [
@@ -168,9 +172,8 @@ class Tracker:
 
     def _match(self, poses: Poses, time: float) -> dict[int, Track]:
         """Continue tracks with poses, and begin new ones: index of a pose -> its track."""
-        config = self.config
-        joints = only_seen(poses.joints, config.min_joint)
-        strong = poses.scores >= config.min_score
+        joints = np.where(poses.joints[..., 2:] > MIN_JOINT, poses.joints, 0).astype(float)
+        strong = poses.scores >= self.config.min_score
         owners = self._assign(self._tracks, np.flatnonzero(strong), joints)
         lost = [track for track in self._tracks if track.id != NO_TRACK]
         lost = [track for track in lost if track not in owners.values()]
@@ -180,7 +183,7 @@ class Tracker:
         # A pose of no area has no OKS with any other.
         for index in np.flatnonzero(strong & (joint_areas(joints) > 0)).tolist():
             if index not in owners:
-                owners[index] = Track(joints[index], time, config)
+                owners[index] = Track(joints[index], time, self.config)
                 self._tracks.append(owners[index])
         return owners
 
@@ -208,11 +211,6 @@ class Tracker:
             joints[index] = track.smooth(joints[index], time, units[index])
             ids[index] = track.id
         return replace(poses, joints=joints, track_ids=ids)
-
-
-def only_seen(joints: np.ndarray, min_joint: float) -> np.ndarray:
-    """Joints (N, K, 3), all zero where their value is not above `min_joint`."""
-    return np.where(joints[..., 2:] > min_joint, joints, 0).astype(float)
 
 
 def pose_similarities(

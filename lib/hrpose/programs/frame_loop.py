@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 
 from hrpose.builders.detectors import PhotoBoxes
+from hrpose.inference.tracking import Tracker
 from hrpose.ops.atomic_io import DiskFullError
 from hrpose.ops.image import describe_error, read_with_doubts
 from hrpose.ops.progress import StageTimes, progress
@@ -45,9 +46,11 @@ class FrameLoop:
         boxes: PhotoBoxes,
         recorder: Recorder,
         background: BackgroundThread,
+        new_tracker: Callable[[], Tracker | None] = lambda: None,
     ) -> None:
+        """new_tracker: what names the people of one video, or None"""
         self.predictor, self.boxes, self.recorder = predictor, boxes, recorder
-        self.background = background
+        self.background, self.new_tracker = background, new_tracker
         self.times = StageTimes(READ, PREDICT, WRITE)
         self.broken: list[str] = []
         self.doubtful: list[str] = []
@@ -84,14 +87,14 @@ class FrameLoop:
 
     def _clip(self, clip: Clip, drawn: str, excerpt: Excerpt) -> None:
         source = VideoSource(clip.address, clip.name, clip.label, excerpt)
-        before = dict(self.times.items)
+        tracker, before = self.new_tracker(), dict(self.times.items)
         ahead = newest_frames if source.live else read_frames_ahead
         self.recorder.begin_clip(drawn, source.fps / excerpt.every)
         title = f"predicting {clip.label}"
         try:
             with closing(ahead(self.times.each(READ, source))) as frames:
                 for frame in progress(frames, title, source.expected(), note=self._slowest):
-                    self._frame(frame)
+                    self._frame(frame, tracker)
             self.background.drain()
         finally:
             self.background.submit(self.recorder.end_clip)
@@ -100,9 +103,11 @@ class FrameLoop:
             self._note(clip.label, source.damaged, "could not be decoded")
             self._note(clip.label, (read - done) * source.live, "came too fast, and were dropped")
 
-    def _frame(self, frame: Frame) -> None:
+    def _frame(self, frame: Frame, tracker: Tracker | None) -> None:
         self._last_id += 1
         found = self._predict(self._last_id, frame.image)
+        if tracker:
+            found = found._replace(poses=tracker.update(found.poses, frame.time_s))
         add = self.recorder.add_frame
         self.background.submit(self._write, add, self._last_id, frame, found)
 

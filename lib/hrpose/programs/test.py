@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from hrpose.builders.families import (
     load_predictor,
     load_predictors,
 )
+from hrpose.builders.tracking import build_tracker
 from hrpose.data.box_checks import are_corners
 from hrpose.data.boxes import UNKNOWN_SIZE
 from hrpose.data.coco import ImageAnnotation, ImageFiles, annotated_size, load_image_list
@@ -45,6 +47,10 @@ def main(known: argparse.Namespace, config: CfgNode) -> None:
         raise ValueError("TEST.GT_HEATMAPS needs annotations; use tools/valid.py")
     config = with_boxes(config, known.boxes)
     if known.image_info:
+        if config.TEST.TRACK.ENABLED:
+            raise ValueError(
+                "TEST.TRACK follows people through videos, not through a list of images"
+            )
         if config.TEST.BOXES == TRUTH:
             raise ValueError(
                 f"TEST.BOXES is {TRUTH}, but a list of images has no labelled boxes; give --boxes "
@@ -119,7 +125,7 @@ def predict_inputs(config: CfgNode, inputs: Inputs, known: argparse.Namespace) -
     begun = time.perf_counter()
     try:
         with BackgroundThread() as background:
-            loop = FrameLoop(predictor, boxes, recorder, background)
+            loop = FrameLoop(predictor, boxes, recorder, background, partial(build_tracker, config))
             loop.photos(inputs.photos, drawn)
             loop.clips(inputs.clips, drawn, Excerpt(known.every, known.start, known.end))
     finally:  # what was found before Ctrl-C is kept
@@ -149,6 +155,11 @@ def check_video_options(config: CfgNode, inputs: Inputs, known: argparse.Namespa
         raise ValueError(
             f"--draw video: {inputs.photos[0].path} is a photo; leave --draw out: photos are drawn "
             "as images, and videos as videos"
+        )
+    if inputs.photos and config.TEST.TRACK.ENABLED:
+        raise ValueError(
+            f"TEST.TRACK follows people through a video, and {inputs.photos[0].path} is a photo; "
+            "set TEST.TRACK.ENABLED false"
         )
     boxes = config.TEST.BOXES
     if is_top_down(config) and inputs.clips and boxes not in ("", TRUTH) and not is_detector(boxes):

@@ -74,7 +74,8 @@ def draw_confident(
     """
     shown = poses.scores > threshold
     people = poses.joints[shown]
-    drawn = draw_poses(image, people, skeleton, threshold)
+    ids = None if poses.track_ids is None else poses.track_ids[shown]
+    drawn = draw_poses(image, people, skeleton, threshold, ids)
     if poses.boxes is None:
         return drawn
     missing = (people[..., 2] <= threshold).sum(1)
