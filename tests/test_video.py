@@ -358,6 +358,16 @@ def test_every_format_has_the_same_poses(predict, clip, tmp_path):
         assert row["track_id"] == ""
 
 
+def test_people_keep_their_ids_through_a_video_and_begin_anew_in_the_next(predict, clip, tmp_path):
+    clip("a.mp4"), clip("b.mp4")
+    status, _ = predict(tmp_path / "in", "--draw", "none", "TEST.TRACK.ENABLED", "true")
+    assert status == 0
+    poses = results(tmp_path / "found")
+    found = [(pose["file_name"], pose["frame"], pose.get("track_id")) for pose in poses]
+    of_one = [None] * 2 + [1] * (FRAMES - 2)  # named when it has been found three times
+    assert found == [(n, i, of_one[i]) for n in ("a.mp4", "b.mp4") for i in range(FRAMES)]
+
+
 def test_frames_can_be_drawn_as_images(predict, clip, tmp_path):
     clip("a.mp4"), clip("a.avi"), cv2.imwrite(str(tmp_path / "in" / "a.jpg"), square(3))
     assert predict(tmp_path / "in", "--draw", "images", "--every", 6)[0] == 0
@@ -420,6 +430,7 @@ def test_names_of_streams_hold_no_password():
         (["--draw", "video"], "photos are drawn as images"),
         (["--every", "2"], "choose frames of videos"),
         (["--end", "x"], "x is not a number of seconds"),
+        (["TEST.TRACK.ENABLED", "true"], "set TEST.TRACK.ENABLED false"),
     ],
 )
 def test_options_of_videos_are_refused_for_photos(predict, tmp_path, options, cure):
