@@ -1,5 +1,6 @@
 """Tracks: the metrics by hand, what holds of any tracker and filter, and drawn clips."""
 
+import json
 import math
 import zlib
 from dataclasses import replace
@@ -13,6 +14,7 @@ from hrpose.inference.tracking import MIN_HITS, OneEuroFilter, TrackConfig, Trac
 from hrpose.skeletons import COCO
 from hrpose.structures import NO_TRACK, Poses, to_results
 from hrpose.synthetic.clips import annotate_clip, draw_clip
+from hrpose.synthetic.dataset import write_clips
 from hrpose.synthetic.drawing import IDS_PER_PERSON, IMAGE_SIZE
 from reference.tracking_metrics import count_clip, one_euro
 from tracked_clips import FRAME_RATE
@@ -256,6 +258,17 @@ def test_a_clip_is_the_same_on_every_machine():
     _, frames = short_clip()
     kept = [[(a["track_id"], a["bbox"], a["keypoints"]) for a in labels] for _, labels in frames]
     assert zlib.crc32(repr(kept).encode()) == 3380740578
+
+
+def test_clips_are_written_as_a_coco_set_with_identities(tmp_path):
+    for _ in range(2):  # the second time nothing is drawn
+        write_clips(tmp_path, 2, seed=0, frames=2)
+    index = json.loads((tmp_path / "annotations/person_keypoints_clips.json").read_text())
+    names = [f"{clip}/{frame}.jpg" for clip in ("0001", "0002") for frame in ("000000", "000001")]
+    assert [image["file_name"] for image in index["images"]] == names
+    assert all((tmp_path / "images/clips" / name).is_file() for name in names)
+    people = [{a["track_id"] for a in index["annotations"] if a["image_id"] == i} for i in (1, 2)]
+    assert people[0] and people[0] == people[1]
 
 
 # ---- must show: both rules of matching on the same poses
