@@ -10,6 +10,9 @@ import numpy as np
 import pytest
 
 import tracked_clips
+from commands import ROOT
+from hrpose.builders.tracking import build_tracker
+from hrpose.config.loading import load_config
 from hrpose.inference.tracking import MIN_HITS, OneEuroFilter, TrackConfig, Tracker
 from hrpose.skeletons import COCO
 from hrpose.structures import NO_TRACK, Poses, to_results
@@ -160,6 +163,17 @@ def test_results_name_confirmed_tracks_only():
     poses = replace(poses_at([(0, 0), (9, 9)]), track_ids=np.array([4, NO_TRACK]))
     named, unnamed = to_results(1, poses, 1)
     assert named["track_id"] == 4 and "track_id" not in unnamed
+
+
+def test_the_tracker_of_a_config_has_its_options_and_skeleton():
+    config = load_config(ROOT / "configs/quickstart.yaml")
+    assert build_tracker(config) is None
+    options = ["TEST.TRACK.ENABLED", "true", "TEST.TRACK.MAX_LOST", "7"]
+    tracker = build_tracker(load_config(ROOT / "configs/quickstart.yaml", options))
+    assert tracker.config == TrackConfig(max_lost=7)
+    assert tracker.update(poses_at([(0, 0)]), 0.0).track_ids.tolist() == [NO_TRACK]
+    with pytest.raises(ValueError, match="no effect"):
+        load_config(ROOT / "configs/quickstart.yaml", options[2:])
 
 
 # ---- smoothing
