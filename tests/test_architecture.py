@@ -38,6 +38,7 @@ ASSEMBLY = [
     "builders.common",
     "builders.bottomup",
     "builders.detectors",
+    "builders.tracking",
     "builders.topdown",
     "builders.families",
     "builders.training",

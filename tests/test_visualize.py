@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from hrpose.skeletons import COCO
+from hrpose.structures import NO_TRACK
 from hrpose.visualize import colour_bar, draw_notes, draw_poses, draw_values, scatter
 
 
@@ -33,6 +34,21 @@ def test_a_missing_joint_is_not_drawn_in_the_corner():
     picture = draw_poses(np.zeros((40, 60, 3), np.uint8), joints, COCO)
     assert picture[20, 30].any() and not picture[:15, :15].any()
     assert not draw_poses(picture * 0, joints, COCO, 0.95).any()
+
+
+def test_an_identity_has_one_colour_whatever_its_place_in_the_list():
+    joints = np.full((2, 17, 3), 0.9)
+    joints[0, :, :2], joints[1, :, :2] = (10, 30), (60, 30)
+    joints[:, 5, 1] = 10  # limbs between here and the rest
+    black = np.zeros((40, 80, 3), np.uint8)
+    one = draw_poses(black, joints, COCO, track_ids=np.array([4, NO_TRACK]))
+    two = draw_poses(black, joints[::-1], COCO, track_ids=np.array([NO_TRACK, 4]))
+    assert (one == two).all()
+    assert tuple(one[20, 60]) == (255, 255, 255)
+    assert len(set(one[20, 10].tolist())) > 1
+    assert (
+        draw_poses(black, joints[:1], COCO, track_ids=np.array([5]))[20, 10] != one[20, 10]
+    ).any()
 
 
 def test_notes_are_moved_into_the_image():

@@ -1,7 +1,7 @@
 """MOTA, identity switches and IDF1 by plain loops, and the One-Euro filter of one number.
 
 Sources: Bernardin and Stiefelhagen 2008 (CLEAR MOT); Ristani et al. 2016 (IDF1); Casiez et al.
-2012.
+2012 (One-Euro).
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from hrpose.inference.tracking import TrackConfig, Tracker
 
 def build_tracker(config: CfgNode) -> Tracker | None:
     """A tracker for one video; None where TEST.TRACK is not ENABLED."""
-    track = config.TEST.TRACK
-    if not track.ENABLED:
+    if not config.TEST.TRACK.ENABLED:
         return None
     names = ("MIN_OKS", "MIN_SCORE", "MAX_LOST", "MIN_CUTOFF", "BETA")
-    return Tracker(build_skeleton(config).sigmas, TrackConfig(**keywords(track, *names)))
+    options = keywords(config.TEST.TRACK, *names)
+    return Tracker(build_skeleton(config).sigmas, TrackConfig(**options))

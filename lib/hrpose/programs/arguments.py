@@ -154,6 +154,7 @@ def _synthesize() -> argparse.ArgumentParser:
     parser.add_argument("--output", type=user_path, default=Path("data/synthetic"))
     parser.add_argument("--train", type=int, default=2400, help="training scenes")
     parser.add_argument("--val", type=int, default=100, help="held-out scenes")
+    parser.add_argument("--clips", type=int, default=0, help="clips of 3 s, and no scenes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--joints", default=",".join(COCO.joints), help="which of COCO's to annotate"

@@ -85,7 +85,7 @@ def draw_clip(rng: Generator, frames: int = FRAMES) -> Iterator[Scene]:
 def annotate_clip(
     scenes: Iterator[Scene], joints: Sequence[str] = COCO.joints
 ) -> Iterator[tuple[np.ndarray, list[dict[str, Any]]]]:
-    """Image (H, W, 3) and annotations of each frame, as of `annotate_scene`, with track_id."""
+    """Image (H, W, 3) and annotations of each frame, as `annotate_scene`, with track_id."""
     for scene in scenes:
         people = annotate_people(scene, joints)
         labels = [annotation | {"track_id": number} for number, annotation in people]

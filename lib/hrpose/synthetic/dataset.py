@@ -1,4 +1,4 @@
-"""The synthetic data set: scenes of drawn people, written as an ordinary COCO folder.
+"""The synthetic data set: scenes or clips of drawn people, written as an ordinary COCO folder.
 
 A scene's random numbers depend on (seed, split, index) only, not on the number of processes or the
 order of their work.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,7 @@ import numpy as np
 from hrpose.ops.atomic_io import naming_full_disk, parse_json, write_json
 from hrpose.ops.progress import progress
 from hrpose.skeletons import COCO
+from hrpose.synthetic.clips import FRAME_RATE, FRAMES, annotate_clip, draw_clip
 from hrpose.synthetic.drawing import IMAGE_SIZE
 from hrpose.synthetic.scenes import annotate_scene, compose_scene
 
@@ -45,11 +46,44 @@ def write_synthetic(
     Errors: FileExistsError where the files of this split are not ours; OSError
     joints: which of COCO's are annotated   processes: how many draw in parallel; None: one per core
     """
-    info = {"description": SET_DESCRIPTION, "edition": EDITION,
-            "split": split, "count": count, "seed": seed, "joints": list(joints)}  # fmt: skip
+    info = {"split": split, "count": count, "seed": seed, "joints": list(joints)}
+    indices = range(1, count + 1)
+    _write_set(root, info, count, lambda f: _write_images(f, indices, seed, joints, processes))
+
+
+def write_clips(
+    root: Path, count: int, seed: int, joints: Sequence[str] = COCO.joints, frames: int = FRAMES
+) -> None:
+    """Write clips as images/clips/{clip}/{frame}.jpg and annotations/person_keypoints_clips.json.
+
+    Its annotations also have track_id, the same for a person in all frames of a clip; the
+    `frame_rate` is in its `info`. Otherwise as `write_synthetic`.
+    """
+    info = {"split": "clips", "count": count, "seed": seed, "joints": list(joints),
+            "frames": frames, "frame_rate": FRAME_RATE}  # fmt: skip
+
+    def write(folder: Path) -> Iterator[_Annotated]:
+        for index in range(1, count + 1):
+            clip = draw_clip(scene_rng(seed, "clips", index), frames)
+            for frame, (image, labels) in enumerate(annotate_clip(clip, joints)):
+                path = folder / f"{index:04d}/{frame:06d}.jpg"
+                _write_jpeg(path, image)
+                yield str(path.relative_to(folder)), labels
+
+    _write_set(root, info, count * frames, write)
+
+
+def _write_set(
+    root: Path, info: dict[str, Any], count: int, write: Callable[[Path], Iterator[_Annotated]]
+) -> None:
+    """Write the set that `info` describes, of `count` images, unless it is there.
+
+    write: writes the images into a folder
+    """
+    split, info = info["split"], {"description": SET_DESCRIPTION, "edition": EDITION, **info}
     path, folder = root / f"annotations/person_keypoints_{split}.json", root / "images" / split
     existing = _read_info(path)
-    if existing == info and len(list(folder.glob("*.jpg"))) >= count:
+    if existing == info and len(list(folder.rglob("*.jpg"))) >= count:
         return
     # `--output data/coco` must not replace COCO's own files.
     ours = existing.get("description") == SET_DESCRIPTION
@@ -63,8 +97,7 @@ def write_synthetic(
         folder.mkdir(parents=True, exist_ok=True)
         (folder / MARKER).touch()
     path.unlink(missing_ok=True)
-    scenes = _write_images(folder, range(1, count + 1), seed, joints, processes)
-    bar = progress(scenes, f"drawing {split}", count)
+    bar = progress(write(folder), f"drawing {split}", count)
     write_json(path, _to_coco(info, bar))
     (folder / MARKER).unlink(missing_ok=True)
 
@@ -103,11 +136,16 @@ def _write_images(
 def _write_image(folder: Path, seed: int, joints: Sequence[str], index: int) -> _Annotated:
     scene = compose_scene(scene_rng(seed, folder.name, index))
     path = folder / f"{index:012d}.jpg"
-    bgr = cv2.cvtColor(scene.canvas.image, cv2.COLOR_RGB2BGR)
+    _write_jpeg(path, scene.canvas.image)
+    return path.name, annotate_scene(scene, joints)
+
+
+def _write_jpeg(path: Path, image: np.ndarray) -> None:
+    bgr = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
     _, encoded = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, 92])
     with naming_full_disk(path):
+        path.parent.mkdir(exist_ok=True)
         path.write_bytes(encoded.tobytes())
-    return path.name, annotate_scene(scene, joints)
 
 
 def _to_coco(info: dict[str, Any], scenes: Iterable[_Annotated]) -> dict[str, Any]:
