@@ -72,7 +72,7 @@ def test_valid_scores_weights_and_results_alike(trained, tmp_path):
     one, two = tmp_path / "one", tmp_path / "two"
     command = ["--cfg", QUICKSTART, "--errors", "--output", one, *options, *weights]
     printed = tool("valid", *command, cold=True)
-    assert "last.pth: " in printed and "tensors loaded (hrpose)" in printed
+    assert "last.pth: " in printed and "tensors loaded (hrpose, HigherHRNet-W" in printed
     results = one / "results" / "keypoints.json"
     results = ["--results", results, "--errors"]
     printed_again = run("valid", "--cfg", QUICKSTART, "--output", two, *results, *options)

@@ -405,7 +405,7 @@ def test_weights_of_another_network_are_refused_with_how_to_name_it(tmp_path):
         torch.save(build_model(config).state_dict(), file)
     options = ["TEST.MODEL_FILE", files["heatmap"], "TEST.ENSEMBLE", files["offset"]]
     with pytest.raises(
-        ValueError, match=r"(?s)offset.pth does not fit.*; in TEST.ENSEMBLE .*<conf"
+        ValueError, match=r"(?s)offset.pth .*does not fit.*; in TEST.ENSEMBLE .*<conf"
     ):
         load_predictor(load_config(TOP_DOWN, [*small, *options]))
 
