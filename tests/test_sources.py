@@ -11,7 +11,7 @@ import torch
 from commands import SMALL, run, tool
 from hrpose.builders import build_loss
 from hrpose.builders.common import build_model
-from hrpose.builders.datasets import SKELETONS, build_skeleton, read_split
+from hrpose.builders.datasets import build_skeleton, read_split
 from hrpose.builders.sources import (
     build_source_evaluator,
     evaluated_sources,
@@ -30,7 +30,7 @@ from hrpose.data.samples import read_sample
 from hrpose.engine.checkpoint import load_checkpoint
 from hrpose.engine.run_dir import check_same_config
 from hrpose.ops.normalize import normalize
-from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, UNION, map_joints
+from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, SKELETONS, UNION, map_joints
 from hrpose.structures import Poses
 from reference.joints import drawn_of_each, mapped_people, masked_heatmap_loss
 

@@ -320,6 +320,9 @@ UNION = Skeleton(
 )
 # fmt: on
 
+SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE, "mpii": MPII, "aic": AIC, "union": UNION}
+"""Built-in skeletons by their names in DATASET.SKELETON."""
+
 NECKS = {
     AIC.joints: "neck of AI Challenger",
     UNION.joints: "neck of AI Challenger",

@@ -28,10 +28,8 @@ from hrpose.evaluation.coco import KeypointEvaluator, crowdpose_evaluator
 from hrpose.evaluation.pck import PCKhEvaluator
 from hrpose.evaluation.results import PoseEvaluator
 from hrpose.models.weight_io import read_weights
-from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII, UNION, Skeleton, from_category, from_plain
+from hrpose.skeletons import SKELETONS, Skeleton, from_category, from_plain
 from hrpose.structures import PERSON
-
-SKELETONS = {"coco": COCO, "crowdpose": CROWDPOSE, "mpii": MPII, "aic": AIC, "union": UNION}
 
 
 def build_skeleton(config: CfgNode) -> Skeleton:

@@ -43,12 +43,10 @@ from hrpose.data.yolo_pose import (
 )
 from hrpose.ops.atomic_io import atomic_write, naming_full_disk, read_json, write_json
 from hrpose.programs.inputs import is_photo
-from hrpose.skeletons import AIC, COCO, CROWDPOSE, MPII
+from hrpose.skeletons import SKELETONS
 
 Converted = tuple[dict[str, Any], list[str]]
 """Annotations in COCO's format, and lines to print."""
-
-NAMED_JOINTS = {"coco": COCO, "crowdpose": CROWDPOSE, "mpii": MPII, "aic": AIC}
 
 FOUND = 0.2
 """Least score of a predicted joint that becomes a pre-label."""
@@ -65,8 +63,8 @@ def with_sizes(
 
 def joint_names(text: str) -> tuple[str, ...]:
     """The joints of --joints: of a built-in skeleton, of a JSON file with a category, or a list."""
-    if text in NAMED_JOINTS:
-        return NAMED_JOINTS[text].joints
+    if text in SKELETONS:
+        return SKELETONS[text].joints
     if text.endswith(".json"):
         content = read_json(Path(text).expanduser(), "joints")
         truth = content if isinstance(content, dict) else {"categories": content}
