@@ -37,8 +37,8 @@ def build_service(config: CfgNode) -> PoseService:
     threshold = config.TEST.DETECTION_THRESHOLD
     if is_top_down(config) and not is_detector(boxes):
         raise ValueError(
-            f"TEST.BOXES is {boxes!r}, but a top-down network needs the boxes of people in uploads; "
-            "give TEST.BOXES detector or bottom_up:<config>,<weights>"
+            f"TEST.BOXES is {boxes!r}, but a top-down network needs the boxes of people in "
+            "uploads; give TEST.BOXES detector or bottom_up:<config>,<weights>"
         )
     predictor = load_predictor(config)
     detect = load_detector(config) if is_top_down(config) else lambda image: ()

@@ -114,7 +114,7 @@ class PoseHandler(BaseHTTPRequestHandler):
     """Answers one request."""
 
     server: PoseServer
-    protocol_version = "HTTP/1.1"
+    protocol_version, default_request_version = "HTTP/1.1", "HTTP/1.0"
     server_version, sys_version = "hrpose", ""
 
     def setup(self) -> None:

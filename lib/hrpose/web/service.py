@@ -97,7 +97,7 @@ class PoseService:
         return {
             "joints": self.skeleton.joints,
             "limbs": self.skeleton.limb_indices,
-            "colours": ["#%02x%02x%02x" % side_colour(self.skeleton, joint) for joint in joints],
+            "colours": [f"#{bytes(side_colour(self.skeleton, joint)).hex()}" for joint in joints],
             "threshold": self.threshold,
         }
 
