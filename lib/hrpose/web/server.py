@@ -158,7 +158,7 @@ class PoseHandler(BaseHTTPRequestHandler):
         """
         host = self.headers.get("Host", "")
         name = re.sub(r":\d*$", "", host).strip("[]").lower()
-        if name not in ("localhost", self.server.host) and not is_number(name):
+        if name not in ("localhost", self.server.host) and not is_address(name):
             raise RequestError(403, "the Host is not this server's: open it by number or localhost")
         if self.headers.get("Origin", f"http://{host}") != f"http://{host}":
             raise RequestError(403, "the Origin is another site's; only the page here may ask")
@@ -247,7 +247,7 @@ class PoseHandler(BaseHTTPRequestHandler):
         """Requests are not logged."""
 
 
-def is_number(host: str) -> bool:
+def is_address(host: str) -> bool:
     """Whether a host is an IP address."""
     try:
         ipaddress.ip_address(host)

@@ -39,9 +39,9 @@ class RequestError(ValueError):
 
 
 class PoseService:
-    """Finds people in uploads, one image at a time in one thread, whoever asks.
+    """Finds people in uploads, one image at a time, in one thread.
 
-    So memory is that of one image and one network, and torch keeps one pool of threads.
+    Memory is that of one image and one network, and torch keeps one pool of threads.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class PoseService:
 
         wanted: whether anybody still waits for them   Errors: RequestError
         """
-        check_image(data)
+        refuse_unreadable(data)
         return self._worker.submit(self._find_poses, data, wanted).result()
 
     def _find_poses(self, data: bytes, wanted: Callable[[], bool]) -> dict[str, Any]:
@@ -135,7 +135,7 @@ class PoseService:
                 file.write(self.draw(frame.image, poses), frame.time_s)
 
 
-def check_image(data: bytes) -> None:
+def refuse_unreadable(data: bytes) -> None:
     """Errors: RequestError for bytes that are no image, or one too large to decode"""
     try:
         size = image_size(data)
