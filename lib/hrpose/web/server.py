@@ -25,8 +25,8 @@ from hrpose.web.service import PoseService, RequestError
 MAX_BODY = 20_000_000
 """Bytes of an upload."""
 
-MAX_REQUESTS = 8
-"""Uploads at once: one in work, the others waiting. One more is answered with 503."""
+MAX_PHOTOS, MAX_VIDEOS = 8, 2
+"""Uploads at once: one image in work, the others waiting. One more is answered with 503."""
 
 MAX_CONNECTIONS = 256
 RETRY_AFTER = 2
@@ -71,7 +71,8 @@ class PoseServer(ThreadingHTTPServer):
         self.service, self.seconds, self.host = service, seconds, address[0].lower()
         self.page = PAGE.read_bytes()
         self.policy = content_policy(PAGE.read_text(encoding="utf-8"))
-        self.uploads = threading.BoundedSemaphore(MAX_REQUESTS)
+        self.photos = threading.BoundedSemaphore(MAX_PHOTOS)
+        self.videos = threading.BoundedSemaphore(MAX_VIDEOS)
         self.connections = threading.BoundedSemaphore(MAX_CONNECTIONS)
         super().__init__(address, PoseHandler)
 
@@ -170,23 +171,27 @@ class PoseHandler(BaseHTTPRequestHandler):
         self.send_json(200, {"status": "ok", **self.server.service.describe()})
 
     def send_poses(self) -> None:
-        self.send_json(200, self._serve_upload(self.server.service.find_poses))
+        find = self.server.service.find_poses
+        self.send_json(200, self._serve_upload(find, self.server.photos))
 
     def send_video(self) -> None:
-        self.send(200, "video/webm", self._serve_upload(self.server.service.draw_video))
+        draw = self.server.service.draw_video
+        self.send(200, "video/webm", self._serve_upload(draw, self.server.videos))
 
-    def _serve_upload(self, serve: Callable[[bytes, Callable[[], bool]], Any]) -> Any:
-        """What `serve` makes of the body.   Errors: RequestError"""
+    def _serve_upload(
+        self, serve: Callable[[bytes, Callable[[], bool]], Any], places: threading.Semaphore
+    ) -> Any:
+        """What `serve` makes of the body, if there is a place left.   Errors: RequestError"""
         length = self._body_length()
-        if not self.server.uploads.acquire(blocking=False):
-            raise RequestError(503, f"{MAX_REQUESTS} uploads are in work; try again soon")
+        if not places.acquire(blocking=False):
+            raise RequestError(503, "as many uploads as are taken are in work; try again soon")
         try:
             body = self.rfile.read(length)
             if len(body) < length:
                 raise ConnectionAbortedError
             return serve(body, self._is_connected)
         finally:
-            self.server.uploads.release()
+            places.release()
 
     def _body_length(self) -> int:
         length = self.headers.get("Content-Length")

@@ -31,7 +31,7 @@ MAX_FRAMES = 600
 
 
 class RequestError(ValueError):
-    """A request that cannot be served: the HTTP status, and a sentence that says why."""
+    """A request that cannot be served: the HTTP status, and a sentence with the reason."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
