@@ -11,6 +11,7 @@ import threading
 import time
 import tracemalloc
 import zlib
+from argparse import Namespace
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -23,11 +24,13 @@ from commands import QUICKSTART, SMALL, read_until, start
 from hrpose.builders import build_model, load_predictor
 from hrpose.config import load_config
 from hrpose.ops.image import encode, read_image
+from hrpose.programs import serve
 from hrpose.programs.serve import build_service
 from hrpose.skeletons import COCO
 from hrpose.structures import Poses
 from hrpose.video import VideoFile, VideoSource
 from hrpose.web import server as web
+from hrpose.web import service
 from hrpose.web.server import PAGE, PoseServer
 from hrpose.web.service import MAX_FRAMES, PoseService
 from hrpose.web.uploads import image_size, video_suffix
@@ -43,9 +46,9 @@ def found(image):
 
 
 @contextmanager
-def serving(predict=found, seconds=20.0, service=None):
-    service = service or PoseService(predict, lambda image, poses: 255 - image, COCO, 0.1)
-    with PoseServer(("127.0.0.1", 0), service, seconds) as server:
+def serving(predict=found, seconds=20.0, poses=None):
+    poses = poses or PoseService(predict, lambda image, _: 255 - image, COCO, 0.1)
+    with PoseServer(("127.0.0.1", 0), poses, seconds) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
         yield server
@@ -188,12 +191,34 @@ def test_an_untrained_network_answers_as_its_predictor(untrained, scenes):
     config = load_config(QUICKSTART, untrained)
     photo = sorted((scenes / "images" / "val2017").iterdir())[0]
     expected = load_predictor(config)(read_image(photo))
-    with serving(service=build_service(config)) as server:
+    with serving(poses=build_service(config)) as server:
         status, _, content = ask(server, body=photo.read_bytes())
     people = json.loads(content)["people"]
     assert status == 200 and len(people) == len(expected.joints) > 0
     joints = np.reshape([person["joints"] for person in people], (-1, 17, 3))
     np.testing.assert_allclose(joints, expected.joints, atol=1e-3)
+
+
+def test_a_top_down_network_is_given_the_boxes_of_a_detector(untrained, scenes, tmp_path):
+    top_down = [*SMALL[:10], "DEVICE", "cpu", "DATASET.INPUT_SIZE", "[64,64]"]
+    top_down += ["TEST.FLIP_TEST", "false", "TEST.MODEL_FILE", str(tmp_path / "y.pth")]
+    path = QUICKSTART.replace("quickstart", "topdown/quickstart")
+    torch.save(build_model(load_config(path, top_down)).state_dict(), tmp_path / "y.pth")
+    with pytest.raises(ValueError, match="give TEST.BOXES detector or bottom_up"):
+        build_service(load_config(path, [*top_down, "TEST.BOXES", "truth"]))
+    boxes = f"bottom_up:{tmp_path / 'small.yaml'},{untrained[-1]}"
+    (tmp_path / "small.yaml").write_text(load_config(QUICKSTART, untrained).dump())
+    config = load_config(path, [*top_down, "TEST.BOXES", boxes])
+    photo = sorted((scenes / "images" / "val2017").iterdir())[0]
+    with serving(poses=build_service(config)) as server:
+        status, _, content = ask(server, body=photo.read_bytes())
+    assert status == 200 and json.loads(content)["people"]
+
+
+def test_a_port_that_is_taken_is_named(untrained, stub):
+    config = load_config(QUICKSTART, untrained)
+    with pytest.raises(OSError, match=f"port {stub.server_port}: .*give another --port"):
+        serve.main(Namespace(host="127.0.0.1", port=stub.server_port), config)
 
 
 def test_a_video_is_drawn(stub, tmp_path):
@@ -287,6 +312,13 @@ def test_a_video_with_too_many_frames_is_refused(stub, tmp_path):
     data = clip(tmp_path / "a.webm", MAX_FRAMES + 1, (16, 16))
     status, _, content = ask(stub, path="/api/video", body=data)
     assert status == 413 and f"more than {MAX_FRAMES} frames" in json.loads(content)["error"]
+
+
+def test_a_video_of_large_frames_is_refused_before_one_is_decoded(stub, tmp_path, monkeypatch):
+    monkeypatch.setattr(service, "MAX_VIDEO_PIXELS", 32 * 24 - 1)
+    monkeypatch.setattr(VideoSource, "__iter__", None)
+    status, _, content = ask(stub, path="/api/video", body=clip(tmp_path / "a.mp4"))
+    assert status == 413 and "frames are 32 x 24" in json.loads(content)["error"]
 
 
 def test_an_error_of_the_network_is_an_answer():

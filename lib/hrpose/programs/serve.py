@@ -19,7 +19,13 @@ from hrpose.web.service import PoseService
 
 def main(known: argparse.Namespace, config: CfgNode) -> None:
     """Serve until a signal stops it, Ctrl-C for one."""
-    with PoseServer((known.host, known.port), build_service(config)) as server:
+    service = build_service(config)
+    try:
+        server = PoseServer((known.host, known.port), service)
+    except OSError as error:
+        reason = f"cannot listen at {known.host}, port {known.port}: {error.strerror}"
+        raise OSError(f"{reason}; give another --port, or --host") from error
+    with server:
         host, port = server.server_address[:2]
         shown = f"[{host!s}]" if ":" in str(host) else str(host)
         print(f"serving {config.TEST.MODEL_FILE} at http://{shown}:{port}/", flush=True)
