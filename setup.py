@@ -12,6 +12,7 @@ setup(
     license="MIT",
     package_dir={"": "lib"},
     packages=find_packages("lib"),
+    package_data={"hrpose.web": ["page.html"]},
     python_requires=">=3.10",
     # Ranges in which the parts work; requirements.txt pins what the figures were made with.
     install_requires=[

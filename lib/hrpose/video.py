@@ -87,6 +87,8 @@ class VideoSource:
         if not self._capture.isOpened():
             raise OSError(f"{self.label} {NO_CAMERA if camera else NO_VIDEO}")
         self.count = max(0, round(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # 0: unknown
+        width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
+        self.size = round(self._capture.get(width)), round(self._capture.get(height))  # (W, H)
         rate = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = rate if 0 < rate <= 240 else USUAL_RATE
         self.live = camera or (not self.count and not os.path.exists(address))

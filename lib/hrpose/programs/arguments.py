@@ -124,6 +124,21 @@ def _test() -> argparse.ArgumentParser:
     return parser
 
 
+def _serve() -> argparse.ArgumentParser:
+    parser = with_config("Serve a page that finds poses in photos with TEST.MODEL_FILE.")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen at, of this machine")
+    parser.add_argument(
+        "--port", type=port, default=8000, help="default: 8000; 0: any that is free"
+    )
+    return parser
+
+
+def port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; give 0 to 65535")
+    return int(text)
+
+
 def _check_data() -> argparse.ArgumentParser:
     parser = with_config("Check what a config trains and evaluates on; status 1: has errors.")
     parser.add_argument("--images", type=int, help="decode only N random images of each split")
@@ -468,6 +483,7 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "train": _train,
     "valid": _valid,
     "test": _test,
+    "serve": _serve,
     "check_data": _check_data,
     "synthesize": _synthesize,
     "scale_maps": _scale_maps,
