@@ -29,7 +29,7 @@ WORDS = [
     "codecs.offset",
     "codecs.tags",
 ]
-PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize"]
+PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize", "report"]
 ASSEMBLY = [
     "config",
     "builders.devices",

@@ -148,6 +148,20 @@ def _synthesize() -> argparse.ArgumentParser:
     return parser
 
 
+def _report() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write a page about runs, side by side: settings, curves, figures, errors and "
+        "pictures of the worst. Start it where the runs were, so that their data are found."
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=user_path, metavar="RUN", help="e.g. output/quickstart/<time>"
+    )
+    parser.add_argument(
+        "--output", type=user_path, metavar="FILE", help="default: report.html in the first RUN"
+    )
+    return parser
+
+
 def _scale_maps() -> argparse.ArgumentParser:
     parser = with_config("Show the scale maps of TEST.MODEL_FILE, a SWAHR, on DATASET.VAL.")
     parser.add_argument("--output", type=user_path, help="default: scale_maps/ in a new run folder")
@@ -452,4 +466,5 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "convert_data": _convert_data,
     "ablate": _ablate,
     "zoo": _zoo,
+    "report": _report,
 }
