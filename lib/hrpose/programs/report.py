@@ -156,7 +156,9 @@ def _figures(runs: Sequence[RecordedRun]) -> Section:
     cells = [[label, *(_figure(figures.get(name)) for name in names)] for label, figures in rows]
     if cells:
         section.tables.append(Table(["", *names], cells))
-        section.notes.append("Published figures are of the config as it is in configs/.")
+        known = any(label.startswith("published") for label, _ in rows)
+        where = "are of the config as it is in configs/" if known else "are not known"
+        section.notes.append(f"Published figures, in percent, {where}.")
     return section
 
 
@@ -270,7 +272,8 @@ def _costs(analyses: Analyses, of: str) -> Section:
         stages, rows, before = each["groups"]["all"]["ap"], [], None
         for stage, figures in stages.items():
             gains = {n: figures[n] - before[n] if before else figures[n] for n in AP_THRESHOLDS}
-            cells = [f"{figures[n]:.3f} ({gains[n]:+.3f})" for n in AP_THRESHOLDS]
+            gained = [f" ({gains[n]:+.3f})" * bool(before) for n in AP_THRESHOLDS]
+            cells = [f"{ap:.3f}{gain}" for ap, gain in zip(figures.values(), gained)]
             rows.append([STAGE_LABELS[stage], *cells])
             for n in AP_THRESHOLDS:
                 bars.setdefault(label, {}).setdefault(n, {})[STAGE_LABELS[stage]] = max(0, gains[n])

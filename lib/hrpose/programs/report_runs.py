@@ -38,7 +38,7 @@ UNREADABLE = (ValueError, LookupError, OSError, TypeError, AttributeError)
 PICTURES = 12
 """In each gallery."""
 
-WIDE, TALL = 380, 300
+WIDE, TALL = 280, 240
 """Pixels of each half of a picture, at most."""
 
 

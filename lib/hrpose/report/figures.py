@@ -16,9 +16,16 @@ Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """Label -> x and y."""
 
 STYLE = {
-    "svg.fonttype": "none", "svg.hashsalt": "hrpose", "text.parse_math": False,
-    "font.family": "sans-serif", "font.size": 8, "axes.grid": True, "grid.alpha": 0.3,
-    "axes.spines.top": False, "axes.spines.right": False, "lines.linewidth": 1.2,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "hrpose",
+    "text.parse_math": False,
+    "font.family": "sans-serif",
+    "font.size": 8,
+    "axes.grid": True,
+    "grid.alpha": 0.3,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.2,
 }
 COLUMNS = 4
 MOST_POINTS = 400
@@ -42,6 +49,8 @@ def draw_curves(panels: Mapping[str, Curves], names: tuple[str, str] = ("step", 
             values = np.concatenate([np.asarray(y, float) for _, y in curves.values()])
             if len(values) and values.min() > 0 and values.max() > LARGE_SPAN * values.min():
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes formulas
+                axes.yaxis.set_minor_formatter("")
             axes.set(title=title, xlabel=names[0], ylabel=names[1])
         _legend(figure, plots[0], len(labels))
         return _svg(figure)
@@ -50,7 +59,7 @@ def draw_curves(panels: Mapping[str, Curves], names: tuple[str, str] = ("step", 
 def draw_shares(panels: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
     """Title -> bar -> part -> size: horizontal bars of the parts' shares in all of a bar."""
     bars = max(len(rows) for rows in panels.values())
-    with _figure(len(panels), 2, 0.9 + 0.17 * bars) as (figure, plots):
+    with _figure(len(panels), 2, 1.1 + 0.17 * bars) as (figure, plots):
         for axes, (title, rows) in zip(plots, panels.items()):
             parts = list(next(iter(rows.values())))
             sizes = np.array([[row[part] for part in parts] for row in rows.values()], float)
@@ -122,7 +131,7 @@ class _figure:
 def _legend(figure: Any, axes: Any, count: int) -> None:
     if count > 1:
         handles, labels = axes.get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside upper center", ncols=min(count, 6))
+        figure.legend(handles, labels, loc="outside upper center", ncols=min(count, 4))
 
 
 def _svg(figure: Any) -> str:
