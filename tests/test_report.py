@@ -121,7 +121,11 @@ def test_an_unfinished_run_has_its_last_figures(own):
     facts = json.loads((own / "run.json").read_text())
     del facts["finished"], facts["all_figures"]
     (own / "run.json").write_text(json.dumps(facts))
-    assert "last so far" in page_of(own)
+    with (own / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 9, "ema_on_truth_boxes/AP": 0.375}\n')
+    page = page_of(own)
+    assert "val (last so far)" in page and "ema_on_truth_boxes (last so far)" in page
+    assert "<td>0.375</td>" in page
 
 
 def test_a_broken_line_is_left_out_and_counted(own):

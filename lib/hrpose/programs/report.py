@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import shlex
 import time
 from collections.abc import Mapping, Sequence
@@ -28,11 +29,13 @@ from hrpose.programs.report_runs import (
     read_run,
 )
 from hrpose.report.figures import draw_bars, draw_curves, draw_shares
-from hrpose.report.page import Section, Table, render_page
+from hrpose.report.page import Section, Table, render_page, require_packages
 
 REPORT = "report.html"
 
 _NO_LOSS = ("epoch", "eta", "memory")
+_EVALUATED = re.compile(r"(val|ema)(_on_\w+_boxes)?/")
+"""Beginning of the metrics of an evaluation in metrics.jsonl."""
 
 
 def main(known: argparse.Namespace) -> None:
@@ -44,6 +47,7 @@ def main(known: argparse.Namespace) -> None:
 
 def write_report(folders: Sequence[Path], output: Path) -> int:
     """Write the page of these runs; returns its bytes. ValueError: a package is not installed."""
+    require_packages()
     runs = [read_run(folder, label) for folder, label in zip(folders, label_runs(folders))]
     page = render_page(", ".join(run.label for run in runs), build_sections(runs))
     atomic_write(output, lambda file: file.write(page))
@@ -168,8 +172,12 @@ def _figure(value: Any) -> str:
 
 def _last_figures(run: RecordedRun) -> dict[str, dict[str, float]]:
     """Of an unfinished run, by its log."""
-    last = {f"{n[4:]}": values[-1] for n, (_, values) in run.history.items() if n[:4] == "val/"}
-    return {"val (last so far)": last} if last else {}
+    last: dict[str, dict[str, float]] = {}
+    for name, (_, values) in run.history.items():
+        if found := _EVALUATED.match(name):
+            group = last.setdefault(f"{found[0][:-1]} (last so far)", {})
+            group[name[found.end() :]] = values[-1]
+    return last
 
 
 def _published(run: RecordedRun) -> list[tuple[str, dict[str, Any]]]:
@@ -213,7 +221,7 @@ def _group_of(name: str) -> str:
     """The figure in which a metric of metrics.jsonl is drawn; empty: in none."""
     if name in _NO_LOSS:
         return ""
-    if name.startswith(("val/", "ema/")):
+    if _EVALUATED.match(name):
         return "Accuracy" if name.rpartition("/")[2][:2] in ("AP", "PC", "AI", "CO") else ""
     if name.startswith("tag_"):
         return "Tags"

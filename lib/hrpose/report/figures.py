@@ -1,13 +1,15 @@
 """Figures as inline SVG, the same text each time: curves, stacked bars and bars side by side.
 
-Text stays text, in the fonts of the page. ValueError with the cure: matplotlib is not installed.
+Text stays text, in the fonts of the page. matplotlib is imported when the first one is drawn.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,7 @@ import numpy as np
 Curves = Mapping[str, tuple[Sequence[float], Sequence[float]]]
 """Label -> x and y."""
 
-STYLE = {
+STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "hrpose",
     "text.parse_math": False,
@@ -28,6 +30,9 @@ STYLE = {
     "lines.linewidth": 1.2,
 }
 COLUMNS = 4
+WIDTH = 11.0
+"""Inches of a figure of several panels."""
+
 MOST_POINTS = 400
 """Of a curve; more are averaged."""
 
@@ -98,34 +103,21 @@ def thinned(x: Sequence[float], y: Sequence[float]) -> tuple[list[float], list[f
     return means[0], means[1]
 
 
-class _figure:
-    """A figure of `count` panels in the style, at most `columns` side by side."""
+@contextmanager
+def _figure(count: int, columns: int, height: float) -> Iterator[tuple[Any, Any]]:
+    """A figure of `count` panels in the style, at most `columns` side by side; and the panels."""
+    import matplotlib
+    from matplotlib.figure import Figure
 
-    def __init__(self, count: int, columns: int, height: float) -> None:
-        try:
-            import matplotlib
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise ValueError(
-                "a report needs matplotlib, which is not installed: pip install -e '.[report]'"
-            ) from None
-        self.style = matplotlib.rc_context(STYLE)
-        self.figure_class = Figure
-        columns = min(count, columns)
-        self.grid = (-(-count // columns), columns)
-        self.size = (max(3.6, 11 / max(columns, 2) * columns), height * self.grid[0])
-        self.count = count
-
-    def __enter__(self) -> tuple[Any, Any]:
-        self.style.__enter__()
-        figure = self.figure_class(figsize=self.size, layout="constrained")
-        plots = figure.subplots(*self.grid, squeeze=False).ravel()
-        for empty in plots[self.count :]:
+    columns = min(count, columns)
+    rows = math.ceil(count / columns)
+    with matplotlib.rc_context(STYLE):
+        size = (WIDTH / max(columns, 2) * columns, height * rows)
+        figure = Figure(figsize=size, layout="constrained")
+        plots = figure.subplots(rows, columns, squeeze=False).ravel()
+        for empty in plots[count:]:
             empty.set_visible(False)
-        return figure, plots[: self.count]
-
-    def __exit__(self, *error: Any) -> None:
-        self.style.__exit__(*error)
+        yield figure, plots[:count]
 
 
 def _legend(figure: Any, axes: Any, count: int) -> None:

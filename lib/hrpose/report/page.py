@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import importlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -46,17 +47,26 @@ class Section:
     galleries: dict[str, list[Picture]] = field(default_factory=dict)
 
 
+def require_packages() -> None:
+    """ValueError, with the cure: a package that reports need is not installed."""
+    for package in ("matplotlib", "jinja2"):
+        try:
+            importlib.import_module(package)
+        except ImportError:
+            raise ValueError(
+                f"a report needs {package}, which is not installed: pip install -e '.[report]'"
+            ) from None
+
+
 def render_page(title: str, sections: Sequence[Section]) -> bytes:
-    """The page. ValueError, with the cure: jinja2 is not installed."""
-    try:
-        import jinja2
-    except ImportError:
-        raise ValueError(
-            "a report needs jinja2, which is not installed: pip install -e '.[report]'"
-        ) from None
-    loader = jinja2.FileSystemLoader(Path(__file__).parent)
+    """The page, in UTF-8."""
+    import jinja2
+
     environment = jinja2.Environment(
-        loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
     )
     page = environment.get_template(TEMPLATE).render(title=title, sections=sections)
     return page.encode("utf-8", "replace")
