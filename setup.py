@@ -12,7 +12,7 @@ setup(
     license="MIT",
     package_dir={"": "lib"},
     packages=find_packages("lib"),
-    package_data={"hrpose.web": ["page.html"]},
+    package_data={"hrpose.report": ["template.html"], "hrpose.web": ["page.html"]},
     python_requires=">=3.10",
     # Ranges in which the parts work; requirements.txt pins what the figures were made with.
     install_requires=[
@@ -32,7 +32,7 @@ setup(
             *("ruff", "mypy", "types-PyYAML", "matplotlib", "pandas>=2.1"),
         ],
         "ablations": ["pandas>=2.1", "jinja2"],
-        "report": ["matplotlib"],
+        "report": ["matplotlib", "jinja2"],
         "weights": ["safetensors>=0.4"],
         "export": ["onnx>=1.18", "onnxscript>=0.5", "onnxruntime>=1.20"],
         "detector": ["torchvision>=0.21"],  # that of the installed torch: 0.21 is that of 2.6

@@ -30,6 +30,7 @@ WORDS = [
     "codecs.tags",
 ]
 PARTS = ["data", "models", "losses", "inference", "evaluation", "engine", "visualize", "video"]
+PARTS += ["report"]
 ASSEMBLY = [
     "config",
     "builders.devices",

@@ -51,7 +51,8 @@ def test_help_needs_no_torch(program):
 
 
 @pytest.mark.parametrize(
-    "program", [p for p in PARSERS if p not in ("synthesize", "convert", "convert_data", "zoo")]
+    "program",
+    [p for p in PARSERS if p not in ("synthesize", "convert", "convert_data", "zoo", "report")],
 )
 def test_a_mistake_in_the_config_is_found_without_torch(program):
     words = ["--cfg", QUICKSTART, "TRAIN.LRR", "1"]

@@ -28,7 +28,7 @@ def test_every_folder_of_the_package_is_in_the_layout():
 
 
 def test_every_command_and_document_is_named():
-    [commands] = re.findall(r"^\| `tools/` \|.*?:(.*?)\|", README, re.MULTILINE)
+    commands = " ".join(re.findall(r"^\| `tools/` \|.*?:(.*?)\|", README, re.MULTILINE))
     assert set(commands.split()) == {path.stem for path in (ROOT / "tools").glob("*.py")}
     for path in DOCUMENTS[3:]:
         assert f"(docs/{path.name})" in README

@@ -69,6 +69,8 @@ OPTIONS = (
            "processes for grouping."),
     Option("PRINT_FREQ", 100, above_0,
            "Steps between two lines of the log."),
+    Option("REPORT", True, anything,
+           "Write report.html, a page about the run, at the end of its training."),
     Option("LOGGERS", ("wandb",), each(one_of("wandb")),
            "Experiment trackers beside log.txt, metrics.jsonl and TensorBoard: wandb."),
 
@@ -592,6 +594,7 @@ RUNTIME_OPTIONS = (
     "WORKERS",
     "PRINT_FREQ",
     "LOGGERS",
+    "REPORT",
     "TEST.BATCH",
     "TRAIN.MICRO_BATCH",
     "TRAIN.ACTIVATION_CHECKPOINTING",

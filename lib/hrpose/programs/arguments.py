@@ -44,7 +44,8 @@ def _refuse_unknown(parser: argparse.ArgumentParser, words: Sequence[str]) -> No
         if name.startswith("--") and not any(option.startswith(name) for option in known):
             near = difflib.get_close_matches(name, known, 1)
             word = name.removeprefix("--").replace("-", "_").upper()
-            same = [f"{key} <value>" for key in BY_KEY if key.rpartition(".")[2] == word]
+            keys = [key for key in BY_KEY if key.rpartition(".")[2] == word]
+            same = [f"{key} <value>" for key in sorted(keys, key=lambda key: key.count("."))]
             usual = (
                 f"options of a config are KEY VALUE, e.g. {' or '.join(same) or 'TRAIN.EPOCHS 3'}"
             )
@@ -173,6 +174,20 @@ def _synthesize() -> argparse.ArgumentParser:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument(
         "--joints", default=",".join(COCO.joints), help="which of COCO's to annotate"
+    )
+    return parser
+
+
+def _report() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Write a page about runs, side by side: settings, curves, figures, errors and "
+        "pictures of the worst. Start it where the runs were, so that their data are found."
+    )
+    parser.add_argument(
+        "runs", nargs="+", type=user_path, metavar="RUN", help="e.g. output/quickstart/<time>"
+    )
+    parser.add_argument(
+        "--output", type=user_path, metavar="FILE", help="default: report.html in the first RUN"
     )
     return parser
 
@@ -492,4 +507,5 @@ PARSERS: dict[str, Callable[[], argparse.ArgumentParser]] = {
     "convert_data": _convert_data,
     "ablate": _ablate,
     "zoo": _zoo,
+    "report": _report,
 }

@@ -368,3 +368,17 @@ def _finish(
         print(f"{name}{around}:\n{format_metrics(evaluated_sources(config), values)}")
     print(f"best checkpoint ({primary} {state.progress.best:.3f}{around}): {state.run_dir.best}")
     print(f"visualisations, results and log: {folder}")
+    if config.REPORT:
+        print(_write_report(folder))
+
+
+def _write_report(folder: Path) -> str:
+    """Where the report of the run is or, as nothing may spoil a finished training, why not."""
+    try:
+        from hrpose.programs.report import REPORT, write_report  # a second to import
+
+        write_report([folder], folder / REPORT)
+    except Exception as error:
+        text = " ".join(f"{error!r:.300}".split()) if not isinstance(error, ValueError) else error
+        return f"no report is written: {text}; later: python tools/report.py {folder}"
+    return f"report: {folder / REPORT}"
