@@ -160,8 +160,8 @@ def _figures(runs: Sequence[RecordedRun]) -> Section:
     cells = [[label, *(_figure(figures.get(name)) for name in names)] for label, figures in rows]
     if cells:
         section.tables.append(Table(["", *names], cells))
-        known = any(label.startswith("published") for label, _ in rows)
-        where = "are of the config as it is in configs/" if known else "are not known"
+        stated = any(label.startswith("published") for label, _ in rows)
+        where = "are of the config as it is in configs/" if stated else "are not known"
         section.notes.append(f"Published figures, in percent, {where}.")
     return section
 
@@ -211,7 +211,10 @@ def _curves(runs: Sequence[RecordedRun]) -> list[Section]:
             if group := _group_of(name):
                 groups[group].setdefault(name, {})[run.label] = curve
     return [
-        Section(f"Curves: {title}", figures=[draw_curves(panels)])
+        Section(
+            f"Curves: {title}",
+            figures=[draw_curves(panels, lowest=0 if title == "Accuracy" else None)],
+        )
         for title, panels in groups.items()
         if panels
     ]
@@ -247,7 +250,7 @@ def _precision(analyses: Analyses, of: str) -> Section:
         cells = [f"{best[n]:.3f}" if best else "–" for n in ("score", "f1", "precision", "recall")]
         rows.append([label, *cells])
     heads = ["best F1 at OKS .5", "from score", "F1", "precision", "recall"]
-    figure = draw_curves(panels, ("recall", "precision"))
+    figure = draw_curves(panels, ("recall", "precision"), lowest=0)
     return Section(f"Precision and recall{of}", tables=[Table(heads, rows)], figures=[figure])
 
 
@@ -275,7 +278,7 @@ def _costs(analyses: Analyses, of: str) -> Section:
         f"What the errors cost{of}",
         ["AP without these errors and those before them, and what that gains."],
     )
-    bars = {}
+    bars: dict[str, dict[str, dict[str, float]]] = {}
     for label, each in analyses.items():
         stages, rows, before = each["groups"]["all"]["ap"], [], None
         for stage, figures in stages.items():
