@@ -26,6 +26,7 @@ from hrpose.programs.report_runs import (
     analyzed_sets,
     count_gmac,
     draw_galleries,
+    label_runs,
     read_run,
 )
 from hrpose.report.figures import draw_bars, draw_curves, draw_shares
@@ -52,13 +53,6 @@ def write_report(folders: Sequence[Path], output: Path) -> int:
     page = render_page(", ".join(run.label for run in runs), build_sections(runs))
     atomic_write(output, lambda file: file.write(page))
     return len(page)
-
-
-def label_runs(folders: Sequence[Path]) -> list[str]:
-    """<experiment>/<time> of each; whole paths where that is not unique."""
-    whole = [folder.resolve() for folder in folders]
-    short = ["/".join(path.parts[-2:]) for path in whole]
-    return short if len(set(short)) == len(short) else [f"{path}" for path in whole]
 
 
 def build_sections(runs: Sequence[RecordedRun]) -> list[Section]:
@@ -188,10 +182,8 @@ def _published(run: RecordedRun) -> list[tuple[str, dict[str, Any]]]:
     path = REPOSITORY / "configs" / f"{name}.yaml"
     rows: list[tuple[str, dict[str, Any]]] = []
     with suppress(*UNREADABLE):
-        stated = read_published(path)
-        rows += [
-            ("published (header of the config)", {k: f"{v}" for k, v in stated.items()})
-        ] * bool(stated)
+        if stated := {key: f"{value}" for key, value in read_published(path).items()}:
+            rows.append(("published (header of the config)", stated))
     for row in ZOO.values():
         if row.config == name and row.result and row.data in ("COCO", "CrowdPose"):
             rows.append((f"published (zoo:{row.name})", {"AP": row.result.partition(";")[0]}))
@@ -200,12 +192,8 @@ def _published(run: RecordedRun) -> list[tuple[str, dict[str, Any]]]:
 
 def _curves(runs: Sequence[RecordedRun]) -> list[Section]:
     """Accuracy, losses, tags, and speed."""
-    groups: dict[str, dict[str, dict[str, Any]]] = {
-        "Accuracy": {},
-        "Losses": {},
-        "Tags": {},
-        "Learning rate and speed": {},
-    }
+    titles = ("Accuracy", "Losses", "Tags", "Learning rate and speed")
+    groups: dict[str, dict[str, dict[str, Any]]] = {title: {} for title in titles}
     for run in runs:
         for name, curve in run.history.items():
             if group := _group_of(name):
@@ -274,10 +262,8 @@ def _joint_errors(analyses: Analyses, of: str) -> Section:
 
 
 def _costs(analyses: Analyses, of: str) -> Section:
-    section = Section(
-        f"What the errors cost{of}",
-        ["AP without these errors and those before them, and what that gains."],
-    )
+    note = "AP without these errors and those before them, and what that gains."
+    section = Section(f"What the errors cost{of}", [note])
     bars: dict[str, dict[str, dict[str, float]]] = {}
     for label, each in analyses.items():
         stages, rows, before = each["groups"]["all"]["ap"], [], None
