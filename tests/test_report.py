@@ -11,8 +11,8 @@ from commands import QUICKSTART, SMALL, run
 from hrpose.config import load_config
 from hrpose.ops.atomic_io import read_json
 from hrpose.programs import train
-from hrpose.programs.report import label_runs, write_report
-from hrpose.programs.report_runs import read_history, read_run
+from hrpose.programs.report import write_report
+from hrpose.programs.report_runs import label_runs, read_history, read_run
 from hrpose.report.figures import MOST_POINTS, draw_curves, thinned
 from keypoint_scenes import as_results
 
@@ -56,8 +56,9 @@ def make_run(folder, root, shift=6.0):
     (folder / "metrics.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines))
     labels = read_json(root / "annotations" / "person_keypoints_val2017.json", "annotations")
     found = as_results(labels)[1:]
+    found.append({**found[0], "keypoints": [0] * 51, "score": 0.9})  # without a joint
     for pose in found:
-        pose["keypoints"] = [value + shift for value in pose["keypoints"]]
+        pose["keypoints"] = [value and value + shift for value in pose["keypoints"]]
     (folder / "results").mkdir()
     (folder / "results" / "keypoints.json").write_text(json.dumps(found))
     return folder

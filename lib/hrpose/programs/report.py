@@ -26,6 +26,7 @@ from hrpose.programs.report_runs import (
     analyzed_sets,
     count_gmac,
     draw_galleries,
+    label_runs,
     read_run,
 )
 from hrpose.report.figures import draw_bars, draw_curves, draw_shares
@@ -52,13 +53,6 @@ def write_report(folders: Sequence[Path], output: Path) -> int:
     page = render_page(", ".join(run.label for run in runs), build_sections(runs))
     atomic_write(output, lambda file: file.write(page))
     return len(page)
-
-
-def label_runs(folders: Sequence[Path]) -> list[str]:
-    """<experiment>/<time> of each; whole paths where that is not unique."""
-    whole = [folder.resolve() for folder in folders]
-    short = ["/".join(path.parts[-2:]) for path in whole]
-    return short if len(set(short)) == len(short) else [f"{path}" for path in whole]
 
 
 def build_sections(runs: Sequence[RecordedRun]) -> list[Section]:
@@ -160,8 +154,8 @@ def _figures(runs: Sequence[RecordedRun]) -> Section:
     cells = [[label, *(_figure(figures.get(name)) for name in names)] for label, figures in rows]
     if cells:
         section.tables.append(Table(["", *names], cells))
-        known = any(label.startswith("published") for label, _ in rows)
-        where = "are of the config as it is in configs/" if known else "are not known"
+        stated = any(label.startswith("published") for label, _ in rows)
+        where = "are of the config as it is in configs/" if stated else "are not known"
         section.notes.append(f"Published figures, in percent, {where}.")
     return section
 
@@ -188,10 +182,8 @@ def _published(run: RecordedRun) -> list[tuple[str, dict[str, Any]]]:
     path = REPOSITORY / "configs" / f"{name}.yaml"
     rows: list[tuple[str, dict[str, Any]]] = []
     with suppress(*UNREADABLE):
-        stated = read_published(path)
-        rows += [
-            ("published (header of the config)", {k: f"{v}" for k, v in stated.items()})
-        ] * bool(stated)
+        if stated := {key: f"{value}" for key, value in read_published(path).items()}:
+            rows.append(("published (header of the config)", stated))
     for row in ZOO.values():
         if row.config == name and row.result and row.data in ("COCO", "CrowdPose"):
             rows.append((f"published (zoo:{row.name})", {"AP": row.result.partition(";")[0]}))
@@ -200,18 +192,17 @@ def _published(run: RecordedRun) -> list[tuple[str, dict[str, Any]]]:
 
 def _curves(runs: Sequence[RecordedRun]) -> list[Section]:
     """Accuracy, losses, tags, and speed."""
-    groups: dict[str, dict[str, dict[str, Any]]] = {
-        "Accuracy": {},
-        "Losses": {},
-        "Tags": {},
-        "Learning rate and speed": {},
-    }
+    titles = ("Accuracy", "Losses", "Tags", "Learning rate and speed")
+    groups: dict[str, dict[str, dict[str, Any]]] = {title: {} for title in titles}
     for run in runs:
         for name, curve in run.history.items():
             if group := _group_of(name):
                 groups[group].setdefault(name, {})[run.label] = curve
     return [
-        Section(f"Curves: {title}", figures=[draw_curves(panels)])
+        Section(
+            f"Curves: {title}",
+            figures=[draw_curves(panels, lowest=0 if title == "Accuracy" else None)],
+        )
         for title, panels in groups.items()
         if panels
     ]
@@ -247,7 +238,7 @@ def _precision(analyses: Analyses, of: str) -> Section:
         cells = [f"{best[n]:.3f}" if best else "–" for n in ("score", "f1", "precision", "recall")]
         rows.append([label, *cells])
     heads = ["best F1 at OKS .5", "from score", "F1", "precision", "recall"]
-    figure = draw_curves(panels, ("recall", "precision"))
+    figure = draw_curves(panels, ("recall", "precision"), lowest=0)
     return Section(f"Precision and recall{of}", tables=[Table(heads, rows)], figures=[figure])
 
 
@@ -271,11 +262,9 @@ def _joint_errors(analyses: Analyses, of: str) -> Section:
 
 
 def _costs(analyses: Analyses, of: str) -> Section:
-    section = Section(
-        f"What the errors cost{of}",
-        ["AP without these errors and those before them, and what that gains."],
-    )
-    bars = {}
+    note = "AP without these errors and those before them, and what that gains."
+    section = Section(f"What the errors cost{of}", [note])
+    bars: dict[str, dict[str, dict[str, float]]] = {}
     for label, each in analyses.items():
         stages, rows, before = each["groups"]["all"]["ap"], [], None
         for stage, figures in stages.items():

@@ -65,6 +65,13 @@ class AnalyzedPoses:
     threshold: float  # of scores that are drawn
 
 
+def label_runs(folders: Sequence[Path]) -> list[str]:
+    """<experiment>/<time> of each; whole paths where that is not unique."""
+    whole = [folder.resolve() for folder in folders]
+    short = ["/".join(path.parts[-2:]) for path in whole]
+    return short if len(set(short)) == len(short) else [f"{path}" for path in whole]
+
+
 def read_run(folder: Path, label: str) -> RecordedRun:
     """FileNotFoundError: it has no run.json, so that it is not the folder of a run."""
     facts = read_json(folder / "run.json", "record of a run")
@@ -210,6 +217,8 @@ def _around(
     """Rows and columns of the known joints and as much around them."""
     joints = joints_array([one], joint_count)[0]
     known = joints[(joints[:, :2] != 0).any(1), :2]
+    if not len(known):
+        return slice(None), slice(None)
     low, high = known.min(0), known.max(0)
     margin = max(0.5 * (high - low).max(), 16)
     limits = np.array(shape[1::-1])

@@ -42,8 +42,15 @@ LARGE_SPAN = 20.0
 KIND_COLOURS = ("#7fbf7b", "#fdd49e", "#9e77c4", "#4c8fd1", "#d9534f", "#c9a227", "#999999", "#333")
 
 
-def draw_curves(panels: Mapping[str, Curves], names: tuple[str, str] = ("step", "")) -> str:
-    """A panel for each title; a label has the same colour in all. names: of both axes"""
+def draw_curves(
+    panels: Mapping[str, Curves],
+    names: tuple[str, str] = ("step", ""),
+    lowest: float | None = None,
+) -> str:
+    """A panel for each title; a label has the same colour in all.
+
+    names: of both axes   lowest: y where axes begin, linear; None: wherever the values do
+    """
     labels = list(dict.fromkeys(label for curves in panels.values() for label in curves))
     with _figure(len(panels), COLUMNS, 2.1) as (figure, plots):
         for axes, (title, curves) in zip(plots, panels.items()):
@@ -52,7 +59,9 @@ def draw_curves(panels: Mapping[str, Curves], names: tuple[str, str] = ("step", 
                 mark = "o" if len(x) < 3 else ""
                 axes.plot(x, y, mark + "-", color=f"C{labels.index(label)}", label=label, ms=3)
             values = np.concatenate([np.asarray(y, float) for _, y in curves.values()])
-            if len(values) and values.min() > 0 and values.max() > LARGE_SPAN * values.min():
+            if lowest is not None:
+                axes.set_ylim(lowest, max(1.05 * values.max(initial=lowest), lowest + 0.01))
+            elif 0 < LARGE_SPAN * values.min(initial=np.inf) < values.max(initial=0):
                 axes.set_yscale("log")
                 axes.yaxis.set_major_formatter("{x:g}")  # the usual one writes formulas
                 axes.yaxis.set_minor_formatter("")
