@@ -60,7 +60,7 @@ class Excerpt(NamedTuple):
 
     every: int = 1
     start: float = 0.0  # s, inclusive
-    end: float = math.inf
+    end: float = math.inf  # s, exclusive
 
 
 WHOLE = Excerpt()
@@ -109,7 +109,7 @@ class VideoSource:
                 begun = begun or time.monotonic()
                 now = time.monotonic() - begun if self.live else self._time_stamp()
                 last = now if now > last else last + 1 / self.fps
-                if last > end:
+                if last >= end:
                     return
                 if last >= start and index % every == 0 and (image := self._retrieve()) is not None:
                     yield Frame(index, last, self.name, image)

@@ -109,7 +109,7 @@ def _test() -> argparse.ArgumentParser:
     )
     add("--every", type=positive, default=1, metavar="N", help="of a video, every N-th frame")
     add("--start", type=seconds, default=0.0, metavar="S", help="from second S of a video")
-    add("--end", type=seconds, default=math.inf, metavar="S", help="to second S of a video")
+    add("--end", type=seconds, default=math.inf, metavar="S", help="before second S of a video")
     parser.add_argument(
         "--image-info",
         type=user_path,

@@ -96,6 +96,11 @@ class FrameLoop:
                 for frame in progress(frames, title, source.expected(), note=self._slowest):
                     self._frame(frame, tracker)
             self.background.drain()
+            if self.times.items[PREDICT] == before[PREDICT]:
+                raise ValueError(
+                    "no frame that --every, --start and --end choose is there, or can be decoded; "
+                    f"{clip.label} lasts {source.count / source.fps:.3g} s"
+                )
         finally:
             self.background.submit(self.recorder.end_clip)
             self.background.drain()

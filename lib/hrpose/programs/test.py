@@ -132,7 +132,8 @@ def predict_inputs(config: CfgNode, inputs: Inputs, known: argparse.Namespace) -
         recorder.close(files)
         print(recorder.describe())
     rate = (recorder.images + recorder.frames) / (time.perf_counter() - begun)
-    print(f"{rate:.3g} frames/s; each stage alone: {loop.times.describe()}")
+    if rate:
+        print(f"{rate:.3g} frames/s; each stage alone: {loop.times.describe()}")
     warn_of_corners([box["bbox"] for box in recorder.boxes], recorder.sizes)
     missing = f"it is not in {config.TEST.BOXES}, and no people are searched"
     unknown = [each.path for each in inputs.photos if each.image_id in boxes.unknown]
@@ -151,6 +152,8 @@ def check_video_options(config: CfgNode, inputs: Inputs, known: argparse.Namespa
         raise ValueError(
             f"--every, --start and --end choose frames of videos, and {known.input} has none"
         )
+    if known.start >= known.end:
+        raise ValueError(f"no frame is from second {known.start:g} on and before {known.end:g}")
     if inputs.photos and known.draw == "video":
         raise ValueError(
             f"--draw video: {inputs.photos[0].path} is a photo; leave --draw out: photos are drawn "
