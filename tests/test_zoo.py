@@ -384,6 +384,8 @@ def test_the_table_states_the_joints_and_coordinates_that_a_file_does_not(
 def test_the_command_lists_fetches_and_verifies(server, listed, cache):
     listed(server, data="COCO", result="67.1; multi-scale 69.9")
     assert re.search(r"^tiny +67\.1 +COCO +- +no$", run("zoo"), re.MULTILINE)
+    assert run("zoo", "--verify") == f"nothing to verify: no file of the zoo is in {cache}\n"
+    assert run("zoo", "--verify", "tiny") == "tiny: not here\n"
     assert not server.requests
     assert hashlib.sha256(CONTENT).hexdigest() in run("zoo", "--fetch", "tiny")
     assert re.search(rf"^tiny +67\.1 +COCO +{len(CONTENT)} +yes$", run("zoo"), re.MULTILINE)

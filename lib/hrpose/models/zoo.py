@@ -67,10 +67,10 @@ SWAHR_FOLDER = "https://drive.google.com/drive/folders/13FFvwK7bDZLD4H_toueopbLh
 OPENMMLAB = "https://download.openmmlab.com/mmpose"
 OPENMMLAB_1 = "v1/body_2d_keypoint/topdown_heatmap/coco"
 
-ONE_SCALE = "val2017, mirror, one scale"
-AIC_ONE_SCALE = "validation, mirror, one scale"
-DETECTED = "val2017, mirror, detected boxes (person AP 56.4)"
-MPII_VALID = "valid, mirror, labelled boxes"
+ONE_SCALE = "val2017, flip test, one scale"
+AIC_ONE_SCALE = "validation, flip test, one scale"
+DETECTED = "val2017, flip test, detected boxes (person AP 56.4)"
+MPII_VALID = "valid, flip test, labelled boxes"
 START = "a start for training"
 
 _DIGITS_IN_NAME = re.compile(r"-([0-9a-f]{8})(?:_\d{8})?\.pth$")
@@ -99,7 +99,7 @@ _ROWS = (
     # Authors, bottom-up
     ZooFile("higher_hrnet_w32_512_official", "higher_hrnet_w32_512_official.pth", OPENVINO,
             OPENVINO_SHA384, OPEN_MODEL_ZOO, "w32_512", "COCO",
-            "67.1; without mirror 64.64; multi-scale 69.9", ONE_SCALE, size=115_172_215),
+            "67.1; without flip 64.64; multi-scale 69.9", ONE_SCALE, size=115_172_215),
     ZooFile("higher_hrnet_w32_640_official", "higher_hrnet_w32_640_official.pth.tar",
             f"{DRIVE}/1uEcQlm1rjV-JRgVbaP79Y5sMLqUX2ciD", "", HIGHER_HRNET_AUTHORS,
             "ablations/higher_hrnet_table7/w32", "COCO", "68.5; multi-scale 70.6", ONE_SCALE,
@@ -152,7 +152,7 @@ _ROWS = (
     _mmpose("higher_hrnet_w32_512_crowdpose_mmpose", "zoo/crowdpose_w32_512",
             "65.5; multi-scale 66.1",
             "bottom_up/higher_hrnet32_crowdpose_512x512-1aa4a132_20201017.pth",
-            data="CrowdPose", measured="test, mirror, one scale"),
+            data="CrowdPose", measured="test, flip test, one scale"),
     _mmpose("higher_hrnet_w32_512_aic_mmpose", "aic/w32_512", "31.5; multi-scale 32.3",
             "bottom_up/higher_hrnet32_aic_512x512-9a674c33_20210130.pth",
             data="AIC", measured=AIC_ONE_SCALE),
@@ -204,10 +204,10 @@ _ROWS = (
             data="MPII", measured=MPII_VALID),
     _mmpose("hrnet_w32_256x192_crowdpose_mmpose0", "zoo/crowdpose_hrnet_w32_256x192", "67.5",
             "top_down/hrnet/hrnet_w32_crowdpose_256x192-960be101_20201227.pth",
-            data="CrowdPose", measured="test, mirror, detected boxes"),
+            data="CrowdPose", measured="test, flip test, detected boxes"),
     _mmpose("hrnet_w32_256x192_aic_mmpose0", "aic/hrnet_w32_256x192", "32.3",
             "top_down/hrnet/hrnet_w32_aic_256x192-30a4e465_20200826.pth",
-            data="AIC", measured="validation, mirror, labelled boxes"),
+            data="AIC", measured="validation, flip test, labelled boxes"),
     # mmpose 1.x, top-down
     _mmpose("hrnet_w32_256x192_mmpose1", "zoo/hrnet_w32_256x192", "74.9",
             f"{OPENMMLAB_1}/td-hm_hrnet-w32_8xb64-210e_coco-256x192-81c58e40_20220909.pth"),

@@ -14,7 +14,10 @@ def main(known: argparse.Namespace) -> None:
     rows = [zoo_file(PREFIX + name.removeprefix(PREFIX)) for name in known.names]
     chosen = [row for row in rows if row]
     if known.verify:
-        sys.exit(verify(chosen or list(ZOO.values())))
+        here = [row for row in ZOO.values() if cached_file(row)]
+        if not here and not chosen:
+            print(f"nothing to verify: no file of the zoo is in {cache_folder()}")
+        sys.exit(verify(chosen or here))
     if known.fetch and not chosen:
         raise ValueError("--fetch takes names: python tools/zoo.py --fetch hrnet_w32_imagenet")
     for row in chosen:
@@ -33,7 +36,7 @@ def listed_zoo() -> str:
         lines.append((row.name, ap or "-", row.data, f"{size or '-'}", state))
     widths = [max(map(len, column)) for column in zip(*lines)]
     text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in lines]
-    note = "AP is its source's, with mirror and at one scale; on MPII it is PCKh@.5"
+    note = "AP is its source's, with flip test and at one scale; on MPII it is PCKh@.5"
     return "\n".join([*text, f"cache: {cache_folder()}", note])
 
 
@@ -65,11 +68,12 @@ def fetched(row: ZooFile) -> str:
 
 
 def verify(rows: list[ZooFile]) -> int:
-    """Print the state of every file at hand; status 1 if one is not as listed."""
+    """Print the state of every file; status 1 if one is there, but not as listed."""
     damaged = 0
     for row in rows:
         path = cached_file(row)
         if path is None:
+            print(f"{row.name}: not here")
             continue
         note = "" if row.checksum else ", as far as is known: no checksum is published"
         try:
