@@ -85,7 +85,8 @@ class VideoSource:
         camera = isinstance(address, int)
         self._capture = cv2.VideoCapture(address, cv2.CAP_ANY if camera else cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
-            raise OSError(f"{self.label} {NO_CAMERA if camera else NO_VIDEO}")
+            why = NO_CAMERA if camera else NO_STREAM if "://" in f"{address}" else NO_VIDEO
+            raise OSError(f"{self.label} {why}")
         self.count = max(0, round(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))  # 0: unknown
         width, height = cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT
         self.size = round(self._capture.get(width)), round(self._capture.get(height))  # (W, H)
@@ -157,6 +158,10 @@ NO_VIDEO = (
 NO_CAMERA = (
     "cannot be opened: it is not there, or another program has it, or you may not read it. Cameras "
     "are numbered from 0; on Linux they are /dev/video0, /dev/video1, ..."
+)
+NO_STREAM = (
+    "cannot be opened: nothing answers there, it asks for another user or password, or it sends no "
+    "video that OpenCV's FFmpeg can decode. Try the same address in a player"
 )
 
 
