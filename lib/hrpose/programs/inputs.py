@@ -69,9 +69,8 @@ def find_inputs(source: str) -> Inputs:
     videos = [path for path in files if is_video(path)]
     images = [path for path in files if path not in videos and is_photo(path)]
     if not images and not videos:
-        raise FileNotFoundError(
-            f"no image or video at {source} (known: {', '.join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)})"
-        )
+        known = ", ".join(dict.fromkeys(IMAGE_SUFFIXES + VIDEO_SUFFIXES))  # .gif may be both
+        raise FileNotFoundError(f"no image or video at {source} (known: {known})")
     unknown = [path for path in files if path not in images and path not in videos]
     if unknown:
         passed = Counter(path.suffix.lower() or path.name for path in unknown)
