@@ -60,7 +60,7 @@ def fetch(address: str, path: Path, check: Callable[[Path], object]) -> None:
     Errors: FetchError, after which the next call continues; DiskFullError; what `check` raises
     """
     if urlsplit(address).scheme not in ("https", "http"):
-        raise ValueError(f"{address} is not fetched; only https addresses are")
+        raise ValueError(f"{address} is not fetched; give an address of https:// or http://")
     part = path.with_name(f"{path.name}.part")
     with locked(path):
         if path.is_file():
