@@ -242,7 +242,7 @@ def test_nothing_but_https_is_opened_from_https(server, listed):
     for other in ("http://a.example/x", "ftp://a.example/x", "file:///etc/passwd"):
         with pytest.raises(FetchError, match="redirects to .* not https"):
             SafeRedirects().redirect_request(request, None, 302, "", {}, other)
-    with pytest.raises(ValueError, match="only https"):
+    with pytest.raises(ValueError, match="give an address of https"):
         fetch("file:///etc/passwd", Path("x"), lambda part: None)
     server.redirect = "file:///etc/passwd"
     listed(server, address=server.address("moved"))
