@@ -51,9 +51,11 @@ def serving(predict=found, seconds=20.0, poses=None):
     with PoseServer(("127.0.0.1", 0), poses, seconds) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
-        yield server
-        server.shutdown()
-        thread.join()
+        try:
+            yield server
+        finally:  # else pytest would wait for the thread after a test that fails
+            server.shutdown()
+            thread.join()
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +138,17 @@ def test_a_lossless_webp_has_its_own_header():
         ".webp", np.zeros((77, 65, 3), np.uint8), [cv2.IMWRITE_WEBP_QUALITY, 101]
     )
     assert data.tobytes()[12:16] == b"VP8L" and image_size(data.tobytes()) == (65, 77)
+
+
+@pytest.mark.parametrize("garbage", [b"\x00\xc0", b"\xff\xd0", b"\xff\x01", b"\xff\x00"])
+def test_a_jpeg_whose_decoder_would_see_another_frame_is_refused(garbage):
+    """Decoders skip these bytes, and the small frame header or the length after them."""
+    jpeg = encode(np.zeros((48, 64, 3), np.uint8), ".jpg")
+    frame = struct.pack(">HBHH", 11, 8, 16, 16)
+    at = 4 + int.from_bytes(jpeg[4:6], "big")
+    assert image_size(jpeg[:at] + b"\xff\xff" + jpeg[at:]) == (64, 48)  # fillers are usual
+    with pytest.raises(ValueError, match="header of the image"):
+        image_size(jpeg[:at] + garbage + frame + jpeg[at:])
 
 
 def test_a_playlist_is_no_video():
@@ -350,6 +363,16 @@ def test_a_slow_body_is_ended_and_frees_its_place():
         assert ask(server, body=JPEG)[0] == 200
         for client in clients:
             client.close()
+
+
+def test_an_answer_that_is_read_too_slowly_has_no_other_in_its_midst():
+    with serving(seconds=0.3) as server:
+        server.page = bytes(20_000_000)
+        with socket.create_connection(server.server_address) as client:
+            client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            time.sleep(0.45)
+            answer = b"".join(iter(lambda: client.recv(1 << 20), b""))
+        assert answer.count(b"HTTP/1.1") == 1 and len(answer) < len(server.page)
 
 
 def test_a_client_that_goes_away_costs_nothing(stub):

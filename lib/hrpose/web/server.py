@@ -234,9 +234,12 @@ class PoseHandler(BaseHTTPRequestHandler):
         self.send_response(status)
         for name, value in headers.items():
             self.send_header(name, value)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(content)
+        try:
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(content)
+        except TimeoutError as error:  # another answer would follow in the midst of this one
+            raise ConnectionAbortedError("the client does not read its answer") from error
 
     def _linger(self) -> None:
         """Read what the client still sends: if it is not read, it may not get the answer."""

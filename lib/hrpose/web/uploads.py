@@ -11,11 +11,14 @@ import struct
 _NOT_FRAMES = {0xC4, 0xC8, 0xCC}
 """JPEG markers among those of a frame header that are none: DHT, JPG, DAC."""
 
+_NO_LENGTH = {*range(0xC0), *range(0xD0, 0xDA)}
+"""JPEG markers without a segment, or of none; before the frame header no encoder writes one."""
+
 
 def image_size(data: bytes) -> tuple[int, int] | None:
     """(W, H) as stored in the header; None for bytes of no JPEG, PNG, WebP, GIF, BMP or AVIF.
 
-    Errors: ValueError for a header that is cut short
+    Errors: ValueError for a header that is cut short or damaged
     """
     try:
         if data.startswith(b"\xff\xd8\xff"):
@@ -37,10 +40,15 @@ def image_size(data: bytes) -> tuple[int, int] | None:
 
 
 def _jpeg_size(data: bytes) -> tuple[int, int]:
-    """Of the first frame header; the thumbnail in EXIF has one too, within its segment."""
+    """Of the first frame header; the thumbnail in EXIF has one too, within its segment.
+
+    Decoders skip what is no segment, and would find another frame header there than this.
+    """
     at = 2
     while True:
-        marker, length = struct.unpack_from(">xBH", data, at)
+        lead, marker, length = struct.unpack_from(">BBH", data, at)
+        if lead != 0xFF or marker in _NO_LENGTH:
+            raise ValueError("the header of the image has bytes that are no segment of a JPEG")
         if 0xC0 <= marker <= 0xCF and marker not in _NOT_FRAMES:
             height, width = struct.unpack_from(">HH", data, at + 5)
             return width, height
