@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import shlex
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -63,6 +64,7 @@ def build_sections(runs: Sequence[RecordedRun]) -> list[Section]:
         for name, found in analyzed_sets(run):
             if isinstance(found, str):
                 sections[1].notes.append(f"{run.label}: {name} {found}")
+                print(f"warning: {sections[1].notes[-1]}", file=sys.stderr)
             else:
                 sets.setdefault(name, {})[run.label] = found
     for name, analyzed in sets.items():

@@ -125,7 +125,8 @@ def analyzed_sets(run: RecordedRun) -> Iterator[tuple[str, AnalyzedPoses | str]]
     try:
         sources = evaluated_sources(run.config)
     except UNREADABLE as error:
-        yield "", f"errors are not analysed: {error}"
+        place = "call tools/report.py where the run was started, with its data in place"
+        yield "", f"errors are not analysed; {place}: {error}"
         return
     for source in sources:
         try:
