@@ -154,7 +154,7 @@ def test_data_that_moved_are_named(own):
     moved = options[:start] + "  ROOT: elsewhere\n" + options[options.index("\n", start) + 1 :]
     (own / "config.yaml").write_text(moved)
     page = page_of(own)
-    assert "errors are not analysed; call tools/report.py where the run was started" in page
+    assert "errors are not analysed: there is no folder elsewhere; call tools/rep" in page
     (own / "config.yaml").write_text("{")
     assert "config cannot be read" in page_of(own)
 

@@ -125,8 +125,7 @@ def analyzed_sets(run: RecordedRun) -> Iterator[tuple[str, AnalyzedPoses | str]]
     try:
         sources = evaluated_sources(run.config)
     except UNREADABLE as error:
-        place = "call tools/report.py where the run was started, with its data in place"
-        yield "", f"errors are not analysed; {place}: {error}"
+        yield "", f"errors are not analysed: {error}"
         return
     for source in sources:
         try:
@@ -140,6 +139,11 @@ def _analyze(folder: Path, source: DataSource) -> AnalyzedPoses:
     if config.DATASET.FORMAT not in ANALYZED_FORMATS:
         raise ValueError(
             f"DATASET.FORMAT {config.DATASET.FORMAT} is not scored by OKS; figures are above"
+        )
+    if not Path(config.DATASET.ROOT).is_dir():
+        raise FileNotFoundError(
+            f"there is no folder {config.DATASET.ROOT}; call tools/report.py where the run was "
+            "started, with its data in place"
         )
     path = folder / source.name / "results" / results_name(source.config)
     if not path.is_file():
