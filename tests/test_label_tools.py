@@ -124,6 +124,7 @@ def test_a_line_that_is_wrong_is_named(tmp_path, line, message):
         ({"train": None}, [], "has the splits (none)"),
         ({}, ["--images", "absent"], "no images"),
         ({}, ["--annotator", "3"], "--annotator is for --from label-studio"),
+        ({}, ["--url", "https://a.example/"], "--url is for --to label-studio"),
     ],
 )
 def test_settings_that_cannot_be_used_are_refused(tmp_path, settings, words, message):

@@ -334,13 +334,14 @@ def test_a_video_of_large_frames_is_refused_before_one_is_decoded(stub, tmp_path
     assert status == 413 and "frames are 32 x 24" in json.loads(content)["error"]
 
 
-def test_an_error_of_the_network_is_an_answer():
+def test_an_error_of_the_network_is_an_answer_and_in_the_log(caplog):
     def broken(image):
         raise ValueError("no memory")
 
     with serving(broken) as server:
         status, _, content = ask(server, body=JPEG)
     assert status == 500 and "no memory" in json.loads(content)["error"]
+    assert "the network failed: ValueError: no memory" in caplog.text
 
 
 HALF = [b"PO", b"POST /api/poses HTTP/1.1\r\nHost: localhost\r\nContent-L"]
@@ -451,7 +452,9 @@ def test_more_connections_than_are_taken_are_refused(monkeypatch):
     with serving() as server:
         held = [socket.create_connection(server.server_address) for _ in range(2)]
         time.sleep(0.2)
-        assert "503 Too many" in send_raw(server, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        refusal = send_raw(server, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        assert "503 Too many" in refusal and "Retry-After: 2" in refusal
+        assert json.loads(refusal.partition("\r\n\r\n")[2])["error"]
         for each in held:
             each.close()
         until = time.monotonic() + 20

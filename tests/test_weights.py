@@ -107,7 +107,13 @@ def test_published_names_and_back_lose_nothing(num_deconvs):
     assert_same(ours.state_dict(), theirs.state_dict())
 
 
-@pytest.mark.parametrize("prefix", ["module.", "1.", "1.module.", "_orig_mod.", "model.module."])
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        *("module.", "1.", "module.1.", "1.module.", "module.module."),
+        *("_orig_mod.", "model.module."),
+    ],
+)
 @pytest.mark.parametrize("container", [None, "model", "state_dict", "best_state_dict"])
 def test_prefixes_and_containers_do_not_matter(prefix, container):
     theirs, ours = small(), small(seed=1)

@@ -309,12 +309,24 @@ def _convert_data() -> argparse.ArgumentParser:
         help="MPII's annot/gt_valid.mat, of the same people: joints and head sizes, which PCKh "
         "needs",
     )
+    add(
+        "--output",
+        required=True,
+        type=user_path,
+        help="a new file, e.g. mpii_valid.json; of --to yolo-pose a new folder",
+    )
+    _add_tool_words(parser)
+    return parser
+
+
+def _add_tool_words(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("exports of labelling tools").add_argument
     add("--split", default="", help="train, val or test of yolo-pose's YAML")
     add(
         "--joints",
         default="",
         help="names of the joints in order, where an export has none: coco, crowdpose, mpii, aic, "
-        "nose,left_eye,... or a COCO .json",
+        "union, nose,left_eye,... or a COCO .json",
     )
     add("--category", default="", help="class or label of people in an export; default: person")
     add(
@@ -324,16 +336,10 @@ def _convert_data() -> argparse.ArgumentParser:
     )
     add(
         "--url",
-        default="/data/local-files/?d=",
-        help="what precedes file names in Label Studio's tasks; default: %(default)s",
+        default="",
+        help="what precedes file names in tasks of --to label-studio; default: those of its local "
+        "files",
     )
-    add(
-        "--output",
-        required=True,
-        type=user_path,
-        help="a new file, e.g. mpii_valid.json; of --to yolo-pose a new folder",
-    )
-    return parser
 
 
 def _ablate() -> argparse.ArgumentParser:

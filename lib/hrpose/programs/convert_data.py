@@ -38,19 +38,7 @@ VISIBILITIES = ("not labelled", "hidden", "visible")
 
 
 def main(known: argparse.Namespace) -> None:
-    if os.path.lexists(known.output):
-        raise FileExistsError(f"{known.output} is there already; name a new file for --output")
-    results = known.source == "coco" and len(known.annotations) == 2
-    if len(known.annotations) > 1 and known.source != "crowdpose" and not results:
-        raise ValueError(
-            f"--from {known.source} takes one file of annotations; convert one split after the "
-            "other, each to a file of its own"
-        )
-    if known.ground_truth and known.source != "mpii":
-        raise ValueError(f"--ground-truth is MPII's gt_valid.mat; leave it out for {known.source}")
-    for word, sources in TOOL_WORDS.items():
-        if getattr(known, word) and known.source not in sources:
-            raise ValueError(f"--{word} is for --from {' or '.join(sources)}; leave it out")
+    refuse_words(known)
     truth, notes = CONVERTERS[known.source](known)
     if known.images and known.source not in LABEL_TOOLS:
         truth, swapped = with_sizes(truth, known.images)
@@ -63,6 +51,25 @@ def main(known: argparse.Namespace) -> None:
         require(view, stage, known.annotations[0])
     notes += LABEL_WRITERS[known.to](known, truth)
     print("\n".join([*describe_people(truth, known.output), *notes]))
+
+
+def refuse_words(known: argparse.Namespace) -> None:
+    """Errors: FileExistsError for an output that is there; ValueError for words without effect."""
+    if os.path.lexists(known.output):
+        raise FileExistsError(f"{known.output} is there already; name another --output")
+    results = known.source == "coco" and len(known.annotations) == 2
+    if len(known.annotations) > 1 and known.source != "crowdpose" and not results:
+        raise ValueError(
+            f"--from {known.source} takes one file of annotations; convert one split after the "
+            "other, each to a file of its own"
+        )
+    if known.ground_truth and known.source != "mpii":
+        raise ValueError(f"--ground-truth is MPII's gt_valid.mat; leave it out for {known.source}")
+    for word, sources in TOOL_WORDS.items():
+        if getattr(known, word) and known.source not in sources:
+            raise ValueError(f"--{word} is for --from {' or '.join(sources)}; leave it out")
+    if known.url and known.to != "label-studio":
+        raise ValueError("--url is for --to label-studio; leave it out")
 
 
 def write_coco(known: argparse.Namespace, truth: dict[str, Any]) -> list[str]:

@@ -48,6 +48,9 @@ from hrpose.skeletons import SKELETONS
 Converted = tuple[dict[str, Any], list[str]]
 """Annotations in COCO's format, and lines to print."""
 
+LOCAL_FILES = "/data/local-files/?d="
+"""URL of a file of Label Studio's local storage, before its path."""
+
 FOUND = 0.2
 """Least score of a predicted joint that becomes a pre-label."""
 
@@ -258,7 +261,7 @@ def write_label_studio(known: argparse.Namespace, truth: dict[str, Any]) -> list
     category = _sized_category(truth)
     scored = any("score" in person for person in truth["annotations"])
     field = "predictions" if scored else "annotations"
-    write_json(known.output, label_studio_tasks(truth, category, known.url, field))
+    write_json(known.output, label_studio_tasks(truth, category, known.url or LOCAL_FILES, field))
     content = labeling_config(category).encode()
     atomic_write(interface, lambda file: file.write(content))
     left = len(truth["annotations"]) - len(single_people(truth, category))

@@ -58,13 +58,14 @@ def write_report(folders: Sequence[Path], output: Path) -> int:
 
 def build_sections(runs: Sequence[RecordedRun]) -> list[Section]:
     """All parts of the page; the runs stand side by side in each."""
-    sections = [_settings(runs), _figures(runs), *_curves(runs)]
+    figures = _figures(runs)
+    sections = [_settings(runs), figures, *_curves(runs)]
     sets: dict[str, dict[str, AnalyzedPoses]] = {}
     for run in runs:
         for name, found in analyzed_sets(run):
             if isinstance(found, str):
-                sections[1].notes.append(f"{run.label}: {name} {found}")
-                print(f"warning: {sections[1].notes[-1]}", file=sys.stderr)
+                figures.notes.append(f"{run.label}: {name} {found}")
+                print(f"warning: {figures.notes[-1]}", file=sys.stderr)
             else:
                 sets.setdefault(name, {})[run.label] = found
     for name, analyzed in sets.items():

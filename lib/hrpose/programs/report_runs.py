@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from yacs.config import CfgNode
@@ -234,8 +235,6 @@ def _around(
 
 def _fitted(image: np.ndarray) -> np.ndarray:
     """The image, shrunk or enlarged to fit half of a picture."""
-    import cv2
-
     factor = min(WIDE / image.shape[1], TALL / image.shape[0], 3)
     how = cv2.INTER_AREA if factor < 1 else cv2.INTER_LINEAR
     return cv2.resize(image, None, fx=factor, fy=factor, interpolation=how)

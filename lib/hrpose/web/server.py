@@ -9,6 +9,7 @@ import hashlib
 import io
 import ipaddress
 import json
+import logging
 import re
 import select
 import socket
@@ -31,6 +32,13 @@ MAX_PHOTOS, MAX_VIDEOS = 8, 2
 MAX_CONNECTIONS = 256
 RETRY_AFTER = 2
 """Seconds."""
+
+TOO_MANY = (
+    f"HTTP/1.1 503 Too many connections\r\nRetry-After: {RETRY_AFTER}\r\nConnection: close\r\n"
+    "Content-Type: application/json\r\n\r\n"
+    '{"error": "too many connections; try again soon"}'
+).encode()
+"""Answer to a connection beyond MAX_CONNECTIONS."""
 
 PAGE = Path(__file__).with_name("page.html")
 
@@ -77,12 +85,16 @@ class PoseServer(ThreadingHTTPServer):
         super().__init__(address, PoseHandler)
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self.connections.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self.connections.acquire(blocking=False):
             request.settimeout(1)
-            request.sendall(b"HTTP/1.1 503 Too many connections\r\nRetry-After: 2\r\n\r\n")
+            request.sendall(TOO_MANY)
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except RuntimeError:  # no thread can be started
+            self.connections.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -137,7 +149,9 @@ class PoseHandler(BaseHTTPRequestHandler):
         except ConnectionError:  # the client went away
             return
         except Exception as error:
-            self.send_error(500, f"the network failed: {type(error).__name__}: {error}")
+            reason = f"the network failed: {type(error).__name__}: {error}"
+            logging.getLogger(__name__).error(reason)
+            self.send_error(500, reason)
         self._linger()
 
     def answer(self) -> None:
