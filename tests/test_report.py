@@ -175,7 +175,12 @@ def test_folders_of_one_name_are_called_by_their_paths(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    assert "run.json" in run("report", tmp_path, status=2)
+    printed = run("report", tmp_path, status=2)
+    assert "no run.json" in printed and "output/<config>/<time>" in printed
+
+
+def test_a_folder_is_no_file_to_write(own):
+    assert "name a file" in run("report", own, "--output", own, status=2)
 
 
 def test_a_long_curve_is_averaged(rng):

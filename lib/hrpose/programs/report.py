@@ -42,6 +42,8 @@ _EVALUATED = re.compile(r"(val|ema)(_on_\w+_boxes)?/")
 
 def main(known: argparse.Namespace) -> None:
     output = known.output or known.runs[0] / REPORT
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name a file, e.g. {output / REPORT}")
     start = time.perf_counter()
     size = write_report(known.runs, output)
     print(f"written to {output}: {size / 1e6:.1f} MB in {time.perf_counter() - start:.1f} s")
@@ -64,7 +66,7 @@ def build_sections(runs: Sequence[RecordedRun]) -> list[Section]:
     for run in runs:
         for name, found in analyzed_sets(run):
             if isinstance(found, str):
-                figures.notes.append(f"{run.label}: {name} {found}")
+                figures.notes.append(" ".join(filter(None, (f"{run.label}:", name, found))))
                 print(f"warning: {figures.notes[-1]}", file=sys.stderr)
             else:
                 sets.setdefault(name, {})[run.label] = found
@@ -101,6 +103,7 @@ def _settings(runs: Sequence[RecordedRun]) -> Section:
 
 def _describe_run(run: RecordedRun) -> dict[str, str]:
     facts, config = run.facts, run.config
+    versions = (f"{name} {facts[name]}" for name in ("python", "torch", "numpy") if name in facts)
     described = {
         "command": shlex.join(map(str, facts.get("command", []))),
         "commit": facts.get("git"),
@@ -112,9 +115,7 @@ def _describe_run(run: RecordedRun) -> dict[str, str]:
         "boxes": facts.get("boxes"),
         "parameters": facts.get("parameters") and f"{facts['parameters'] / 1e6:.2f} M",
         "seed": facts.get("seed"),
-        "versions": ", ".join(
-            f"{n} {facts[n]}" for n in ("python", "torch", "numpy") if n in facts
-        ),
+        "versions": ", ".join(versions),
         "started": facts.get("started"),
         "continued": ", ".join(str(each.get("started")) for each in facts.get("continued", [])),
         "finished": facts.get("finished") or "unfinished",
@@ -229,12 +230,11 @@ Analyses = Mapping[str, Mapping[str, Any]]
 
 
 def _precision(analyses: Analyses, of: str) -> Section:
-    panels: dict[str, dict[str, Any]] = {}
-    for threshold in map(str, CURVE_OKS):
-        curves = {label: each["curves"][threshold] for label, each in analyses.items()}
-        panels[f"OKS {threshold}"] = {
-            label: (c["recall"], c["precision"]) for label, c in curves.items()
-        }
+    curves = {label: each["curves"] for label, each in analyses.items()}
+    panels = {
+        f"OKS {t}": {label: (c[t]["recall"], c[t]["precision"]) for label, c in curves.items()}
+        for t in map(str, CURVE_OKS)
+    }
     rows = []
     for label, each in analyses.items():
         best = each["best_f1"] or {}

@@ -75,9 +75,12 @@ def label_runs(folders: Sequence[Path]) -> list[str]:
 
 def read_run(folder: Path, label: str) -> RecordedRun:
     """FileNotFoundError: it has no run.json, so that it is not the folder of a run."""
-    facts = read_json(folder / "run.json", "record of a run")
+    record = folder / "run.json"
+    if not record.is_file():
+        raise FileNotFoundError(f"no run at {folder} (no run.json); name an output/<config>/<time>")
+    facts = read_json(record, "record of a run")
     if not isinstance(facts, dict):
-        raise ValueError(f"{folder / 'run.json'} is not the record of a run")
+        raise ValueError(f"{record} is not the record of a run")
     history, broken = read_history(folder / "metrics.jsonl")
     notes = [f"{broken} broken lines of metrics.jsonl are left out"] * bool(broken)
     if not history:
